@@ -1,0 +1,73 @@
+"""Rigid motions and the matching of noise to atoms."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from moldiff.vocabulary import MAX_HYDROGENS
+
+_SLOT_ORDERS = torch.tensor(list(permutations(range(MAX_HYDROGENS))))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean [B, 1, D] of values [B, N, D] over the True entries of mask [B, N]; 0 where there are none."""
+    weight = mask[..., None].to(values.dtype)
+    return (values * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def center(pos: Tensor, node_mask: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Move the mean of the atoms in `reference` [B, N] (default: all) to the origin; padding stays 0.
+
+    A molecule without any atom in `reference` is centred on all its atoms.
+    """
+    if reference is None:
+        reference = node_mask
+    else:
+        reference = torch.where(reference.any(1, keepdim=True), reference, node_mask)
+    return (pos - masked_mean(pos, reference)) * node_mask[..., None]
+
+
+def kabsch(moving: Tensor, fixed: Tensor) -> Tensor:
+    """Proper rotations [B, 3, 3] R that minimise |moving @ R - fixed|² for centred points [B, N, 3].
+
+    Source: Kabsch (1976), doi:10.1107/S0567739476001873.
+    """
+    u, _, vt = torch.linalg.svd(moving.transpose(1, 2) @ fixed)
+    sign = torch.sign(torch.linalg.det(u @ vt))
+    u = torch.cat([u[..., :2], u[..., 2:] * sign[:, None, None]], dim=-1)
+    return u @ vt
+
+
+def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor) -> Tensor:
+    """Noise [B, N, 3] permuted onto the atoms of pos [B, N, 3] and rotated towards them.
+
+    The permutation is the linear assignment of least squared distance, the rotation Kabsch's; both leave the
+    distribution of isotropic noise unchanged and straighten the paths from noise to data (equivariant optimal
+    transport: Klein et al. 2023, arXiv:2306.15030; Song et al. 2023, arXiv:2312.07168).
+    """
+    distances = torch.cdist(pos.float(), noise.float()).square().cpu().numpy()
+    sizes = node_mask.sum(1).tolist()
+    order = np.tile(np.arange(pos.shape[1]), (pos.shape[0], 1))
+    for row, size in enumerate(sizes):
+        order[row, :size] = linear_sum_assignment(distances[row, :size, :size])[1]
+    index = torch.from_numpy(order).to(noise.device)[..., None].expand_as(noise)
+    noise = noise.gather(1, index)
+    return noise @ kabsch(noise.double(), pos.double()).to(noise.dtype)
+
+
+def match_hydrogen_slots(hydrogen: Tensor, noise: Tensor) -> Tensor:
+    """Clean offsets [B, N, 4, 3] with their slots permuted to lie nearest the noise [B, N, 4, 3].
+
+    The slots of an atom carry no order of their own, so each of the 24 orders is the same molecule.
+    """
+    orders = _SLOT_ORDERS.to(hydrogen.device)
+    overlap = hydrogen @ noise.transpose(-1, -2)  # [B, N, data slot, noise slot]
+    # |h_p - e|² over the permutations p differs only in the overlap term, so the largest overlap is nearest.
+    total = overlap[:, :, orders, torch.arange(MAX_HYDROGENS, device=hydrogen.device)].sum(-1)
+    best = orders[total.argmax(-1)]
+    return hydrogen.gather(2, best[..., None].expand_as(hydrogen))

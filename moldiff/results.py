@@ -1,0 +1,66 @@
+"""Outcomes as values: a molecule that fails has a reason, a number has a numerator and a denominator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What the check of one molecule came to. `OK` is the only valid one."""
+
+    OK = "ok"
+    NON_FINITE = "non-finite"
+    VALENCE = "valence"
+    RADICAL = "radical"
+    DISCONNECTED = "disconnected"
+    CLASH = "clash"
+    UNSANITIZABLE = "unsanitizable"
+
+
+@dataclass(frozen=True)
+class InvalidMolecule:
+    """Why a molecule failed.
+
+    Attributes:
+        status: the kind of failure.
+        reason: one readable line, e.g. "atom 3 (N): bond orders sum to 4, expected 3".
+        atom: 0-based index of the atom at fault, if it is one atom.
+    """
+
+    status: Status
+    reason: str
+    atom: int | None = None
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One number with everything needed to read it.
+
+    Attributes:
+        name: short name, e.g. "p2_molecule_stable".
+        numerator: count (or sum) above the line.
+        denominator: count below the line.
+        definition: one sentence that says what is counted and over what.
+    """
+
+    name: str
+    numerator: float
+    denominator: float
+    definition: str
+
+    @property
+    def value(self) -> float | None:
+        """numerator / denominator; None when the denominator is 0 (never NaN)."""
+        return self.numerator / self.denominator if self.denominator else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready row."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "numerator": self.numerator,
+            "denominator": self.denominator,
+            "definition": self.definition,
+        }
