@@ -17,6 +17,7 @@ class Status(StrEnum):
     DISCONNECTED = "disconnected"
     CLASH = "clash"
     UNSANITIZABLE = "unsanitizable"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class MetricResult:
 
     @property
     def value(self) -> float | None:
-        """numerator / denominator; None when the denominator is 0 (never NaN)."""
+        """The quotient of the two; None when the denominator is 0 (never NaN)."""
         return self.numerator / self.denominator if self.denominator else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,343 @@
+"""The RDKit border: molecules to and from RDKit, validity of explicit graphs with a reason, and canonical keys.
+
+RDKit is asked to change nothing: every atom is marked no-implicit before sanitising, so that a missing hydrogen
+stays missing and a radical is never completed to a closed shell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.results import InvalidMolecule, Status
+from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, VALENCES, Vocabulary
+
+_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+_ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}
+_HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})
+_SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
+
+
+def to_rdkit(molecule: Molecule) -> Chem.Mol:
+    """The explicit graph as an RDKit molecule with one 3D conformer, **not sanitised**.
+
+    Heavy atoms come in their order, then the hydrogens, those of atom 0 first. Bonds are Kekulé orders, formal
+    charges are kept, every atom is no-implicit, and the name goes to `_Name`.
+    """
+    mol = Chem.RWMol()
+    elements = molecule.atomic_number.tolist()
+    for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
+        mol.AddAtom(_explicit_atom(atomic_number, charge))
+    for i, j, order in molecule.bonds.tolist():
+        mol.AddBond(i, j, _BOND_TYPES[order])
+    positions = [np.asarray(molecule.pos, dtype=np.float64)]
+    for heavy, count in enumerate(molecule.num_hydrogens.tolist()):
+        for slot in range(count):
+            mol.AddBond(heavy, mol.AddAtom(_explicit_atom(1, 0)), Chem.BondType.SINGLE)
+            positions.append(positions[0][heavy : heavy + 1] + molecule.hydrogen_offset[heavy, slot])
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(np.concatenate(positions))
+    mol.AddConformer(conformer, assignId=True)
+    mol.SetProp("_Name", molecule.name)
+    return mol.GetMol()
+
+
+def _explicit_atom(atomic_number: int, charge: int) -> Chem.Atom:
+    atom = Chem.Atom(atomic_number)
+    atom.SetFormalCharge(charge)
+    atom.SetNoImplicit(True)
+    return atom
+
+
+def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
+    """Read the graph as it is drawn: explicit hydrogens and the first conformer, which must be 3D.
+
+    Charges are kept, aromatic bonds are kekulised, isotopes and stereo marks are dropped (handedness is in the
+    coordinates), and data fields that are finite numbers become `properties`. Valences are not judged here: that is
+    `check`'s task, so a broken graph can be read and counted.
+
+    Returns:
+        The molecule, or the reason why it cannot be one: no heavy atom, dummy atom, no 3D coordinates, a hydrogen
+        without exactly one single bond to a heavy atom, more than four hydrogens on an atom, a bond that is not
+        single, double, triple or aromatic, or an aromatic system that cannot be kekulised.
+    """
+    problem = _coordinate_problem(mol)
+    if problem is not None:
+        return problem
+    kekulized = Chem.Mol(mol)
+    try:
+        with rdBase.BlockLogs():
+            Chem.Kekulize(kekulized, clearAromaticFlags=True)
+    except Chem.KekulizeException as error:
+        return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {_one_line(error)}")
+    return _graph(kekulized)
+
+
+def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
+    """Why the atoms or coordinates of `mol` cannot be used; None = they can."""
+    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    if 0 in elements:
+        return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)}: dummy atom", elements.index(0))
+    if not any(element > 1 for element in elements):
+        return InvalidMolecule(Status.UNREADABLE, "no heavy atom")
+    if mol.GetNumConformers() == 0:
+        return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
+    conformer = mol.GetConformer()
+    pos = conformer.GetPositions()
+    finite = np.isfinite(pos).all(1)
+    if not finite.all():
+        bad = int((~finite).argmax())
+        return InvalidMolecule(Status.NON_FINITE, f"atom {bad} ({_symbol(mol, bad)}): coordinate not finite", bad)
+    if len(pos) > 1 and (not conformer.Is3D() or np.ptp(pos, axis=0).max() == 0):
+        return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
+    return None
+
+
+def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
+    """The molecule of a kekulised RDKit molecule whose coordinates are fine."""
+    pos = mol.GetConformer().GetPositions()
+    atoms = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    index = {atom.GetIdx(): row for row, atom in enumerate(atoms)}
+    count = np.zeros(len(atoms), dtype=np.int64)
+    offset = np.zeros((len(atoms), MAX_HYDROGENS, 3))
+    for hydrogen in mol.GetAtoms():
+        if hydrogen.GetAtomicNum() != 1:
+            continue
+        problem = _hydrogen_problem(hydrogen)
+        if problem is not None:
+            return problem
+        heavy = hydrogen.GetNeighbors()[0].GetIdx()
+        row = index[heavy]
+        if count[row] == MAX_HYDROGENS:
+            reason = f"atom {heavy} ({_symbol(mol, heavy)}): more than {MAX_HYDROGENS} hydrogens"
+            return InvalidMolecule(Status.VALENCE, reason, heavy)
+        offset[row, count[row]] = pos[hydrogen.GetIdx()] - pos[heavy]
+        count[row] += 1
+    bonds = []
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if i not in index or j not in index:
+            continue
+        order = _ORDERS.get(bond.GetBondType())
+        if order is None:
+            reason = f"bond {i}-{j}: type {bond.GetBondType()}, expected single, double, triple or aromatic"
+            return InvalidMolecule(Status.UNREADABLE, reason, i)
+        bonds.append((*sorted((index[i], index[j])), order))
+    return Molecule(
+        pos=pos[list(index)],
+        atomic_number=np.array([atom.GetAtomicNum() for atom in atoms], dtype=np.int64),
+        formal_charge=np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64),
+        num_hydrogens=count,
+        hydrogen_offset=offset,
+        bonds=np.array(sorted(bonds), dtype=np.int64).reshape(-1, 3),
+        properties=_numbers(mol),
+        name=_text(mol, "_Name"),
+    )
+
+
+def _hydrogen_problem(hydrogen: Chem.Atom) -> InvalidMolecule | None:
+    """Why this hydrogen cannot ride on a heavy atom; None = it can."""
+    heavy = [neighbor for neighbor in hydrogen.GetNeighbors() if neighbor.GetAtomicNum() != 1]
+    single = all(bond.GetBondType() == Chem.BondType.SINGLE for bond in hydrogen.GetBonds())
+    if hydrogen.GetDegree() == 1 and heavy and single and hydrogen.GetFormalCharge() == 0:
+        return None
+    index = hydrogen.GetIdx()
+    reason = f"atom {index} (H): {hydrogen.GetDegree()} bonds, charge {hydrogen.GetFormalCharge():+d}"
+    return InvalidMolecule(Status.VALENCE, f"{reason}, expected one single bond to a heavy atom and charge 0", index)
+
+
+def _symbol(mol: Chem.Mol, atom: int) -> str:
+    return str(mol.GetAtomWithIdx(atom).GetSymbol())
+
+
+def _text(mol: Chem.Mol, key: str) -> str:
+    """A string property, "" when it is missing or not UTF-8 (RDKit decodes only when asked, and then raises)."""
+    try:
+        return str(mol.GetProp(key)) if mol.HasProp(key) else ""
+    except UnicodeDecodeError:
+        return ""
+
+
+def _numbers(mol: Chem.Mol) -> dict[str, float]:
+    """The data fields of a record that are finite numbers."""
+    values = {}
+    for key in mol.GetPropNames(includePrivate=False, includeComputed=False):
+        try:
+            value = float(mol.GetProp(key))
+        except (ValueError, KeyError):  # text, or bytes that are not UTF-8
+            continue
+        if math.isfinite(value):
+            values[str(key)] = value
+    return values
+
+
+def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMolecule | None:
+    """Protocol P2 on the explicit graph: why the molecule is not valid; None = valid.
+
+    Valid: coordinates are finite, every atom's sum of Kekulé orders (hydrogens included) is in the valence table,
+    RDKit sanitises the graph and finds no radical, and all atoms hang together in one fragment.
+
+    Args:
+        molecule: the molecule to judge.
+        vocabulary: brings valences, observed in the data, for (element, charge) pairs that the table lacks.
+    """
+    if molecule.num_heavy_atoms == 0:
+        return InvalidMolecule(Status.UNREADABLE, "no heavy atom")
+    finite = np.isfinite(molecule.pos).all(1) & np.isfinite(molecule.hydrogen_offset).all((1, 2))
+    if not finite.all():
+        return _at_atom(molecule, int((~finite).argmax()), Status.NON_FINITE, "coordinate not finite")
+    problem = _valence_problem(molecule, vocabulary)
+    if problem is not None:
+        return problem
+    sanitized = _sanitized(to_rdkit(molecule))
+    if isinstance(sanitized, InvalidMolecule):
+        return sanitized
+    for atom in sanitized.GetAtoms():
+        if atom.GetNumRadicalElectrons():
+            return _at_atom(molecule, atom.GetIdx(), Status.RADICAL, "unpaired electron")
+    fragments = len(Chem.GetMolFrags(sanitized))
+    if fragments > 1:
+        return InvalidMolecule(Status.DISCONNECTED, f"{fragments} fragments, expected one")
+    return None
+
+
+def is_stable(molecule: Molecule, vocabulary: Vocabulary | None = None) -> bool:
+    """Whether every atom obeys the valence table on the explicit graph (P2 "molecule stability")."""
+    return molecule.num_heavy_atoms > 0 and _valence_problem(molecule, vocabulary) is None
+
+
+def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> InvalidMolecule | None:
+    sums = molecule.bond_sums().tolist()
+    atoms = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True)
+    extra = {} if vocabulary is None else vocabulary.extra_valences
+    for index, (atomic_number, charge, total) in enumerate(atoms):
+        allowed = VALENCES.get((atomic_number, charge)) or tuple(extra.get((atomic_number, charge), ()))
+        if total in allowed:
+            continue
+        if not allowed:
+            return _at_atom(molecule, index, Status.VALENCE, f"no valence known for charge {charge:+d}")
+        # Short of a valence that the atom could still reach: an open shell rather than too many bonds.
+        status = Status.RADICAL if total < max(allowed) else Status.VALENCE
+        expected = " or ".join(map(str, allowed))
+        at_charge = f" at charge {charge:+d}" if charge else ""
+        return _at_atom(molecule, index, status, f"bond orders sum to {total}, expected {expected}{at_charge}")
+    return None
+
+
+def _at_atom(molecule: Molecule, atom: int, status: Status, reason: str) -> InvalidMolecule:
+    heavy = atom < molecule.num_heavy_atoms
+    atomic_number = int(molecule.atomic_number[atom]) if heavy else 1
+    symbol = SYMBOLS.get(atomic_number, f"#{atomic_number}")
+    return InvalidMolecule(status, f"atom {atom} ({symbol}): {reason}", atom)
+
+
+def _sanitized(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
+    """A sanitised copy of an explicit graph; RDKit's clean-up is left out, for it would change the graph."""
+    mol = Chem.Mol(mol)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol, sanitizeOps=_SANITIZE_WITHOUT_CLEANUP)
+    except Chem.MolSanitizeException as error:
+        cause: Any = error.cause if hasattr(error, "cause") else None
+        atom = cause.GetAtomIdx() if hasattr(cause, "GetAtomIdx") else None
+        return InvalidMolecule(Status.UNSANITIZABLE, _one_line(error), atom)
+    return mol
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def smiles(molecule: Molecule, *, stereo: bool = False) -> str:
+    """Canonical SMILES without hydrogens; with `stereo`, the handedness is read off the coordinates.
+
+    Raises:
+        MoldiffError: when RDKit cannot sanitise the graph; ask `check` first.
+    """
+    mol = _parsed(molecule, stereo)
+    return str(Chem.MolToSmiles(Chem.RemoveHs(mol, sanitize=False), isomericSmiles=stereo))
+
+
+def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) -> str:
+    """The normalised form on which uniqueness and novelty are decided.
+
+    Hydrogens are implicit, isotopes and atom maps are dropped, stereo too unless asked for, functional groups are
+    normalised by RDKit's `Normalizer`, and hypervalent S and P are written with double bonds, so that
+    `C[S+](C)[O-]` and `CS(C)=O` agree. Charges and tautomers are left as they are.
+
+    Raises:
+        MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
+    """
+    mol = Chem.RWMol(_parsed(source, stereo))
+    with rdBase.BlockLogs():
+        for atom in mol.GetAtoms():
+            atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
+        if not stereo:
+            Chem.RemoveStereochemistry(mol)
+        mol = Chem.RWMol(_normalizer().normalize(Chem.RemoveHs(mol)))
+        if _neutralize_hypervalent(mol):
+            Chem.SanitizeMol(mol)
+        return str(Chem.MolToSmiles(mol, isomericSmiles=stereo))
+
+
+def strict_key(source: Molecule | Chem.Mol | str) -> str:
+    """Plain canonical isomeric SMILES without hydrogens; handedness of a `Molecule` comes from its coordinates.
+
+    Raises:
+        MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
+    """
+    mol = _parsed(source, stereo=True)
+    with rdBase.BlockLogs():
+        return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+
+
+def key_hash(key: str) -> int:
+    """A signed 64-bit number of a key, the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
+    """A sanitised RDKit molecule of any of the accepted forms."""
+    if isinstance(source, str):
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(source)
+        if mol is None or mol.GetNumAtoms() == 0:
+            raise MoldiffError(f"cannot read {source!r} as SMILES")
+        return mol
+    sanitized = _sanitized(to_rdkit(source) if isinstance(source, Molecule) else source)
+    if isinstance(sanitized, InvalidMolecule):
+        raise MoldiffError(f"cannot write a SMILES: {sanitized.reason}")
+    if stereo and isinstance(source, Molecule):
+        Chem.AssignStereochemistryFrom3D(sanitized)
+    return sanitized
+
+
+@cache
+def _normalizer() -> rdMolStandardize.Normalizer:
+    return rdMolStandardize.Normalizer()
+
+
+def _neutralize_hypervalent(mol: Chem.RWMol) -> bool:
+    """Write X+-Y- as X=Y for X in P, S, As, Se, Sb, Te, in place; whether anything changed."""
+    changed = False
+    for bond in mol.GetBonds():
+        if bond.GetBondType() != Chem.BondType.SINGLE:
+            continue
+        for plus, minus in ((bond.GetBeginAtom(), bond.GetEndAtom()), (bond.GetEndAtom(), bond.GetBeginAtom())):
+            if plus.GetAtomicNum() in _HYPERVALENT and plus.GetFormalCharge() > 0 > minus.GetFormalCharge():
+                plus.SetFormalCharge(plus.GetFormalCharge() - 1)
+                minus.SetFormalCharge(minus.GetFormalCharge() + 1)
+                bond.SetBondType(Chem.BondType.DOUBLE)
+                changed = True
+                break
+    return changed
