@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -58,7 +59,7 @@ NEUTRAL_VALENCES: dict[int, tuple[int, ...]] = {
 
 _NUM_ELEMENTS = 119  # atomic numbers 0 (padding) to 118
 _MAX_PAIRS = 500_000  # entries of one padded block of distances, about 12 MB of coordinates differences
-_BOND_TYPES = (None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 
 
 def _threshold_table(lengths: dict[tuple[int, int], int], margin: int) -> np.ndarray:
@@ -173,7 +174,14 @@ def _look_up_block(atoms: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[L
         yield LookedUp(z, bonds[ends[row] : ends[row + 1]], stable[row, : len(z)], bool(finite[row]))
 
 
-def looked_up_smiles(looked_up: LookedUp) -> str | None:
+class LargestFragment(NamedTuple):
+    """The P1 name of a molecule that sanitises: SMILES of its largest fragment, and how many fragments there were."""
+
+    smiles: str
+    num_fragments: int
+
+
+def largest_fragment(looked_up: LookedUp) -> LargestFragment | None:
     """SMILES (hydrogens written out) of the largest fragment, or None when RDKit cannot sanitise the whole graph.
 
     Open valences are filled with implicit hydrogens, as in EDM; that is one reason why P1 validity is lenient.
@@ -190,7 +198,7 @@ def looked_up_smiles(looked_up: LookedUp) -> str | None:
             return None
         fragments = Chem.GetMolFrags(graph, asMols=True)
         largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
-        return str(Chem.MolToSmiles(largest))
+        return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
 
 
 def distance_lookup(
@@ -201,23 +209,26 @@ def distance_lookup(
     Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
     """
     looked_up = look_up([m for m in molecules if isinstance(m, Molecule)])
-    return distance_lookup_results(looked_up, [looked_up_smiles(m) for m in looked_up], len(molecules))
+    return distance_lookup_results(looked_up, [largest_fragment(m) for m in looked_up], len(molecules))
 
 
 def distance_lookup_results(
-    looked_up: Sequence[LookedUp], smiles: Sequence[str | None], num_molecules: int
+    looked_up: Sequence[LookedUp], fragments: Sequence[LargestFragment | None], num_molecules: int
 ) -> list[MetricResult]:
     """P1 numbers of molecules already looked up; `num_molecules` also counts records that could not be read."""
-    valid = [text for text in smiles if text is not None]
+    valid = [fragment for fragment in fragments if fragment is not None]
+    distinct = len({fragment.smiles for fragment in valid})
+    trimmed = sum(fragment.num_fragments > 1 for fragment in valid)
     atoms_stable = sum(int(m.atom_stable.sum()) for m in looked_up)
     counts: list[tuple[str, int, int, str]] = [
         ("p1_atom_stable", atoms_stable, sum(len(m.atom_stable) for m in looked_up), _ATOM_STABLE),
         ("p1_molecule_stable", sum(m.stable for m in looked_up), num_molecules, _MOLECULE_STABLE),
         ("p1_valid", len(valid), num_molecules, _VALID),
-        ("p1_unique", len(set(valid)), len(valid), "Distinct SMILES (P1) over the P1-valid molecules."),
-        ("p1_valid_unique", len(set(valid)), num_molecules, "Distinct SMILES (P1) over all molecules."),
+        ("p1_valid_trimmed", trimmed, len(valid), _TRIMMED),
+        ("p1_unique", distinct, len(valid), f"Distinct {_SMILES}, over the P1-valid molecules."),
+        ("p1_valid_unique", distinct, num_molecules, f"Distinct {_SMILES}, over all molecules."),
     ]
-    return [MetricResult(name, above, below, definition) for name, above, below, definition in counts]
+    return [MetricResult(*count) for count in counts]
 
 
 _LOOKUP = "bonds looked up from distances (EDM's lengths plus 10/5/3 pm for single/double/triple)"
@@ -230,3 +241,5 @@ _VALID = (
     f"Molecules whose graph of {_LOOKUP} RDKit sanitises, open valences filled with implicit hydrogens and only "
     "the largest fragment kept for the SMILES (disconnected molecules can pass), over all molecules."
 )
+_TRIMMED = "P1-valid molecules of more than one fragment, whose smaller ones were dropped, over the P1-valid molecules."
+_SMILES = "SMILES of the largest fragment of P1-valid molecules"

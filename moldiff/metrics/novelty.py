@@ -1,0 +1,136 @@
+"""Uniqueness and novelty of valid molecules, on one normalised key.
+
+Both sides of a comparison go through `chem.canonical_key`, so that explicit hydrogens, atom maps, isotopes, atom
+order and `S+ O-` beside `S=O` do not make a known molecule new. The same numbers on the plain isomeric SMILES
+(`chem.strict_key`) are given beside them under names that end in `_strict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.metrics.validity import Verdict, judge
+from moldiff.results import InvalidMolecule, MetricResult
+
+_ARRAYS = ("canonical", "strict")
+
+
+@dataclass(frozen=True, eq=False)
+class NoveltyIndex:
+    """Sorted 64-bit hashes of the keys of known molecules (the training set).
+
+    Attributes:
+        canonical: hashes of `chem.canonical_key`, sorted [k] int64.
+        strict: hashes of `chem.strict_key`, sorted [l] int64.
+        num_skipped: reference entries that could not be read.
+    """
+
+    canonical: np.ndarray
+    strict: np.ndarray
+    num_skipped: int = 0
+
+    @classmethod
+    def of(cls, reference: Iterable[Molecule | InvalidMolecule | str]) -> Self:
+        """Index molecules or SMILES; entries that cannot be read are skipped and counted."""
+        canonical, strict, skipped = set(), set(), 0
+        for entry in reference:
+            if isinstance(entry, InvalidMolecule):
+                skipped += 1
+                continue
+            try:
+                keys = chem.canonical_key(entry), chem.strict_key(entry)
+            except MoldiffError:
+                skipped += 1
+                continue
+            canonical.add(chem.key_hash(keys[0]))
+            strict.add(chem.key_hash(keys[1]))
+        return cls(np.array(sorted(canonical), dtype=np.int64), np.array(sorted(strict), dtype=np.int64), skipped)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the safetensors file that `moldiff prepare` writes.
+
+        Raises:
+            MoldiffError: when the file is missing, is no safetensors file, or does not hold the two sorted arrays.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MoldiffError(f"novelty reference {path}: no such file, expected one written by 'moldiff prepare'")
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise MoldiffError(f"novelty reference {path}: cannot be read ({error})") from None
+        for name in _ARRAYS:
+            array = arrays.get(name)
+            if array is None or array.dtype != np.int64 or array.ndim != 1 or (array[1:] < array[:-1]).any():
+                found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise MoldiffError(f"novelty reference {path}: got {found} for {name!r}, expected sorted int64 [k]")
+        return cls(arrays["canonical"], arrays["strict"])
+
+    def __len__(self) -> int:
+        return len(self.canonical)
+
+    def contains(self, key: str) -> bool:
+        """Whether a molecule with this `chem.canonical_key` is known."""
+        return _contains(self.canonical, key)
+
+    def contains_strict(self, key: str) -> bool:
+        """Whether a molecule with this `chem.strict_key` is known."""
+        return _contains(self.strict, key)
+
+
+def _contains(hashes: np.ndarray, key: str) -> bool:
+    wanted = chem.key_hash(key)
+    place = int(np.searchsorted(hashes, wanted))
+    return place < len(hashes) and int(hashes[place]) == wanted
+
+
+def novelty(
+    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule | str] | NoveltyIndex | None = None
+) -> list[MetricResult]:
+    """Uniqueness and novelty of a list against known molecules (or their index); None = no reference."""
+    index = reference if isinstance(reference, NoveltyIndex | None) else NoveltyIndex.of(reference)
+    return novelty_results([judge(molecule) for molecule in molecules], index)
+
+
+def novelty_results(verdicts: Sequence[Verdict], index: NoveltyIndex | None) -> list[MetricResult]:
+    """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
+
+    Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
+    """
+    canonical = {v.canonical for v in verdicts if v.canonical is not None}
+    strict = {v.strict for v in verdicts if v.strict is not None}
+    valid, total = sum(v.problem is None for v in verdicts), len(verdicts)
+    counts: list[tuple[str, int, int, str]] = [
+        ("p2_unique", len(canonical), valid, f"Distinct {_KEY}, over the valid molecules."),
+        ("p2_unique_strict", len(strict), valid, f"Distinct {_STRICT}, over the valid molecules."),
+        ("p2_valid_unique", len(canonical), total, f"Distinct {_KEY}, over all molecules."),
+    ]
+    known = index if index is not None and len(index) else None
+    novel = sum(not known.contains(key) for key in canonical) if known else 0
+    novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
+    counts += [
+        ("p2_novel", novel, len(canonical) if known else 0, f"{_NOVEL}, over the distinct valid ones."),
+        ("p2_novel_strict", novel_strict, len(strict) if known else 0, _NOVEL_STRICT),
+        ("p2_valid_unique_novel", novel, total if known else 0, f"{_NOVEL}, over all molecules."),
+    ]
+    return [MetricResult(*count) for count in counts]
+
+
+_KEY = (
+    "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
+    "molecules"
+)
+_STRICT = "isomeric SMILES of valid molecules"
+_NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
+_NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."

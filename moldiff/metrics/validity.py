@@ -1,0 +1,132 @@
+"""Protocol P2: stability and validity of the explicit graph, with the model's own bonds and charges.
+
+Nothing is perceived, added or dropped. An atom is stable when the Kekulé orders of its bonds, hydrogens included,
+sum to a value that `moldiff.vocabulary.VALENCES` allows for its element and formal charge. A molecule is valid
+when its coordinates are finite, every atom is stable, RDKit sanitises the explicit graph without implicit
+hydrogens, no atom keeps an unpaired electron, and everything hangs together in **one** fragment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.results import InvalidMolecule, MetricResult, Status
+from moldiff.vocabulary import VALENCES, Vocabulary
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What protocol P2 says of one record.
+
+    Attributes:
+        problem: why it is not valid; None = valid.
+        num_atoms: atoms, hydrogens included; 0 for a record that could not be read.
+        num_stable: stable atoms, hydrogens included.
+        num_fragments: pieces of the heavy-atom graph; 0 for a record that could not be read.
+        canonical: normalised key of a valid molecule (`chem.canonical_key`).
+        strict: isomeric SMILES of a valid molecule (`chem.strict_key`).
+    """
+
+    problem: InvalidMolecule | None
+    num_atoms: int
+    num_stable: int
+    num_fragments: int
+    canonical: str | None = None
+    strict: str | None = None
+
+    @property
+    def status(self) -> Status:
+        return Status.OK if self.problem is None else self.problem.status
+
+    @property
+    def stable(self) -> bool:
+        """Every atom is stable."""
+        return 0 < self.num_atoms == self.num_stable
+
+
+def judge(molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None) -> Verdict:
+    """The verdict on one record; an `InvalidMolecule` is a record that could not be read."""
+    if isinstance(molecule, InvalidMolecule):
+        return Verdict(molecule, 0, 0, 0)
+    problem = chem.check(molecule, vocabulary)
+    counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
+    if problem is not None:
+        return Verdict(problem, *counts)
+    strict = chem.strict_key(molecule)
+    try:
+        canonical = chem.canonical_key(molecule)
+    except (MoldiffError, Chem.MolSanitizeException):
+        canonical = strict  # normalising failed, which must not stop the evaluation of all the others
+    return Verdict(None, *counts, canonical, strict)
+
+
+def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
+    """Stable atoms; a hydrogen is stable by construction, with its one bond to a heavy atom."""
+    if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+        return 0
+    allowed = VALENCES.get if vocabulary is None else (lambda key, _: vocabulary.allowed_valences(*key))
+    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
+    stable = sum(total in allowed(key, ()) for key, total in zip(keys, molecule.bond_sums().tolist(), strict=True))
+    return stable + int(molecule.num_hydrogens.sum())
+
+
+def _num_fragments(molecule: Molecule) -> int:
+    parent = list(range(molecule.num_heavy_atoms))
+
+    def root(atom: int) -> int:
+        while parent[atom] != atom:
+            atom = parent[atom]
+        return atom
+
+    for i, j, _ in molecule.bonds.tolist():
+        parent[root(i)] = root(j)
+    return sum(parent[atom] == atom for atom in range(len(parent)))
+
+
+def validity(
+    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule] | None = None
+) -> list[MetricResult]:
+    """All P2 numbers of a list; `reference` is not used (the `Metric` seam passes it).
+
+    Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
+    """
+    return validity_results([judge(molecule) for molecule in molecules])
+
+
+def validity_results(verdicts: Sequence[Verdict]) -> list[MetricResult]:
+    """P2 numbers of records already judged, ending with one count for every way to fail."""
+    total = len(verdicts)
+    counts: list[tuple[str, int, int, str]] = [
+        ("p2_atom_stable", sum(v.num_stable for v in verdicts), sum(v.num_atoms for v in verdicts), _ATOM_STABLE),
+        ("p2_molecule_stable", sum(v.stable for v in verdicts), total, _MOLECULE_STABLE),
+        ("p2_connected", sum(v.num_fragments == 1 for v in verdicts), total, _CONNECTED),
+        ("p2_valid", sum(v.problem is None for v in verdicts), total, _VALID),
+    ]
+    for status in Status:
+        if status is not Status.OK:
+            failed = sum(v.status is status for v in verdicts)
+            counts.append((f"p2_status_{status}", failed, total, f"Molecules whose check ended with '{status}', over all molecules."))
+    return [MetricResult(*count) for count in counts]
+
+
+_RULE = (
+    "bond orders (Kekulé, hydrogens included) sum to an allowed valence of its element and formal charge, on the "
+    "explicit graph"
+)
+_ATOM_STABLE = (
+    f"Atoms, hydrogens included, whose {_RULE}, over all atoms of the molecules that could be read; none is stable "
+    "in a molecule with a coordinate that is not finite."
+)
+_MOLECULE_STABLE = f"Molecules whose every atom's {_RULE}, over all molecules."
+_CONNECTED = "Molecules whose explicit graph is one fragment, valid or not, over all molecules."
+_VALID = (
+    "Molecules with finite coordinates, stable atoms, an explicit graph that RDKit sanitises without implicit "
+    "hydrogens, no radical and one single fragment, over all molecules."
+)

@@ -1,0 +1,227 @@
+"""What an evaluation came to, as terminal tables, strict JSON, CSV and Markdown.
+
+Results are grouped by protocol, the part of their name before the first underscore, and two protocols never share
+a table: P1, P2 and P3 count different things under similar names. Counts (integers above and below the line) are
+shown in per cent, other results as plain numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from moldiff.results import MetricResult
+
+FORMAT_VERSION = 1
+TOOLS = ("moldiff", "rdkit", "numpy")
+TITLES = {
+    "p1": "P1: bonds looked up from distances",
+    "p2": "P2: bonds and charges as generated",
+    "p3": "P3: bonds perceived by RDKit",
+}
+MISSING = "–"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything an evaluation says.
+
+    Attributes:
+        results: numbers with numerator, denominator and definition.
+        rows: one mapping per record, in order.
+        options: what was evaluated and how.
+        notes: why a result has no value, by name.
+    """
+
+    results: Sequence[MetricResult]
+    rows: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> MetricResult:
+        """The result of that name.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; no number in it is NaN or infinite."""
+        results = [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results]
+        document = {
+            "format_version": FORMAT_VERSION,
+            "versions": versions(),
+            "options": dict(self.options),
+            "results": results,
+            "molecules": [dict(row) for row in self.rows],
+        }
+        return {key: _plain(value) for key, value in document.items()}
+
+    def tables(self) -> list[Table]:
+        """One table per protocol, for a rich console."""
+        return [_table(protocol, group, self.notes) for protocol, group in by_protocol(self.results).items()]
+
+    def markdown(self, column: str = "value") -> str:
+        """The results as Markdown tables with one column of values."""
+        return markdown({column: self.results})
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write `report.json`, `report.md` and `molecules.csv` into a folder, made if needed; returns their paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / "report.json", folder / "report.md", folder / "molecules.csv"]
+        write_json(paths[0], self.to_dict())
+        paths[1].write_text(self.markdown(), encoding="utf-8")
+        write_csv(paths[2], self.rows)
+        return paths
+
+
+def versions() -> dict[str, str]:
+    """Versions of the tools that decide the numbers."""
+    return {"python": platform.python_version(), **{tool: metadata.version(tool) for tool in TOOLS}}
+
+
+def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write strict JSON: numbers that are not finite become null."""
+    text = json.dumps(_plain(document), allow_nan=False, indent=1, ensure_ascii=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line per row under the names of the first row; None is an empty cell."""
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        if rows:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(_plain(dict(row)) for row in rows)
+
+
+def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]]:
+    """Results by the part of their name before the first underscore, in order of appearance."""
+    groups: dict[str, list[MetricResult]] = {}
+    for result in results:
+        groups.setdefault(result.name.partition("_")[0], []).append(result)
+    return groups
+
+
+def format_value(result: MetricResult) -> str:
+    """The value for people: per cent of counts, four significant digits of anything else, a dash for none."""
+    value = result.value
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{100 * value:.1f} %" if _is_count(result) else f"{value:.4g}"
+
+
+def format_fraction(result: MetricResult) -> str:
+    """Numerator / denominator for people."""
+    return f"{result.numerator:g}/{result.denominator:g}" if not _is_count(result) else _counts(result)
+
+
+def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
+    """Markdown tables, one per protocol, with a column per list of results and a row per metric.
+
+    Made for model cards, whose columns are "model, raw", "model, decoded" and "real test molecules". A metric that
+    a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
+    """
+    lines: list[str] = []
+    groups = by_protocol(result for results in columns.values() for result in results)
+    cells = {column: {result.name: result for result in results} for column, results in columns.items()}
+    for protocol, group in groups.items():
+        lines += [f"### {TITLES.get(protocol, protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for name in dict.fromkeys(result.name for result in group):
+            row = [cells[column].get(name) for column in columns]
+            if not all(_is_empty_status(result) for result in row if result is not None):
+                lines.append(f"| {_label(name)} | " + " | ".join(_cell(result) for result in row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
+    """What a sampling run came to: asked, drawn, valid, connected, unique, novel, the reasons and the file.
+
+    Args:
+        results: results of P2 with uniqueness and novelty.
+        asked: molecules asked for.
+        drawn: molecules drawn by the sampler, rejected ones included.
+        path: the file that was written; None = none.
+    """
+    table = Table(title="Sampling", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_row("asked", str(asked), "")
+    table.add_row("drawn", str(drawn), "")
+    found = {result.name: result for result in results}
+    for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel"):
+        if name in found:
+            table.add_row(_label(name), _counts(found[name]), format_value(found[name]))
+    for name, result in found.items():
+        if "_status_" in name and result.numerator:
+            table.add_row(f"rejected: {name.partition('_status_')[2]}", f"{result.numerator:.0f}", "")
+    table.add_row("written to", MISSING if path is None else str(path), "")
+    return table
+
+
+def _table(protocol: str, results: Sequence[MetricResult], notes: Mapping[str, str]) -> Table:
+    table = Table(title=TITLES.get(protocol, protocol))
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("counted", justify="right")
+    noted = any(result.name in notes for result in results)
+    if noted:
+        table.add_column("note")
+    for result in results:
+        if not _is_empty_status(result):
+            row = (_label(result.name), format_value(result), format_fraction(result))
+            table.add_row(*row, *([notes.get(result.name, "")] if noted else []))
+    return table
+
+
+def _label(name: str) -> str:
+    """A readable name without the protocol, which the table's title gives."""
+    return name.partition("_")[2].replace("status_", "rejected: ").replace("_", " ") or name
+
+
+def _cell(result: MetricResult | None) -> str:
+    if result is None or result.value is None:
+        return MISSING
+    return f"{format_value(result)} ({format_fraction(result)})" if _is_count(result) else format_value(result)
+
+
+def _counts(result: MetricResult) -> str:
+    return f"{result.numerator:.0f}/{result.denominator:.0f}"
+
+
+def _is_count(result: MetricResult) -> bool:
+    return isinstance(result.numerator, int) and isinstance(result.denominator, int)
+
+
+def _is_empty_status(result: MetricResult) -> bool:
+    return "_status_" in result.name and not result.numerator
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready copy: mappings, sequences and NumPy scalars become plain, numbers that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
