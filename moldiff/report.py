@@ -118,11 +118,11 @@ def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]
 
 
 def format_value(result: MetricResult) -> str:
-    """The value for people: per cent of counts, four significant digits of anything else, a dash for none."""
+    """The value for people: per cent of counts (two decimals), four significant digits of anything else, a dash for none."""
     value = result.value
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{100 * value:.1f} %" if _is_count(result) else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if _is_count(result) else f"{value:.4g}"
 
 
 def format_fraction(result: MetricResult) -> str:

@@ -1,0 +1,499 @@
+"""Protocols P1 and P2, uniqueness, novelty and reports on lists counted by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.metrics.distance_lookup import (
+    DOUBLE_BOND_PM,
+    MARGINS_PM,
+    NEUTRAL_VALENCES,
+    SINGLE_BOND_PM,
+    TRIPLE_BOND_PM,
+    all_atoms,
+    bond_orders,
+    distance_lookup,
+    largest_fragment,
+    look_up,
+)
+from moldiff.metrics.novelty import NoveltyIndex, novelty
+from moldiff.metrics.summary import NO_REFERENCE, NOTHING_COUNTED, quality, score
+from moldiff.metrics.validity import validity
+from moldiff.report import Report, format_value, markdown, summary_table
+from moldiff.results import InvalidMolecule, MetricResult, Status
+from moldiff.vocabulary import AtomClass, Vocabulary
+
+UNREADABLE = InvalidMolecule(Status.UNREADABLE, "record 3: no atom block")
+
+
+def molecule(z, pos, bonds=(), hydrogens=None, charges=None, offsets=None) -> Molecule:
+    """Heavy atoms, bonds (i, j, order) and hydrogen counts; offsets default to distinct directions of 1 Å."""
+    n = len(z)
+    count = np.array(hydrogens if hydrogens is not None else [0] * n)
+    if offsets is None:
+        directions = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 3**0.5
+        offsets = np.where((np.arange(4) < count[:, None])[..., None], directions, 0.0)
+    charge = np.array(charges if charges is not None else [0] * n)
+    bond = np.array(bonds, dtype=np.int64).reshape(-1, 3)
+    return Molecule(np.array(pos, dtype=float), np.array(z), charge, count, np.array(offsets, dtype=float), bond)
+
+
+def from_smiles(text: str, *, embed: bool = False) -> Molecule:
+    """The explicit graph of a SMILES; coordinates are arbitrary unless `embed`."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(text))
+    if embed:
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
+    else:
+        conformer = Chem.Conformer(mol.GetNumAtoms())
+        conformer.SetPositions(np.random.default_rng(0).normal(size=(mol.GetNumAtoms(), 3)) * 5)
+        mol.AddConformer(conformer)
+    converted = chem.from_rdkit(mol)
+    assert isinstance(converted, Molecule)
+    return converted
+
+
+WATER_OFFSETS = [[[0.0, 0.7572, -0.5865], [0.0, -0.7572, -0.5865], [0, 0, 0], [0, 0, 0]]]
+
+
+def water(at=(0.0, 0.0, 0.0)) -> Molecule:
+    return molecule([8], [at], hydrogens=[2], offsets=WATER_OFFSETS)
+
+
+def too_many_bonds() -> Molecule:
+    """C(C)(C)(C)(C)C: a carbon with five methyl groups."""
+    pos = [[0, 0, 0], [1.5, 0, 0], [-1.5, 0, 0], [0, 1.5, 0], [0, -1.5, 0], [0, 0, 1.5]]
+    return molecule([6] * 6, pos, [(0, k, 1) for k in range(1, 6)], [0, 3, 3, 3, 3, 3])
+
+
+def values(results) -> dict[str, float | None]:
+    return {result.name: result.value for result in results}
+
+
+def fractions(results) -> dict[str, tuple[float, float]]:
+    return {result.name: (result.numerator, result.denominator) for result in results}
+
+
+# --- P1: distance lookup ---
+
+
+def naive_order(first: int, second: int, distance: float) -> int:
+    """The rule of the paper, one pair at a time, in pm."""
+    pair = (min(first, second), max(first, second))
+    if pair not in SINGLE_BOND_PM or 100 * distance >= SINGLE_BOND_PM[pair] + MARGINS_PM[0]:
+        return 0
+    if pair not in DOUBLE_BOND_PM or 100 * distance >= DOUBLE_BOND_PM[pair] + MARGINS_PM[1]:
+        return 1
+    if pair not in TRIPLE_BOND_PM or 100 * distance >= TRIPLE_BOND_PM[pair] + MARGINS_PM[2]:
+        return 2
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("pair", "distance", "order"),
+    [
+        ((6, 6), 1.635, 1), ((6, 6), 1.645, 0), ((6, 6), 1.395, 1), ((6, 6), 1.385, 2), ((6, 6), 1.225, 3),
+        ((6, 6), 1.235, 2), ((7, 8), 1.0, 2), ((8, 8), 0.5, 2), ((6, 1), 1.185, 1), ((6, 1), 1.195, 0),
+        ((9, 9), 0.2, 1), ((34, 6), 1.9, 0), ((118, 1), 1.0, 0),
+    ],
+)  # fmt: skip
+def test_lookup_thresholds(pair, distance, order):
+    orders = bond_orders(np.array(pair), np.array([[0.0, 0, 0], [0, 0, distance]]))
+    assert orders.tolist() == [[0, order], [order, 0]]
+
+
+def test_lookup_equals_the_pairwise_rule_on_random_clouds():
+    generator = np.random.default_rng(3)
+    elements = np.array(sorted(NEUTRAL_VALENCES))[:13]
+    for _ in range(20):
+        z = generator.choice(elements, size=25)
+        pos = generator.normal(size=(25, 3)) * 1.5
+        expected = [
+            [0 if i == j else naive_order(z[i], z[j], np.linalg.norm(pos[i] - pos[j])) for j in range(25)]
+            for i in range(25)
+        ]
+        assert bond_orders(z, pos).tolist() == expected
+
+
+@pytest.mark.parametrize("smiles", ["C", "CC(=O)N", "FC(F)F", "C1CC1", "CCO"])
+def test_lookup_finds_the_bonds_of_plain_molecules(smiles):
+    found = fractions(distance_lookup([from_smiles(smiles, embed=True)]))
+    assert found["p1_molecule_stable"] == (1, 1)
+    assert found["p1_valid"] == (1, 1)
+
+
+def test_lookup_judges_real_benzene_unstable():
+    """At 1.395 Å every ring bond is single: the known bluntness that the row of real molecules makes readable."""
+    angle = np.arange(6) * np.pi / 3
+    ring = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    offsets = np.zeros((6, 4, 3))
+    offsets[:, 0] = 1.086 * ring
+    bonds = [(0, 1, 2), (1, 2, 1), (2, 3, 2), (3, 4, 1), (4, 5, 2), (0, 5, 1)]
+    found = fractions(score([molecule([6] * 6, 1.395 * ring, bonds, [1] * 6, offsets=offsets)]).results)
+    assert found["p1_atom_stable"] == (6, 12)
+    assert found["p1_valid"] == (1, 1)
+    assert found["p2_atom_stable"] == (12, 12)
+
+
+def test_lookup_does_not_depend_on_the_other_molecules():
+    singles = [water(), from_smiles("CC(=O)NC", embed=True), from_smiles("c1ccccc1C#N", embed=True)]
+    together = look_up(singles)
+    for one, other in zip(singles, together, strict=True):
+        alone = look_up([one])[0]
+        assert alone.bonds.tolist() == other.bonds.tolist()
+        assert alone.atom_stable.tolist() == other.atom_stable.tolist()
+
+
+@pytest.mark.parametrize(("center", "distance", "count"), [(15, 1.42, 3), (16, 1.34, 2), (14, 1.48, 4), (5, 1.19, 3)])
+def test_hydrides_of_heavier_elements_have_bonds(center, distance, count):
+    offsets = np.zeros((1, 4, 3))
+    offsets[0, :count] = distance * np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])[:count] / 3**0.5
+    looked_up = look_up([molecule([center], [[0, 0, 0]], hydrogens=[count], offsets=offsets)])[0]
+    assert looked_up.bonds.tolist() == [[0, k, 1] for k in range(1, count + 1)]
+    # EDM allows sulfur 4 only, so that H2S counts as unstable; kept for comparability
+    assert looked_up.atom_stable.tolist() == [center != 16] + [True] * count
+
+
+def test_phosphine_of_a_real_report():
+    """P-H bonds were once missing from bond perception; the table has them."""
+    offsets = [[[1.19, 0, 0.77], [-0.595, 1.03, 0.77], [-0.595, -1.03, 0.77], [0, 0, 0]]]
+    looked_up = look_up([molecule([15], [[0, 0, 0]], hydrogens=[3], offsets=offsets)])[0]
+    assert looked_up.bonds.tolist() == [[0, 1, 1], [0, 2, 1], [0, 3, 1]]
+    assert looked_up.stable
+
+
+def test_all_atoms_puts_hydrogens_after_heavy_atoms():
+    z, pos = all_atoms(water(at=(1.0, 0, 0)))
+    assert z.tolist() == [8, 1, 1]
+    assert pos.tolist() == [[1, 0, 0], [1, 0.7572, -0.5865], [1, -0.7572, -0.5865]]
+
+
+def test_p1_counts_by_hand():
+    """Water, water with a hydrogen pulled off, two waters in one record, and one record that was not read."""
+    pulled = molecule([8], [[0, 0, 0]], hydrogens=[2], offsets=[[[0, 0.76, -0.59], [0, -3, 0], [0, 0, 0], [0, 0, 0]]])
+    pair = molecule([8, 8], [[0, 0, 0], [6, 0, 0]], hydrogens=[2, 2], offsets=WATER_OFFSETS * 2)
+    found = fractions(distance_lookup([water(), pulled, pair, UNREADABLE]))
+    assert found["p1_atom_stable"] == (3 + 1 + 6, 12)
+    assert found["p1_molecule_stable"] == (2, 4)
+    assert found["p1_valid"] == (3, 4)  # the open valence is filled, the loose fragments are dropped ...
+    assert found["p1_valid_trimmed"] == (2, 3)  # ... and counted here
+    # the first and third largest fragments are the same water; the second is OH completed by RDKit
+    assert found["p1_unique"] == (2, 3)
+    assert found["p1_valid_unique"] == (2, 4)
+
+
+def test_p1_rejects_what_rdkit_rejects():
+    five = too_many_bonds()
+    assert largest_fragment(look_up([five])[0]) is None
+    assert fractions(distance_lookup([five]))["p1_valid"] == (0, 1)
+
+
+# --- P2: generated bonds ---
+
+
+def test_p2_counts_by_hand():
+    broken = too_many_bonds()
+    found = fractions(validity([water(), broken, UNREADABLE]))
+    assert found["p2_atom_stable"] == (3 + 20, 3 + 21)
+    assert found["p2_molecule_stable"] == (1, 3)
+    assert found["p2_connected"] == (2, 3)
+    assert found["p2_valid"] == (1, 3)
+    assert found["p2_status_valence"] == (1, 3)
+    assert found["p2_status_unreadable"] == (1, 3)
+    assert sum(above for name, (above, _) in found.items() if "_status_" in name) == 2
+
+
+@pytest.mark.parametrize(
+    ("z", "charge", "hydrogens", "stable"),
+    [(6, 0, 3, False), (7, 0, 2, False), (8, 0, 2, True), (7, 1, 4, True), (8, -1, 1, True), (6, 0, 4, True)],
+)
+def test_valence_table_is_strict(z, charge, hydrogens, stable):
+    """CH3 and NH2 are radicals, not methane and ammonia; hydroxide and ammonium are fine."""
+    one = molecule([z], [[0, 0, 0]], hydrogens=[hydrogens], charges=[charge])
+    found = fractions(validity([one]))
+    assert found["p2_molecule_stable"] == (int(stable), 1)
+    assert found["p2_valid"] == (int(stable), 1)
+
+
+def test_carbon_monoxide_is_stable_with_its_charges():
+    one = molecule([6, 8], [[0, 0, 0], [1.13, 0, 0]], [(0, 1, 3)], charges=[-1, 1])
+    assert fractions(validity([one]))["p2_valid"] == (1, 1)
+
+
+def test_methyl_is_never_reported_as_methane():
+    one = molecule([6], [[0, 0, 0]], hydrogens=[3])
+    row = score([one]).rows[0]
+    assert row.status is Status.RADICAL
+    assert row.smiles is None
+
+
+def test_aromatic_bonds_are_not_rounded_to_single():
+    """H:O:H with two aromatic bonds is broken; benzene and pyrrole are stable written either way."""
+    strange = Chem.RWMol()
+    for z in (1, 8, 1):
+        atom = Chem.Atom(z)
+        atom.SetNoImplicit(True)
+        strange.AddAtom(atom)
+    strange.AddBond(0, 1, Chem.BondType.AROMATIC)
+    strange.AddBond(1, 2, Chem.BondType.AROMATIC)
+    conformer = Chem.Conformer(3)
+    conformer.SetPositions(np.array([[0.0, 0.76, -0.59], [0.0, 0.0, 0.0], [0.0, -0.76, -0.59]]))
+    strange.AddConformer(conformer)
+    read = [chem.from_rdkit(strange.GetMol())]
+    read += [from_smiles(text) for text in ("c1ccccc1", "C1=CC=CC=C1", "c1cc[nH]c1")]
+    scores = score(read)
+    assert fractions(scores.results)["p2_molecule_stable"] == (3, 4)
+    assert [row.status is Status.OK for row in scores.rows] == [False, True, True, True]
+    assert fractions(scores.results)["p2_unique"] == (2, 3)
+
+
+def test_loose_fragments_are_not_valid():
+    pair = molecule([8, 8], [[0, 0, 0], [6, 0, 0]], hydrogens=[2, 2], offsets=WATER_OFFSETS * 2)
+    phosphorus = molecule([15] * 5, [[3 * k, 0, 0] for k in range(5)])
+    found = fractions(validity([pair, phosphorus]))
+    assert found["p2_valid"] == (0, 2)
+    assert found["p2_connected"] == (0, 2)
+    assert found["p2_molecule_stable"] == (1, 2)
+    assert found["p2_status_disconnected"] == (1, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_coordinates_that_are_not_finite(bad):
+    broken = water(at=(bad, 0.0, 0.0))
+    offsets = np.array(WATER_OFFSETS)
+    offsets[0, 1, 2] = bad
+    scores = score([water(), broken, molecule([8], [[0, 0, 0]], hydrogens=[2], offsets=offsets)])
+    assert [row.status for row in scores.rows] == [Status.OK, Status.NON_FINITE, Status.NON_FINITE]
+    found = fractions(scores.results)
+    for name in ("p1_molecule_stable", "p1_valid", "p2_molecule_stable", "p2_valid"):
+        assert found[name] == (1, 3)
+    for name in ("p1_atom_stable", "p2_atom_stable"):
+        assert found[name] == (3, 9)
+
+
+def test_valences_from_the_data_are_used_when_given():
+    selenium = molecule([34], [[0, 0, 0]], hydrogens=[2])
+    vocabulary = Vocabulary((AtomClass(8, 0, 2),), {(34, 0): (2,)})
+    assert fractions(score([selenium]).results)["p2_molecule_stable"] == (0, 1)
+    assert fractions(score([selenium], vocabulary=vocabulary).results)["p2_molecule_stable"] == (1, 1)
+
+
+def test_one_broken_molecule_does_not_abort_the_rest():
+    hydronium = molecule([8], [[0, 0, 0]], hydrogens=[3])
+    rows = score([water(), hydronium, from_smiles("CCO")]).rows
+    assert [row.status for row in rows] == [Status.OK, Status.VALENCE, Status.OK]
+    assert "atom 0 (O)" in rows[1].reason
+    assert rows[1].novel is None
+    assert rows[1].unique is None
+
+
+# --- uniqueness and novelty ---
+
+
+def samples() -> list[Molecule | InvalidMolecule]:
+    """CCO, OCC, CCO, C(C)(C)(C)(C)C, CC, and C1CC, which is no SMILES."""
+    ethanol = [from_smiles(text) for text in ("CCO", "OCC", "CCO")]
+    return [*ethanol, too_many_bonds(), from_smiles("CC"), InvalidMolecule(Status.UNREADABLE, "ring not closed")]
+
+
+def test_each_number_has_its_own_denominator():
+    scores = score(samples(), NoveltyIndex.of(["CC"]))
+    found = fractions(scores.results)
+    assert found["p2_valid"] == (4, 6)
+    assert found["p2_unique"] == (2, 4)
+    assert found["p2_novel"] == (1, 2)
+    assert found["p2_valid_unique"] == (2, 6)
+    assert found["p2_valid_unique_novel"] == (1, 6)
+    assert [row.unique for row in scores.rows] == [True, False, False, None, True, None]
+    assert [row.novel for row in scores.rows] == [True, True, True, None, False, None]
+    assert fractions(novelty(samples(), ["CC"]))["p2_novel"] == (1, 2)
+
+
+def test_reference_in_another_form_makes_nothing_novel():
+    """Explicit hydrogens, atom maps and another atom order in the training file."""
+    generated = [from_smiles(text) for text in ("O", "CO", "CCO")]
+    found = fractions(novelty(generated, ["[H]O[H]", "[CH3:1][OH:2]", "C(O)C"]))
+    assert found["p2_novel"] == (0, 3)
+    assert found["p2_valid_unique_novel"] == (0, 3)
+
+
+def test_isotopes_and_charge_separated_sulfur_do_not_make_a_molecule_new():
+    assert fractions(novelty([from_smiles("CO")], ["[2H]C([2H])([2H])O"]))["p2_novel"] == (0, 1)
+    assert fractions(novelty([from_smiles("CS(C)=O")], ["C[S+](C)[O-]"]))["p2_novel"] == (0, 1)
+
+
+def test_strict_and_normalised_novelty_are_both_shown():
+    mirrored = from_smiles("C[C@H](N)C(=O)O", embed=True)
+    found = fractions(novelty([mirrored], ["C[C@@H](N)C(=O)O"]))
+    assert found["p2_novel"] == (0, 1)
+    assert found["p2_novel_strict"] == (1, 1)
+
+
+@pytest.mark.parametrize("reference", [None, []])
+def test_missing_reference_is_not_a_number(reference):
+    index = None if reference is None else NoveltyIndex.of(reference)
+    scores = score([water()], index)
+    for name in ("p2_novel", "p2_novel_strict", "p2_valid_unique_novel"):
+        assert values(scores.results)[name] is None
+        assert scores.notes[name] == NO_REFERENCE
+    assert scores.rows[0].novel is None
+    assert values(scores.results)["p2_unique"] == 1
+
+
+def test_no_valid_molecule():
+    scores = score([too_many_bonds()] * 10, NoveltyIndex.of(["CC"]))
+    found = values(scores.results)
+    assert found["p2_valid"] == 0
+    assert found["p2_valid_unique"] == 0
+    assert found["p2_valid_unique_novel"] == 0
+    for name in ("p2_unique", "p2_novel"):
+        assert found[name] is None
+        assert scores.notes[name] == NOTHING_COUNTED
+
+
+def test_empty_list():
+    scores = score([])
+    assert scores.rows == []
+    assert all(value is None for value in values(scores.results).values())
+    assert set(scores.notes) == set(values(scores.results))
+    json.loads(json.dumps(Report(scores.results, notes=scores.notes).to_dict(), allow_nan=False))
+    assert quality([]) == {}
+
+
+def test_single_molecule_scores_full_marks():
+    found = quality([water()])
+    for name in ("p1_atom_stable", "p1_molecule_stable", "p1_valid", "p2_atom_stable", "p2_valid", "p2_unique"):
+        assert found[name] == 1
+    assert "p2_novel" not in found
+    assert all(isinstance(value, float) for value in found.values())
+
+
+def test_uniqueness_is_the_same_in_every_process():
+    code = (
+        "from moldiff.metrics.novelty import NoveltyIndex; print(NoveltyIndex.of(['CCO', 'CC', 'c1ccccc1']).canonical)"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+# --- novelty index on disk ---
+
+
+def write_index(path, **arrays):
+    save_file(arrays, path)
+    return path
+
+
+def test_index_round_trip(tmp_path):
+    index = NoveltyIndex.of(["CCO", "CC", "not a molecule", UNREADABLE])
+    assert index.num_skipped == 2
+    path = write_index(tmp_path / "novelty.safetensors", canonical=index.canonical, strict=index.strict)
+    loaded = NoveltyIndex.load(path)
+    assert len(loaded) == 2
+    assert loaded.contains("CCO")
+    assert loaded.contains_strict("CC")
+    assert not loaded.contains("CCC")
+
+
+def test_index_files_that_cannot_be_used(tmp_path):
+    good = NoveltyIndex.of(["CCO", "CC"])
+    unsorted = good.canonical[::-1].copy()
+    bad = {
+        "unsorted": write_index(tmp_path / "a", canonical=unsorted, strict=good.strict),
+        "missing array": write_index(tmp_path / "b", canonical=good.canonical),
+        "type": write_index(tmp_path / "c", canonical=good.canonical.astype(np.float32), strict=good.strict),
+    }
+    (tmp_path / "d").write_text("version https://git-lfs.github.com/spec/v1")
+    bad["text"] = tmp_path / "d"
+    bad["absent"] = tmp_path / "e"
+    for path in bad.values():
+        with pytest.raises(MoldiffError, match="novelty reference"):
+            NoveltyIndex.load(path)
+
+
+# --- reports ---
+
+
+def report() -> Report:
+    scores = score(samples())
+    return Report(scores.results, [vars(row) for row in scores.rows], {"input": "samples.sdf"}, scores.notes)
+
+
+def test_json_is_strict_and_complete(tmp_path):
+    def refuse(constant):
+        raise ValueError(constant)
+
+    paths = report().write(tmp_path / "out")
+    document = json.loads(paths[0].read_text(), parse_constant=refuse)
+    assert document["options"] == {"input": "samples.sdf"}
+    assert set(document["versions"]) == {"moldiff", "rdkit", "numpy", "python"}
+    assert len(document["molecules"]) == 6
+    novel = next(row for row in document["results"] if row["name"] == "p2_novel")
+    assert novel["value"] is None
+    assert novel["note"] == NO_REFERENCE
+    assert all(row["definition"] for row in document["results"])
+
+
+def test_numbers_that_are_not_finite_become_null():
+    document = Report([MetricResult("p9_sum", float("nan"), 2, "A sum.")], [{"x": np.float32("inf")}]).to_dict()
+    text = json.dumps(document, allow_nan=False)
+    assert json.loads(text)["results"][0]["value"] is None
+    assert json.loads(text)["molecules"] == [{"x": None}]
+
+
+def test_csv_has_one_line_per_record(tmp_path):
+    path = report().write(tmp_path)[2]
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "valence", "ok", "unreadable"]
+    assert rows[5]["smiles"] == ""
+
+
+def test_protocols_never_share_a_table():
+    one = report()
+    tables = one.tables()
+    assert [table.title.split(":")[0] for table in tables] == ["P1", "P2"]
+    text = one.markdown()
+    first, second = text.split("### P2")
+    assert "valid trimmed" in first
+    assert "valid trimmed" not in second
+    assert "rejected: valence" in second
+    assert "rejected: radical" not in second  # nothing was
+
+
+def test_markdown_columns_of_a_model_card():
+    raw, decoded = [MetricResult("p2_valid", 3, 4, "d")], [MetricResult("p2_valid", 4, 4, "d")]
+    text = markdown({"model, raw": raw, "model, decoded": decoded, "real test molecules": []})
+    assert "| metric | model, raw | model, decoded | real test molecules |" in text
+    assert "| valid | 75.00 % (3/4) | 100.00 % (4/4) | – |" in text
+
+
+def test_values_for_people():
+    assert format_value(MetricResult("p2_valid", 1, 3, "d")) == "33.33 %"
+    assert format_value(MetricResult("energy_mean", 12.5, 2, "d")) == "6.25"
+    assert format_value(MetricResult("p2_novel", 0, 0, "d")) == "–"
+
+
+def test_sampling_summary_accounts_for_every_molecule():
+    console = Console(width=100, file=io.StringIO())
+    console.print(summary_table(score(samples()).results, asked=6, drawn=8, path="out.sdf"))
+    text = console.file.getvalue()
+    for expected in ("asked", "drawn", "4/6", "2/4", "rejected: valence", "rejected: unreadable", "out.sdf"):
+        assert expected in text
