@@ -114,7 +114,7 @@ def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.n
     return classes[inverse]
 
 
-class MoleculeGraphs(InMemoryDataset):
+class MoleculeGraphs(InMemoryDataset):  # type: ignore[misc]
     """M molecules in PyG's collated form: one `Data` of concatenated fields and the slices that part them.
 
     `graphs[i]` is a `Data` with `atomic_number`, `formal_charge`, `num_hydrogens` [n], `pos` [n, 3] (Å),
