@@ -169,6 +169,17 @@ class Prediction:
     atom_type: Tensor
     bond: Tensor
 
+    @classmethod
+    def zeros(cls, noisy: MolBatch, num_atom_classes: int) -> Prediction:
+        """What stands for "no estimate yet": all coordinates at the origin, all classes equally likely."""
+        shape = noisy.atom_type.shape
+        return cls(
+            pos=torch.zeros_like(noisy.pos),
+            hydrogen=torch.zeros_like(noisy.hydrogen),
+            atom_type=noisy.pos.new_zeros(*shape, num_atom_classes),
+            bond=noisy.pos.new_zeros(*shape, shape[1], NUM_BOND_CLASSES),
+        )
+
     def detach(self) -> Self:
         """A copy cut off from the graph of gradients."""
         return replace(self, **{name: value.detach() for name, value in vars(self).items()})
@@ -207,9 +218,7 @@ def collate(molecules: Sequence[Molecule], vocabulary: Vocabulary, size: int | N
         n = molecule.num_heavy_atoms
         pos[row, :n] = molecule.pos
         hydrogen[row, :n] = molecule.hydrogen_offset
-        atom_type[row, :n] = vocabulary.encode(
-            molecule.atomic_number, molecule.formal_charge, molecule.num_hydrogens
-        )
+        atom_type[row, :n] = vocabulary.encode(molecule.atomic_number, molecule.formal_charge, molecule.num_hydrogens)
         i, j, order = molecule.bonds.astype(np.int64).T
         bond[row, i, j] = bond[row, j, i] = order
         node_mask[row, :n] = True

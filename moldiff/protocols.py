@@ -16,9 +16,7 @@ from moldiff.results import MetricResult
 class Denoiser(Protocol):
     """Estimates the clean molecules from noisy ones; an equivariant network, or an exact score in tests."""
 
-    def __call__(
-        self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None
-    ) -> Prediction:
+    def __call__(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
         """Predict the clean data; `previous` is the last estimate (self-conditioning), None = none yet.
 
         pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
@@ -42,9 +40,7 @@ class Process(Protocol):
         """The training loss of each field, scalars, unweighted by the field weights."""
         ...
 
-    def step(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
-    ) -> MolBatch:
+    def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
         """Go from level t to level s <= t; atoms and fields with t = 0 are known and stay as they are."""
         ...
 

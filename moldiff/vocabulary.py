@@ -151,7 +151,8 @@ class Vocabulary:
             extra = {(int(z), int(q)): tuple(int(v) for v in sums) for z, q, sums in data.get("extra_valences", [])}
             return cls(tuple(AtomClass(int(z), int(q), int(h)) for z, q, h in classes), extra)
         except (KeyError, TypeError) as error:
-            raise MoldiffError(f"vocabulary: malformed entry ({error}), expected [element, charge, hydrogens]") from None
+            expected = "[element, charge, hydrogens]"
+            raise MoldiffError(f"vocabulary: malformed entry ({error}), expected {expected}") from None
 
     def __str__(self) -> str:
         return " ".join(str(atom_class) for atom_class in self.atom_classes)

@@ -1,0 +1,188 @@
+"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from moldiff.construct import OWN_PREFIXES, construct
+from moldiff.data.statistics import Statistics
+from moldiff.errors import MoldiffError
+from moldiff.model import MoleculeDiffusion
+from moldiff.vocabulary import Vocabulary
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+NOVELTY_FILE = "novelty.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from its folder.
+
+    Attributes:
+        model: the module in evaluation mode, float32, on the CPU.
+        folder: where it was read.
+        name: the folder's name.
+        weights_hash: first 12 hexadecimal digits of the SHA-256 of the weights file.
+        config: what `config.json` says.
+    """
+
+    model: MoleculeDiffusion
+    folder: Path
+    name: str
+    weights_hash: str
+    config: Mapping[str, Any]
+
+
+def build_model(
+    config: Mapping[str, Any], vocabulary: Vocabulary, statistics: Statistics, allowed: Sequence[str] | None = None
+) -> MoleculeDiffusion:
+    """A model with fresh weights from the configs of its `denoiser` and `process`."""
+    denoiser = construct(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes)
+    process = construct(config["process"], allowed).build(
+        torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
+    )
+    return MoleculeDiffusion(denoiser, process, vocabulary, statistics)
+
+
+def save_model(
+    folder: Path, model: MoleculeDiffusion, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write weights and config, each to a temporary name first and then renamed.
+
+    Args:
+        folder: created if missing.
+        model: its denoiser's weights and its data's description are written.
+        config: `denoiser` and `process` configs, and anything worth keeping about the training.
+        dtype: stored precision of the weights; None = as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to(dtype).cpu().contiguous() for name, value in model.denoiser.state_dict().items()}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "vocabulary": model.vocabulary.to_dict(),
+        "statistics": model.statistics.to_dict(),
+        **config,
+    }
+    write_atomically(folder / WEIGHTS_FILE, save(weights))
+    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / CONFIG_FILE, text.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that `path` holds either its old content or all of the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def available_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    root = Path(str(resources.files("moldiff.weights")))
+    return sorted(path.parent.name for path in root.glob(f"*/{CONFIG_FILE}"))
+
+
+def find_model(name_or_folder: str | Path) -> Path:
+    """The folder of a shipped model by its name, or of a trained one by its path.
+
+    Raises:
+        MoldiffError: when there is neither.
+    """
+    if str(name_or_folder) in available_models():
+        return Path(str(resources.files("moldiff.weights"))) / str(name_or_folder)
+    folder = Path(name_or_folder)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    names = ", ".join(available_models()) or "none"
+    found = "a folder without config.json" if folder.is_dir() else "no such model or folder"
+    raise MoldiffError(f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}")
+
+
+def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = OWN_PREFIXES) -> Checkpoint:
+    """Read a model.
+
+    Args:
+        name_or_folder: name of a shipped model or path of a folder.
+        allowed: prefixes of class names its config may build.
+
+    Raises:
+        MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
+    """
+    folder = find_model(name_or_folder)
+    config = _read_config(folder / CONFIG_FILE)
+    content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
+    if content is None:
+        raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
+    model = build_model(
+        config, Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"]), allowed
+    )
+    _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
+    weights_hash = hashlib.sha256(content).hexdigest()[:12]
+    return Checkpoint(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MoldiffError(f"{path}: damaged, expected JSON ({error})") from None
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise MoldiffError(f"{path}: got format_version {version}, expected {FORMAT_VERSION}")
+    missing = [key for key in ("denoiser", "process", "vocabulary", "statistics") if key not in config]
+    if missing:
+        raise MoldiffError(f"{path}: lacks {', '.join(missing)}, expected a model's config")
+    return dict(config)
+
+
+def parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file's content; `path` is for the message.
+
+    Raises:
+        MoldiffError: saying what the content is instead.
+    """
+    size = f"{path} ({len(content)} bytes)"
+    if not content:
+        raise MoldiffError(f"{size}: empty, expected the model's weights")
+    if content.startswith(b"version https://git-lfs"):
+        raise MoldiffError(f"{size}: a git-lfs pointer instead of the weights; run `git lfs pull`")
+    if content.lstrip()[:1] == b"<":
+        raise MoldiffError(f"{size}: a web page instead of the weights; download the file itself")
+    header = int.from_bytes(content[:8], "little")
+    if len(content) < 8 + header and header < 100_000_000:
+        raise MoldiffError(f"{size}: truncated, expected at least {8 + header} bytes")
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        kind = "truncated" if "Incomplete" in str(error) or "InvalidOffset" in str(error) else "damaged"
+        raise MoldiffError(f"{size}: {kind}, expected a safetensors file ({error})") from None
+
+
+def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights by name after comparing names and shapes, so that the message can name the difference."""
+    expected = module.state_dict()
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
+    if surplus := sorted(weights.keys() - expected.keys()):
+        raise MoldiffError(f"{path}: holds {surplus[0]} and {len(surplus) - 1} more that its config.json does not know")
+    for name, value in expected.items():
+        if value.shape != weights[name].shape:
+            got, want = tuple(weights[name].shape), tuple(value.shape)
+            raise MoldiffError(f"{path}: {name} has shape {got}, expected {want} by its config.json")
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})

@@ -1,0 +1,195 @@
+"""The final distributions -> one molecule: the most probable classes, or the most probable that obey valences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from moldiff.batch import MolBatch, Prediction, pair_mask
+from moldiff.vocabulary import Vocabulary
+
+_KEEP_WITHIN = 12.0
+"""Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Class indices chosen from a prediction.
+
+    Attributes:
+        batch: the molecules, coordinates as in the prediction.
+        mended: [B] True where the argmax broke a valence and the integer programme found another assignment.
+        failed: [B] True where the argmax broke a valence and no assignment was found; the argmax is kept.
+    """
+
+    batch: MolBatch
+    mended: Tensor
+    failed: Tensor
+
+
+def decode_raw(prediction: Prediction, node_mask: Tensor) -> MolBatch:
+    """The most probable class of every atom and pair on its own (argmax)."""
+    atom_type = prediction.atom_type.argmax(-1) * node_mask
+    bond = prediction.bond.argmax(-1) * pair_mask(node_mask)
+    return MolBatch(prediction.pos, prediction.hydrogen, atom_type, bond, node_mask)
+
+
+def decode_valence(
+    prediction: Prediction,
+    node_mask: Tensor,
+    vocabulary: Vocabulary,
+    *,
+    connected: bool = True,
+    time_limit: float = 5.0,
+) -> Decoded:
+    """The most probable assignment in which every atom obeys a valence rule.
+
+    Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same.
+
+    Args:
+        prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
+        node_mask: [B, N].
+        vocabulary: the valences of every class.
+        connected: also ask for one fragment.
+        time_limit: for one molecule's programme (s).
+    """
+    batch = decode_raw(prediction, node_mask)
+    atom_type, bond = batch.atom_type.clone(), batch.bond.clone()
+    mended, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
+    for row in _broken(batch, vocabulary, connected=connected).nonzero()[:, 0].tolist():
+        size = int(node_mask[row].sum())
+        atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
+        pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
+        answer = most_probable(atoms, pairs, vocabulary, connected=connected, time_limit=time_limit)
+        (mended if answer else failed)[row] = True
+        if answer:
+            atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
+            bond[row, :size, :size] = torch.from_numpy(answer[1]).to(bond)
+    return Decoded(batch.replace(atom_type=atom_type, bond=bond), mended, failed)
+
+
+def _broken(batch: MolBatch, vocabulary: Vocabulary, *, connected: bool) -> Tensor:
+    """[B] True where a valence rule is broken or, if asked for, there is more than one fragment."""
+    sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
+    allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
+    for index, row in enumerate(sums):
+        allowed[index, list(row)] = True
+    allowed = allowed.to(batch.bond.device)
+    total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
+    broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)
+    if connected:
+        for row, size in enumerate(batch.node_mask.sum(1).tolist()):
+            count, _ = connected_components(batch.bond[row, :size, :size].cpu().numpy(), directed=False)
+            broken[row] |= count > 1
+    return broken
+
+
+def most_probable(
+    atoms: np.ndarray,
+    pairs: np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    connected: bool = True,
+    time_limit: float = 5.0,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Solve the assignment exactly.
+
+    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and at every atom the orders
+    add up to a sum that the chosen class allows. A class with several allowed sums (sulfur) enters once for each.
+    Connectedness is added by cuts: while the answer has several fragments, the first must gain a bond to the others.
+
+    Args:
+        atoms: log-probabilities [n, K].
+        pairs: log-probabilities [n, n, 4], symmetric.
+        vocabulary: the valences of every class.
+        connected: ask for one fragment.
+        time_limit: for each solution (s).
+
+    Returns:
+        Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
+    """
+    for keep in (_KEEP_WITHIN, np.inf):
+        programme = _Programme.build(atoms, pairs, vocabulary, keep)
+        for _ in range(len(atoms)):
+            answer = programme.solve(time_limit)
+            if answer is None:
+                break
+            count, fragment = connected_components(answer[1], directed=False)
+            if not connected or count == 1:
+                return answer
+            programme.cut(fragment == 0)
+    return None
+
+
+@dataclass(eq=False)
+class _Programme:
+    """The integer programme: a 0/1 variable for every choice of an atom, then for every order of a pair.
+
+    An atom's choice is a class together with one allowed sum of the orders of its bonds to heavy atoms.
+    """
+
+    num_atoms: int
+    choice: np.ndarray  # rows (atom, class, sum)
+    bond: np.ndarray  # rows (i, j, order)
+    score: np.ndarray
+    constraints: list[LinearConstraint]
+
+    @classmethod
+    def build(cls, atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, keep: float) -> _Programme:
+        """Set up the choices within `keep` nats of the best of their atom or pair, and the valence constraints."""
+        size = len(atoms)
+        choice = np.array(
+            [
+                (atom, index, total)
+                for atom, index in zip(*np.nonzero(atoms >= atoms.max(-1, keepdims=True) - keep), strict=True)
+                for total in vocabulary.allowed_bond_sums(int(index))
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 3)
+        i, j = np.triu_indices(size, 1)
+        pair, order = np.nonzero(pairs[i, j] >= pairs[i, j].max(-1, keepdims=True) - keep)
+        bond = np.stack([i[pair], j[pair], order], axis=1)
+        score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
+        choices, variables = len(choice), len(score)
+        column = np.arange(variables)
+        # "Exactly one" for every atom and pair; "orders minus the chosen sum is zero" for every atom.
+        owner = np.concatenate([choice[:, 0], size + pair])
+        one = coo_array((np.ones(variables), (owner, column)), shape=(size + len(i), variables))
+        ends = np.concatenate([choice[:, 0], bond[:, 0], bond[:, 1]])
+        weight = np.concatenate([-choice[:, 2], order, order]).astype(float)
+        where = np.concatenate([column, column[choices:]])
+        balance = coo_array((weight, (ends, where)), shape=(size, variables))
+        constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
+        return cls(size, choice, bond, score, constraints)
+
+    def cut(self, inside: np.ndarray) -> None:
+        """Demand at least one bond between the atoms `inside` [n] and the rest."""
+        i, j, order = self.bond.T
+        crossing = (inside[i] != inside[j]) & (order > 0)
+        row = np.concatenate([np.zeros(len(self.choice)), crossing])
+        self.constraints.append(LinearConstraint(row[None], 1, np.inf))
+
+    def solve(self, time_limit: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Classes [n] and symmetric orders [n, n] of the best assignment, None if there is none in time."""
+        result = milp(
+            -self.score,
+            integrality=np.ones(len(self.score)),
+            bounds=Bounds(0, 1),
+            constraints=self.constraints,
+            options={"time_limit": time_limit},
+        )
+        if result.x is None:
+            return None
+        picked = result.x > 0.5
+        choice, bond = self.choice[picked[: len(self.choice)]], self.bond[picked[len(self.choice) :]]
+        classes = np.empty(self.num_atoms, dtype=np.int64)
+        classes[choice[:, 0]] = choice[:, 1]
+        orders = np.zeros((self.num_atoms, self.num_atoms), dtype=np.int64)
+        orders[bond[:, 0], bond[:, 1]] = bond[:, 2]
+        return classes, orders + orders.T

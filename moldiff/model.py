@@ -1,0 +1,104 @@
+"""Network, process, vocabulary and statistics as one module: what is trained, saved and sampled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.data.statistics import Statistics
+from moldiff.geometry import center
+from moldiff.process.joint import JointProcess
+from moldiff.process.time import MIN_LEVEL
+from moldiff.protocols import Denoiser
+from moldiff.randomness import BatchDraws
+from moldiff.vocabulary import Vocabulary
+
+FIELD_WEIGHTS: Mapping[str, float] = {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0}
+"""Default weights of the fields' losses in the training loss."""
+
+TimeDistribution = Callable[[int, torch.Generator], Tensor]
+
+
+class MoleculeDiffusion(nn.Module):
+    """A denoiser with everything that gives its numbers meaning.
+
+    Inside, lengths are divided by the data's own scales so that every field has unit variance; batches that go in and
+    molecules that come out are in Å.
+
+    Args:
+        denoiser: the network.
+        process: the joint noising process.
+        vocabulary: classes of atoms and bonds.
+        statistics: sizes, frequencies and scales of the training data.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, process: JointProcess, vocabulary: Vocabulary, statistics: Statistics
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = process
+        self.vocabulary = vocabulary
+        self.statistics = statistics
+
+    def to_model_units(self, batch: MolBatch) -> MolBatch:
+        """Å -> unit variance, centred."""
+        return batch.replace(
+            pos=center(batch.pos, batch.node_mask) / self.statistics.pos_scale,
+            hydrogen=batch.hydrogen / self.statistics.hydrogen_scale,
+        )
+
+    def to_angstrom(self, batch: MolBatch) -> MolBatch:
+        """Unit variance -> Å."""
+        return batch.replace(
+            pos=batch.pos * self.statistics.pos_scale, hydrogen=batch.hydrogen * self.statistics.hydrogen_scale
+        )
+
+    def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        """The network's estimate of the clean data, in the model's units."""
+        denoiser: Denoiser = self.denoiser
+        return denoiser(noisy, noise_level, previous)
+
+    def losses(
+        self, batch: MolBatch, times: TimeDistribution, generator: torch.Generator, *, self_condition: bool
+    ) -> dict[str, Tensor]:
+        """Loss of every field for clean molecules in Å; one noise level a molecule, shared by all fields.
+
+        Args:
+            batch: clean molecules (Å).
+            times: draws noise levels.
+            generator: source of all random numbers.
+            self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
+        """
+        draws = BatchDraws(generator)
+        mask = batch.node_mask
+        clean, noise = self.process.couple(self.to_model_units(batch), self.process.prior(mask, draws))
+        level = NoiseLevel.uniform(times(batch.num_molecules, generator), mask)
+        noisy = self.process.corrupt(clean, noise, level, draws)
+        previous = None
+        if self_condition:
+            with torch.no_grad():
+                previous = self.denoise(noisy, level).detach()
+        return self.process.loss(self.denoise(noisy, level, previous), clean, level)
+
+    @torch.no_grad()
+    def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:
+        """One-sample estimate of the variational bound of a process of `num_steps` steps, per field [B] (nats).
+
+        The sum over steps of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for clean molecules in Å, by one step drawn at
+        random for each molecule, on an even grid of levels (Kingma et al. 2021, arXiv:2107.00630, eq. 12). Terms
+        without weights to learn (the prior's and the reconstruction's) are left out.
+        """
+        draws = BatchDraws(generator)
+        clean, noise = self.process.couple(self.to_model_units(batch), self.process.prior(batch.node_mask, draws))
+        index = torch.randint(num_steps, (batch.num_molecules,), generator=generator, device=generator.device)
+        low = (MIN_LEVEL + (1 - MIN_LEVEL) * index / num_steps).to(clean.pos)
+        high = (MIN_LEVEL + (1 - MIN_LEVEL) * (index + 1) / num_steps).to(clean.pos)
+        t, s = (NoiseLevel.uniform(level, batch.node_mask) for level in (high, low))
+        noisy = self.process.corrupt(clean, noise, t, draws)
+        prediction = self.denoise(noisy, t, self.denoise(noisy, t))
+        terms = self.process.bound(prediction, clean, noisy, t, s)
+        return {name: term * num_steps for name, term in terms.items()}

@@ -1,0 +1,97 @@
+"""The network: a stack of equivariant pair-transformer blocks between an embedding and read-outs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.errors import MoldiffError
+from moldiff.geometry import center
+from moldiff.nn.embedding import StateEmbedding
+from moldiff.nn.equivariant import ChannelMix, SteerableLayout
+from moldiff.nn.layer import PairTransformerBlock
+from moldiff.nn.radial import ExponentialBasis
+from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
+
+
+class PairTransformer(nn.Module):
+    """E(3)-equivariant denoiser over all pairs of heavy atoms.
+
+    Args:
+        num_atom_classes: K.
+        hidden_dim: scalar features of an atom, D.
+        pair_dim: features of a pair, P.
+        steerable_dim: channels C of the vectors and tensors of an atom.
+        num_layers: blocks.
+        num_heads: attention heads; divides D and C.
+        num_probes: steerable channels that enter the pair update.
+
+    Raises:
+        MoldiffError: when the heads do not divide the dimensions.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_atom_classes: int,
+        hidden_dim: int = 192,
+        pair_dim: int = 48,
+        steerable_dim: int = 32,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_probes: int = 8,
+    ) -> None:
+        super().__init__()
+        for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
+            if value % num_heads:
+                raise MoldiffError(f"denoiser.{name}: got {value}, expected a multiple of num_heads = {num_heads}")
+        layout = SteerableLayout(steerable_dim)
+        self.layout = layout
+        radial = ExponentialBasis()
+        self.embedding = StateEmbedding(
+            num_atom_classes=num_atom_classes, hidden_dim=hidden_dim, pair_dim=pair_dim, layout=layout, radial=radial
+        )
+        self.layers = nn.ModuleList(
+            PairTransformerBlock(
+                hidden_dim=hidden_dim,
+                pair_dim=pair_dim,
+                num_heads=num_heads,
+                num_probes=num_probes,
+                layout=layout,
+                radial=radial,
+            )
+            for _ in range(num_layers)
+        )
+        self.atom_type = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, num_atom_classes))
+        self.bond = nn.Sequential(
+            nn.LayerNorm(pair_dim), nn.Linear(pair_dim, pair_dim), nn.SiLU(), nn.Linear(pair_dim, NUM_BOND_CLASSES)
+        )
+        self.hydrogen = ChannelMix(steerable_dim, MAX_HYDROGENS)
+
+    def forward(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        """Estimate the clean data; coordinates in the model's units.
+
+        pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
+        """
+        mask = noisy.node_mask
+        atom, pair, steerable = self.embedding(noisy, noise_level, previous)
+        pos = noisy.pos
+        for layer in self.layers:
+            atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
+        vectors = self.hydrogen(self.layout.split(steerable)[0]).transpose(-1, -2)  # [B, N, 4, 3]
+        # At low noise the input is nearly the answer already, so the network only has to correct it.
+        hydrogen = vectors + (1 - noise_level.pos)[..., None, None] * noisy.hydrogen
+        return Prediction(
+            pos=self._settle(pos, noisy, noise_level),
+            hydrogen=hydrogen * mask[..., None, None],
+            atom_type=self.atom_type(atom).float() if atom.dtype == torch.bfloat16 else self.atom_type(atom),
+            bond=self.bond(pair + pair.transpose(1, 2)),
+        )
+
+    def _settle(self, pos: Tensor, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
+        """Zero mean where nothing is known; known atoms stay where they are."""
+        mask = noisy.node_mask
+        known = (noise_level.pos == 0) & mask
+        free = torch.where(known.any(1)[:, None, None], pos, center(pos, mask))
+        return torch.where(known[..., None], noisy.pos, free) * mask[..., None]

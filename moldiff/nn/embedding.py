@@ -1,0 +1,95 @@
+"""The noisy state and the previous estimate as first features of atoms and pairs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.nn.equivariant import ChannelMix, SteerableLayout
+from moldiff.nn.radial import ExponentialBasis
+from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
+
+
+class LevelEmbedding(nn.Module):
+    """Sines and cosines of a noise level, wavelengths from 2 pi down to 2 pi / `highest`."""
+
+    frequencies: Tensor
+
+    def __init__(self, *, num_frequencies: int = 16, highest: float = 200.0) -> None:
+        super().__init__()
+        self.num_features = 2 * num_frequencies
+        frequencies = torch.exp(torch.linspace(0, math.log(highest), num_frequencies))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Features [..., 2 * num_frequencies] of levels [...]."""
+        angle = level[..., None] * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class StateEmbedding(nn.Module):
+    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate.
+
+    Args:
+        num_atom_classes: K; the input has one class more, the mask.
+        hidden_dim: scalar features of an atom, D.
+        pair_dim: features of a pair, P.
+        layout: steerable features of an atom.
+        radial: distance features of the previous estimate's coordinates.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_atom_classes: int,
+        hidden_dim: int,
+        pair_dim: int,
+        layout: SteerableLayout,
+        radial: ExponentialBasis,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.radial = radial
+        self.level = LevelEmbedding()
+        features = self.level.num_features
+        self.atom = nn.Embedding(num_atom_classes + 1, hidden_dim)
+        self.atom_level = nn.Linear(2 * features + 1, hidden_dim)
+        self.previous_atom = nn.Linear(num_atom_classes, hidden_dim, bias=False)
+        self.hydrogen_length = nn.Linear(2 * MAX_HYDROGENS, hidden_dim)
+        self.hydrogen = ChannelMix(2 * MAX_HYDROGENS, layout.num_channels)
+        self.bond = nn.Embedding(NUM_BOND_CLASSES + 1, pair_dim)
+        self.bond_level = nn.Linear(features, pair_dim)
+        self.previous_bond = nn.Linear(NUM_BOND_CLASSES, pair_dim, bias=False)
+        self.previous_distance = nn.Linear(radial.num_basis, pair_dim, bias=False)
+
+    def forward(
+        self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars [B, N, D], pairs [B, N, N, P] and steerable features [B, N, M, C]."""
+        size = noisy.node_mask.sum(1)[:, None, None].to(noisy.pos).log().expand(*noisy.node_mask.shape, 1)
+        levels = torch.cat([self.level(noise_level.pos), self.level(noise_level.atom), size], dim=-1)
+        scalar = self.atom(noisy.atom_type) + self.atom_level(levels)
+        pair = self.bond(noisy.bond) + self.bond_level(self.level(noise_level.bond))
+        if previous is None:
+            previous = Prediction.zeros(noisy, self.previous_atom.in_features)
+        scalar = scalar + self.previous_atom(previous.atom_type.softmax(-1))
+        distance = pair_distance(pair_vectors(previous.pos))
+        pair = pair + self.previous_bond(previous.bond.softmax(-1)) + self.previous_distance(self.radial(distance))
+        hydrogen = torch.cat([noisy.hydrogen, previous.hydrogen], dim=2)
+        scalar = scalar + self.hydrogen_length((hydrogen.square().sum(-1) + 1e-6).sqrt())
+        vectors = self.hydrogen(hydrogen.transpose(-1, -2))  # [B, N, 3, C]
+        steerable = nn.functional.pad(vectors, (0, 0, 0, self.layout.num_components - 3))
+        return scalar, pair, steerable
+
+
+def pair_vectors(pos: Tensor) -> Tensor:
+    """Vectors [B, N, N, 3] from atom i (second axis) to atom j (third axis) of pos [B, N, 3]."""
+    return pos[:, None] - pos[:, :, None]
+
+
+def pair_distance(vectors: Tensor) -> Tensor:
+    """Lengths [...] of vectors [..., 3], with a floor that keeps the gradient finite at zero."""
+    return (vectors.square().sum(-1) + 1e-8).sqrt()

@@ -1,0 +1,122 @@
+"""Muon for the matrices of the blocks and AdamW for everything else, as one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrices [S, m, n], roughly: singular values end between 0.7 and 1.2.
+
+    Quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024, Muon), run on all matrices of one
+    shape at once.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Two rules in one optimizer, so that trainers, schedules and checkpoints see a single one.
+
+    torch's own Muon (2.9 and newer) works in bfloat16 and matrix by matrix, 8 times slower than this on a CPU without
+    bfloat16 arithmetic.
+
+    Args:
+        named_parameters: the model's parameters by name.
+        muon_lr: learning rate of the block matrices.
+        adamw_lr: learning rate of everything else.
+        momentum: Muon's momentum (Nesterov).
+        betas: AdamW's decay rates.
+        weight_decay: decoupled, for both.
+        dtype: arithmetic of the orthogonalisation; None = the parameters' own.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        muon_lr: float = 0.015,
+        adamw_lr: float = 1.5e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        matrices, others = [], []
+        for name, parameter in named_parameters:
+            in_block = ".layers." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= 16
+            (matrices if in_block else others).append(parameter)
+        groups = [
+            {"params": matrices, "rule": "muon", "lr": muon_lr},
+            {"params": others, "rule": "adamw", "lr": adamw_lr},
+        ]
+        super().__init__(
+            [group for group in groups if group["params"]],
+            {"momentum": momentum, "betas": betas, "weight_decay": weight_decay},
+        )
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            (self._muon if group["rule"] == "muon" else self._adamw)(group)
+        return loss
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for shape, parameters in by_shape.items():
+            momenta = [self._state(p, "momentum") for p in parameters]
+            gradients = [p.grad for p in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
+            updates = orthogonalize(updates.to(self.dtype or updates.dtype)).to(updates.dtype)
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients = [p.grad for p in parameters]
+        means = [self._state(p, "mean") for p in parameters]
+        squares = [self._state(p, "square") for p in parameters]
+        for parameter in parameters:
+            self.state[parameter]["step"] = self.state[parameter].get("step", 0) + 1
+        step = self.state[parameters[0]]["step"]
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        scales = torch._foreach_sqrt(squares)
+        torch._foreach_div_(scales, (1 - beta2**step) ** 0.5)
+        torch._foreach_add_(scales, 1e-8)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, means, scales, value=-group["lr"] / (1 - beta1**step))
+
+    def _state(self, parameter: nn.Parameter, name: str) -> Tensor:
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(parameter)
+        value: Tensor = state[name]
+        return value

@@ -1,0 +1,146 @@
+"""The joint process of whole molecules: one process object per field, one loop over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moldiff.batch import MolBatch, NoiseLevel, Prediction, pair_mask
+from moldiff.geometry import align_noise, center, match_hydrogen_slots
+from moldiff.process.categorical import CategoricalProcess, marginal_prior
+from moldiff.process.gaussian import GaussianProcess
+from moldiff.randomness import Draws
+from moldiff.vocabulary import MAX_HYDROGENS
+
+
+@dataclass(frozen=True, eq=False)
+class JointProcess:
+    """Coordinates, hydrogen offsets, atom classes and bonds noised together, each by its own process.
+
+    Every atom (and pair) has its own noise level per field, so known parts simply have level 0. A molecule without
+    known atoms lives in the subspace of zero mean; with known atoms, their mean is the origin.
+
+    Args:
+        pos: process of the heavy-atom coordinates.
+        hydrogen: process of the hydrogen offsets; its level is that of `pos`.
+        atom_type: process of the atom classes.
+        bond: process of the bond orders, one draw per unordered pair.
+        coupling: match noise to atoms by assignment and rotation in training.
+    """
+
+    pos: GaussianProcess
+    hydrogen: GaussianProcess
+    atom_type: CategoricalProcess
+    bond: CategoricalProcess
+    coupling: bool = True
+
+    def prior(self, node_mask: Tensor, draws: Draws) -> MolBatch:
+        """Pure noise for the atoms of `node_mask` [B, N]; coordinates have zero mean."""
+        pos = center(draws.normal(node_mask, 3), node_mask)
+        hydrogen = draws.normal(node_mask, MAX_HYDROGENS, 3)
+        atoms, pairs = draws.uniform(node_mask)
+        atom_type = self.atom_type.draw_prior(atoms[..., 1]) * node_mask
+        bond = self.bond.draw_prior(pairs[..., 1]) * pair_mask(node_mask)
+        return MolBatch(pos, hydrogen, atom_type, bond, node_mask)
+
+    def couple(self, clean: MolBatch, noise: MolBatch) -> tuple[MolBatch, MolBatch]:
+        """Match noise to data without changing the law of either; a no-op unless `coupling`.
+
+        The noise is permuted and rotated onto the atoms. Of the hydrogens it is the data's slots that are permuted:
+        their order means nothing, while the noise of every slot has to stay independent.
+        """
+        if not self.coupling:
+            return clean, noise
+        return (
+            clean.replace(hydrogen=match_hydrogen_slots(clean.hydrogen, noise.hydrogen)),
+            noise.replace(pos=align_noise(noise.pos, clean.pos, clean.node_mask)),
+        )
+
+    def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+        """Clean molecules mixed with prior noise at the given levels."""
+        atoms, pairs = draws.uniform(clean.node_mask)
+        return clean.replace(
+            pos=self.pos.corrupt(clean.pos, noise.pos, noise_level.pos),
+            hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, noise_level.pos),
+            atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, noise_level.atom, atoms[..., 0]),
+            bond=self.bond.corrupt(clean.bond, noise.bond, noise_level.bond, pairs[..., 0]),
+        )
+
+    def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+        """The loss of each field, a scalar each; known entries don't count."""
+        mask, pairs = clean.node_mask, clean.pair_mask
+        return {
+            "pos": self.pos.loss(prediction.pos, clean.pos, noise_level.pos, mask),
+            "hydrogen": self.hydrogen.loss(prediction.hydrogen, clean.hydrogen, noise_level.pos, mask),
+            "atom_type": self.atom_type.loss(prediction.atom_type, clean.atom_type, mask & (noise_level.atom > 0)),
+            "bond": self.bond.loss(prediction.bond, clean.bond, pairs & (noise_level.bond > 0)),
+        }
+
+    def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
+        """From level t to level s <= t; known entries (t = 0) stay as they are."""
+        mask = noisy.node_mask
+        pos_noise = hydrogen_noise = None
+        if self.pos.churn or self.hydrogen.churn:
+            known = (t.pos == 0) & mask
+            pos_noise = draws.normal(mask, 3)
+            pos_noise = torch.where(known.any(1)[:, None, None], pos_noise, center(pos_noise, mask))
+            hydrogen_noise = draws.normal(mask, MAX_HYDROGENS, 3)
+        atoms, pairs = draws.uniform(mask)
+        atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
+        bond = self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs)
+        return noisy.replace(
+            pos=self.pos.step(noisy.pos, prediction.pos, t.pos, s.pos, pos_noise) * mask[..., None],
+            hydrogen=self.hydrogen.step(noisy.hydrogen, prediction.hydrogen, t.pos, s.pos, hydrogen_noise)
+            * mask[..., None, None],
+            atom_type=atom_type * mask,
+            bond=bond * noisy.pair_mask,
+        )
+
+    def bound(
+        self, prediction: Prediction, clean: MolBatch, noisy: MolBatch, t: NoiseLevel, s: NoiseLevel
+    ) -> dict[str, Tensor]:
+        """KL divergence of the step from t to s for every field, per molecule [B] (nats)."""
+        mask = clean.node_mask
+        atom = self.atom_type.bound(prediction.atom_type, clean.atom_type, noisy.atom_type, t.atom, s.atom)
+        bond = self.bond.bound(prediction.bond, clean.bond, noisy.bond, t.bond, s.bond)
+        upper = clean.pair_mask.triu(1)
+        return {
+            "pos": self.pos.bound(prediction.pos, clean.pos, t.pos, s.pos, mask),
+            "hydrogen": self.hydrogen.bound(prediction.hydrogen, clean.hydrogen, t.pos, s.pos, mask),
+            "atom_type": (atom * mask).sum(1),
+            "bond": (bond * upper).sum((1, 2)),
+        }
+
+
+@dataclass(frozen=True)
+class JointProcessConfig:
+    """Builds a `JointProcess` once the data's class frequencies are known.
+
+    Args:
+        pos: process of the coordinates.
+        hydrogen: process of the hydrogen offsets.
+        atom_prior: frequencies [K] -> prior [K + 1] of the atom classes.
+        bond_prior: frequencies [4] -> prior [5] of the bonds.
+        corrector: corrector noise η of the class processes.
+        coupling: match noise to atoms in training.
+    """
+
+    pos: GaussianProcess = field(default_factory=GaussianProcess)
+    hydrogen: GaussianProcess = field(default_factory=GaussianProcess)
+    atom_prior: Callable[[Tensor], Tensor] = marginal_prior
+    bond_prior: Callable[[Tensor], Tensor] = marginal_prior
+    corrector: float = 0.0
+    coupling: bool = True
+
+    def build(self, atom_frequencies: Tensor, bond_frequencies: Tensor) -> JointProcess:
+        """The process for atom class frequencies [K] and bond frequencies [4] of the data."""
+        return JointProcess(
+            pos=self.pos,
+            hydrogen=self.hydrogen,
+            atom_type=CategoricalProcess(self.atom_prior(atom_frequencies), self.pos.schedule, self.corrector),
+            bond=CategoricalProcess(self.bond_prior(bond_frequencies), self.pos.schedule, self.corrector),
+            coupling=self.coupling,
+        )
