@@ -407,7 +407,7 @@ def test_index_round_trip(tmp_path):
     assert index.num_skipped == 2
     path = write_index(tmp_path / "novelty.safetensors", canonical=index.canonical, strict=index.strict)
     loaded = NoveltyIndex.load(path)
-    assert len(loaded) == 2
+    assert len(loaded) == len(NoveltyIndex.load(tmp_path)) == 2
     assert loaded.contains("CCO")
     assert loaded.contains_strict("CC")
     assert not loaded.contains("CCC")

@@ -22,6 +22,7 @@ from moldiff.errors import MoldiffError
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.results import InvalidMolecule, MetricResult
 
+FILE_NAME = "novelty.safetensors"
 _ARRAYS = ("canonical", "strict")
 
 
@@ -58,12 +59,13 @@ class NoveltyIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the safetensors file that `moldiff prepare` writes.
+        """Read the file that `moldiff prepare` writes; `path` is that file or the prepared folder.
 
         Raises:
             MoldiffError: when the file is missing, is no safetensors file, or does not hold the two sorted arrays.
         """
         path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
             raise MoldiffError(f"novelty reference {path}: no such file, expected one written by 'moldiff prepare'")
         try:
