@@ -216,6 +216,8 @@ def is_stable(molecule: Molecule, vocabulary: Vocabulary | None = None) -> bool:
 
 
 def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> InvalidMolecule | None:
+    """The first atom with too many bonds, else the first with too few; None = all are fine."""
+    short = None
     sums = molecule.bond_sums().tolist()
     atoms = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True)
     extra = {} if vocabulary is None else vocabulary.extra_valences
@@ -225,12 +227,13 @@ def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> Inval
             continue
         if not allowed:
             return _at_atom(molecule, index, Status.VALENCE, f"no valence known for charge {charge:+d}")
-        # Short of a valence that the atom could still reach: an open shell rather than too many bonds.
-        status = Status.RADICAL if total < max(allowed) else Status.VALENCE
-        expected = " or ".join(map(str, allowed))
         at_charge = f" at charge {charge:+d}" if charge else ""
-        return _at_atom(molecule, index, status, f"bond orders sum to {total}, expected {expected}{at_charge}")
-    return None
+        reason = f"bond orders sum to {total}, expected {' or '.join(map(str, allowed))}{at_charge}"
+        if total > max(allowed):
+            return _at_atom(molecule, index, Status.VALENCE, reason)
+        # Short of a valence that the atom could still reach: an open shell rather than too many bonds.
+        short = short or _at_atom(molecule, index, Status.RADICAL, reason)
+    return short
 
 
 def _at_atom(molecule: Molecule, atom: int, status: Status, reason: str) -> InvalidMolecule:

@@ -1,0 +1,304 @@
+"""Reading and writing files of molecules, with every record accounted for.
+
+Files are read as a stream and parted into records here, so that a broken record cannot take its neighbours with it;
+bytes that are not UTF-8 are replaced, and any line ending will do.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff.batch import Molecule
+from moldiff.chem import smiles, to_rdkit
+from moldiff.errors import MoldiffError
+from moldiff.records import END_OF_BLOCK, Record, rejected, sdf_record, smiles_record, xyz_record
+
+Value = str | float | int | bool
+"""What a data field of a written record may hold."""
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """All records of a file, in order."""
+
+    path: Path
+    records: list[Record]
+
+    @property
+    def rejected(self) -> list[Record]:
+        """The records with a problem."""
+        return [record for record in self.records if record.problem is not None]
+
+    @property
+    def mols(self) -> list[Chem.Mol]:
+        """The RDKit molecules of the records without a problem."""
+        return [record.mol for record in self.records if record.mol is not None and record.problem is None]
+
+    def __str__(self) -> str:
+        bad = len(self.rejected)
+        return f"{self.path}: {len(self.records)} records, {len(self.records) - bad} read, {bad} rejected"
+
+
+def read(path: str | Path) -> ReadResult:
+    """Read a whole file; see `records`.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder, of an unknown type, or holds no record.
+    """
+    found = list(records(path))
+    if not found:
+        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
+    return ReadResult(Path(path), found)
+
+
+def records(path: str | Path) -> Iterator[Record]:
+    """The records of an SDF, MOL, XYZ or SMILES file (each also as .gz), one at a time.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder or of an unknown type.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(_READERS)})")
+    reader = _READERS[_suffix(path, _READERS)]
+    if not path.is_file():
+        raise MoldiffError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise MoldiffError(f"{path}: the file is empty")
+    with _open_text(path) as file:
+        yield from reader(_Lines(file))
+
+
+def _suffix(path: Path, known: Mapping[str, object]) -> str:
+    """The suffix of `path` without ".gz", in lower case."""
+    name = path.name.lower().removesuffix(".gz")
+    suffix = "." + name.rpartition(".")[2] if "." in name else ""
+    if suffix not in known:
+        raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
+    return suffix
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    raw = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # noqa: SIM115
+    with raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
+        try:
+            yield file
+        except gzip.BadGzipFile:
+            raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
+
+
+class _Lines:
+    """Lines without their ends; `cut` is set when a compressed file breaks off."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.cut = False
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for line in self._file:
+                yield line.rstrip("\r\n")
+        except (EOFError, zlib.error):
+            self.cut = True
+
+
+def _read_sdf(lines: _Lines) -> Iterator[Record]:
+    block: list[str] = []
+    number = 1
+    for line in lines:
+        if line.rstrip() == "$$$$":
+            yield sdf_record(number, block)
+            number, block = number + 1, []
+        else:
+            block.append(line)
+    if any(line.strip() for line in block):
+        # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
+        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block)
+        name = block[0].strip()
+        yield sdf_record(number, block) if whole else rejected(number, name, f"truncated at record {number}")
+
+
+def _read_xyz(lines: _Lines) -> Iterator[Record]:
+    stream = iter(lines)
+    number = 0
+    for line in stream:
+        if not line.strip():
+            continue
+        number += 1
+        if not line.split()[0].isdigit():
+            reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
+            yield rejected(number, "", reason)
+            return
+        count = int(line.split()[0])
+        frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
+        name = frame[0].strip() if frame else ""
+        if len(frame) < count + 1:
+            yield rejected(number, name, f"truncated at record {number}")
+            return
+        yield xyz_record(number, name, [text.split() for text in frame[1:]])
+
+
+def _read_smiles(lines: _Lines) -> Iterator[Record]:
+    number = 0
+    for line in lines:
+        words = line.split(maxsplit=1)
+        if not words or (number == 0 and words[0].lower() == "smiles"):
+            continue
+        number += 1
+        name = words[1].strip() if len(words) > 1 else ""
+        yield smiles_record(number, words[0], name)
+
+
+_READERS: dict[str, Callable[[_Lines], Iterator[Record]]] = {
+    ".sdf": _read_sdf,
+    ".sd": _read_sdf,
+    ".mol": _read_sdf,
+    ".xyz": _read_xyz,
+    ".smi": _read_smiles,
+    ".smiles": _read_smiles,
+}
+
+
+class Writer:
+    """Writes molecules to a file whose suffix says the type: .sdf, .xyz, .smi or .csv, each also with .gz.
+
+    Records go to a temporary file beside the target, which takes the target's place when the writer is closed. If
+    the work inside the `with` block is cut short (Ctrl-C), the file holds all records finished until then; if there
+    is none, an older file is left as it was.
+
+    Example:
+        with Writer("out.sdf") as writer:
+            writer.write(molecule, {"seed": 1})
+
+    Raises:
+        MoldiffError: for an unknown suffix, or a folder that does not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._format = _FORMATS[_suffix(self.path, _FORMATS)]
+        if self.path.is_dir():
+            raise MoldiffError(f"{path}: is a folder, expected the name of a file")
+        if not self.path.parent.is_dir():
+            raise MoldiffError(f"{path}: the folder {self.path.parent} does not exist")
+        self.count = 0
+        self._rows: list[dict[str, str]] = []
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._raw = self._temporary.open("wb")
+        if self.path.name.lower().endswith(".gz"):
+            # No name and no time inside, so that equal molecules make equal files.
+            packed = gzip.GzipFile(filename="", fileobj=self._raw, mode="wb", mtime=0)
+            self._file = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+        else:
+            self._file = io.TextIOWrapper(self._raw, encoding="utf-8", newline="\n")
+
+    def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
+        """Add one record with the molecule's properties and `fields` as its data; None and NaN are left out.
+
+        Raises:
+            MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
+                that has no SMILES.
+        """
+        if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+            raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
+        values = {**molecule.properties, **(fields or {})}
+        text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
+        if self._format is None:
+            self._rows.append(_csv_row(molecule, text))
+        else:
+            self._file.write(self._format(molecule, text))
+        self.count += 1
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        if self._rows:
+            columns = list(dict.fromkeys(key for row in self._rows for key in row))
+            table = csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
+            table.writeheader()
+            table.writerows(self._rows)
+        self._release()
+        self._temporary.replace(self.path)
+
+    def _release(self) -> None:
+        self._file.close()
+        self._raw.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and self.count == 0:
+            self._release()
+            self._temporary.unlink()
+        else:
+            self.close()
+
+
+def _is_missing(value: Value | None) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and not math.isfinite(value))
+
+
+def _field_text(key: str, value: Value | None) -> str:
+    if not key or re.search(r"[<>\r\n]", key):
+        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.8g}"
+    return " ".join(str(value).split())
+
+
+def _sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    mol = to_rdkit(replace(molecule, name=" ".join(molecule.name.split())))
+    mol.UpdatePropertyCache(strict=False)
+    # V2000 counts atoms and bonds with three digits.
+    large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+    block = Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large)
+    data = "".join(f">  <{key}>\n{text}\n\n" for key, text in fields.items())
+    return f"{block}{data}$$$$\n"
+
+
+def _xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    mol = to_rdkit(molecule)
+    atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
+    lines = [f"{atom.GetSymbol():<2s} {x:14.8f} {y:14.8f} {z:14.8f}\n" for atom, (x, y, z) in atoms]
+    return f"{len(lines)}\n{' '.join(molecule.name.split())}\n{''.join(lines)}"
+
+
+def _smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    return f"{smiles(molecule, stereo=True)}\t{' '.join(molecule.name.split())}\n"
+
+
+def _csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
+    """A row of the table; a graph that has no SMILES leaves that cell empty."""
+    try:
+        text = smiles(molecule, stereo=True)
+    except MoldiffError:
+        text = ""
+    return {"smiles": text, "name": molecule.name, **fields}
+
+
+_FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
+    ".sdf": _sdf_text,
+    ".xyz": _xyz_text,
+    ".smi": _smiles_text,
+    ".csv": None,  # rows are kept until all columns are known
+}
