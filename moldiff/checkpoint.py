@@ -111,7 +111,9 @@ def find_model(name_or_folder: str | Path) -> Path:
         return folder
     names = ", ".join(available_models()) or "none"
     found = "a folder without config.json" if folder.is_dir() else "no such model or folder"
-    raise MoldiffError(f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}")
+    raise MoldiffError(
+        f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}"
+    )
 
 
 def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = OWN_PREFIXES) -> Checkpoint:

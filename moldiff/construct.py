@@ -46,7 +46,9 @@ def construct(config: Any, allowed: Sequence[str] | None = OWN_PREFIXES, **argum
 
 def _find(target: Any, allowed: Sequence[str] | None) -> Any:
     if not isinstance(target, str) or "." not in target:
-        raise MoldiffError(f"_target_: got {target!r}, expected a dotted name such as moldiff.nn.denoiser.PairTransformer")
+        raise MoldiffError(
+            f"_target_: got {target!r}, expected a dotted name such as moldiff.nn.denoiser.PairTransformer"
+        )
     if allowed is not None and not target.startswith(tuple(allowed)):
         raise MoldiffError(f"_target_: got {target}, expected a name that starts with {' or '.join(allowed)}")
     module, _, name = target.rpartition(".")

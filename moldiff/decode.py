@@ -114,6 +114,8 @@ def most_probable(
     Returns:
         Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
     """
+    if not (np.isfinite(atoms).all() and np.isfinite(pairs).all()):
+        return None
     for keep in (_KEEP_WITHIN, np.inf):
         programme = _Programme.build(atoms, pairs, vocabulary, keep)
         for _ in range(len(atoms)):

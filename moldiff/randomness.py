@@ -37,36 +37,50 @@ class BatchDraws:
     """One `torch.Generator` for the whole batch: fast, but the numbers depend on the batch's shape."""
 
     def __init__(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> None:
-        self._options = {"generator": generator, "device": generator.device, "dtype": dtype}
+        self._generator = generator
+        self._dtype = dtype
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
-        noise = torch.randn(*node_mask.shape, *tail, **self._options)
+        noise = torch.empty(*node_mask.shape, *tail, dtype=self._dtype, device=self._generator.device)
+        noise.normal_(generator=self._generator)
         return noise * node_mask.reshape(*node_mask.shape, *(1 for _ in tail))
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         batch, size = node_mask.shape
-        atoms = torch.rand(batch, size, 2, **self._options)
-        pairs = torch.rand(batch, size, size, 2, **self._options)
+        atoms = torch.empty(batch, size, 2, dtype=self._dtype, device=self._generator.device)
+        pairs = torch.empty(batch, size, size, 2, dtype=self._dtype, device=self._generator.device)
+        atoms.uniform_(generator=self._generator)
+        pairs.uniform_(generator=self._generator)
         return atoms, _symmetric(pairs)
 
 
-class MoleculeDraws:
-    """One CPU generator per molecule, seeded by (seed, index of the molecule).
+def molecule_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of molecule `index` of a run.
 
     Args:
         seed: the run's seed, 0 <= seed < 2**32.
-        indices: the index of each molecule of the batch within the run, each 0 <= index < 2**31.
+        index: number of the molecule within the run, 0 <= index < 2**31.
+    """
+    # A torch.Generator is seeded with 64 bits: the run's seed fills the upper ones, the index the lower.
+    return torch.Generator().manual_seed((seed << 31) + index)
+
+
+class MoleculeDraws:
+    """One CPU generator per molecule of the batch.
+
+    Args:
+        generators: of each molecule, see `molecule_generator`.
+        dtype: of the numbers.
+        device: where the numbers are wanted; they are always drawn on the CPU, so that every device gets the same.
     """
 
     def __init__(
         self,
-        seed: int,
-        indices: Sequence[int],
+        generators: Sequence[torch.Generator],
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        # Seeds of a torch.Generator have 64 bits: the run's seed fills the upper half, the index the lower.
-        self._generators = [torch.Generator().manual_seed((seed << 31) + index) for index in indices]
+        self._generators = generators
         self._dtype = dtype
         self._device = device
 

@@ -1,0 +1,42 @@
+"""What this machine is good at: the choices that `auto` stands for."""
+
+from __future__ import annotations
+
+import shutil
+
+import torch
+
+from moldiff.errors import MoldiffError
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` = the first GPU if there is one, otherwise the CPU; anything else as torch names it.
+
+    Raises:
+        MoldiffError: for a device torch does not know or this machine lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MoldiffError(f"device: got {device!r}, expected auto, cpu or a GPU this machine has ({reason})") from None
+    return chosen
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are done by the hardware rather than emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` is known to pay: on GPUs, and on CPUs with AVX-512 and a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    has_avx512 = getattr(torch.cpu, "_is_avx512_supported", lambda: False)()
+    return bool(has_avx512) and any(shutil.which(name) for name in ("c++", "g++", "clang++"))

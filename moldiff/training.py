@@ -1,0 +1,388 @@
+"""Training by Lightning: a thin module around `MoleculeDiffusion`, and one function that runs it from a config."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from moldiff.batch import MolBatch
+from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint, save_model
+from moldiff.construct import construct
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.loader import DenseBatches, evaluation_batches
+from moldiff.errors import MoldiffError
+from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16
+from moldiff.model import MoleculeDiffusion, TimeDistribution
+
+STATE_FILE = "last.ckpt"
+_MANY_STEPS = 10**9
+_COMPILE_FROM = 3000
+"""Compiling costs about two minutes, so it is left out of shorter trainings."""
+
+
+class DiffusionTraining(lightning.LightningModule):
+    """Loss, optimizer and averaged weights of one model.
+
+    Every random number of a step comes from a generator seeded by (seed, step, rank), so a resumed training draws
+    what an uninterrupted one would have drawn.
+
+    Args:
+        model: the model to train.
+        optimizer: builds the optimizer from named parameters.
+        schedule: (step, progress) -> factor on the learning rates.
+        times: draws the noise levels of a batch.
+        field_weights: weight of every field's loss.
+        self_conditioning: share of the steps that feed the network its own estimate.
+        ema_decay: of the averaged weights, reached after a warm-up.
+        seed: of all random numbers.
+        max_norm: the gradient's norm is clipped to this.
+    """
+
+    def __init__(
+        self,
+        model: MoleculeDiffusion,
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[[int, float], float],
+        times: TimeDistribution,
+        field_weights: Mapping[str, float],
+        self_conditioning: float = 0.5,
+        ema_decay: float = 0.999,
+        seed: int = 0,
+        max_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.averaged = copy.deepcopy(model).requires_grad_(False)
+        self.make_optimizer, self.schedule, self.times = optimizer, schedule, times
+        self.field_weights, self.self_conditioning = field_weights, self_conditioning
+        self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.make_optimizer(self.model.denoiser.named_parameters())
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+        return optimizer
+
+    def generator(self, step: int, rank: int) -> torch.Generator:
+        """The source of a step's random numbers on one rank."""
+        return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10) + rank)
+
+    def training_step(self, batch: MolBatch) -> Tensor:
+        coin = torch.rand((), generator=torch.Generator().manual_seed(((self.seed + 1) << 40) + self.global_step))
+        losses = self.model.losses(
+            batch,
+            self.times,
+            self.generator(self.global_step, self.global_rank),
+            self_condition=bool(coin < self.self_conditioning),
+        )
+        total = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
+        self.log_dict(
+            {f"train/{name}": loss.detach() for name, loss in losses.items()} | {"train/loss": total.detach()}
+        )
+        return total
+
+    def on_train_batch_start(self, batch: MolBatch, batch_idx: int) -> None:
+        factor = self.schedule(self.global_step, self.progress())
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = factor * group["full_lr"]
+
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by time, whichever is further."""
+        steps = self.global_step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
+        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
+        limits = [(timer.time_elapsed(), timer.time_remaining()) for timer in timers]
+        timed = max((elapsed / (elapsed + left) for elapsed, left in limits if left), default=0.0)
+        if timed:  # every rank has its own clock, but all need the same learning rate
+            timed = self.trainer.strategy.broadcast(timed)
+        return min(1.0, max(steps, timed))
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        parameters = list(self.model.denoiser.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
+        averaged, current = (list(m.denoiser.parameters()) for m in (self.averaged, self.model))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
+        generator = self.generator(batch_idx, 0)
+        losses = self.averaged.losses(batch, self.times, generator, self_condition=True)
+        bound = self.averaged.bound(batch, generator)
+        logged = {f"valid/{name}": loss for name, loss in losses.items()}
+        logged["valid/loss"] = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
+        logged |= {f"valid/bound_{name}": value.mean() for name, value in bound.items()}
+        logged["valid/bound"] = torch.stack([value.mean() for value in bound.values()]).sum()
+        self.log_dict(logged, batch_size=batch.num_molecules, sync_dist=True)
+
+
+class StepDataset(Dataset[MolBatch]):
+    """Batch by step of the whole training, over all epochs."""
+
+    def __init__(self, batches: DenseBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> MolBatch:
+        epoch, k = divmod(step, len(self.batches))
+        self.batches.set_epoch(epoch)
+        return self.batches[k]
+
+
+class _StepSampler(Sampler[int]):
+    """Steps from `start` on. The length is that of the whole training, which is how Lightning counts on resuming."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class TrainingData(lightning.LightningDataModule):
+    """Batches of a prepared set by training step.
+
+    Args:
+        prepared: the set.
+        batch_size: molecules a step and device.
+        seed: of the order.
+        num_validation: molecules of the validation part that are used.
+    """
+
+    def __init__(self, prepared: PreparedSet, *, batch_size: int, seed: int, num_validation: int) -> None:
+        super().__init__()
+        self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
+        self.num_validation = num_validation
+
+    def train_dataloader(self) -> DataLoader[MolBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = DenseBatches(
+            self.prepared,
+            self.prepared.split("train"),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        total = trainer.max_steps if trainer.max_steps > 0 else _MANY_STEPS
+        sampler = _StepSampler(trainer.global_step, total)
+        return DataLoader(StepDataset(batches), batch_size=None, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[MolBatch] | Sequence[MolBatch]:
+        indices = self.prepared.split("valid")[: self.num_validation]
+        if len(indices) == 0:
+            return []
+        batches = evaluation_batches(self.prepared, indices, batch_size=self.batch_size)
+        return DataLoader(batches, batch_size=None, shuffle=False)
+
+
+class ProgressLine(Callback):
+    """Prints step, loss, speed and the time that is left, every so many steps."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._since = (0, 0.0)
+        self._molecules = 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        step = trainer.global_step
+        self._molecules += batch.num_molecules * trainer.world_size
+        if not trainer.is_global_zero or (step % self.every and step != 2):
+            return
+        now = time.monotonic()
+        if self._since[1]:
+            seconds = now - self._since[1]
+            left = self._left(trainer, pl_module, seconds / max(1, step - self._since[0]))
+            loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
+            print(f"step {step}  loss {loss:.3f}  {self._molecules / seconds:.0f} molecules/s  left {left}", flush=True)
+        self._since, self._molecules = (step, now), 0
+
+    @staticmethod
+    def _left(trainer: Any, pl_module: DiffusionTraining, seconds_a_step: float) -> timedelta:
+        by_steps = (trainer.max_steps - trainer.global_step) * seconds_a_step if trainer.max_steps > 0 else float("inf")
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        by_time = min((timer.time_remaining() or float("inf") for timer in timers), default=float("inf"))
+        left = min(by_steps, by_time)
+        return timedelta(seconds=round(left)) if left < float("inf") else timedelta.max
+
+
+class ModelExport(Callback):
+    """Writes the averaged model to a folder after every validation and at the end.
+
+    Args:
+        folder: where to.
+        config: `denoiser` and `process` configs and the training's own.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder, self.config = folder, config
+        self._start = time.monotonic()
+
+    def export(self, trainer: Any, pl_module: DiffusionTraining) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            seconds = round(time.monotonic() - self._start)
+            done = {"steps": trainer.global_step, "seconds": seconds, "world_size": trainer.world_size}
+            save_model(self.folder, pl_module.averaged, {**self.config, "trained": done})
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.export(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.export(trainer, pl_module)
+
+
+class SampleQuality(Callback):
+    """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
+
+    Args:
+        score: model -> numbers by name; samples and judges.
+        every: validations between two scorings.
+    """
+
+    def __init__(self, score: Callable[[MoleculeDiffusion], Mapping[str, float]], every: int = 1) -> None:
+        self.score, self.every = score, every
+        self._validations = 0
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if self._validations % self.every == 0 and trainer.is_global_zero:
+            with torch.autocast(pl_module.device.type, enabled=False):
+                scores = self.score(pl_module.averaged)
+            print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
+            trainer.logger.log_metrics({f"sample/{k}": v for k, v in scores.items()}, step=trainer.global_step)
+        trainer.strategy.barrier()
+
+
+def train(config: Mapping[str, Any]) -> Path:
+    """Train a model as a config says; the averaged model ends up in the folder `out`.
+
+    Raises:
+        MoldiffError: for data, a model to start from or a folder that cannot be used.
+    """
+    out = Path(config["out"])
+    prepared = PreparedSet.load(config["data"]["folder"])
+    state = _claim(out, resume=config["resume"])
+    model = build_model(config, prepared.vocabulary, prepared.statistics)
+    if config["init"] is not None:
+        _start_from(model, config["init"])
+    device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
+    fast = has_fast_bfloat16(device)
+    module = DiffusionTraining(
+        model,
+        optimizer=_optimizer(config["optimizer"], torch.bfloat16 if fast else None),
+        schedule=construct(config["schedule"], None),
+        times=construct(config["times"], None),
+        field_weights=config["field_weights"],
+        self_conditioning=config["self_conditioning"],
+        ema_decay=config["ema_decay"],
+        seed=config["seed"],
+    )
+    if _wants_compile(config, device):
+        for layer in model.denoiser.layers:
+            layer.compile(dynamic=False)
+    data = TrainingData(
+        prepared,
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        num_validation=config["trainer"]["num_validation"],
+    )
+    trainer = _trainer(config, out, fast)
+    trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+    if trainer.is_global_zero and (prepared.path / NOVELTY_FILE).is_file():
+        shutil.copyfile(prepared.path / NOVELTY_FILE, out / NOVELTY_FILE)
+    return out
+
+
+def _claim(out: Path, *, resume: bool) -> Path | None:
+    """The state to resume from, or None for a new run, whose folder must be empty."""
+    state = out / STATE_FILE
+    if resume:
+        if not state.is_file():
+            raise MoldiffError(f"resume: {state} not found, expected the folder of an interrupted training")
+        return state
+    is_launched_copy = int(os.environ.get("LOCAL_RANK", "0")) > 0  # its first process has claimed the folder already
+    if out.exists() and any(out.iterdir()) and not is_launched_copy:
+        raise MoldiffError(f"out: {out} is not empty; choose another folder, or resume=true to continue there")
+    out.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def _start_from(model: MoleculeDiffusion, name: str | Path) -> None:
+    """Take over the weights of a trained model with the same vocabulary."""
+    start = load_checkpoint(name)
+    if start.model.vocabulary != model.vocabulary:
+        theirs, ours = start.model.vocabulary, model.vocabulary
+        raise MoldiffError(f"init: {start.name} knows the classes {theirs}; the data has {ours}")
+    model.denoiser.load_state_dict(start.model.denoiser.state_dict())
+
+
+def _optimizer(config: Mapping[str, Any], dtype: torch.dtype | None) -> Callable[..., torch.optim.Optimizer]:
+    build: Callable[..., torch.optim.Optimizer] = construct(config, None)
+    if "MuonAdamW" in str(config["_target_"]):
+        return lambda named: build(named, dtype=dtype)
+    return lambda named: build([parameter for _, parameter in named])
+
+
+def _wants_compile(config: Mapping[str, Any], device: torch.device) -> bool:
+    if config["compile"] != "auto":
+        return bool(config["compile"])
+    return can_compile(device) and (config["trainer"]["max_steps"] or 0) >= _COMPILE_FROM
+
+
+def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool) -> lightning.Trainer:
+    options = config["trainer"]
+    precision = options["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if fast_bfloat16 else "32-true"
+    callbacks: list[Callback] = [
+        ProgressLine(options["log_every"]),
+        ModelExport(out, {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}),
+        ModelCheckpoint(
+            out, filename="last", every_n_train_steps=options["validate_every"], enable_version_counter=False
+        ),
+    ]
+    if options["num_quality_samples"]:
+        score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
+        callbacks.insert(1, SampleQuality(score, options["sample_every"]))
+    if options["max_time"]:
+        callbacks.append(Timer(options["max_time"], interval="step"))
+    return lightning.Trainer(
+        accelerator=options["accelerator"],
+        devices=options["devices"],
+        strategy=options["strategy"],
+        precision=precision,
+        max_steps=options["max_steps"] or -1,
+        max_epochs=-1,
+        callbacks=callbacks,
+        logger=CSVLogger(out, name="", version="log"),
+        log_every_n_steps=options["log_every"],
+        val_check_interval=options["validate_every"],
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=out,
+    )
