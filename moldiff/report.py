@@ -118,7 +118,7 @@ def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]
 
 
 def format_value(result: MetricResult) -> str:
-    """The value for people: per cent of counts (two decimals), four significant digits of anything else, a dash for none."""
+    """The value for people: counts in per cent, anything else in four significant digits, a dash for none."""
     value = result.value
     if value is None or not math.isfinite(value):
         return MISSING
@@ -181,14 +181,20 @@ def _table(protocol: str, results: Sequence[MetricResult], notes: Mapping[str, s
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("counted", justify="right")
-    noted = any(result.name in notes for result in results)
-    if noted:
-        table.add_column("note")
     for result in results:
         if not _is_empty_status(result):
-            row = (_label(result.name), format_value(result), format_fraction(result))
-            table.add_row(*row, *([notes.get(result.name, "")] if noted else []))
+            table.add_row(_label(result.name), format_value(result), format_fraction(result))
+    table.caption = _caption(results, notes)
     return table
+
+
+def _caption(results: Sequence[MetricResult], notes: Mapping[str, str]) -> str | None:
+    """Why results have no value, each reason once; None = all have one."""
+    labels: dict[str, list[str]] = {}
+    for result in results:
+        if result.name in notes and not _is_empty_status(result):
+            labels.setdefault(notes[result.name], []).append(_label(result.name))
+    return "\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items()) or None
 
 
 def _label(name: str) -> str:

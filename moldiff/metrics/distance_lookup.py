@@ -57,6 +57,9 @@ NEUTRAL_VALENCES: dict[int, tuple[int, ...]] = {
 }  # fmt: skip
 """Allowed sums of looked-up orders. EDM allows sulfur 4 only, which is kept so that numbers compare."""
 
+Atoms = tuple[np.ndarray, np.ndarray]
+"""Atomic numbers [a] and coordinates [a, 3] (Å) of all atoms of a molecule, hydrogens included."""
+
 _NUM_ELEMENTS = 119  # atomic numbers 0 (padding) to 118
 _MAX_PAIRS = 500_000  # entries of one padded block of distances, about 12 MB of coordinates differences
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
@@ -87,7 +90,7 @@ _ALLOWED = _valence_table()
 
 @dataclass(frozen=True, eq=False)
 class LookedUp:
-    """One molecule as protocol P1 sees it; atoms are the heavy atoms followed by all hydrogens.
+    """One molecule as protocol P1 sees it.
 
     Attributes:
         atomic_number: [a] integers.
@@ -107,7 +110,7 @@ class LookedUp:
         return len(self.atom_stable) > 0 and bool(self.atom_stable.all())
 
 
-def all_atoms(molecule: Molecule) -> tuple[np.ndarray, np.ndarray]:
+def all_atoms(molecule: Molecule) -> Atoms:
     """Atomic numbers [a] and coordinates [a, 3] (Å): heavy atoms first, then the hydrogens in their order."""
     used = np.arange(MAX_HYDROGENS)[None, :] < molecule.num_hydrogens[:, None]
     hydrogens = (molecule.pos[:, None, :] + molecule.hydrogen_offset)[used]
@@ -134,9 +137,8 @@ def bond_orders(atomic_number: np.ndarray, pos: np.ndarray) -> np.ndarray:
     return orders
 
 
-def look_up(molecules: Sequence[Molecule]) -> list[LookedUp]:
-    """Bonds and stability of every molecule, in the order given."""
-    atoms = [all_atoms(molecule) for molecule in molecules]
+def look_up(atoms: Sequence[Atoms]) -> list[LookedUp]:
+    """Bonds and stability of molecules given by atomic numbers [a] and coordinates [a, 3] (Å), in the order given."""
     found: list[LookedUp | None] = [None] * len(atoms)
     for block in _blocks([len(z) for z, _ in atoms]):
         for index, looked_up in zip(block, _look_up_block([atoms[i] for i in block]), strict=True):
@@ -156,7 +158,7 @@ def _blocks(sizes: Sequence[int]) -> Iterator[list[int]]:
         yield block
 
 
-def _look_up_block(atoms: Sequence[tuple[np.ndarray, np.ndarray]]) -> Iterator[LookedUp]:
+def _look_up_block(atoms: Sequence[Atoms]) -> Iterator[LookedUp]:
     width = max(len(z) for z, _ in atoms)
     atomic_number = np.zeros((len(atoms), width), dtype=np.int64)
     pos = np.zeros((len(atoms), width, 3))
@@ -208,7 +210,7 @@ def distance_lookup(
 
     Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
     """
-    looked_up = look_up([m for m in molecules if isinstance(m, Molecule)])
+    looked_up = look_up([all_atoms(m) for m in molecules if isinstance(m, Molecule)])
     return distance_lookup_results(looked_up, [largest_fragment(m) for m in looked_up], len(molecules))
 
 

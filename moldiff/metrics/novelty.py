@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from rdkit import Chem
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -41,8 +42,8 @@ class NoveltyIndex:
     num_skipped: int = 0
 
     @classmethod
-    def of(cls, reference: Iterable[Molecule | InvalidMolecule | str]) -> Self:
-        """Index molecules or SMILES; entries that cannot be read are skipped and counted."""
+    def of(cls, reference: Iterable[Molecule | InvalidMolecule | Chem.Mol | str]) -> Self:
+        """Index molecules, RDKit molecules or SMILES; entries that cannot be read are skipped and counted."""
         canonical, strict, skipped = set(), set(), 0
         for entry in reference:
             if isinstance(entry, InvalidMolecule):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from moldiff.batch import Molecule
 from moldiff.metrics.distance_lookup import (
+    Atoms,
     LargestFragment,
     LookedUp,
+    all_atoms,
     distance_lookup_results,
     largest_fragment,
     look_up,
@@ -27,7 +29,7 @@ class MoleculeRow:
     """What is known of one record after scoring; None where a question does not apply.
 
     Attributes:
-        index: 0-based place in the list.
+        number: place in the list or file, from 1.
         name: title of the record.
         status: outcome of the P2 check; "ok" = valid.
         reason: why it is not valid.
@@ -43,7 +45,7 @@ class MoleculeRow:
         p1_fragments: pieces of the looked-up graph.
     """
 
-    index: int
+    number: int
     name: str
     status: Status
     reason: str
@@ -79,6 +81,7 @@ def score(
     novelty: NoveltyIndex | None = None,
     *,
     vocabulary: Vocabulary | None = None,
+    atoms: Sequence[Atoms | None] | None = None,
 ) -> Scores:
     """Score molecules by P1, P2, uniqueness and novelty.
 
@@ -86,18 +89,22 @@ def score(
         molecules: what was read or sampled; `InvalidMolecule` = a record that could not be read, which counts.
         novelty: index of the known molecules; None = novelty has no value.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
+        atoms: elements and coordinates for P1, where a record has them without being a molecule; None entries have
+            none. Default: those of the molecules.
     """
+    if atoms is None:
+        atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
     verdicts = [judge(molecule, vocabulary) for molecule in molecules]
-    readable = [molecule for molecule in molecules if isinstance(molecule, Molecule)]
-    looked_up = look_up(readable)
+    looked_up = look_up([entry for entry in atoms if entry is not None])
     fragments = [largest_fragment(graph) for graph in looked_up]
     results = [
         *distance_lookup_results(looked_up, fragments, len(molecules)),
         *validity_results(verdicts),
         *novelty_results(verdicts, novelty),
     ]
-    rows = _rows(molecules, verdicts, list(zip(looked_up, fragments, strict=True)), novelty)
-    return Scores(results, rows, _notes(results, novelty))
+    found = iter(zip(looked_up, fragments, strict=True))
+    lookups = [None if entry is None else next(found) for entry in atoms]
+    return Scores(results, _rows(molecules, verdicts, lookups, novelty), _notes(results, novelty))
 
 
 def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
@@ -118,34 +125,30 @@ def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dic
 def _rows(
     molecules: Sequence[Molecule | InvalidMolecule],
     verdicts: Sequence[Verdict],
-    lookups: Sequence[tuple[LookedUp, LargestFragment | None]],
+    lookups: Sequence[tuple[LookedUp, LargestFragment | None] | None],
     novelty: NoveltyIndex | None,
 ) -> list[MoleculeRow]:
     rows, seen = [], set[str]()
-    remaining = iter(lookups)
-    for index, (molecule, verdict) in enumerate(zip(molecules, verdicts, strict=True)):
-        reason = "" if verdict.problem is None else verdict.problem.reason
-        if isinstance(molecule, InvalidMolecule):
-            rows.append(MoleculeRow(index, "", verdict.status, reason))
-            continue
-        graph, fragment = next(remaining)
+    for number, (molecule, verdict, lookup) in enumerate(zip(molecules, verdicts, lookups, strict=True), start=1):
+        readable = isinstance(molecule, Molecule)
+        graph, fragment = lookup or (None, None)
         key = verdict.canonical
         rows.append(
             MoleculeRow(
-                index=index,
-                name=molecule.name,
+                number=number,
+                name=molecule.name if isinstance(molecule, Molecule) else "",
                 status=verdict.status,
-                reason=reason,
+                reason="" if verdict.problem is None else verdict.problem.reason,
                 smiles=verdict.strict,
-                num_heavy_atoms=molecule.num_heavy_atoms,
-                num_atoms=verdict.num_atoms,
-                num_fragments=verdict.num_fragments,
-                p2_stable=verdict.stable,
+                num_heavy_atoms=molecule.num_heavy_atoms if isinstance(molecule, Molecule) else None,
+                num_atoms=verdict.num_atoms if readable else None,
+                num_fragments=verdict.num_fragments if readable else None,
+                p2_stable=verdict.stable if readable else None,
                 unique=None if key is None else key not in seen,
                 novel=None if key is None or not novelty else not novelty.contains(key),
-                p1_stable=graph.stable,
-                p1_smiles=fragment and fragment.smiles,
-                p1_fragments=fragment and fragment.num_fragments,
+                p1_stable=None if graph is None else graph.stable,
+                p1_smiles=None if fragment is None else fragment.smiles,
+                p1_fragments=None if fragment is None else fragment.num_fragments,
             )
         )
         if key is not None:

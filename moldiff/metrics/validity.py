@@ -112,7 +112,14 @@ def validity_results(verdicts: Sequence[Verdict]) -> list[MetricResult]:
     for status in Status:
         if status is not Status.OK:
             failed = sum(v.status is status for v in verdicts)
-            counts.append((f"p2_status_{status}", failed, total, f"Molecules whose check ended with '{status}', over all molecules."))
+            counts.append(
+                (
+                    f"p2_status_{status}",
+                    failed,
+                    total,
+                    f"Molecules whose check ended with '{status}', over all molecules.",
+                )
+            )
     return [MetricResult(*count) for count in counts]
 
 
