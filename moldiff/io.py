@@ -13,12 +13,12 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Protocol, Self, TextIO
 
 import numpy as np
 from rdkit import Chem
@@ -175,6 +175,28 @@ _READERS: dict[str, Callable[[_Lines], Iterator[Record]]] = {
 }
 
 
+class Recorded(Protocol):
+    """A molecule with data of its own, such as one drawn by `moldiff.generate`."""
+
+    @property
+    def molecule(self) -> Molecule: ...
+
+    def record(self) -> Mapping[str, Value | None]:
+        """The data fields of its record."""
+        ...
+
+
+def write(path: str | Path, molecules: Iterable[Molecule | Recorded]) -> int:
+    """Write molecules to a file, each with its properties or record as data; how many there were. See `Writer`."""
+    with Writer(path) as writer:
+        for item in molecules:
+            if isinstance(item, Molecule):
+                writer.write(item)
+            else:
+                writer.write(item.molecule, item.record())
+    return writer.count
+
+
 class Writer:
     """Writes molecules to a file whose suffix says the type: .sdf, .xyz, .smi or .csv, each also with .gz.
 
@@ -204,7 +226,7 @@ class Writer:
         if self.path.name.lower().endswith(".gz"):
             # No name and no time inside, so that equal molecules make equal files.
             packed = gzip.GzipFile(filename="", fileobj=self._raw, mode="wb", mtime=0)
-            self._file = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
+            self._file: TextIO = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
         else:
             self._file = io.TextIOWrapper(self._raw, encoding="utf-8", newline="\n")
 

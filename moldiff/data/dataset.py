@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import Tensor, from_numpy
-from torch_geometric.data import Data, InMemoryDataset
 
 from moldiff.batch import Molecule
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
+
+if TYPE_CHECKING:
+    from moldiff.data.graphs import MoleculeGraphs
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -32,14 +33,14 @@ SMILES_FILE = "smiles.txt"
 REJECTED_FILE = "rejected.csv"
 NOVELTY_FILE = "novelty.safetensors"
 
-_ATOM_FIELDS = {
+ATOM_FIELDS = {
     "atomic_number": np.uint8,
     "formal_charge": np.int8,
     "num_hydrogens": np.uint8,
     "pos": np.float32,
     "hydrogen_offset": np.float32,
 }
-_BOND_FIELDS = {"edge_index": np.int16, "bond_order": np.uint8}
+BOND_FIELDS = {"edge_index": np.int16, "bond_order": np.uint8}
 
 
 def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> dict[str, np.ndarray]:
@@ -55,12 +56,12 @@ def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> dict[str, 
     tails = {"pos": (3,), "hydrogen_offset": (MAX_HYDROGENS, 3)}
     fields = {"atomic_number", "formal_charge", "num_hydrogens", "pos", "hydrogen_offset"}
     flat = {
-        name: _concatenate([getattr(m, name) for m in molecules], (0, *tails.get(name, ())), _ATOM_FIELDS[name])
+        name: _concatenate([getattr(m, name) for m in molecules], (0, *tails.get(name, ())), ATOM_FIELDS[name])
         for name in sorted(fields)
     }
     return flat | {
-        "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=_BOND_FIELDS["edge_index"]),
-        "bond_order": bonds[:, 2].astype(_BOND_FIELDS["bond_order"]),
+        "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
+        "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
         "y": np.array(values, dtype=np.float32).reshape(len(molecules), len(properties)),
         "atom_slices": np.cumsum([0, *(m.num_heavy_atoms for m in molecules)], dtype=np.int64),
         "bond_slices": np.cumsum([0, *(len(m.bonds) for m in molecules)], dtype=np.int64),
@@ -91,7 +92,7 @@ def _used_slots(flat: Mapping[str, np.ndarray]) -> np.ndarray:
 def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> dict[str, np.ndarray]:
     """The packed form of the molecules `indices`, in that order."""
     picked: dict[str, np.ndarray] = {"y": flat["y"][indices]}
-    for fields, slices in ((_ATOM_FIELDS, "atom_slices"), (_BOND_FIELDS, "bond_slices")):
+    for fields, slices in ((ATOM_FIELDS, "atom_slices"), (BOND_FIELDS, "bond_slices")):
         start, counts = flat[slices][indices], np.diff(flat[slices])[indices]
         picked[slices] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = np.repeat(start - picked[slices][:-1], counts) + np.arange(counts.sum())
@@ -112,31 +113,6 @@ def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.n
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     classes: np.ndarray = vocabulary.encode(*(column[first] for column in columns))
     return classes[inverse]
-
-
-class MoleculeGraphs(InMemoryDataset):  # type: ignore[misc]
-    """M molecules in PyG's collated form: one `Data` of concatenated fields and the slices that part them.
-
-    `graphs[i]` is a `Data` with `atomic_number`, `formal_charge`, `num_hydrogens` [n], `pos` [n, 3] (Å),
-    `hydrogen_offset` [n, 4, 3] (Å), `edge_index` [2, m] with i < j, `bond_order` [m] and `y` [1, P]. Bonds are
-    listed once; a message-passing network wants both directions, `torch_geometric.utils.to_undirected`.
-
-    Args:
-        flat: the arrays of `pack`.
-    """
-
-    def __init__(self, flat: Mapping[str, np.ndarray]) -> None:
-        super().__init__()
-        tensors = {name: from_numpy(flat[name]) for name in (*_ATOM_FIELDS, *_BOND_FIELDS, "y")}
-        fields = {name: t if t.is_floating_point() else t.long() for name, t in tensors.items()}
-        atoms, bonds = from_numpy(flat["atom_slices"]), from_numpy(flat["bond_slices"])
-        slices = dict.fromkeys(_ATOM_FIELDS, atoms) | dict.fromkeys(_BOND_FIELDS, bonds)
-        self._data = Data(**fields)
-        self.slices: dict[str, Tensor] = slices | {"y": from_numpy(np.arange(len(flat["y"]) + 1))}
-
-    @property
-    def num_molecules(self) -> int:
-        return len(self.slices["y"]) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +148,9 @@ class PreparedSet:
     @cached_property
     def graphs(self) -> MoleculeGraphs:
         """The molecules as a PyG data set."""
+        # Imported here, for PyG takes seconds to import and dense training and sampling do without it.
+        from moldiff.data.graphs import MoleculeGraphs
+
         return MoleculeGraphs(self.flat)
 
     @cached_property
@@ -197,7 +176,7 @@ class PreparedSet:
         index = range(len(self))[index]
         atoms = slice(*self.flat["atom_slices"][index : index + 2])
         bonds = slice(*self.flat["bond_slices"][index : index + 2])
-        fields = {name: self.flat[name][atoms] for name in _ATOM_FIELDS}
+        fields = {name: self.flat[name][atoms] for name in ATOM_FIELDS}
         wide = {
             name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for name, value in fields.items()
         }
@@ -260,7 +239,7 @@ def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
         raise MoldiffError(f"{path}: not found; prepare the set again") from None
     except SafetensorError as error:
         raise MoldiffError(f"{path}: damaged ({error}); prepare the set again") from None
-    expected = {*_ATOM_FIELDS, *_BOND_FIELDS, "y", "atom_slices", "bond_slices", *(f"split_{name}" for name in SPLITS)}
+    expected = {*ATOM_FIELDS, *BOND_FIELDS, "y", "atom_slices", "bond_slices", *(f"split_{name}" for name in SPLITS)}
     if missing := expected - arrays.keys():
         raise MoldiffError(f"{path}: lacks {', '.join(sorted(missing))}; prepare the set again")
     return _packed_form(arrays)
