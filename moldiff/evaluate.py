@@ -108,6 +108,8 @@ def _atoms_of(record: Record) -> Atoms | None:
     if mol is None or not mol.GetNumConformers() or (mol.GetNumAtoms() > 1 and not mol.GetConformer().Is3D()):
         return None
     elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
+        return None
     return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
 
 

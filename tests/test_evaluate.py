@@ -126,6 +126,16 @@ def test_p1_sees_atoms_that_are_no_molecule(tmp_path):
     assert fraction(report, "p2_valid") == (0, 1)
 
 
+def test_dummy_atoms_are_not_valid_in_any_protocol(tmp_path):
+    path = tmp_path / "dummy.sdf"
+    atoms = [("*", 1.3, 0.1, 0.2), ("O", 0, 0, 0), ("H", -0.4, 0.8, 0.2)]
+    path.write_text(record("dummy", atoms, [(1, 2, 1), (2, 3, 1)]))
+    report = evaluate(path)
+    assert fraction(report, "p1_valid") == (0, 1)
+    assert fraction(report, "p2_valid") == (0, 1)
+    assert "dummy atom" in report.rows[0]["reason"]
+
+
 def test_reference_from_a_file(mixed, tmp_path):
     path = tmp_path / "train.smi"
     path.write_text("[H]O[H]\nnot-a-molecule\n")
