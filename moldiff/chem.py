@@ -277,6 +277,10 @@ def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) ->
     normalised by RDKit's `Normalizer`, and hypervalent S and P are written with double bonds, so that
     `C[S+](C)[O-]` and `CS(C)=O` agree. Charges and tautomers are left as they are.
 
+    Example:
+        >>> canonical_key("C[S+](C)[O-]"), canonical_key("[H]C([H])([H])[OH:1]")
+        ('CS(C)=O', 'CO')
+
     Raises:
         MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
     """

@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -93,22 +94,30 @@ def prepare(source: Source, out: str | Path, *, num_workers: int = 2, progress: 
     out = Path(out)
     _refuse_foreign(out)
     kept: list[Molecule] = []
-    rejected: list[tuple[int, str, str]] = []
+    rejected: list[tuple[int, str, InvalidMolecule]] = []
     for number, name, outcome in _tracked(source.records(), len(source), f"reading {source.name}", progress):
         if isinstance(outcome, InvalidMolecule):
-            rejected.append((number, name, outcome.reason))
+            rejected.append((number, name, outcome))
         else:
             kept.append(outcome)
     if not kept:
-        first = f"; first reason: {rejected[0][2]}" if rejected else ""
+        first = f"; first reason: {rejected[0][2].reason}" if rejected else ""
         raise MoldiffError(f"{source.name}: no molecule kept of {len(rejected)} records{first}")
     flat = pack(kept, list(source.properties))
     splits = source.splits(len(kept))
     keys = list(_tracked(_keys(kept, num_workers), len(kept), "SMILES and keys", progress))
     hashes = np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64)
-    names = [molecule.name for molecule in kept]
-    meta = {"name": source.name, "counts": {"seen": len(kept) + len(rejected)}} | source.describe()
-    _write(out, flat, splits, [pair[1] for pair in keys], names, dict(source.properties), hashes, rejected, meta)
+    draft = _Draft(
+        flat=flat,
+        splits=splits,
+        smiles=[strict for _, strict in keys],
+        names=[molecule.name for molecule in kept],
+        properties=source.properties,
+        hashes=hashes,
+        rejected=rejected,
+        meta={"name": source.name} | source.describe(),
+    )
+    _write(draft, out)
     if progress:
         Console(stderr=True).print(f"{source.name}: {len(kept)} kept + {len(rejected)} rejected -> {out}")
     return PreparedSet.load(out)
@@ -129,11 +138,18 @@ def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | P
     ends = np.cumsum([len(splits[part]) for part in SPLITS])
     parts = dict(zip(SPLITS, np.split(np.arange(len(indices)), ends[:-1]), strict=True))
     smiles = [prepared.smiles[i] for i in indices]
-    names = [prepared.names[i] for i in indices]
-    hashes = np.array([[key_hash(canonical_key(s)), key_hash(s)] for s in smiles], dtype=np.int64)
-    meta = {key: prepared.meta[key] for key in ("source", "geometry", "hydrogens", "options") if key in prepared.meta}
-    meta |= {"name": name, "subset_of": prepared.name, "counts": {"seen": len(indices)}}
-    _write(out, take(prepared.flat, indices), parts, smiles, names, dict(prepared.properties), hashes, [], meta)
+    origin = {key: prepared.meta[key] for key in ("source", "geometry", "hydrogens", "options") if key in prepared.meta}
+    draft = _Draft(
+        flat=take(prepared.flat, indices),
+        splits=parts,
+        smiles=smiles,
+        names=[prepared.names[i] for i in indices],
+        properties=prepared.properties,
+        hashes=np.array([[key_hash(canonical_key(s)), key_hash(s)] for s in smiles], dtype=np.int64),
+        rejected=[],
+        meta={"name": name, "subset_of": prepared.name} | origin,
+    )
+    _write(draft, out)
     return PreparedSet.load(out)
 
 
@@ -185,42 +201,58 @@ def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
     return Vocabulary(tuple(classes), {key: tuple(sorted(seen)) for key, seen in extra.items()})
 
 
-def _write(
-    out: Path,
-    flat: Mapping[str, np.ndarray],
-    splits: Mapping[str, np.ndarray],
-    smiles: Sequence[str],
-    names: Sequence[str],
-    properties: Mapping[str, str],
-    hashes: np.ndarray,
-    rejected: Sequence[tuple[int, str, str]],
-    meta: dict[str, Any],
-) -> None:
-    """Write all files of a prepared set; `hashes` [M, 2] are those of the canonical and the strict keys."""
-    vocabulary = observed_vocabulary(flat)
-    train = splits["train"]
-    atom_type = encode_atoms(flat, vocabulary)
-    statistics = Statistics.from_flat(flat, atom_type, train, vocabulary.num_atom_classes)
-    known = np.isin(hashes[:, 0], hashes[train, 0])
-    counts = meta["counts"] | {"kept": len(smiles), "rejected": len(rejected)}
-    counts |= {part: len(splits[part]) for part in SPLITS}
-    counts |= {f"{part}_keys_in_train": int(known[splits[part]].sum()) for part in ("valid", "test")}
-    counts["reasons"] = dict(Counter(reason.partition(":")[0] for _, _, reason in rejected))
+@dataclass(frozen=True)
+class _Draft:
+    """All that a prepared set says and that cannot be computed from the rest.
+
+    `hashes` [M, 2] are those of the canonical and the strict keys.
+    """
+
+    flat: Mapping[str, np.ndarray]
+    splits: Mapping[str, np.ndarray]
+    smiles: Sequence[str]
+    names: Sequence[str]
+    properties: Mapping[str, str]
+    hashes: np.ndarray
+    rejected: Sequence[tuple[int, str, InvalidMolecule]]
+    meta: Mapping[str, Any]
+
+    def counts(self) -> dict[str, Any]:
+        """How many records were seen, kept, rejected and why, are in each part, and repeat one of the training."""
+        known = np.isin(self.hashes[:, 0], self.hashes[self.splits["train"], 0])
+        return {
+            "seen": len(self.smiles) + len(self.rejected),
+            "kept": len(self.smiles),
+            "rejected": len(self.rejected),
+            "rejected_by_status": dict(Counter(str(problem.status) for _, _, problem in self.rejected)),
+            **{part: len(self.splits[part]) for part in SPLITS},
+            **{f"{part}_keys_in_train": int(known[self.splits[part]].sum()) for part in ("valid", "test")},
+        }
+
+
+def _write(draft: _Draft, out: Path) -> None:
+    """Write all files of a prepared set."""
+    vocabulary = observed_vocabulary(draft.flat)
+    train = draft.splits["train"]
+    atom_type = encode_atoms(draft.flat, vocabulary)
+    statistics = Statistics.from_flat(draft.flat, atom_type, train, vocabulary.num_atom_classes)
     with _replacing(out) as folder:
-        arrays = stored_form(flat) | {f"split_{part}": splits[part].astype(np.int64) for part in SPLITS}
-        save_file(arrays, folder / MOLECULES_FILE)
-        novelty = {"canonical": np.unique(hashes[train, 0]), "strict": np.unique(hashes[train, 1])}
+        splits = {f"split_{part}": draft.splits[part].astype(np.int64) for part in SPLITS}
+        save_file(stored_form(draft.flat) | splits, folder / MOLECULES_FILE)
+        novelty = {"canonical": np.unique(draft.hashes[train, 0]), "strict": np.unique(draft.hashes[train, 1])}
         save_file(novelty, folder / NOVELTY_FILE)
-        lines = [f"{text}\t{name}\n" for text, name in zip(smiles, names, strict=True)]
+        # Titles of records may hold tabs and line ends of any kind.
+        lines = [f"{text}\t{' '.join(name.split())}\n" for text, name in zip(draft.smiles, draft.names, strict=True)]
         (folder / SMILES_FILE).write_text("".join(lines), encoding="utf-8")
         with (folder / REJECTED_FILE).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("record", "name", "reason"), *rejected])
+            rows = [(number, name, problem.reason) for number, name, problem in draft.rejected]
+            csv.writer(file, lineterminator="\n").writerows([("record", "name", "reason"), *rows])
         document = {
             "format_version": FORMAT_VERSION,
             "moldiff_version": __version__,
-            **meta,
-            "counts": counts,
-            "properties": [[name, unit] for name, unit in properties.items()],
+            **draft.meta,
+            "counts": draft.counts(),
+            "properties": [[name, unit] for name, unit in draft.properties.items()],
             "vocabulary": vocabulary.to_dict(),
             "statistics": statistics.to_dict(),
             "sha256": file_digest(folder / MOLECULES_FILE),

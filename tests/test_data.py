@@ -1,0 +1,473 @@
+import importlib.util
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from moldiff import chem
+from moldiff.batch import Molecule, collate
+from moldiff.data import qm9
+from moldiff.data.dataset import PreparedSet, encode_atoms, pack, take
+from moldiff.data.loader import DenseBatches, bucket_widths, evaluation_batches
+from moldiff.data.prepare import SourceRecord, load_novelty, observed_vocabulary, prepare, subset
+from moldiff.data.statistics import Statistics
+from moldiff.errors import MoldiffError
+from moldiff.results import InvalidMolecule, Status
+from moldiff.vocabulary import AtomClass
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return PreparedSet.load(SAMPLE)
+
+
+def molecule(elements, hydrogens, bonds, pos, properties=None, name=""):
+    offsets = np.zeros((len(elements), 4, 3))
+    for row, count in enumerate(hydrogens):
+        offsets[row, :count] = [0, 0, 1]
+    arrays = [np.array(values, dtype=np.int64) for values in (elements, [0] * len(elements), hydrogens)]
+    table = np.array(bonds, dtype=np.int64).reshape(-1, 3)
+    return Molecule(np.array(pos, dtype=np.float64), *arrays, offsets, table, properties or {}, name)
+
+
+METHANE = molecule([6], [4], [], [[5, 5, 5]], {"gap": 1.5}, "methane")
+FORMALDEHYDE = molecule([6, 8], [2, 0], [(0, 1, 2)], [[0, 0, 0], [2, 0, 0]], {"gap": 0.5}, "formaldehyde")
+PROPENE = molecule([6, 6, 6], [2, 1, 3], [(0, 1, 2), (1, 2, 1)], [[0, 0, 0], [3, 0, 0], [0, 3, 0]], {}, "propene")
+SMALL = [METHANE, FORMALDEHYDE, PROPENE]
+
+
+class ListSource:
+    """Three good molecules and two bad records."""
+
+    name = "list"
+    properties = {"gap": "Hartree"}  # noqa: RUF012
+
+    def describe(self):
+        return {"source": {"package": "none"}, "geometry": "by hand", "hydrogens": "explicit"}
+
+    def __len__(self):
+        return 5
+
+    def records(self):
+        bad = InvalidMolecule(Status.VALENCE, "atom 0 (C): bond orders sum to 5, expected 4", 0)
+        outcomes = [METHANE, bad, FORMALDEHYDE, PROPENE, InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")]
+        for number, outcome in enumerate(outcomes, start=1):
+            yield SourceRecord(number, getattr(outcome, "name", "bad"), outcome)
+
+    def splits(self, count):
+        return {"train": np.array([0, 2]), "valid": np.array([1]), "test": np.array([], dtype=np.int64)}
+
+
+# Statistics
+
+
+def test_statistics_of_molecules_counted_by_hand():
+    flat = pack(SMALL, ["gap"])
+    vocabulary = observed_vocabulary(flat)
+    assert [str(c) for c in vocabulary.atom_classes] == ["CH1", "CH2", "CH3", "CH4", "O"]
+    statistics = Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.arange(3), vocabulary.num_atom_classes)
+    assert statistics.size_counts == {1: 1, 2: 1, 3: 1}
+    assert statistics.atom_marginal == pytest.approx((1 / 6, 2 / 6, 1 / 6, 1 / 6, 1 / 6))
+    # Four pairs: two double bonds, one single, one none.
+    assert statistics.bond_marginal == (0.25, 0.25, 0.5, 0.0)
+    # Squares about the means: 0; twice 1; and, about (1, 1, 0), 2 + 5 + 5. Six atoms, three coordinates.
+    assert statistics.pos_scale == pytest.approx(np.sqrt(14 / 18))
+    assert statistics.hydrogen_scale == pytest.approx(np.sqrt(1 / 3))
+
+
+def test_statistics_take_the_chosen_molecules_alone():
+    flat = pack(SMALL, [])
+    vocabulary = observed_vocabulary(flat)
+    statistics = Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.array([0]), 5)
+    assert statistics.size_counts == {1: 1}
+    assert statistics.atom_marginal == (0, 0, 0, 1, 0)
+    assert statistics.bond_marginal == (1, 0, 0, 0)  # no pair at all
+    assert statistics.pos_scale == 1.0
+    with pytest.raises(MoldiffError, match="no molecule"):
+        Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.array([], dtype=np.int64), 5)
+
+
+def test_statistics_survive_json(sample):
+    again = Statistics.from_dict(json.loads(json.dumps(sample.statistics.to_dict())))
+    assert again == sample.statistics
+    with pytest.raises(MoldiffError, match="pos_scale"):
+        Statistics.from_dict({k: v for k, v in sample.statistics.to_dict().items() if k != "pos_scale"})
+
+
+def test_sizes_are_drawn_from_the_counts():
+    statistics = Statistics({3: 1, 9: 3}, (1.0,), (1.0, 0.0, 0.0, 0.0), 1.0, 1.0)
+    sizes = statistics.sample_sizes(4000, torch.Generator().manual_seed(0))
+    assert sizes.dtype == torch.long
+    assert set(sizes.tolist()) == {3, 9}
+    assert (sizes == 9).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(sizes, statistics.sample_sizes(4000, torch.Generator().manual_seed(0)))
+    assert statistics.sample_size(torch.Generator().manual_seed(0)) == sizes[0]
+
+
+# Prepared sets
+
+
+def test_sample_is_what_its_description_says(sample):
+    assert len(sample) == 1000
+    assert {part: len(sample.split(part)) for part in sample.splits} == {"train": 800, "valid": 100, "test": 100}
+    assert sorted(np.concatenate(list(sample.splits.values()))) == list(range(1000))
+    assert sample.meta["counts"]["kept"] == 1000
+    assert sample.meta["source"] == {"package": "qm9pack", "version": "1.0.3"}
+    assert sample.meta["geometry"] == "B3LYP/6-31G(2df,p)"
+    assert sample.properties["cv"] == "cal/(mol K)"
+    assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 2**20
+    assert {path.suffix for path in SAMPLE.iterdir()} == {".safetensors", ".json", ".txt", ".csv"}
+    packaged = Path(str(files("moldiff.example_data"))) / "sample"
+    assert PreparedSet.load(packaged).smiles == sample.smiles
+
+
+def test_packing_keeps_every_molecule(tmp_path):
+    prepared = prepare(ListSource(), tmp_path / "set", progress=False)
+    for index, before in enumerate(SMALL):
+        after = prepared.molecule(index)
+        for name in ("pos", "atomic_number", "formal_charge", "num_hydrogens", "hydrogen_offset", "bonds"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+        assert (after.name, after.properties) == (before.name, before.properties)
+    assert prepared.molecule(-1).name == "propene"
+    assert list(prepared.smiles) == ["C", "C=O", "C=CC"]
+    assert prepared.statistics.size_counts == {1: 1, 3: 1}
+    assert prepared.vocabulary.atom_classes[-1] == AtomClass(8, 0, 0)  # seen outside the training part
+
+
+def test_every_record_is_accounted_for(tmp_path):
+    prepared = prepare(ListSource(), tmp_path / "set", progress=False)
+    counts = prepared.meta["counts"]
+    assert (counts["seen"], counts["kept"], counts["rejected"]) == (5, 3, 2)
+    assert counts["rejected_by_status"] == {"valence": 1, "unreadable": 1}
+    assert (tmp_path / "set" / "rejected.csv").read_text().splitlines() == [
+        "record,name,reason",
+        '2,bad,"atom 0 (C): bond orders sum to 5, expected 4"',
+        "5,bad,no 3D coordinates",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_novelty_keys_are_those_of_the_training_part(tmp_path, sample):
+    prepare(ListSource(), tmp_path / "set", progress=False)
+    expected = sorted(chem.key_hash(text) for text in ("C", "C=CC"))
+    novelty = load_novelty(tmp_path / "set")
+    assert novelty["canonical"].tolist() == novelty["strict"].tolist() == expected
+    shipped = load_novelty(SAMPLE)
+    train = [sample.molecule(i) for i in sample.split("train")[:50]]
+    assert np.isin([chem.key_hash(chem.canonical_key(m)) for m in train], shipped["canonical"]).all()
+    assert np.isin([chem.key_hash(chem.strict_key(m)) for m in train], shipped["strict"]).all()
+
+
+def test_preparing_again_replaces_the_set_as_a_whole(tmp_path, sample):
+    first = prepare(ListSource(), tmp_path / "set", progress=False)
+    splits = {"train": np.array([2, 0]), "valid": np.array([5]), "test": np.array([9])}
+    second = subset(sample, splits, tmp_path / "set", name="few")
+    assert (len(first), len(second)) == (3, 4)
+    assert [second.names[i] for i in range(4)] == [sample.names[i] for i in (2, 0, 5, 9)]
+    assert second.split("valid").tolist() == [2]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_foreign_folders_are_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(MoldiffError, match="is not a prepared set"):
+        prepare(ListSource(), tmp_path, progress=False)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_source_without_any_good_record(tmp_path):
+    class Empty(ListSource):
+        def records(self):
+            yield SourceRecord(1, "bad", InvalidMolecule(Status.UNREADABLE, "no 3D coordinates"))
+
+    with pytest.raises(MoldiffError, match=r"list: no molecule kept of 1 records; first reason: no 3D coordinates"):
+        prepare(Empty(), tmp_path / "set", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("molecules.safetensors", lambda raw: raw[:-200], "wrong checksum"),
+        ("molecules.safetensors", lambda raw: b"", r"0 bytes, wrong checksum"),
+        ("molecules.safetensors", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "wrong checksum"),
+        ("molecules.safetensors", None, "not found"),
+        ("meta.json", lambda raw: raw[:100], "damaged"),
+        ("meta.json", lambda raw: b"[1]", "got format_version None, expected 1"),
+        (
+            "meta.json",
+            lambda raw: raw.replace(b'"format_version": 1', b'"format_version": 999'),
+            "got format_version 999",
+        ),
+        ("meta.json", lambda raw: raw.replace(b'"vocabulary"', b'"vocab"'), "damaged"),
+        ("meta.json", None, "is not a prepared set"),
+        ("smiles.txt", lambda raw: raw[: len(raw) // 2], "lines, expected 1000"),
+        ("smiles.txt", None, "cannot be read"),
+    ],
+)
+def test_damaged_folders_are_named_in_one_line(tmp_path, name, damage, message):
+    folder = shutil.copytree(SAMPLE, tmp_path / "set")
+    if damage is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(MoldiffError, match=message) as caught:
+        PreparedSet.load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder_says_what_to_run(tmp_path):
+    with pytest.raises(MoldiffError, match="run `moldiff prepare data=qm9` first"):
+        PreparedSet.load(tmp_path / "none")
+
+
+def test_unknown_part(sample):
+    with pytest.raises(MoldiffError, match="got 'dev', expected one of train, valid, test"):
+        sample.split("dev")
+
+
+def test_pyg_data_set_has_the_same_molecules(sample):
+    graphs = sample.graphs
+    assert len(graphs) == graphs.num_molecules == 1000
+    for index in (0, 17, 999):
+        graph, expected = graphs[index], sample.molecule(index)
+        assert graph.num_nodes == expected.num_heavy_atoms
+        np.testing.assert_array_equal(graph.pos, expected.pos)
+        np.testing.assert_array_equal(graph.hydrogen_offset, expected.hydrogen_offset)
+        np.testing.assert_array_equal(graph.num_hydrogens, expected.num_hydrogens)
+        np.testing.assert_array_equal(torch.cat([graph.edge_index, graph.bond_order[None]]).T, expected.bonds)
+        np.testing.assert_allclose(graph.y[0], list(expected.properties.values()))
+    assert len(graphs[torch.tensor([3, 1])]) == 2
+
+
+def test_take_is_packing_of_the_chosen():
+    flat = pack(SMALL, ["gap"])
+    expected = pack([PROPENE, METHANE], ["gap"])
+    picked = take(flat, np.array([2, 0]))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(picked[name], value)
+        assert picked[name].dtype == value.dtype
+
+
+def test_training_side_needs_neither_rdkit_nor_hydra():
+    code = """
+        import sys
+        for name in ("rdkit", "hydra", "qm9pack"):
+            sys.modules[name] = None
+        from moldiff.data.dataset import PreparedSet
+        from moldiff.data.loader import DenseBatches
+        prepared = PreparedSet.load(sys.argv[1])
+        batches = DenseBatches(prepared, prepared.split("train"), batch_size=16)
+        print(batches[0].validate().num_molecules, len(prepared.graphs), prepared.molecule(3).num_heavy_atoms)
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code), str(SAMPLE)]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()[:2] == ["16", "1000"]
+
+
+# Batches
+
+
+def test_widths_waste_little_with_few_shapes():
+    sizes = np.repeat([4, 5, 6, 7, 8, 9], [1, 5, 20, 100, 600, 4000])
+    assert bucket_widths(sizes, max_waste=0.1, min_pairs=0) == [9]
+    assert bucket_widths(sizes, max_waste=0.0, min_pairs=0) == [4, 5, 6, 7, 8, 9]
+    # 600 of size 8 and the smaller ones make a bucket of 64 x 726 pairs.
+    assert bucket_widths(sizes, max_waste=0.02, min_pairs=0) == [8, 9]
+    assert bucket_widths(sizes, max_waste=0.0, min_pairs=64 * 726) == [8, 9]
+    assert bucket_widths(np.array([3]), max_waste=0.1, min_pairs=1e9) == [3]
+    wide = np.repeat(np.arange(10, 46), 50)
+    widths = bucket_widths(wide, max_waste=0.1, min_pairs=0)
+    padded = np.array(widths)[np.searchsorted(widths, wide)]
+    assert 1 - (wide**2).sum() / (padded**2).sum() <= 0.1
+    assert len(widths) <= 10
+
+
+def test_batches_are_the_collated_molecules(sample):
+    batches = DenseBatches(sample, sample.split("train"), batch_size=64, max_waste=0.02, properties=("gap", "mu"))
+    assert len(batches.widths) > 1
+    for k in range(len(batches)):
+        batch, ids = batches[k].validate(), batches.molecules(k)
+        expected = collate([sample.molecule(i) for i in ids], sample.vocabulary, size=batch.max_atoms)
+        for name in FIELDS:
+            assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+        properties = [[sample.molecule(i).properties[name] for name in ("gap", "mu")] for i in ids]
+        torch.testing.assert_close(batch.condition, torch.tensor(properties))
+
+
+def test_training_covers_every_molecule_with_full_batches(sample):
+    train = sample.split("train")
+    batches = DenseBatches(sample, train, batch_size=64)
+    assert batches.widths == [9]
+    assert len(batches) == 13
+    seen = torch.cat([batches.molecules(k) for k in range(13)])
+    assert len(seen) == 13 * 64
+    assert sorted(set(seen.tolist())) == sorted(train.tolist())
+    assert [batch.num_molecules for batch in batches] == [64] * 13
+
+
+def test_small_widths_hold_more_molecules(sample):
+    batches = DenseBatches(sample, sample.split("train"), batch_size=16, max_waste=0.02)
+    reference = batches.widths[-1]
+    for width, size in zip(batches.widths, batches.batch_sizes, strict=True):
+        assert size == int(16 * (reference / width) ** 2)
+    assert {(batch.max_atoms, batch.num_molecules) for batch in batches} == set(
+        zip(batches.widths, batches.batch_sizes, strict=True)
+    )
+
+
+def test_order_follows_from_seed_and_epoch(sample):
+    train = sample.split("train")
+    left, right = (DenseBatches(sample, train, batch_size=50, seed=3) for _ in range(2))
+    other = DenseBatches(sample, train, batch_size=50, seed=4)
+    orders = []
+    for epoch in range(3):
+        left.set_epoch(epoch)
+        right.set_epoch(epoch)
+        other.set_epoch(epoch)
+        assert all(torch.equal(left.molecules(k), right.molecules(k)) for k in range(len(left)))
+        orders += [tuple(left.molecules(0).tolist()), tuple(other.molecules(0).tolist())]
+    assert len(set(orders)) == 6
+    left.set_epoch(0)
+    assert tuple(left.molecules(0).tolist()) == orders[0]
+
+
+def test_an_epoch_can_be_resumed_at_any_batch(sample):
+    train = sample.split("train")
+    whole = list(DenseBatches(sample, train, batch_size=100, seed=1).epoch(5))
+    rest = list(DenseBatches(sample, train, batch_size=100, seed=1).epoch(5, start=3))
+    assert len(whole) == 8
+    assert len(rest) == 5
+    for before, after in zip(whole[3:], rest, strict=True):
+        assert torch.equal(before.pos, after.pos)
+        assert torch.equal(before.bond, after.bond)
+
+
+def test_ranks_share_the_molecules_without_overlap(sample):
+    train = sample.split("train")
+    ranks = [DenseBatches(sample, train, batch_size=100, max_waste=0.02, rank=r, world_size=2) for r in range(2)]
+    assert len(ranks[0]) == len(ranks[1])
+    seen = []
+    for k in range(len(ranks[0])):
+        first, second = ranks[0][k], ranks[1][k]
+        assert first.pos.shape == second.pos.shape
+        seen.append([set(rank.molecules(k).tolist()) for rank in ranks])
+    union = [set().union(*(pair[r] for pair in seen)) for r in range(2)]
+    assert union[0] | union[1] == set(train.tolist())
+    # Only the refill of the last step of a width may be met twice.
+    assert len(union[0] & union[1]) < 100 * 2 * len(ranks[0].widths)
+    exact = [DenseBatches(sample, train, batch_size=100, rank=r, world_size=2) for r in range(2)]
+    halves = [{i for k in range(len(b)) for i in b.molecules(k).tolist()} for b in exact]
+    assert not halves[0] & halves[1]
+    assert [len(half) for half in halves] == [400, 400]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_sets_smaller_than_a_batch_still_make_a_step(sample, count):
+    batches = DenseBatches(sample, sample.split("train")[:count], batch_size=64)
+    assert len(batches) == 1
+    assert batches[0].num_molecules == count
+    ranks = [DenseBatches(sample, sample.split("train")[:count], batch_size=64, rank=r, world_size=2) for r in (0, 1)]
+    assert [len(rank) for rank in ranks] == [1, 1]
+
+
+def test_evaluation_sees_every_molecule_once_in_order(sample):
+    valid = sample.split("valid")
+    batches = evaluation_batches(sample, valid, batch_size=32)
+    seen = torch.cat([batches.molecules(k) for k in range(len(batches))]).tolist()
+    assert seen == valid.tolist()
+    assert sum(batch.num_molecules for batch in batches) == 100
+    halves = [
+        DenseBatches(sample, valid, batch_size=32, shuffle=False, rank=r, world_size=2, max_waste=0.0) for r in (0, 1)
+    ]
+    parts = [i for half in halves for k in range(len(half)) for i in half.molecules(k).tolist()]
+    assert sorted(parts) == sorted(valid.tolist())
+
+
+def test_worker_processes_give_the_same_batches(sample):
+    batches = DenseBatches(sample, sample.split("train")[:20], batch_size=8, seed=2)
+    assert len(pickle.loads(pickle.dumps(batches))) == len(batches)
+    alone = list(DataLoader(batches, batch_size=None))
+    spawned = list(DataLoader(batches, batch_size=None, num_workers=1, multiprocessing_context="spawn"))
+    assert len(alone) == len(spawned) == 3
+    for left, right in zip(alone, spawned, strict=True):
+        assert torch.equal(left.pos, right.pos)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"indices": np.array([], dtype=np.int64)}, "qm9-sample: got no molecule"),
+        ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
+        ({"properties": ("gapp",)}, "no property 'gapp'; it has: mu, alpha, homo, lumo, gap, cv"),
+    ],
+)
+def test_batches_refuse(sample, changes, message):
+    options = {"indices": sample.split("train"), "batch_size": 4} | changes
+    with pytest.raises(MoldiffError, match=message):
+        DenseBatches(sample, options.pop("indices"), **options)
+
+
+# QM9
+
+
+def test_qm9_row_with_loosely_written_numbers():
+    row = {
+        "Index": "3", "SMILES": "O", "Elements": "['O','H','H']",
+        "XYZ_Ang": "[[0.,0.,.1173],[0.,.7572,-.4692],[0.,-.7572,-0.4692]]",
+        "Dipole_debye": "1.85", "Polarizability_bohr3": "6.31", "HOMO_au": "-.2928", "LUMO_au": ".0687",
+        "HOMO_LUMO_gap_au": "0.3615", "Heatcapacity_Cv_cal_mol_K": "6.002",
+    }  # fmt: skip
+    number, name, water = qm9.build(row)
+    assert (number, name, water.name) == (3, "gdb_3", "gdb_3")
+    assert water.num_hydrogens.tolist() == [2]
+    np.testing.assert_allclose(water.hydrogen_offset[0, 1], [0, -0.7572, -0.5865])
+    assert water.properties["homo"] == -0.2928
+    far = qm9.build(row | {"XYZ_Ang": "[[0.,0.,0.],[0.,9.,0.],[0.,-9.,0.]]"})
+    assert far.outcome.reason == "bonds in the coordinates do not match the SMILES: O"
+    cut = qm9.build(row | {"XYZ_Ang": "[[0.,0.,0.],[0.,9."})
+    assert cut.outcome.reason.startswith("unreadable row")
+
+
+def test_qm9_split_follows_the_usual_convention(monkeypatch):
+    monkeypatch.setattr(qm9, "_tables", list)
+    parts = qm9.QM9().splits(130_829)
+    assert {part: len(indices) for part, indices in parts.items()} == {
+        "train": 100_000,
+        "valid": 17_746,
+        "test": 13_083,
+    }
+    np.random.seed(0)
+    permutation = np.random.permutation(130_829)
+    np.testing.assert_array_equal(np.concatenate([parts["train"], parts["valid"], parts["test"]]), permutation)
+    assert {part: len(indices) for part, indices in qm9.QM9(limit=50).splits(50).items()} == {
+        "train": 40, "valid": 5, "test": 5,
+    }  # fmt: skip
+
+
+def test_qm9_package_missing(monkeypatch):
+    monkeypatch.setattr(qm9.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MoldiffError, match=r'pip install "moldiff\[qm9\]"'):
+        qm9.QM9()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("qm9pack") is None, reason="needs the package qm9pack")
+def test_start_of_qm9_becomes_a_set(tmp_path):
+    prepared = prepare(qm9.QM9(limit=120, num_workers=1), tmp_path / "set", progress=False)
+    assert len(prepared) == 120
+    assert list(prepared.smiles[:6]) == ["C", "N", "O", "C#C", "C#N", "C=O"]
+    assert prepared.molecule(0).properties["alpha"] == pytest.approx(13.21)
+    assert prepared.meta["counts"]["rejected"] == 0
+    assert all(chem.check(prepared.molecule(i)) is None for i in range(120))
