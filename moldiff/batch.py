@@ -94,7 +94,7 @@ class MolBatch:
 
     def replace(self, **changes: Tensor | None) -> Self:
         """A copy with some fields changed."""
-        return replace(self, **changes)
+        return replace(self, **changes)  # type: ignore[arg-type]  # only `condition` may be None
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on another device."""
@@ -186,7 +186,7 @@ class Prediction:
 
 
 def _on_device(value: _T, device: torch.device | str) -> _T:
-    moved = {k: v.to(device) for k, v in vars(value).items() if isinstance(v, Tensor)}
+    moved: Any = {k: v.to(device) for k, v in vars(value).items() if isinstance(v, Tensor)}
     return replace(value, **moved)
 
 

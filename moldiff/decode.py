@@ -78,8 +78,8 @@ def _broken(batch: MolBatch, vocabulary: Vocabulary, *, connected: bool) -> Tens
     """[B] True where a valence rule is broken or, if asked for, there is more than one fragment."""
     sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
     allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
-    for index, row in enumerate(sums):
-        allowed[index, list(row)] = True
+    for index, values in enumerate(sums):
+        allowed[index, list(values)] = True
     allowed = allowed.to(batch.bond.device)
     total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
     broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)

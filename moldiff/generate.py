@@ -304,7 +304,7 @@ class _Run:
         novel = None if key is None or novelty is None else not novelty.contains(key)
         if key is not None:
             self.seen.add(key)
-        origin = {
+        origin: dict[str, str | int | float] = {
             "model": checkpoint.name,
             "weights": checkpoint.weights_hash,
             "seed": self.seed,

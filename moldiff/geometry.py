@@ -25,11 +25,10 @@ def center(pos: Tensor, node_mask: Tensor, reference: Tensor | None = None) -> T
 
     A molecule without any atom in `reference` is centred on all its atoms.
     """
-    if reference is None:
-        reference = node_mask
-    else:
-        reference = torch.where(reference.any(1, keepdim=True), reference, node_mask)
-    return (pos - masked_mean(pos, reference)) * node_mask[..., None]
+    counted = node_mask
+    if reference is not None:
+        counted = torch.where(reference.any(1, keepdim=True), reference, node_mask)
+    return (pos - masked_mean(pos, counted)) * node_mask[..., None]
 
 
 def kabsch(moving: Tensor, fixed: Tensor) -> Tensor:
@@ -40,7 +39,8 @@ def kabsch(moving: Tensor, fixed: Tensor) -> Tensor:
     u, _, vt = torch.linalg.svd(moving.transpose(1, 2) @ fixed)
     sign = torch.sign(torch.linalg.det(u @ vt))
     u = torch.cat([u[..., :2], u[..., 2:] * sign[:, None, None]], dim=-1)
-    return u @ vt
+    rotation: Tensor = u @ vt
+    return rotation
 
 
 def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor) -> Tensor:

@@ -11,13 +11,16 @@ from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.data.statistics import Statistics
 from moldiff.geometry import center
 from moldiff.process.joint import JointProcess
-from moldiff.process.time import MIN_LEVEL
+from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
 from moldiff.randomness import BatchDraws
 from moldiff.vocabulary import Vocabulary
 
 FIELD_WEIGHTS: Mapping[str, float] = {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0}
 """Default weights of the fields' losses in the training loss."""
+
+BOUND_LEVELS = (0.01, 0.999)
+"""Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 
@@ -89,15 +92,16 @@ class MoleculeDiffusion(nn.Module):
         """One-sample estimate of the variational bound of a process of `num_steps` steps, per field [B] (nats).
 
         The sum over steps of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for clean molecules in Å, by one step drawn at
-        random for each molecule, on an even grid of levels (Kingma et al. 2021, arXiv:2107.00630, eq. 12). Terms
-        without weights to learn (the prior's and the reconstruction's) are left out.
+        random for each molecule (Kingma et al. 2021, arXiv:2107.00630, eq. 12). The grid is even in log SNR between
+        `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out.
         """
         draws = BatchDraws(generator)
         clean, noise = self.process.couple(self.to_model_units(batch), self.process.prior(batch.node_mask, draws))
+        schedule = self.process.pos.schedule
+        low, high = log_snr(schedule, torch.tensor(BOUND_LEVELS, dtype=torch.double))
+        grid = schedule.level(torch.lerp(low, high, torch.linspace(0, 1, num_steps + 1).double())).to(clean.pos)
         index = torch.randint(num_steps, (batch.num_molecules,), generator=generator, device=generator.device)
-        low = (MIN_LEVEL + (1 - MIN_LEVEL) * index / num_steps).to(clean.pos)
-        high = (MIN_LEVEL + (1 - MIN_LEVEL) * (index + 1) / num_steps).to(clean.pos)
-        t, s = (NoiseLevel.uniform(level, batch.node_mask) for level in (high, low))
+        s, t = (NoiseLevel.uniform(grid[k], batch.node_mask) for k in (index, index + 1))
         noisy = self.process.corrupt(clean, noise, t, draws)
         prediction = self.denoise(noisy, t, self.denoise(noisy, t))
         terms = self.process.bound(prediction, clean, noisy, t, s)

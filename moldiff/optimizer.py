@@ -24,7 +24,8 @@ def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
     for _ in range(num_steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    orthogonal: Tensor = x.mT if tall else x
+    return orthogonal
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -54,7 +55,8 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         dtype: torch.dtype | None = None,
     ) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in named_parameters:
             in_block = ".layers." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= 16
             (matrices if in_block else others).append(parameter)
@@ -69,7 +71,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient."""
         loss = None
         if closure is not None:
@@ -80,13 +82,13 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
-                by_shape.setdefault(parameter.shape, []).append(parameter)
-        for shape, parameters in by_shape.items():
+                by_shape.setdefault(parameter.shape, []).append((parameter, parameter.grad))
+        for shape, pairs in by_shape.items():
+            parameters, gradients = (list(column) for column in zip(*pairs, strict=True))
             momenta = [self._state(p, "momentum") for p in parameters]
-            gradients = [p.grad for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
             updates = orthogonalize(updates.to(self.dtype or updates.dtype)).to(updates.dtype)
@@ -95,10 +97,10 @@ class MuonAdamW(torch.optim.Optimizer):
             torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
 
     def _adamw(self, group: dict[str, Any]) -> None:
-        parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
+        pairs: list[tuple[Tensor, Tensor]] = [(p, p.grad) for p in group["params"] if p.grad is not None]
+        if not pairs:
             return
-        gradients = [p.grad for p in parameters]
+        parameters, gradients = (list(column) for column in zip(*pairs, strict=True))
         means = [self._state(p, "mean") for p in parameters]
         squares = [self._state(p, "square") for p in parameters]
         for parameter in parameters:
@@ -114,7 +116,7 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_addcdiv_(parameters, means, scales, value=-group["lr"] / (1 - beta1**step))
 
-    def _state(self, parameter: nn.Parameter, name: str) -> Tensor:
+    def _state(self, parameter: Tensor, name: str) -> Tensor:
         state = self.state[parameter]
         if name not in state:
             state[name] = torch.zeros_like(parameter)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,18 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moldiff.batch import MolBatch
-from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint, save_model
+from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, time_limit
+from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint
 from moldiff.construct import construct
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches, evaluation_batches
 from moldiff.errors import MoldiffError
 from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16
 from moldiff.model import MoleculeDiffusion, TimeDistribution
+from moldiff.stream import TrainingData
 
 STATE_FILE = "last.ckpt"
-_MANY_STEPS = 10**9
 _COMPILE_FROM = 3000
 """Compiling costs about two minutes, so it is left out of shorter trainings."""
 
@@ -103,12 +100,12 @@ class DiffusionTraining(lightning.LightningModule):
     def progress(self) -> float:
         """Share of the training that is done, by steps or by time, whichever is further."""
         steps = self.global_step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
-        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
-        limits = [(timer.time_elapsed(), timer.time_remaining()) for timer in timers]
-        timed = max((elapsed / (elapsed + left) for elapsed, left in limits if left), default=0.0)
-        if timed:  # every rank has its own clock, but all need the same learning rate
-            timed = self.trainer.strategy.broadcast(timed)
-        return min(1.0, max(steps, timed))
+        timer = time_limit(self.trainer)
+        if timer is None:
+            return min(1.0, steps)
+        elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
+        # Every rank has its own clock, but all need the same learning rate.
+        return float(min(1.0, max(steps, self.trainer.strategy.broadcast(elapsed / (elapsed + left)))))
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         parameters = list(self.model.denoiser.parameters())
@@ -119,8 +116,8 @@ class DiffusionTraining(lightning.LightningModule):
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
         decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
-        averaged, current = (list(m.denoiser.parameters()) for m in (self.averaged, self.model))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for averaged, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            averaged.lerp_(current, 1 - decay)
 
     def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
         generator = self.generator(batch_idx, 0)
@@ -131,148 +128,6 @@ class DiffusionTraining(lightning.LightningModule):
         logged |= {f"valid/bound_{name}": value.mean() for name, value in bound.items()}
         logged["valid/bound"] = torch.stack([value.mean() for value in bound.values()]).sum()
         self.log_dict(logged, batch_size=batch.num_molecules, sync_dist=True)
-
-
-class StepDataset(Dataset[MolBatch]):
-    """Batch by step of the whole training, over all epochs."""
-
-    def __init__(self, batches: DenseBatches) -> None:
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> MolBatch:
-        epoch, k = divmod(step, len(self.batches))
-        self.batches.set_epoch(epoch)
-        return self.batches[k]
-
-
-class _StepSampler(Sampler[int]):
-    """Steps from `start` on. The length is that of the whole training, which is how Lightning counts on resuming."""
-
-    def __init__(self, start: int, total: int) -> None:
-        self.start, self.total = start, total
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
-
-    def __len__(self) -> int:
-        return self.total
-
-
-class TrainingData(lightning.LightningDataModule):
-    """Batches of a prepared set by training step.
-
-    Args:
-        prepared: the set.
-        batch_size: molecules a step and device.
-        seed: of the order.
-        num_validation: molecules of the validation part that are used.
-    """
-
-    def __init__(self, prepared: PreparedSet, *, batch_size: int, seed: int, num_validation: int) -> None:
-        super().__init__()
-        self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
-        self.num_validation = num_validation
-
-    def train_dataloader(self) -> DataLoader[MolBatch]:
-        trainer = self.trainer
-        assert trainer is not None
-        batches = DenseBatches(
-            self.prepared,
-            self.prepared.split("train"),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        total = trainer.max_steps if trainer.max_steps > 0 else _MANY_STEPS
-        sampler = _StepSampler(trainer.global_step, total)
-        return DataLoader(StepDataset(batches), batch_size=None, sampler=sampler)
-
-    def val_dataloader(self) -> DataLoader[MolBatch] | Sequence[MolBatch]:
-        indices = self.prepared.split("valid")[: self.num_validation]
-        if len(indices) == 0:
-            return []
-        batches = evaluation_batches(self.prepared, indices, batch_size=self.batch_size)
-        return DataLoader(batches, batch_size=None, shuffle=False)
-
-
-class ProgressLine(Callback):
-    """Prints step, loss, speed and the time that is left, every so many steps."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self._since = (0, 0.0)
-        self._molecules = 0
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        step = trainer.global_step
-        self._molecules += batch.num_molecules * trainer.world_size
-        if not trainer.is_global_zero or (step % self.every and step != 2):
-            return
-        now = time.monotonic()
-        if self._since[1]:
-            seconds = now - self._since[1]
-            left = self._left(trainer, pl_module, seconds / max(1, step - self._since[0]))
-            loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
-            print(f"step {step}  loss {loss:.3f}  {self._molecules / seconds:.0f} molecules/s  left {left}", flush=True)
-        self._since, self._molecules = (step, now), 0
-
-    @staticmethod
-    def _left(trainer: Any, pl_module: DiffusionTraining, seconds_a_step: float) -> timedelta:
-        by_steps = (trainer.max_steps - trainer.global_step) * seconds_a_step if trainer.max_steps > 0 else float("inf")
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
-        by_time = min((timer.time_remaining() or float("inf") for timer in timers), default=float("inf"))
-        left = min(by_steps, by_time)
-        return timedelta(seconds=round(left)) if left < float("inf") else timedelta.max
-
-
-class ModelExport(Callback):
-    """Writes the averaged model to a folder after every validation and at the end.
-
-    Args:
-        folder: where to.
-        config: `denoiser` and `process` configs and the training's own.
-    """
-
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.folder, self.config = folder, config
-        self._start = time.monotonic()
-
-    def export(self, trainer: Any, pl_module: DiffusionTraining) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            seconds = round(time.monotonic() - self._start)
-            done = {"steps": trainer.global_step, "seconds": seconds, "world_size": trainer.world_size}
-            save_model(self.folder, pl_module.averaged, {**self.config, "trained": done})
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.export(trainer, pl_module)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.export(trainer, pl_module)
-
-
-class SampleQuality(Callback):
-    """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
-
-    Args:
-        score: model -> numbers by name; samples and judges.
-        every: validations between two scorings.
-    """
-
-    def __init__(self, score: Callable[[MoleculeDiffusion], Mapping[str, float]], every: int = 1) -> None:
-        self.score, self.every = score, every
-        self._validations = 0
-
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.sanity_checking:
-            return
-        self._validations += 1
-        if self._validations % self.every == 0 and trainer.is_global_zero:
-            with torch.autocast(pl_module.device.type, enabled=False):
-                scores = self.score(pl_module.averaged)
-            print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
-            trainer.logger.log_metrics({f"sample/{k}": v for k, v in scores.items()}, step=trainer.global_step)
-        trainer.strategy.barrier()
 
 
 def train(config: Mapping[str, Any]) -> Path:
@@ -300,7 +155,7 @@ def train(config: Mapping[str, Any]) -> Path:
         seed=config["seed"],
     )
     if _wants_compile(config, device):
-        for layer in model.denoiser.layers:
+        for layer in model.denoiser.get_submodule("layers").children():
             layer.compile(dynamic=False)
     data = TrainingData(
         prepared,
@@ -363,7 +218,7 @@ def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool) -> light
             out, filename="last", every_n_train_steps=options["validate_every"], enable_version_counter=False
         ),
     ]
-    if options["num_quality_samples"]:
+    if options["num_quality_samples"] and config["quality"] is not None:
         score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
         callbacks.insert(1, SampleQuality(score, options["sample_every"]))
     if options["max_time"]:

@@ -32,7 +32,8 @@ class SteerableLayout:
 
     def rotation(self, matrix: Tensor) -> Tensor:
         """The matrix [M, M] by which a rotation or reflection [3, 3] acts on the component axis."""
-        return self.irreps.D_from_matrix(matrix)
+        rotation: Tensor = self.irreps.D_from_matrix(matrix)
+        return rotation
 
 
 class PairHarmonics(nn.Module):

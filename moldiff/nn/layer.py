@@ -45,7 +45,8 @@ class PairUpdate(nn.Module):
         geometry = self.geometry(torch.cat([self.radial(distance), *invariants], dim=-1))
         first, second = self.ends(atom).chunk(2, dim=-1)
         mixed = self.norm(pair) + first[:, :, None] + second[:, None] + geometry
-        return pair + self.contract(nn.functional.silu(self.expand(mixed)))
+        update: Tensor = self.contract(nn.functional.silu(self.expand(mixed)))
+        return pair + update
 
     def _invariants(self, probe: Tensor, harmonics: Tensor) -> list[Tensor]:
         """Inner products [B, N, N, Q] per irrep: of the two ends, and of each end with the pair's harmonics."""

@@ -1,0 +1,77 @@
+"""The batches of a whole training by step, so that a resumed training sees what an uninterrupted one would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import lightning
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from moldiff.batch import MolBatch
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.loader import DenseBatches, evaluation_batches
+
+_MANY_STEPS = 10**9
+
+
+class StepDataset(Dataset[MolBatch]):
+    """Batch by step of the whole training, over all epochs."""
+
+    def __init__(self, batches: DenseBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> MolBatch:
+        epoch, k = divmod(step, len(self.batches))
+        self.batches.set_epoch(epoch)
+        return self.batches[k]
+
+
+class _StepSampler(Sampler[int]):
+    """Steps from `start` on. The length is that of the whole training, which is how Lightning counts on resuming."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class TrainingData(lightning.LightningDataModule):
+    """Batches of a prepared set by training step.
+
+    Args:
+        prepared: the set.
+        batch_size: molecules a step and device.
+        seed: of the order.
+        num_validation: molecules of the validation part that are used.
+    """
+
+    def __init__(self, prepared: PreparedSet, *, batch_size: int, seed: int, num_validation: int) -> None:
+        super().__init__()
+        self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
+        self.num_validation = num_validation
+
+    def train_dataloader(self) -> DataLoader[MolBatch]:
+        trainer = self.trainer
+        assert trainer is not None
+        batches = DenseBatches(
+            self.prepared,
+            self.prepared.split("train"),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        total = trainer.max_steps if trainer.max_steps > 0 else _MANY_STEPS
+        sampler = _StepSampler(trainer.global_step, total)
+        return DataLoader(StepDataset(batches), batch_size=None, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[MolBatch] | Sequence[MolBatch]:
+        indices = self.prepared.split("valid")[: self.num_validation]
+        if len(indices) == 0:
+            return []
+        batches = evaluation_batches(self.prepared, indices, batch_size=self.batch_size)
+        return DataLoader(batches, batch_size=None, shuffle=False)
