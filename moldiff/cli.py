@@ -1,0 +1,331 @@
+"""The command line: `moldiff prepare | train | sample | evaluate key=value ...`.
+
+Everything heavy is imported inside the command that needs it, so that help and wrong input answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moldiff import __version__
+from moldiff.errors import MoldiffError
+from moldiff.usage import COMMANDS, GENERAL
+
+if TYPE_CHECKING:
+    from moldiff.generate import Samples
+    from moldiff.io import Writer
+
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_DURATION = re.compile(r"\d+:\d+:\d+:\d+")
+_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 (failed), 2 (wrong input) or 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = any(text.lower() == "debug=true" for text in arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return _say("interrupted", EXIT_INTERRUPTED, debug=debug)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except MoldiffError as error:
+        return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
+    except OSError as error:
+        if error.filename is None:
+            return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+        return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
+    except Exception as error:
+        return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+
+
+def _say(message: str, code: int, *, debug: bool) -> int:
+    """Print a message as one line on standard error, behind the stack trace where that is wanted."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"moldiff: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)"
+
+
+def _dispatch(arguments: list[str]) -> int:
+    wants_help = any(text in ("-h", "--help") for text in arguments)
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        if wants_help:
+            print(COMMANDS[command], end="")
+            return EXIT_OK
+        return _run(command, arguments[1:])
+    if wants_help:
+        print(GENERAL, end="")
+        return EXIT_OK
+    if command == "--version":
+        print(f"moldiff {__version__}")
+        return EXIT_OK
+    if not command:
+        print(GENERAL, end="", file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    close = get_close_matches(command, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(COMMANDS)}"
+    raise MoldiffError(f"unknown command {command!r}; {hint}")
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    from moldiff.options import as_yaml, compose_options
+
+    overrides, config_dirs, only_print = _split(arguments)
+    options = compose_options(command, overrides, config_dirs)
+    if only_print:
+        print(as_yaml(options), end="")
+        return EXIT_OK
+    return _RUNNERS[command](options)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """Part the arguments into overrides, folders of own configs, and whether only to print."""
+    overrides: list[str] = []
+    config_dirs: list[str] = []
+    only_print = False
+    rest = iter(arguments)
+    for text in rest:
+        if text == "--cfg":
+            only_print = True
+        elif text == "--config-dir":
+            config_dirs.append(next(rest, ""))
+        elif text.startswith("--config-dir="):
+            config_dirs.append(text.partition("=")[2])
+        else:
+            overrides.append(text)
+    return overrides, config_dirs, only_print
+
+
+def _prepare(options: Mapping[str, Any]) -> int:
+    from moldiff.construct import construct
+    from moldiff.data.prepare import prepare
+
+    data = options["data"]
+    if data["source"] is None:
+        raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
+    for name, value in (("limit", options["limit"]), ("num_workers", options["num_workers"])):
+        _check_at_least(name, value, 1)
+    prepared = prepare(construct(data["source"], None), options["out"], num_workers=options["num_workers"])
+    print(f"prepared set in {prepared.path}")
+    return EXIT_OK
+
+
+def _train(options: Mapping[str, Any]) -> int:
+    _check_train(options)
+    from moldiff.training import train
+
+    settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
+    try:
+        with _without_tips():
+            folder = train(settings)
+    except SystemExit as error:  # Lightning's answer to Ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        print(f"model in {folder}; to use it: moldiff sample model={folder}")
+    return EXIT_OK
+
+
+def _check_train(options: Mapping[str, Any]) -> None:
+    trainer = options["trainer"]
+    _check_at_least("batch_size", options["batch_size"], 1)
+    _check_at_least("seed", options["seed"], 0)
+    for name in ("max_steps", "log_every", "validate_every", "sample_every"):
+        _check_at_least(f"trainer.{name}", trainer[name], 1)
+    duration = trainer["max_time"]
+    if duration is not None and not _DURATION.fullmatch(duration):
+        expected = "days:hours:minutes:seconds, such as 00:08:00:00"
+        raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
+
+
+@contextmanager
+def _without_tips() -> Iterator[None]:
+    """Keep Lightning's advice and notices off the screen; errors come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sample(options: Mapping[str, Any]) -> int:
+    _check_sample(options)
+    size = _parse_size(options["size"])
+    from moldiff.construct import construct
+    from moldiff.io import Writer
+
+    sampler = construct(options["sampler"], None)
+    with Writer(options["out"]) as writer:
+        from moldiff.generate import load
+
+        generator = load(options["model"], device=options["device"])
+        _warn_of_size(size, generator.trained_sizes())
+        with _progress_bar(options["n"]) as on_progress:
+            samples = generator.sample(
+                options["n"],
+                seed=options["seed"],
+                size=size,
+                steps=options["steps"],
+                sampler=sampler,
+                keep=_keep(options),
+                decode=options["decode"],
+                max_draws=_draw_limit(options),
+                on_progress=on_progress,
+            )
+        unwritten = _write(samples, writer)
+        interrupted = not samples.complete and samples.drawn < _draw_limit(options)
+        if not writer.count:  # an exception leaves an older file of that name as it was
+            if interrupted:
+                raise KeyboardInterrupt
+            wanted = " and ".join(_keep(options)) or "to be written"
+            raise MoldiffError(f"none of the {samples.drawn} drawn molecules is {wanted}, so no file was written")
+    return _conclude(options, samples, unwritten, interrupted=interrupted)
+
+
+def _check_sample(options: Mapping[str, Any]) -> None:
+    """Refuse impossible values before anything slow happens."""
+    for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0)):
+        _check_at_least(name, options[name], low)
+    if options["seed"] >= 2**32:
+        raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
+    for item in _keep(options):
+        if item not in ("valid", "unique", "novel"):
+            raise MoldiffError(f"keep: got {item!r}, expected any of valid, unique, novel")
+    if options["decode"] not in ("valence", "raw"):
+        raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
+
+
+def _check_at_least(name: str, value: int | None, low: int) -> None:
+    if value is not None and value < low:
+        raise MoldiffError(f"{name}: got {value}, expected a whole number of at least {low}")
+
+
+def _keep(options: Mapping[str, Any]) -> list[str]:
+    keep = options["keep"]
+    return [keep] if isinstance(keep, str) else list(keep)
+
+
+def _draw_limit(options: Mapping[str, Any]) -> int:
+    return int(20 * options["n"] + 200 if options["max_draws"] is None else options["max_draws"])
+
+
+def _parse_size(size: int | str | None) -> tuple[int, int] | None:
+    """The smallest and largest number of heavy atoms that is meant."""
+    if size is None:
+        return None
+    found = _RANGE.fullmatch(str(size))
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
+    return low, high
+
+
+def _warn_of_size(size: tuple[int, int] | None, trained: tuple[int, int]) -> None:
+    if size is not None and (size[0] < trained[0] or size[1] > trained[1]):
+        learned = f"the model has seen {trained[0]} to {trained[1]} heavy atoms"
+        print(f"moldiff: warning: size: {learned}; other sizes may come out badly", file=sys.stderr)
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _write(samples: Samples, writer: Writer) -> list[str]:
+    """Write what can be written; returns why the others cannot."""
+    reasons = []
+    for sample in samples:
+        try:
+            writer.write(sample.molecule, sample.record())
+        except MoldiffError as error:
+            reasons.append(str(error))
+    return reasons
+
+
+def _conclude(options: Mapping[str, Any], samples: Samples, unwritten: Sequence[str], *, interrupted: bool) -> int:
+    """Print the summary; the exit code says whether all that was asked for is there."""
+    from rich.console import Console
+
+    from moldiff.report import summary_table
+
+    Console().print(summary_table(samples.results, asked=samples.asked, drawn=samples.drawn, path=options["out"]))
+    if unwritten:
+        print(
+            f"moldiff: warning: {len(unwritten)} molecules not written; first reason: {unwritten[0]}", file=sys.stderr
+        )
+    if interrupted:
+        print(f"moldiff: interrupted; {options['out']} holds what was finished", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if not samples.complete:
+        limit = f"max_draws={_draw_limit(options)} reached"
+        print(f"moldiff: warning: {len(samples)} of {samples.asked} molecules kept; {limit}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _evaluate(options: Mapping[str, Any]) -> int:
+    if options["input"] is None:
+        raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
+    from rich.console import Console
+
+    from moldiff.evaluate import evaluate
+
+    report = evaluate(options["input"], reference=_reference(options["reference"]), out=options["out"])
+    console = Console()
+    for table in report.tables():
+        console.print(table)
+    if options["out"] is not None:
+        print(f"report in {Path(options['out'])}")
+    return EXIT_OK
+
+
+def _reference(name: str | None) -> str | Path | None:
+    """The folder of a shipped model, which lists its training molecules, or the path as given."""
+    if name is None:
+        return None
+    from moldiff.checkpoint import available_models, find_model
+
+    return find_model(name) if name in available_models() else name
+
+
+_RUNNERS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "prepare": _prepare,
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

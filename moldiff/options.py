@@ -1,0 +1,222 @@
+"""Options of a command: `key=value` arguments over the configs in `moldiff.conf`, composed by Hydra, as plain values.
+
+Only this module knows Hydra. Its own messages run over many lines and name its internals, so every argument is
+checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from moldiff.errors import MoldiffError
+
+CONFIG_MODULE = "moldiff.conf"
+
+_PACKAGE_PREFIX = "pkg://"
+_PATHS = ("out", "input", "reference", "model", "init", "data.folder")
+_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a group of options",
+    type(None): "null",
+}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "limit": (int, type(None)),
+    "size": (int, str, type(None)),
+    "steps": (int, type(None)),
+    "max_draws": (int, type(None)),
+    "keep": (list, str),
+    "init": (str, type(None)),
+    "compile": (bool, str),
+    "input": (str, type(None)),
+    "reference": (str, type(None)),
+    "trainer.max_steps": (int, type(None)),
+    "trainer.max_time": (str, type(None)),
+    "trainer.devices": (int, str),
+    "trainer.precision": (int, str),
+}
+"""Kinds of value of the options whose default does not tell them."""
+
+
+def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    """Options of a command with all references between them resolved.
+
+    Args:
+        command: name of a root config.
+        arguments: `key=value` as typed.
+        config_dirs: further folders in which options of the groups are looked for, before the package's own.
+
+    Raises:
+        MoldiffError: for the first argument that cannot be used.
+    """
+    folders = [_config_folder(folder) for folder in config_dirs]
+    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
+    overrides = [_parse(text) for text in arguments]
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = _groups(command, search)
+        for override in overrides:
+            if override.key_or_group in groups:
+                _check_choice(override, loader, folders)
+        chosen = [text for text, o in zip(arguments, overrides, strict=True) if o.key_or_group in groups]
+        defaults = _resolved(_compose(command, [*search, *chosen]))
+        for text, override in zip(arguments, overrides, strict=True):
+            if override.key_or_group not in groups:
+                _check_value(text, override, defaults, groups)
+        options = _resolved(_compose(command, [*search, *arguments]))
+    return _with_paths(options)
+
+
+def as_yaml(options: Mapping[str, Any]) -> str:
+    """The options as YAML text."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(options))))
+
+
+def _config_folder(folder: str) -> Path:
+    path = Path(folder).expanduser().resolve()
+    if not path.is_dir():
+        raise MoldiffError(f"--config-dir: got {folder!r}, expected a folder with configs")
+    return path
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra reads it back literally."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if '"' in value else f'"{value}"'
+
+
+def _suggest_quotes(text: str) -> str:
+    """The argument as it is typed in a shell to have its value taken literally."""
+    key, _, value = text.partition("=")
+    return shlex.quote(f"{key}={_quoted(value)}")
+
+
+def _parse(text: str) -> Override:
+    if text.startswith("-"):
+        raise MoldiffError(f"got {text!r}, expected key=value; options have no dashes, for example n=10")
+    if "=" not in text and not text.startswith("~"):
+        raise MoldiffError(f"got {text!r}, expected key=value, for example n=10")
+    try:
+        override: Override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise MoldiffError(f"{text}: cannot be read; text with special characters goes in quotes: "
+                           f"{_suggest_quotes(text)}") from None  # fmt: skip
+    if override.is_sweep_override():
+        value = text.partition("=")[2]
+        raise MoldiffError(f"{text}: got several values, expected one; a list is written "
+                           f"{text.partition('=')[0]}=[{value}], text {_suggest_quotes(text)}")  # fmt: skip
+    return override
+
+
+def _compose(command: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose(command, overrides=list(overrides), return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise MoldiffError(_first_lines(error)) from error
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+
+
+def _groups(command: str, search: Sequence[str]) -> list[str]:
+    """The groups from which a command takes options."""
+    choices = _compose(command, search, with_hydra=True).hydra.runtime.choices
+    return sorted(str(name) for name in choices if not str(name).startswith("hydra/"))
+
+
+def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Path]) -> None:
+    group, choice = override.key_or_group, override.value()
+    if override.is_delete() or (isinstance(choice, list) and choice):
+        return
+    known = set(loader.get_group_options(group))
+    known |= {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    if str(choice) not in known:
+        raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
+
+
+def _check_value(text: str, override: Override, defaults: Mapping[str, Any], groups: Sequence[str]) -> None:
+    known = dict(_flatten(defaults))
+    key = override.key_or_group
+    if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):
+        raise MoldiffError(f"unknown option {key!r}; {_closest(key, list(dict.fromkeys([*known, *groups])))}")
+    if override.is_delete():
+        raise MoldiffError(f"{text}: an option cannot be taken away, expected key=value")
+    if key not in known:
+        return
+    value, default = override.value(), known[key]
+    kinds = _KINDS.get(key, (type(default),))
+    if default is None and key not in _KINDS:
+        return
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    expected = " or ".join(_NAMES[kind] for kind in kinds)
+    got = f"{key}: got {text.partition('=')[2] or 'nothing'} ({_NAMES.get(type(value), 'a dictionary')})"
+    hint = f"; text that looks like something else goes in quotes: {_suggest_quotes(text)}" if str in kinds else ""
+    raise MoldiffError(f"{got}, expected {expected}{hint}")
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _closest(key: str, known: Sequence[str]) -> str:
+    """A hint at what may have been meant."""
+    visible = [name for name in known if "_target_" not in name and "_partial_" not in name]
+    inner = [name for name in visible if name.rpartition(".")[2] == key]
+    close = inner or difflib.get_close_matches(key, visible, n=1)
+    if not close:
+        by_last = {name.rpartition(".")[2]: name for name in reversed(visible)}
+        close = [by_last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1)]
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"expected one of: {', '.join(name for name in visible if '.' not in name)}"
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise MoldiffError(_first_lines(error)) from error
+    return options
+
+
+def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
+    for key in _PATHS:
+        *parents, name = key.split(".")
+        place: Any = options
+        for parent in parents:
+            place = place.get(parent, {})
+        value = place.get(name)
+        if value == "":
+            raise MoldiffError(f"{key}: got nothing, expected a name or path")
+        if isinstance(value, str):
+            place[name] = _expand(value)
+    return options
+
+
+def _expand(path: str) -> str:
+    if path.startswith(_PACKAGE_PREFIX):
+        package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
+        return str(resources.files(package).joinpath(inner))
+    return str(Path(path).expanduser()) if path.startswith("~") else path

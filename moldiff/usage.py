@@ -1,0 +1,121 @@
+"""What `moldiff --help` and `moldiff COMMAND --help` print; each fits on a screen."""
+
+from __future__ import annotations
+
+GENERAL = """\
+moldiff - 3D molecules by E(3)-equivariant diffusion
+
+usage: moldiff COMMAND [key=value ...]
+
+commands:
+  sample     draw new molecules from a trained model and write them to a file
+  evaluate   score a file of molecules, whoever made it
+  prepare    turn a source of molecules into a prepared set
+  train      train a model on a prepared set
+
+options:
+  -h, --help         this text; moldiff COMMAND --help shows a command's options
+  --version          the version
+
+examples:
+  moldiff sample
+  moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
+  moldiff evaluate input=molecules.sdf
+  moldiff train experiment=quick
+"""
+
+_COMMON = """\
+  --cfg              print all options with their values and stop
+  --config-dir DIR   look in DIR for own configs, too
+  debug=true         show the stack trace of an error
+"""
+
+SAMPLE = f"""\
+moldiff sample - draw new molecules from a trained model and write them to a file
+
+usage: moldiff sample [key=value ...]
+
+options and their defaults:
+  n=100               molecules to deliver
+  out=molecules.sdf   .sdf, .xyz, .smi or .csv, each also with .gz
+  model=qm9           a model of the package, or a trained one's folder
+  seed=0              another seed, other molecules
+  size=null           heavy atoms: 9, or 7..9; null = as in the training data
+  keep=[valid]        any of valid, unique, novel; [] = all as they came
+  max_draws=null      stop after so many draws; null = 20 n + 200
+  steps=null          network calls a molecule; null = the sampler's 50
+  decode=valence      valence = obey valence rules, raw = most probable classes
+  device=auto         auto, cpu, cuda, cuda:1, ...
+  sampler=power       how to step: sampler.grid_power=2, sampler.corrector=10,
+                      sampler.churn=0, sampler.num_steps=50
+{_COMMON}
+examples:
+  moldiff sample
+  moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
+  moldiff sample n=20 'keep=[valid,unique,novel]' out=new.csv
+  moldiff sample n=50 model=runs/quick steps=20 out=quick.sdf.gz
+"""
+
+EVALUATE = f"""\
+moldiff evaluate - score a file of molecules, whoever made it
+
+usage: moldiff evaluate input=FILE [key=value ...]
+
+options and their defaults:
+  input=FILE          .sdf, .mol, .xyz or .smi, each also with .gz; with hydrogens
+  reference=null      known molecules for novelty: a model's name or folder, a
+                      prepared folder, or a file of molecules
+  out=null            folder for report.json, report.md and molecules.csv
+{_COMMON}
+examples:
+  moldiff evaluate input=molecules.sdf
+  moldiff evaluate input=molecules.sdf reference=qm9 out=report
+"""
+
+PREPARE = f"""\
+moldiff prepare - turn a source of molecules into a prepared set
+
+usage: moldiff prepare [key=value ...]
+
+options and their defaults:
+  data=qm9            the source; qm9 needs: pip install "moldiff[qm9]"
+  out=prepared/qm9    the folder to make, where `moldiff train` looks for it
+  limit=null          only so many records; null = all
+  num_workers=2       processes
+{_COMMON}
+examples:
+  moldiff prepare data=qm9
+  moldiff prepare data=qm9 limit=2000 out=prepared/tiny
+"""
+
+TRAIN = f"""\
+moldiff train - train a model on a prepared set
+
+usage: moldiff train [key=value ...]
+
+options and their defaults:
+  experiment=NAME     qm9 = the shipped model, quick = two minutes, no data needed
+  data=qm9            qm9 or sample (1,000 molecules); data.folder=prepared/qm9
+  out=runs/qm9        run folder; the trained model ends up in it
+  resume=false        true = go on with the interrupted training in `out`
+  init=null           start from the weights of a model (name or folder)
+  batch_size=128      molecules a step and device
+  seed=0
+  denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
+  process=joint_linear         or joint_cosine
+  prior=marginal               of the classes; or uniform, absorbing
+  optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
+  trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
+  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=1
+  trainer.validate_every=500   steps
+  other: self_conditioning, ema_decay, compile, field_weights, times, schedule,
+         sampler, quality; --cfg shows their values
+{_COMMON}
+examples:
+  moldiff train experiment=quick && moldiff sample model=runs/quick
+  moldiff train experiment=qm9
+  moldiff train data.folder=prepared/tiny out=runs/tiny trainer.max_steps=500
+  moldiff train out=runs/qm9 experiment=qm9 resume=true
+"""
+
+COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "prepare": PREPARE, "train": TRAIN}
