@@ -1,0 +1,86 @@
+"""Small models and batches that several test modules share."""
+
+from __future__ import annotations
+
+import torch
+
+from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.data.statistics import Statistics
+from moldiff.model import MoleculeDiffusion
+from moldiff.nn.denoiser import PairTransformer
+from moldiff.process.joint import JointProcess, JointProcessConfig
+from moldiff.vocabulary import AtomClass, Vocabulary
+
+VOCABULARY = Vocabulary(
+    (
+        AtomClass(6, 0, 0),
+        AtomClass(6, 0, 1),
+        AtomClass(6, 0, 2),
+        AtomClass(6, 0, 3),
+        AtomClass(7, 0, 1),
+        AtomClass(8, 0, 0),
+        AtomClass(8, 0, 1),
+    ),
+    {},
+)
+NUM_CLASSES = VOCABULARY.num_atom_classes
+STATISTICS = Statistics(
+    size_counts={4: 1, 5: 2, 6: 1},
+    atom_marginal=(0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1),
+    bond_marginal=(0.6, 0.3, 0.08, 0.02),
+    pos_scale=1.2,
+    hydrogen_scale=0.6,
+)
+
+
+def small_denoiser(seed: int = 0, **options: int) -> PairTransformer:
+    """A network with random weights everywhere, so that no branch is switched off by a zero initialisation."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
+    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(sizes | options))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return network.double()
+
+
+def small_process(**options: object) -> JointProcess:
+    config = JointProcessConfig(**options)  # type: ignore[arg-type]
+    return config.build(torch.tensor(STATISTICS.atom_marginal), torch.tensor(STATISTICS.bond_marginal))
+
+
+def small_model(seed: int = 0) -> MoleculeDiffusion:
+    return MoleculeDiffusion(small_denoiser(seed), small_process(), VOCABULARY, STATISTICS).eval()
+
+
+def random_batch(sizes: list[int], seed: int = 0, width: int | None = None) -> MolBatch:
+    """Molecules of random classes and coordinates in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    width = width or max(sizes)
+    mask = torch.arange(width) < torch.tensor(sizes)[:, None]
+    shape = (len(sizes), width)
+    pos = torch.randn(*shape, 3, generator=generator, dtype=torch.double) * mask[..., None]
+    hydrogen = torch.randn(*shape, 4, 3, generator=generator, dtype=torch.double) * mask[..., None, None]
+    atoms = torch.randint(NUM_CLASSES, shape, generator=generator) * mask
+    bond = torch.randint(4, (*shape, width), generator=generator).triu(1)
+    bond = (bond + bond.mT) * (mask[:, :, None] & mask[:, None])
+    return MolBatch(pos, hydrogen, atoms, bond, mask).validate()
+
+
+def random_level(batch: MolBatch, seed: int = 0) -> NoiseLevel:
+    """Independent levels for every atom, pair and field."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = batch.node_mask.shape
+    nodes = torch.rand(2, *shape, generator=generator, dtype=torch.double)
+    pairs = torch.rand(*shape, shape[1], generator=generator, dtype=torch.double).triu(1)
+    return NoiseLevel(nodes[0], nodes[1], pairs + pairs.mT)
+
+
+def random_prediction(batch: MolBatch, seed: int = 0) -> Prediction:
+    """An arbitrary previous estimate with the symmetries of a real one."""
+    other = random_batch(batch.node_mask.sum(1).tolist(), seed + 1, batch.max_atoms)
+    generator = torch.Generator().manual_seed(seed)
+    shape = batch.node_mask.shape
+    atoms = torch.randn(*shape, NUM_CLASSES, generator=generator, dtype=torch.double)
+    bonds = torch.randn(*shape, shape[1], 4, generator=generator, dtype=torch.double)
+    return Prediction(other.pos, other.hydrogen, atoms, bonds + bonds.transpose(1, 2))

@@ -1,0 +1,121 @@
+"""Decoding against brute force and on cases drawn by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from models import NUM_CLASSES, VOCABULARY
+
+from moldiff.batch import Prediction, to_molecules
+from moldiff.chem import check
+from moldiff.decode import decode_raw, decode_valence, most_probable
+from moldiff.vocabulary import AtomClass, Vocabulary
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x - np.log(np.exp(x).sum(-1, keepdims=True)))
+
+
+def random_logits(size: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    atoms = log_softmax(generator.normal(size=(size, num_classes)) * 2)
+    pairs = generator.normal(size=(size, size, 4)) * 2
+    return atoms, log_softmax(pairs + pairs.transpose(1, 0, 2))
+
+
+def by_brute_force(atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, *, connected: bool) -> float:
+    """The best score of all assignments that obey every valence."""
+    size, best = len(atoms), -np.inf
+    i, j = np.triu_indices(size, 1)
+    for orders in product(range(4), repeat=len(i)):
+        matrix = np.zeros((size, size), dtype=int)
+        matrix[i, j] = orders
+        matrix += matrix.T
+        if connected and not (np.linalg.matrix_power(matrix + np.eye(size, dtype=int), size) > 0).all():
+            continue
+        bonds = pairs[i, j, orders].sum()
+        choices = [
+            [atoms[a, k] for k in range(atoms.shape[1]) if matrix[a].sum() in vocabulary.allowed_bond_sums(k)]
+            for a in range(size)
+        ]
+        if all(choices):
+            best = max(best, bonds + sum(max(scores) for scores in choices))
+    return float(best)
+
+
+SULFUR = Vocabulary((AtomClass(6, 0, 1), AtomClass(8, 0, 0), AtomClass(16, 0, 0), AtomClass(6, 0, 3)), {})
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, SULFUR], ids=["organic", "several valences"])
+def test_programme_finds_the_best_of_all_assignments(vocabulary: Vocabulary, seed: int, connected: bool) -> None:
+    atoms, pairs = random_logits(4, vocabulary.num_atom_classes, seed)
+    answer = most_probable(atoms, pairs, vocabulary, connected=connected)
+    expected = by_brute_force(atoms, pairs, vocabulary, connected=connected)
+    assert answer is not None
+    classes, orders = answer
+    assert all(orders[a].sum() in vocabulary.allowed_bond_sums(int(classes[a])) for a in range(4))
+    i, j = np.triu_indices(4, 1)
+    score = atoms[np.arange(4), classes].sum() + pairs[i, j, orders[i, j]].sum()
+    assert score == pytest.approx(expected)
+
+
+def test_no_assignment_is_an_answer_too() -> None:
+    only_methyl = Vocabulary((AtomClass(6, 0, 3),), {})
+    atoms, pairs = random_logits(3, 1, 0)
+    assert most_probable(atoms, pairs, only_methyl) is None
+    atoms[0, 0] = np.nan
+    assert most_probable(atoms, pairs, only_methyl) is None
+
+
+def prediction_of(atoms: list[int], bonds: dict[tuple[int, int], int]) -> tuple[Prediction, torch.Tensor]:
+    """A confident prediction of one molecule, with coordinates that do not matter."""
+    size = len(atoms)
+    atom_type = torch.nn.functional.one_hot(torch.tensor([atoms]), NUM_CLASSES).double() * 6
+    order = torch.zeros(1, size, size, dtype=torch.long)
+    for (i, j), value in bonds.items():
+        order[0, i, j] = order[0, j, i] = value
+    bond = torch.nn.functional.one_hot(order, 4).double() * 6
+    pos = torch.arange(size * 3).view(1, size, 3).double()
+    return Prediction(pos, torch.ones(1, size, 4, 3).double(), atom_type, bond), torch.ones(1, size, dtype=torch.bool)
+
+
+ETHANOL = ([3, 2, 6], {(0, 1): 1, (1, 2): 1})  # CH3, CH2, OH
+
+
+def test_what_obeys_the_rules_is_left_alone() -> None:
+    prediction, mask = prediction_of(*ETHANOL)
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert not bool(decoded.mended.any() | decoded.failed.any())
+    assert torch.equal(decoded.batch.bond, decode_raw(prediction, mask).bond)
+
+
+def test_a_broken_valence_is_mended_and_said_so() -> None:
+    prediction, mask = prediction_of([3, 2, 6], {(0, 1): 2, (1, 2): 1})
+    prediction.bond[0, 0, 1, 1] = prediction.bond[0, 1, 0, 1] = 5.0  # single is the next best
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert decoded.mended.tolist() == [True]
+    molecule = to_molecules(decoded.batch, VOCABULARY)[0]
+    assert molecule.bonds.tolist() == [[0, 1, 1], [1, 2, 1]]
+    assert check(molecule) is None
+
+
+def test_loose_fragments_are_joined_where_that_is_asked_for() -> None:
+    loose = [2, 2, 2, 2], {(0, 1): 2, (2, 3): 2}  # two ethenes; cyclobutane is their best union
+    prediction, mask = prediction_of(*loose)
+    assert not bool(decode_valence(prediction, mask, VOCABULARY, connected=False).mended.any())
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert decoded.mended.tolist() == [True]
+    assert check(to_molecules(decoded.batch, VOCABULARY)[0]) is None
+
+
+def test_non_finite_predictions_are_kept_and_marked_as_failed() -> None:
+    prediction, mask = prediction_of(*ETHANOL)
+    prediction.atom_type[0, 0] = float("nan")
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert decoded.failed.tolist() == [True]
+    assert decoded.mended.tolist() == [False]

@@ -1,0 +1,176 @@
+"""Sampling from Python: counts, keeping, and molecules that can be drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import small_model
+
+from moldiff.batch import Molecule
+from moldiff.checkpoint import Checkpoint
+from moldiff.errors import MoldiffError
+from moldiff.generate import MoleculeGenerator, Samples
+from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.results import Status
+from moldiff.sampler import PowerSampler
+from moldiff.scoring import sample_quality
+
+FAST = PowerSampler(num_steps=4)
+
+
+@pytest.fixture(scope="module")
+def generator() -> MoleculeGenerator:
+    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    return MoleculeGenerator(checkpoint, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def same(one: Molecule, other: Molecule) -> bool:
+    return (
+        np.array_equal(one.atomic_number, other.atomic_number)
+        and np.array_equal(one.bonds, other.bonds)
+        and np.allclose(one.pos, other.pos, atol=1e-3)
+    )
+
+
+def test_keeping_nothing_in_particular_gives_all_as_they_came(generator: MoleculeGenerator) -> None:
+    samples = generator.sample(12, sampler=FAST, keep=(), decode="raw")
+    assert (len(samples), samples.drawn, samples.complete) == (12, 12, True)
+    assert [s.index for s in samples] == list(range(12))
+    found = {r.name: r for r in samples.results}
+    valid = sum(s.status is Status.OK for s in samples)
+    assert (found["p2_valid"].numerator, found["p2_valid"].denominator) == (valid, 12)
+
+
+def test_molecule_k_does_not_depend_on_the_run_it_is_drawn_in(generator: MoleculeGenerator) -> None:
+    together = generator.sample(10, sampler=FAST, keep=(), seed=3)
+    apart = [generator.sample(1, sampler=FAST, keep=(), seed=3, first=k)[0] for k in range(10)]
+    assert all(same(one.molecule, other.molecule) for one, other in zip(together, apart, strict=True))
+    assert not any(
+        same(one.molecule, other.molecule)
+        for one, other in zip(together, generator.sample(10, sampler=FAST, keep=(), seed=4), strict=True)
+    )
+
+
+def test_any_molecule_can_be_drawn_again_from_its_record(generator: MoleculeGenerator) -> None:
+    for sample in generator.sample(6, sampler=FAST, seed=5):
+        record = sample.record()
+        again = generator.sample(
+            1,
+            seed=int(record["seed"]),  # type: ignore[arg-type]
+            first=int(record["index"]),  # type: ignore[arg-type]
+            size=int(record["size"]),  # type: ignore[arg-type]
+            steps=int(record["steps"]),  # type: ignore[arg-type]
+            decode=str(record["decode"]),
+            sampler=FAST,
+        )[0]
+        assert again.smiles == record["SMILES"]
+        np.testing.assert_allclose(again.molecule.pos, sample.molecule.pos, atol=1e-3)
+
+
+def test_n_asked_is_n_delivered_and_all_of_them_valid(generator: MoleculeGenerator) -> None:
+    samples = generator.sample(15, sampler=FAST, keep=("valid", "unique"))
+    assert len(samples) == 15
+    assert samples.complete
+    assert all(s.status is Status.OK and s.unique and s.smiles for s in samples)
+    assert len({s.verdict.canonical for s in samples}) == 15
+    assert samples.drawn >= 15
+    assert all(mol.GetNumConformers() == 1 for mol in samples.mols)
+
+
+def test_counts_do_not_depend_on_how_many_draws_went_together(
+    generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
+    monkeypatch.setattr("moldiff.generate._PAIR_BUDGET", 40)
+    narrow = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
+    assert (wide.drawn, [s.smiles for s in wide]) == (narrow.drawn, [s.smiles for s in narrow])
+
+
+def test_the_limit_of_draws_ends_a_hopeless_search(generator: MoleculeGenerator) -> None:
+    known = NoveltyIndex.of([s.verdict.strict or "C" for s in generator.sample(10, sampler=FAST)])
+    informed = MoleculeGenerator(generator.checkpoint, generator.device, known)
+    samples = informed.sample(10, sampler=FAST, keep=("valid", "novel"), max_draws=10)
+    assert samples.drawn == 10
+    assert len(samples) < 10
+    assert not samples.complete
+    assert all(s.novel for s in samples)
+
+
+def test_size_is_what_was_asked_for(generator: MoleculeGenerator) -> None:
+    assert {s.molecule.num_heavy_atoms for s in generator.sample(4, sampler=FAST, size=6, keep=())} == {6}
+    sizes = {s.molecule.num_heavy_atoms for s in generator.sample(30, sampler=FAST, size=(4, 5), keep=())}
+    assert sizes == {4, 5}
+    beyond = {s.molecule.num_heavy_atoms for s in generator.sample(12, sampler=FAST, size=(8, 9), keep=())}
+    assert beyond == {8, 9}
+    assert generator.trained_sizes() == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n": 0}, "n: got 0, expected a whole number from 1"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": True}, "seed: got True"),
+        ({"first": -2}, "first: got -2"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"size": 0}, "size: got 0"),
+        ({"size": (5, 4)}, r"size: got \(5, 4\)"),
+        ({"keep": ("pretty",)}, "keep: got 'pretty', expected any of valid, unique, novel"),
+        ({"keep": ("novel",)}, "no list of its training molecules"),
+        ({"decode": "argmax"}, "decode: got 'argmax', expected valence or raw"),
+        ({"max_draws": 0}, "max_draws: got 0"),
+    ],
+)
+def test_impossible_values_are_named(generator: MoleculeGenerator, options: dict[str, object], message: str) -> None:
+    with pytest.raises(MoldiffError, match=message):
+        generator.sample(**({"n": 1} | options))  # type: ignore[arg-type]
+
+
+def test_interruption_returns_what_is_finished(generator: MoleculeGenerator) -> None:
+    calls = 0
+
+    def interrupt(_: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4 * FAST.num_steps:
+            raise KeyboardInterrupt
+
+    samples = generator.sample(3, sampler=FAST, keep=("valid",), on_progress=interrupt)
+    assert isinstance(samples, Samples)
+    assert samples.complete == (len(samples) == 3)
+
+
+def test_progress_grows_to_what_was_asked_for(generator: MoleculeGenerator) -> None:
+    seen: list[float] = []
+    generator.sample(5, sampler=FAST, keep=(), on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(5)
+
+
+def test_sampler_options_are_checked() -> None:
+    for options, message in [
+        ({"num_steps": 0}, "steps: got 0"),
+        ({"corrector": -1.0}, "sampler.corrector: got -1.0"),
+        ({"churn": 1.5}, "sampler.churn: got 1.5, expected a number from 0 to 1"),
+        ({"grid_power": 0.0}, "sampler.grid_power"),
+    ]:
+        with pytest.raises(MoldiffError, match=message):
+            PowerSampler(**options)  # type: ignore[arg-type]
+
+
+def test_quality_of_a_model_in_training() -> None:
+    scores = sample_quality(small_model().float(), num_samples=6, sampler=FAST)
+    assert {"p2_molecule_stable", "p1_molecule_stable", "p2_valid", "decoded_p2_valid"} <= scores.keys()
+    assert all(0 <= value <= 1 for value in scores.values())
