@@ -183,7 +183,8 @@ def _expected_size(content: bytes) -> int:
         return 8 + header
     try:
         entries = json.loads(content[8 : 8 + header])
-        return 8 + header + max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
+        ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
+        return 8 + header + max(ends)
     except (ValueError, KeyError, TypeError, AttributeError):
         return 0
 

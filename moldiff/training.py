@@ -113,11 +113,13 @@ class DiffusionTraining(lightning.LightningModule):
         if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
             optimizer.zero_grad(set_to_none=True)
 
-    @torch.no_grad()
-    def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step of the optimizer and, before any checkpoint can be written, of the averaged weights."""
+        super().optimizer_step(*args, **kwargs)
         decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
-        for averaged, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-            averaged.lerp_(current, 1 - decay)
+        with torch.no_grad():
+            for averaged, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                averaged.lerp_(current, 1 - decay)
 
     def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
         generator = self.generator(batch_idx, 0)
@@ -139,7 +141,9 @@ def train(config: Mapping[str, Any]) -> Path:
     out = Path(config["out"])
     prepared = PreparedSet.load(config["data"]["folder"])
     state = _claim(out, resume=config["resume"])
-    model = build_model(config, prepared.vocabulary, prepared.statistics)
+    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+        torch.manual_seed(config["seed"])
+        model = build_model(config, prepared.vocabulary, prepared.statistics)
     if config["init"] is not None:
         _start_from(model, config["init"])
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")

@@ -1,0 +1,236 @@
+"""Training: a resumed run equals an uninterrupted one, folders are safe, tiny sets work, losses fall."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import VOCABULARY, random_batch, small_model
+
+from moldiff.checkpoint import load_checkpoint, save_model
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.prepare import subset
+from moldiff.errors import MoldiffError
+from moldiff.optimizer import MuonAdamW, orthogonalize
+from moldiff.process.time import PowerTimes
+from moldiff.schedule import TrapezoidSchedule
+from moldiff.training import train
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+]
+
+SAMPLE = str(resources.files("moldiff.example_data") / "sample")
+
+
+def config(out: Path, **changes: Any) -> dict[str, Any]:
+    """A training of a tiny network, as the command line would pass it on."""
+    trainer = {
+        "max_steps": 6,
+        "max_time": None,
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "precision": "32-true",
+        "log_every": 1,
+        "validate_every": 3,
+        "num_validation": 20,
+        "sample_every": 1,
+        "num_quality_samples": 4,
+    }
+    return {
+        "out": str(out),
+        "data": {"folder": SAMPLE},
+        "seed": 0,
+        "init": None,
+        "resume": False,
+        "batch_size": 8,
+        "self_conditioning": 0.5,
+        "ema_decay": 0.9,
+        "compile": False,
+        "field_weights": {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0},
+        "times": {"_target_": "moldiff.process.time.PowerTimes"},
+        "schedule": {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2},
+        "optimizer": {"_target_": "moldiff.optimizer.MuonAdamW", "_partial_": True},
+        "denoiser": {
+            "_target_": "moldiff.nn.denoiser.PairTransformer",
+            "hidden_dim": 32,
+            "pair_dim": 16,
+            "steerable_dim": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+        },
+        "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
+        "quality": {
+            "_target_": "moldiff.scoring.sample_quality",
+            "_partial_": True,
+            "sampler": {"_target_": "moldiff.sampler.PowerSampler", "num_steps": 2},
+        },
+        "trainer": trainer | changes.pop("trainer", {}),
+    } | changes
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "log" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(out).model.denoiser.state_dict())
+
+
+def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    train(config(tmp_path / "straight"))
+    train(config(tmp_path / "parted", trainer={"max_steps": 3}, schedule=_fixed_schedule()))
+    train(config(tmp_path / "parted", resume=True, schedule=_fixed_schedule()))
+    train(config(tmp_path / "whole", schedule=_fixed_schedule()))
+    parted, whole = weights(tmp_path / "parted"), weights(tmp_path / "whole")
+    assert all(torch.equal(parted[name], whole[name]) for name in whole)
+    different = weights(tmp_path / "straight")  # another schedule of the learning rate: the comparison can fail
+    assert not all(torch.equal(different[name], whole[name]) for name in whole)
+
+
+def _fixed_schedule() -> dict[str, Any]:
+    """A learning rate that does not know how long the training will be."""
+    return {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2, "decay_share": 0.0}
+
+
+def test_log_and_model_folder_hold_what_is_promised(tmp_path: Path) -> None:
+    out = train(config(tmp_path / "run"))
+    columns = {name for row in rows(out) for name, value in row.items() if value}
+    for name in ("pos", "hydrogen", "atom_type", "bond", "loss"):
+        assert {f"train/{name}", f"valid/{name}"} <= columns
+    assert {"valid/bound", "valid/bound_bond", "sample/p2_valid", "sample/decoded_p2_valid"} <= columns
+    config_file = json.loads((out / "config.json").read_text())
+    assert config_file["trained"]["steps"] == 6
+    assert config_file["training"]["batch_size"] == 8
+    assert (out / "novelty.safetensors").is_file()
+    checkpoint = torch.load(out / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+
+
+def test_a_used_folder_is_refused_and_a_missing_state_named(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("precious")
+    with pytest.raises(MoldiffError, match="is not empty; choose another folder, or resume=true"):
+        train(config(tmp_path / "run"))
+    assert (tmp_path / "run" / "notes.txt").read_text() == "precious"
+    with pytest.raises(MoldiffError, match="not found, expected the folder of an interrupted"):
+        train(config(tmp_path / "other", resume=True))
+    with pytest.raises(MoldiffError, match="no prepared set there"):
+        train(config(tmp_path / "third", data={"folder": str(tmp_path / "nothing")}))
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_sets_smaller_than_a_batch_train(tmp_path: Path, count: int) -> None:
+    prepared = PreparedSet.load(SAMPLE)
+    few = {
+        "train": prepared.split("train")[:count],
+        "valid": prepared.split("valid")[:0],
+        "test": prepared.split("test")[:0],
+    }
+    subset(prepared, few, tmp_path / "few", name="few")
+    out = train(
+        config(
+            tmp_path / "run",
+            data={"folder": str(tmp_path / "few")},
+            trainer={"max_steps": 2, "num_quality_samples": 0},
+        )
+    )
+    assert rows(out)
+
+
+def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Path) -> None:
+    train(config(tmp_path / "first", trainer={"max_steps": 2}))
+    train(
+        config(
+            tmp_path / "second",
+            init=str(tmp_path / "first"),
+            trainer={"max_steps": 1},
+            optimizer={"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.0},
+        )
+    )
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_init_with_other_classes_is_refused_by_name(tmp_path: Path) -> None:
+
+    saved = {"denoiser": _small_config(), "process": {"_target_": "moldiff.process.joint.JointProcessConfig"}}
+    save_model(tmp_path / "other", small_model().float(), saved)
+    with pytest.raises(MoldiffError, match=f"init: other knows the classes {VOCABULARY}; the data has"):
+        train(config(tmp_path / "run", init=str(tmp_path / "other"), denoiser=_small_config()))
+
+
+def _small_config() -> dict[str, Any]:
+    sizes = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
+    return {"_target_": "moldiff.nn.denoiser.PairTransformer"} | sizes
+
+
+def test_loss_falls_on_one_batch() -> None:
+    model = small_model().float()
+    batch = random_batch([5, 5, 4, 4])
+    batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
+    optimizer = MuonAdamW(model.denoiser.named_parameters(), muon_lr=0.02, adamw_lr=3e-3)
+    totals = []
+    for step in range(60):
+        generator = torch.Generator().manual_seed(step)
+        losses = model.losses(batch, PowerTimes(), generator, self_condition=bool(step % 2))
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert sum(totals[-10:]) < 0.6 * sum(totals[:10])
+
+
+def test_losses_and_bound_repeat_with_the_generator() -> None:
+    model, batch = small_model(), random_batch([5, 4])
+    batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
+    model = model.float()
+    one, other = (model.bound(batch, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert one.keys() == {"pos", "hydrogen", "atom_type", "bond"}
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(bool((value >= 0).all()) for value in one.values())
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    for batch in (matrices, matrices.mT.contiguous()):
+        values = torch.linalg.svdvals(orthogonalize(batch))
+        assert float(values.min()) > 0.5
+        assert float(values.max()) < 1.3
+
+
+def test_adamw_part_agrees_with_torch() -> None:
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(4, 3)
+    theirs = copy.deepcopy(ours)
+    options = {"betas": (0.9, 0.98), "weight_decay": 0.01}
+    mine = MuonAdamW(ours.named_parameters(), adamw_lr=0.01, **options)  # type: ignore[arg-type]
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.01, **options)  # type: ignore[arg-type]
+    for step in range(5):
+        data = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        for module, optimizer in ((ours, mine), (theirs, reference)):
+            optimizer.zero_grad()
+            module(data).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+
+
+def test_trapezoid_schedule_on_points_worked_out_by_hand() -> None:
+    schedule = TrapezoidSchedule(warmup_steps=10, decay_share=0.5, final=0.1)
+    assert schedule(0, 0.0) == pytest.approx(0.1)
+    assert schedule(9, 0.2) == pytest.approx(1.0)
+    assert schedule(100, 0.75) == pytest.approx(0.5)
+    assert schedule(100, 1.0) == pytest.approx(0.1)
