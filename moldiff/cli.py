@@ -258,9 +258,18 @@ def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task("", total=total)
+
+    def on_progress(done: float) -> None:
+        bar.start()  # only now, so that values refused by the model leave no empty bar; later calls do nothing
+        bar.update(task, completed=done)
+
+    try:
+        yield on_progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _write(samples: Samples, writer: Writer) -> list[str]:

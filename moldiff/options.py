@@ -7,6 +7,7 @@ checked here first: that it can be parsed, that the option exists, and that the 
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -90,8 +91,8 @@ def as_yaml(options: Mapping[str, Any]) -> str:
 
 
 def _config_folder(folder: str) -> Path:
-    path = Path(folder).expanduser().resolve()
-    if not path.is_dir():
+    path = Path(os.path.expanduser(folder)).resolve()
+    if not folder or not path.is_dir():
         raise MoldiffError(f"--config-dir: got {folder!r}, expected a folder with configs")
     return path
 
@@ -219,4 +220,4 @@ def _expand(path: str) -> str:
     if path.startswith(_PACKAGE_PREFIX):
         package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
         return str(resources.files(package).joinpath(inner))
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    return os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone

@@ -31,7 +31,7 @@ _COMMON = """\
 """
 
 SAMPLE = f"""\
-moldiff sample - draw new molecules from a trained model and write them to a file
+moldiff sample - draw new molecules from a trained model into a file
 
 usage: moldiff sample [key=value ...]
 
@@ -62,7 +62,7 @@ moldiff evaluate - score a file of molecules, whoever made it
 usage: moldiff evaluate input=FILE [key=value ...]
 
 options and their defaults:
-  input=FILE          .sdf, .mol, .xyz or .smi, each also with .gz; with hydrogens
+  input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
   reference=null      known molecules for novelty: a model's name or folder, a
                       prepared folder, or a file of molecules
   out=null            folder for report.json, report.md and molecules.csv
@@ -94,7 +94,7 @@ moldiff train - train a model on a prepared set
 usage: moldiff train [key=value ...]
 
 options and their defaults:
-  experiment=NAME     qm9 = the shipped model, quick = two minutes, no data needed
+  experiment=NAME     qm9 = the shipped model, quick = two minutes in all
   data=qm9            qm9 or sample (1,000 molecules); data.folder=prepared/qm9
   out=runs/qm9        run folder; the trained model ends up in it
   resume=false        true = go on with the interrupted training in `out`

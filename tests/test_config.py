@@ -1,0 +1,189 @@
+"""Every option of every config group composes and builds; values arrive as they were typed."""
+
+import shlex
+from importlib import resources, util
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import NUM_CLASSES, STATISTICS, small_denoiser
+
+from moldiff.batch import MolBatch
+from moldiff.construct import construct
+from moldiff.errors import MoldiffError
+from moldiff.options import as_yaml, compose_options
+from moldiff.usage import COMMANDS
+
+CONF = Path(str(resources.files("moldiff.conf")))
+CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
+SMILES = (
+    "[CH3]",
+    "[NH4+]",
+    "C=C",
+    "CC(=O)[O-]",
+    "[Na+].[Cl-]",
+    "C#N",
+    "C[C@@H](N)C(=O)O",
+    r"F/C=C\F",
+    "C%10CC%10",
+    "1",
+)
+
+
+def built(name: str, config: dict[str, Any]) -> Any:
+    """What a part of the train config stands for, built as the training builds it."""
+    if name == "denoiser":
+        return construct(config[name], None, num_atom_classes=NUM_CLASSES)
+    if name == "process":
+        frequencies = torch.tensor(STATISTICS.atom_marginal), torch.tensor(STATISTICS.bond_marginal)
+        return construct(config[name], None).build(*frequencies)
+    if name == "optimizer":
+        named = list(small_denoiser().named_parameters())
+        takes_names = "named_parameters" in signature(construct(config[name], None).func).parameters
+        return construct(config[name], None)(named if takes_names else [parameter for _, parameter in named])
+    return construct(config[name], None)
+
+
+def test_every_group_is_a_folder_of_the_package() -> None:
+    assert {group for group, _ in CHOICES} == {
+        "data",
+        "denoiser",
+        "experiment",
+        "optimizer",
+        "prior",
+        "process",
+        "sampler",
+    }
+    assert not list(CONF.glob("*/*/*")), "groups are one folder deep"
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment")])
+def test_every_choice_builds(group: str, choice: str) -> None:
+    config = compose_options("train", [f"{group}={choice}"])
+    for name in {group, "process"}:
+        assert built(name, config) is not None
+
+
+@pytest.mark.parametrize("name", ["schedule", "times", "quality"])
+def test_parts_of_the_training_build(name: str) -> None:
+    assert callable(built(name, compose_options("train", [])))
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "experiment"])
+def test_every_experiment_builds(choice: str) -> None:
+    config = compose_options("train", [f"experiment={choice}"])
+    for name in ("denoiser", "process", "optimizer", "schedule", "times", "quality"):
+        built(name, config)
+
+
+def test_every_source_builds() -> None:
+    if util.find_spec("qm9pack") is None:
+        pytest.skip("qm9pack is not installed")
+    config = compose_options("prepare", ["data=qm9", "limit=7", "num_workers=1"])
+    assert len(construct(config["data"]["source"])) == 7
+
+
+def test_shipped_sample_is_found() -> None:
+    config = compose_options("train", ["data=sample"])
+    assert (Path(config["data"]["folder"]) / "meta.json").is_file()
+
+
+def test_denoiser_of_the_config_runs() -> None:
+    network = built("denoiser", compose_options("train", ["denoiser=small"]))
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    batch = MolBatch(
+        pos=torch.randn(1, 2, 3),
+        hydrogen=torch.zeros(1, 2, 4, 3),
+        atom_type=torch.zeros(1, 2, dtype=torch.long),
+        bond=torch.zeros(1, 2, 2, dtype=torch.long),
+        node_mask=mask,
+    )
+    from moldiff.batch import NoiseLevel
+
+    assert network(batch, NoiseLevel.uniform(torch.ones(1), mask)).pos.shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize("prior", ["marginal", "uniform", "absorbing"])
+def test_prior_reaches_both_class_processes(prior: str) -> None:
+    process = compose_options("train", [f"prior={prior}"])["process"]
+    assert process["atom_prior"] == process["bond_prior"]
+    assert process["atom_prior"]["_target_"].endswith(f"{prior}_prior")
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+@pytest.mark.parametrize("option", ["out", "model"])
+def test_quoted_text_arrives_exactly(smiles: str, option: str) -> None:
+    assert compose_options("sample", [f'{option}="{smiles}"'])[option] == smiles
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_unquoted_text_arrives_exactly_or_is_refused_with_the_quoted_form(smiles: str) -> None:
+    try:
+        value = compose_options("sample", [f"model={smiles}"])["model"]
+    except MoldiffError as error:
+        shown = str(error).rpartition("quotes: ")[2]
+        assert compose_options("sample", shlex.split(shown))["model"] == smiles
+    else:
+        assert value == smiles
+        assert isinstance(value, str)
+
+
+@pytest.mark.parametrize("text", ["a'b", 'a"b', "a b", "ä", "~x", "a,b", "true", "null", "3.0", "{a:1}"])
+def test_the_suggested_quotes_work_for_any_text(text: str) -> None:
+    try:
+        value = compose_options("evaluate", [f"reference={text}"])["reference"]
+    except MoldiffError as error:
+        shown = shlex.split(str(error).rpartition(" text " if "several" in str(error) else "quotes: ")[2])
+        value = compose_options("evaluate", shown)["reference"]
+    if text != "null":
+        assert value == text
+
+
+def test_lists_and_ranges() -> None:
+    options = compose_options("sample", ["keep=[valid,unique]", "size=7..9", "n=3"])
+    assert (options["keep"], options["size"], options["n"]) == (["valid", "unique"], "7..9", 3)
+
+
+def test_own_config_dir_and_command_order(tmp_path: Path) -> None:
+    (tmp_path / "denoiser").mkdir()
+    (tmp_path / "denoiser" / "mine.yaml").write_text("_target_: my.Network\nwidth: 3\n")
+    options = compose_options("train", ["denoiser.width=5", "denoiser=mine"], [str(tmp_path)])
+    assert options["denoiser"] == {"_target_": "my.Network", "width": 5}
+    with pytest.raises(MoldiffError, match="expected one of: mine, pair_transformer, small"):
+        compose_options("train", ["denoiser=yours"], [str(tmp_path)])
+
+
+def test_out_follows_the_data() -> None:
+    assert compose_options("train", ["data=sample"])["out"] == "runs/sample"
+    assert compose_options("prepare", ["data.folder=elsewhere"])["out"] == "elsewhere"
+
+
+def test_home_is_expanded() -> None:
+    assert compose_options("sample", ['out="~/a.sdf"'])["out"] == str(Path("~/a.sdf").expanduser())
+
+
+def test_printed_options_are_yaml_again() -> None:
+    options = compose_options("train", ["experiment=quick"])
+    from omegaconf import OmegaConf
+
+    assert OmegaConf.to_container(OmegaConf.create(as_yaml(options))) == options
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_names_every_option(command: str) -> None:
+    options = compose_options(command, [])
+    missing = [name for name in options if name not in COMMANDS[command]]
+    assert not missing
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_shows_the_true_defaults(command: str) -> None:
+    options = compose_options(command, [])
+    for word in COMMANDS[command].partition("examples:")[0].split():
+        key, equals, shown = word.partition("=")
+        if equals and key in options and not isinstance(options[key], dict) and shown not in ("FILE", "NAME", "true"):
+            default = "null" if options[key] is None else str(options[key]).lower().replace("'", "")
+            assert shown == default, f"{command}: {word}"
