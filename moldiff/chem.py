@@ -77,7 +77,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     try:
         with rdBase.BlockLogs():
             Chem.Kekulize(kekulized, clearAromaticFlags=True)
-    except Chem.KekulizeException as error:
+    except Chem.MolSanitizeException as error:
         return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {_one_line(error)}")
     return _graph(kekulized)
 

@@ -11,7 +11,6 @@ from typing import overload
 
 import torch
 from rdkit import Chem
-from torch import Tensor
 
 from moldiff import chem
 from moldiff.batch import Molecule, to_molecules
@@ -21,7 +20,7 @@ from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex, novelty_results
 from moldiff.metrics.validity import Verdict, judge, validity_results
-from moldiff.randomness import MoleculeDraws, molecule_generator
+from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.results import MetricResult, Status
 from moldiff.sampler import PowerSampler, SamplerState, run_sampler
 
@@ -260,7 +259,7 @@ class _Run:
     def extend(self, indices: range, target: int, on_progress: Callable[[float], None] | None) -> None:
         """Draw the molecules `indices` and take them in order until `target` are kept."""
         generators = {index: molecule_generator(self.seed, index) for index in indices}
-        sizes = {index: _draw_size(generators[index], self.size_weights) for index in indices}
+        sizes = {index: draw_size(generators[index], self.size_weights) for index in indices}
         chunks = list(_chunks(sizes))
         calls = 0
 
@@ -319,14 +318,6 @@ class _Run:
         has = {"valid": key is not None, "unique": bool(unique), "novel": bool(novel)}
         if all(has[item] for item in self.keep):
             self.kept.append(sample)
-
-
-def _draw_size(generator: torch.Generator, weights: Mapping[int, int]) -> int:
-    """A number of heavy atoms by one uniform number, so that what is drawn next does not depend on the weights."""
-    numbers = torch.tensor(list(weights.values()), dtype=torch.double).cumsum(0)
-    uniform = torch.rand((), generator=generator, dtype=torch.double)
-    place: Tensor = (uniform * numbers[-1] >= numbers).sum()
-    return list(weights)[int(place)]
 
 
 def _chunks(sizes: Mapping[int, int]) -> Iterator[list[int]]:

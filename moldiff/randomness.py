@@ -7,7 +7,7 @@ of seed s is the same at any batch size, padding, or shard.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -63,6 +63,17 @@ def molecule_generator(seed: int, index: int) -> torch.Generator:
     """
     # A torch.Generator is seeded with 64 bits: the run's seed fills the upper ones, the index the lower.
     return torch.Generator().manual_seed((seed << 31) + index)
+
+
+def draw_size(generator: torch.Generator, counts: Mapping[int, int]) -> int:
+    """A number of heavy atoms in proportion to the counts.
+
+    It takes one uniform number whatever the counts, so that what the generator gives next does not depend on them.
+    """
+    sizes = sorted(counts)
+    totals = torch.tensor([counts[size] for size in sizes], dtype=torch.double).cumsum(0)
+    uniform = torch.rand((), generator=generator, dtype=torch.double)
+    return sizes[int((uniform * totals[-1] >= totals).sum())]
 
 
 class MoleculeDraws:

@@ -8,7 +8,7 @@ from moldiff.batch import to_molecules
 from moldiff.decode import decode_raw, decode_valence
 from moldiff.metrics.summary import quality
 from moldiff.model import MoleculeDiffusion
-from moldiff.randomness import MoleculeDraws, molecule_generator
+from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.sampler import PowerSampler, run_sampler
 
 _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
@@ -17,7 +17,7 @@ _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_val
 def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: PowerSampler) -> dict[str, float]:
     """P1 and P2 of raw molecules and validity of decoded ones, for molecules 0 to num_samples - 1 of seed 0."""
     generators = [molecule_generator(0, index) for index in range(num_samples)]
-    sizes = torch.tensor([model.statistics.sample_size(generator) for generator in generators])
+    sizes = torch.tensor([draw_size(generator, model.statistics.size_counts) for generator in generators])
     device = next(model.parameters()).device
     node_mask = (torch.arange(int(sizes.max())) < sizes[:, None]).to(device)
     prediction = run_sampler(model, sampler, node_mask, MoleculeDraws(generators, device=device))

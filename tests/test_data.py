@@ -18,9 +18,11 @@ from moldiff.batch import Molecule, collate
 from moldiff.data import qm9
 from moldiff.data.dataset import PreparedSet, encode_atoms, pack, take
 from moldiff.data.loader import DenseBatches, bucket_widths, evaluation_batches
-from moldiff.data.prepare import SourceRecord, load_novelty, observed_vocabulary, prepare, subset
+from moldiff.data.prepare import SourceRecord, observed_vocabulary, prepare, subset
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.randomness import draw_size
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import AtomClass
 
@@ -106,14 +108,15 @@ def test_statistics_survive_json(sample):
         Statistics.from_dict({k: v for k, v in sample.statistics.to_dict().items() if k != "pos_scale"})
 
 
-def test_sizes_are_drawn_from_the_counts():
-    statistics = Statistics({3: 1, 9: 3}, (1.0,), (1.0, 0.0, 0.0, 0.0), 1.0, 1.0)
-    sizes = statistics.sample_sizes(4000, torch.Generator().manual_seed(0))
-    assert sizes.dtype == torch.long
-    assert set(sizes.tolist()) == {3, 9}
-    assert (sizes == 9).double().mean().item() == pytest.approx(0.75, abs=0.03)
-    assert torch.equal(sizes, statistics.sample_sizes(4000, torch.Generator().manual_seed(0)))
-    assert statistics.sample_size(torch.Generator().manual_seed(0)) == sizes[0]
+def test_sizes_are_drawn_from_the_counts_and_use_one_number_whatever_the_counts():
+    generators = [torch.Generator().manual_seed(k) for k in range(4000)]
+    sizes = [draw_size(generator, {9: 3, 3: 1}) for generator in generators]
+    assert set(sizes) == {3, 9}
+    assert sizes.count(9) / len(sizes) == pytest.approx(0.75, abs=0.03)
+    one, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    draw_size(one, {9: 3, 3: 1})
+    assert draw_size(other, {5: 1}) == 5
+    assert torch.equal(torch.rand(3, generator=one), torch.rand(3, generator=other))
 
 
 # Prepared sets
@@ -162,12 +165,12 @@ def test_every_record_is_accounted_for(tmp_path):
 def test_novelty_keys_are_those_of_the_training_part(tmp_path, sample):
     prepare(ListSource(), tmp_path / "set", progress=False)
     expected = sorted(chem.key_hash(text) for text in ("C", "C=CC"))
-    novelty = load_novelty(tmp_path / "set")
-    assert novelty["canonical"].tolist() == novelty["strict"].tolist() == expected
-    shipped = load_novelty(SAMPLE)
+    novelty = NoveltyIndex.load(tmp_path / "set")
+    assert novelty.canonical.tolist() == novelty.strict.tolist() == expected
+    shipped = NoveltyIndex.load(SAMPLE)
     train = [sample.molecule(i) for i in sample.split("train")[:50]]
-    assert np.isin([chem.key_hash(chem.canonical_key(m)) for m in train], shipped["canonical"]).all()
-    assert np.isin([chem.key_hash(chem.strict_key(m)) for m in train], shipped["strict"]).all()
+    assert np.isin([chem.key_hash(chem.canonical_key(m)) for m in train], shipped.canonical).all()
+    assert np.isin([chem.key_hash(chem.strict_key(m)) for m in train], shipped.strict).all()
 
 
 def test_preparing_again_replaces_the_set_as_a_whole(tmp_path, sample):

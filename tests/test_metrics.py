@@ -246,9 +246,6 @@ def test_aromatic_rings_are_stable_written_either_way():
     assert fractions(scores.results)["p2_unique"] == (2, 3)
 
 
-@pytest.mark.xfail(
-    raises=Chem.AtomKekulizeException, strict=True, reason="chem.from_rdkit catches KekulizeException only"
-)
 def test_aromatic_bonds_outside_a_ring_are_not_rounded_to_single():
     """H:O:H with two aromatic bonds is broken; the same from an SDF file is in test_evaluate."""
     strange = Chem.RWMol()

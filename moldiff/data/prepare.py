@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from moldiff import __version__
 from moldiff.batch import Molecule
@@ -151,19 +151,6 @@ def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | P
     )
     _write(draft, out)
     return PreparedSet.load(out)
-
-
-def load_novelty(folder: str | Path) -> dict[str, np.ndarray]:
-    """Sorted 64-bit hashes of the training molecules: `canonical` and `strict`, see `moldiff.chem`.
-
-    Raises:
-        MoldiffError: when the file is missing or damaged.
-    """
-    path = Path(folder) / NOVELTY_FILE
-    try:
-        return dict(load_file(path))
-    except Exception as error:
-        raise MoldiffError(f"{path}: cannot be read ({error}); prepare the set again") from None
 
 
 def _keys(molecules: Sequence[Molecule], num_workers: int) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from moldiff.errors import MoldiffError
 from moldiff.vocabulary import NUM_BOND_CLASSES
@@ -70,16 +68,6 @@ class Statistics:
             pos_scale=_rms(pos - mean[owner]),
             hydrogen_scale=_rms(offsets),
         )
-
-    def sample_sizes(self, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of heavy atoms [count] int64 drawn from `size_counts`."""
-        sizes = torch.tensor(list(self.size_counts), dtype=torch.long)
-        weights = torch.tensor(list(self.size_counts.values()), dtype=torch.double)
-        return sizes[torch.multinomial(weights, count, replacement=True, generator=generator)]
-
-    def sample_size(self, generator: torch.Generator) -> int:
-        """One number of heavy atoms, for callers that give every molecule its own generator."""
-        return int(self.sample_sizes(1, generator))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` is its inverse."""
