@@ -16,7 +16,7 @@ LAYERS = (
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition", "task"},
     {"model", "sampler"},
-    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "evaluate"},
+    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "evaluate", "card"},
     {"cli", "options", "usage", "testing"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
@@ -35,6 +35,7 @@ SIBLINGS = {
     "training": {"callbacks", "checkpoint", "stream"},
     "callbacks": {"checkpoint"},
     "generate": {"checkpoint"},
+    "card": {"checkpoint"},
     "cli": {"options", "usage"},
 }
 """What a module may import of its own layer."""

@@ -1,0 +1,87 @@
+"""The README does what it says: its commands run, its options exist, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from moldiff.cli import main
+from moldiff.generate import available_models
+from moldiff.options import compose_options
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+COMMANDS = [
+    part.strip()
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.splitlines()
+    for part in line.split("&&")
+]
+OURS = [command for command in COMMANDS if command.startswith("moldiff ")]
+HOURS = ("moldiff prepare data=qm9", "moldiff train experiment=qm9")
+"""Commands that take too long to be run here."""
+
+needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
+
+
+def test_first_two_commands() -> None:
+    assert COMMANDS[:2] == ["pip install .", "moldiff sample"]
+    assert 'pip install ".[test]" && pytest\n' in TEXT
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_commands_compose(command: str) -> None:
+    _, name, *arguments = shlex.split(command)
+    assert compose_options(name, arguments)
+
+
+def test_table_of_options_is_that_of_the_config() -> None:
+    options = compose_options("sample", [])
+    table = re.findall(r"^\| `(\w+)` \| (\S*?) ?\|", TEXT.partition("## Judge")[0], flags=re.MULTILINE)
+    shown = {name: default.strip("` ") for name, default in table}
+    assert set(shown) == set(options) - {"sampler", "debug"}
+    for name, default in shown.items():
+        value = options[name]
+        assert default == ("" if value is None else str(value).replace("'", ""))
+
+
+def test_table_of_groups_is_that_of_the_configs() -> None:
+    table = re.findall(r"^\| `(\w+)` \| ((?:`\w+`,? ?)+)\|", TEXT.partition("## Train")[2], flags=re.MULTILINE)
+    assert len(table) == 6
+    for group, choices in table:
+        files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+        assert set(re.findall(r"\w+", choices)) == files
+
+
+@needs_weights
+def test_links_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@needs_weights
+def test_python_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language, block in BLOCKS:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+@needs_weights
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in OURS:
+        if command not in HOURS:
+            assert main(shlex.split(command)[1:]) == 0, command
+    assert {path.name for path in tmp_path.glob("*.sdf")} == {"molecules.sdf", "small.sdf", "quick.sdf"}
+
+
+def test_first_line_says_that_it_is_another_program() -> None:
+    assert "Not the MolDiff of Peng et al." in TEXT.partition("```")[0]
