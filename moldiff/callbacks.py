@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,17 +57,19 @@ class ModelExport(Callback):
     Args:
         folder: where to.
         config: `denoiser` and `process` configs and the training's own.
+        history: the stretches of training that the weights have behind them already.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.folder, self.config, self.history = folder, config, history
         self._start = time.monotonic()
 
     def export(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
             seconds = round(time.monotonic() - self._start)
-            done = {"steps": trainer.global_step, "seconds": seconds, "world_size": trainer.world_size}
-            save_model(self.folder, pl_module.averaged, {**self.config, "trained": done})
+            batch_size = self.config["training"]["batch_size"] * trainer.world_size
+            stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": seconds}
+            save_model(self.folder, pl_module.averaged, {**self.config, "history": [*self.history, stretch]})
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.export(trainer, pl_module)

@@ -120,26 +120,24 @@ def write_card(
 def _facts(
     checkpoint: Checkpoint, prepared: PreparedSet, number: int, sampler: PowerSampler, seconds: float
 ) -> dict[str, Any]:
-    training, trained = checkpoint.config.get("training", {}), checkpoint.config.get("trained", {})
     parameters = sum(parameter.numel() for parameter in checkpoint.model.denoiser.parameters())
     splits = ", ".join(f"{len(prepared.split(name)):,} {name}" for name in ("train", "valid", "test"))
-    per_step = training.get("batch_size", 0) * trained.get("world_size", 1)
-    history = checkpoint.config.get("history", [])
+    stretches = [_stretch(stretch) for stretch in checkpoint.config.get("history", [])]
     return {
         "weights": f"{checkpoint.weights_hash} ({parameters:,} parameters)",
         "data": f"{prepared.name}: {splits} ({prepared.meta.get('source', '')})",
         "classes": str(checkpoint.model.vocabulary),
-        "training, in order": "; ".join([*history, _stretch(trained, per_step)]) if trained else "not recorded",
+        "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
         "sampling speed": f"{number / seconds:.1f} molecules a second, decoding included, 2 processes",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",
     }
 
 
-def _stretch(trained: Mapping[str, Any], per_step: int) -> str:
+def _stretch(stretch: Mapping[str, Any]) -> str:
     """One stretch of training in words."""
-    steps, seconds = int(trained.get("steps", 0)), float(trained.get("seconds", 0))
-    return f"{steps:,} steps of {per_step} molecules in {seconds / 60:.0f} minutes"
+    steps, batch_size, minutes = int(stretch["steps"]), int(stretch["batch_size"]), float(stretch["seconds"]) / 60
+    return f"{steps:,} steps of {batch_size} molecules in {minutes:.0f} minutes"
 
 
 def main(arguments: Sequence[str]) -> None:

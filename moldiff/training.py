@@ -144,8 +144,7 @@ def train(config: Mapping[str, Any]) -> Path:
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         torch.manual_seed(config["seed"])
         model = build_model(config, prepared.vocabulary, prepared.statistics)
-    if config["init"] is not None:
-        _start_from(model, config["init"])
+    history = [] if config["init"] is None else _start_from(model, config["init"])
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     fast = has_fast_bfloat16(device)
     module = DiffusionTraining(
@@ -167,7 +166,7 @@ def train(config: Mapping[str, Any]) -> Path:
         seed=config["seed"],
         num_validation=config["trainer"]["num_validation"],
     )
-    trainer = _trainer(config, out, fast)
+    trainer = _trainer(config, out, fast, history)
     trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     if trainer.is_global_zero and (prepared.path / NOVELTY_FILE).is_file():
         shutil.copyfile(prepared.path / NOVELTY_FILE, out / NOVELTY_FILE)
@@ -188,13 +187,14 @@ def _claim(out: Path, *, resume: bool) -> Path | None:
     return None
 
 
-def _start_from(model: MoleculeDiffusion, name: str | Path) -> None:
-    """Take over the weights of a trained model with the same vocabulary."""
+def _start_from(model: MoleculeDiffusion, name: str | Path) -> list[Any]:
+    """Take over the weights of a trained model with the same vocabulary; returns its history."""
     start = load_checkpoint(name)
     if start.model.vocabulary != model.vocabulary:
         theirs, ours = start.model.vocabulary, model.vocabulary
         raise MoldiffError(f"init: {start.name} knows the classes {theirs}; the data has {ours}")
     model.denoiser.load_state_dict(start.model.denoiser.state_dict())
+    return list(start.config.get("history", []))
 
 
 def _optimizer(config: Mapping[str, Any], dtype: torch.dtype | None) -> Callable[..., torch.optim.Optimizer]:
@@ -210,14 +210,14 @@ def _wants_compile(config: Mapping[str, Any], device: torch.device) -> bool:
     return can_compile(device) and (config["trainer"]["max_steps"] or 0) >= _COMPILE_FROM
 
 
-def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool) -> lightning.Trainer:
+def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool, history: list[Any]) -> lightning.Trainer:
     options = config["trainer"]
     precision = options["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if fast_bfloat16 else "32-true"
     callbacks: list[Callback] = [
         ProgressLine(options["log_every"]),
-        ModelExport(out, {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}),
+        ModelExport(out, {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}, history),
         ModelCheckpoint(
             out, filename="last", every_n_train_steps=options["validate_every"], enable_version_counter=False
         ),

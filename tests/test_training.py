@@ -111,7 +111,7 @@ def test_log_and_model_folder_hold_what_is_promised(tmp_path: Path) -> None:
         assert {f"train/{name}", f"valid/{name}"} <= columns
     assert {"valid/bound", "valid/bound_bond", "sample/p2_valid", "sample/decoded_p2_valid"} <= columns
     config_file = json.loads((out / "config.json").read_text())
-    assert config_file["trained"]["steps"] == 6
+    assert [(part["steps"], part["batch_size"]) for part in config_file["history"]] == [(6, 8)]
     assert config_file["training"]["batch_size"] == 8
     assert (out / "novelty.safetensors").is_file()
     checkpoint = torch.load(out / "last.ckpt", weights_only=True)
@@ -160,6 +160,8 @@ def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Pat
             optimizer={"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.0},
         )
     )
+    history = load_checkpoint(tmp_path / "second").config["history"]
+    assert [part["steps"] for part in history] == [2, 1]
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
