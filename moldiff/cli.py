@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = any(text.lower() == "debug=true" for text in arguments)
     try:
         return _dispatch(arguments)
-    except KeyboardInterrupt:
-        return _say("interrupted", EXIT_INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -133,7 +133,7 @@ def _prepare(options: Mapping[str, Any]) -> int:
 
 def _train(options: Mapping[str, Any]) -> int:
     _check_train(options)
-    from moldiff.training import train
+    from moldiff.training import STATE_FILE, train
 
     settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
     try:
@@ -141,7 +141,11 @@ def _train(options: Mapping[str, Any]) -> int:
             folder = train(settings)
     except SystemExit as error:  # Lightning's answer to Ctrl-C
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
+            saved = (Path(options["out"]) / STATE_FILE).is_file()
+            advice = (
+                f"out={options['out']} resume=true goes on from the last validation" if saved else "nothing saved yet"
+            )
+            raise KeyboardInterrupt(f"; {advice}") from error
         raise
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(f"model in {folder}; to use it: moldiff sample model={folder}")

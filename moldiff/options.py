@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import moldiff
 from moldiff.errors import MoldiffError
 
 CONFIG_MODULE = "moldiff.conf"
@@ -67,6 +69,11 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
     Raises:
         MoldiffError: for the first argument that cannot be used.
     """
+    if find_spec(CONFIG_MODULE) is None:
+        raise MoldiffError(
+            f"{CONFIG_MODULE} not found: {moldiff.__path__[0]} is a bare source folder; start from another folder, or "
+            "pip install -e there"
+        )
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
     overrides = [_parse(text) for text in arguments]

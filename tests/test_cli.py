@@ -356,3 +356,22 @@ def test_prepare_a_few_molecules(folder: Path, capsys: pytest.CaptureFixture[str
     assert main(["prepare", "data=qm9", "limit=50", "num_workers=1", "out=prepared/few"]) == 0
     assert "prepared set in prepared/few" in capsys.readouterr().out
     assert (folder / "prepared" / "few" / "meta.json").is_file()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_interrupted_training_says_how_to_go_on(
+    saved: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: dict[str, Any]) -> None:
+        Path(config["out"]).mkdir()
+        if saved:
+            (Path(config["out"]) / "last.ckpt").touch()
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 (as Lightning does)
+
+    monkeypatch.setattr("moldiff.training.train", interrupted)
+    assert main(["train", "experiment=quick", "out=run"]) == 130
+    said = "out=run resume=true goes on from the last validation" if saved else "nothing saved yet"
+    assert capsys.readouterr().err == f"moldiff: interrupted; {said}\n"
