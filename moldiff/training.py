@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -245,3 +247,7 @@ def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool, history:
         enable_model_summary=False,
         default_root_dir=out,
     )
+
+
+if __name__ == "__main__":  # python -m moldiff.training CONFIG.json, for machines without Hydra
+    print(train(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import os
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -236,3 +239,16 @@ def test_trapezoid_schedule_on_points_worked_out_by_hand() -> None:
     assert schedule(9, 0.2) == pytest.approx(1.0)
     assert schedule(100, 0.75) == pytest.approx(0.5)
     assert schedule(100, 1.0) == pytest.approx(0.1)
+
+
+def test_trains_from_a_json_file_where_rdkit_and_hydra_cannot_be_imported(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run", quality=None, trainer={"max_steps": 2, "validate_every": 1})
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('rdkit', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "moldiff.training", str(tmp_path / "config.json")]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert load_checkpoint(tmp_path / "run").config["history"][0]["steps"] == 2
