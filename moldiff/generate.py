@@ -23,6 +23,7 @@ from moldiff.metrics.validity import Verdict, judge, validity_results
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.results import MetricResult, Status
 from moldiff.sampler import PowerSampler, SamplerState, run_sampler
+from moldiff.trajectory import Recorder
 
 KEEP = ("valid", "unique", "novel")
 """What a sample can be required to be; nothing required keeps all of them as they came."""
@@ -32,6 +33,8 @@ DECODE = ("valence", "raw")
 
 _PAIR_BUDGET = 60_000
 """Padded pairs of atoms that go through the network at once; bounds the memory."""
+
+_Frames = tuple[Molecule, ...] | None
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
 
@@ -47,6 +50,7 @@ class SampledMolecule:
         unique: the first valid one of its run with its structure; None = not valid.
         mended: the most probable classes broke a valence rule, and decoding found others.
         origin: model, weights, seed, index and settings: all that is needed to draw it again.
+        trajectory: frames from noise on (Å), see `moldiff.trajectory`; None = not kept.
     """
 
     molecule: Molecule
@@ -55,6 +59,7 @@ class SampledMolecule:
     unique: bool | None
     mended: bool
     origin: Mapping[str, str | int | float]
+    trajectory: tuple[Molecule, ...] | None = None
 
     @cached_property
     def mol(self) -> Chem.Mol:
@@ -162,6 +167,7 @@ class MoleculeGenerator:
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
+        trajectory: bool = False,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples:
         """Draw molecules until n are kept.
@@ -178,6 +184,7 @@ class MoleculeGenerator:
             decode: "valence" or "raw".
             first: index of the first molecule, so that several runs of one seed can share the work.
             max_draws: give up after so many; None = 20 n + 200.
+            trajectory: keep the way from noise to every kept molecule, about 100 kB each.
             on_progress: called with the number of molecules finished so far, in fractions.
 
         Returns:
@@ -190,7 +197,7 @@ class MoleculeGenerator:
         sampler = sampler if steps is None else replace(sampler, num_steps=steps)
         limit = 20 * n + 200 if max_draws is None else max_draws
         self._validate(n, seed, keep, decode, first, limit)
-        run = _Run(self, sampler, seed, self._size_weights(size), decode, frozenset(keep))
+        run = _Run(self, sampler, seed, self._size_weights(size), decode, frozenset(keep), trajectory)
         try:
             while len(run.kept) < n and run.drawn < limit:
                 # The share that was kept so far says how many more draws are likely to be needed.
@@ -248,6 +255,7 @@ class _Run:
     size_weights: dict[int, int]
     decode: str
     keep: frozenset[str]
+    trajectory: bool
     kept: list[SampledMolecule] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -270,7 +278,7 @@ class _Run:
                 share = calls / (len(chunks) * self.sampler.num_steps)
                 on_progress(len(self.kept) + (target - len(self.kept)) * share)
 
-        found: dict[int, tuple[Molecule, bool]] = {}
+        found: dict[int, tuple[Molecule, bool, _Frames]] = {}
         for chunk in chunks:
             molecules = self._draw([generators[k] for k in chunk], [sizes[k] for k in chunk], on_step)
             found |= dict(zip(chunk, molecules, strict=True))
@@ -281,19 +289,28 @@ class _Run:
 
     def _draw(
         self, generators: list[torch.Generator], sizes: list[int], on_step: Callable[[SamplerState], None]
-    ) -> list[tuple[Molecule, bool]]:
+    ) -> list[tuple[Molecule, bool, _Frames]]:
         device, model = self.generator.device, self.generator.checkpoint.model
         node_mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device)
         draws = MoleculeDraws(generators, device=device)
-        prediction = run_sampler(model, self.sampler, node_mask, draws, on_step=on_step)
+        recorder = Recorder(model, node_mask, self.sampler.num_steps) if self.trajectory else None
+
+        def watch(state: SamplerState) -> None:
+            on_step(state)
+            if recorder is not None:
+                recorder(state)
+
+        prediction = run_sampler(model, self.sampler, node_mask, draws, on_step=watch)
         if self.decode == "raw":
             none = torch.zeros(len(sizes), dtype=torch.bool)
             decoded = Decoded(decode_raw(prediction, node_mask), none, none)
         else:
             decoded = decode_valence(prediction, node_mask, model.vocabulary)
-        return list(zip(to_molecules(decoded.batch, model.vocabulary), decoded.mended.tolist(), strict=True))
+        molecules = to_molecules(decoded.batch, model.vocabulary)
+        frames: Sequence[_Frames] = [None] * len(molecules) if recorder is None else recorder.trajectories()
+        return list(zip(molecules, decoded.mended.tolist(), frames, strict=True))
 
-    def _take(self, index: int, molecule: Molecule, mended: bool) -> None:
+    def _take(self, index: int, molecule: Molecule, mended: bool, frames: _Frames) -> None:
         """Judge one drawn molecule and keep it if it is what was asked for."""
         novelty, checkpoint = self.generator.novelty, self.generator.checkpoint
         verdict = judge(molecule, checkpoint.model.vocabulary)
@@ -314,7 +331,7 @@ class _Run:
             "sampler": json.dumps(asdict(self.sampler)),
         }
         named = replace(molecule, name=f"{checkpoint.name}-{self.seed}-{index}")
-        sample = SampledMolecule(named, verdict, novel, unique, mended, origin)
+        sample = SampledMolecule(named, verdict, novel, unique, mended, origin, frames)
         has = {"valid": key is not None, "unique": bool(unique), "novel": bool(novel)}
         if all(has[item] for item in self.keep):
             self.kept.append(sample)

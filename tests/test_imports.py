@@ -15,8 +15,8 @@ LAYERS = (
     {"errors", "results", "vocabulary", "batch", "geometry", "protocols", "randomness", "construct", "hardware"},
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition", "task"},
-    {"model", "sampler"},
-    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "evaluate", "card"},
+    {"model", "sampler", "trajectory"},
+    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "evaluate", "card", "view"},
     {"cli", "options", "usage", "testing"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
@@ -32,16 +32,18 @@ SIBLINGS = {
     "io": {"chem", "records"},
     "report": {"metrics"},
     "sampler": {"model"},
+    "trajectory": {"model", "sampler"},
     "training": {"callbacks", "checkpoint", "stream"},
     "callbacks": {"checkpoint"},
     "generate": {"checkpoint"},
     "card": {"checkpoint"},
+    "view": {"checkpoint", "evaluate"},
     "cli": {"options", "usage"},
 }
 """What a module may import of its own layer."""
 
 LIBRARIES = {
-    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluate", "generate"},
+    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluate", "generate", "view"},
     "hydra": {"options"},
     "omegaconf": {"options"},
     "lightning": {"training", "callbacks", "stream"},

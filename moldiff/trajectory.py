@@ -1,0 +1,90 @@
+"""The way from noise to a molecule, frame by frame: what `moldiff sample trajectory=true` keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from moldiff.batch import MolBatch, Molecule, to_molecules
+from moldiff.decode import decode_raw
+from moldiff.io import Writer
+from moldiff.model import MoleculeDiffusion
+from moldiff.sampler import SamplerState
+
+MAX_FRAMES = 50
+"""Frames that are kept of a molecule; of a longer run every second, third, ... network call."""
+
+
+class Recorder:
+    """Collects the frames of a batch while it is sampled.
+
+    A frame holds the noisy coordinates that went into a network call (Å) and the classes of atoms and bonds that came
+    out as the most probable ones; nothing is mended.
+
+    Args:
+        model: brings the vocabulary and the scales of the coordinates.
+        node_mask: [B, N].
+        num_steps: network calls of the run.
+    """
+
+    def __init__(self, model: MoleculeDiffusion, node_mask: Tensor, num_steps: int) -> None:
+        self._model = model
+        self._node_mask = node_mask
+        self._every = math.ceil(num_steps / MAX_FRAMES)
+        self._batches: list[MolBatch] = []
+
+    def __call__(self, state: SamplerState) -> None:
+        """Keep the state, if it is one of the frames."""
+        if state.step % self._every:
+            return
+        scales = self._model.statistics
+        pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
+        frame = decode_raw(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
+        self._batches.append(frame.to("cpu"))
+
+    def trajectories(self) -> list[tuple[Molecule, ...]]:
+        """The frames of every molecule of the batch, noise first."""
+        return list(zip(*(to_molecules(batch, self._model.vocabulary) for batch in self._batches), strict=True))
+
+
+class Recorded(Protocol):
+    """A molecule that may know the frames it came from, such as one drawn by `moldiff.generate`."""
+
+    @property
+    def molecule(self) -> Molecule: ...
+
+    @property
+    def trajectory(self) -> Sequence[Molecule] | None: ...
+
+
+def trajectory_path(path: str | Path) -> Path:
+    """Where the frames of the molecules of a file are kept: "a.sdf" -> "a.trajectory.sdf.gz", beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.trajectory.sdf.gz")
+
+
+def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:
+    """Write the frames of molecules, each followed by the molecule itself, to a file of molecules; how many frames.
+
+    A record's title is the molecule's name, its data fields are `frame` (0 = noise) and `frames` (how many there are).
+    Molecules without frames, or with a coordinate that is not finite, are left out.
+    """
+    with Writer(path) as writer:
+        for sample in samples:
+            frames = [*(sample.trajectory or ()), sample.molecule]
+            if len(frames) == 1 or not all(_is_finite(frame) for frame in frames):
+                continue
+            for number, frame in enumerate(frames):
+                named = replace(frame, name=sample.molecule.name, properties={})
+                writer.write(named, {"frame": number, "frames": len(frames)})
+    return writer.count
+
+
+def _is_finite(molecule: Molecule) -> bool:
+    return bool(np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all())
