@@ -34,6 +34,9 @@ DECODE = ("valence", "raw")
 _PAIR_BUDGET = 60_000
 """Padded pairs of atoms that go through the network at once; bounds the memory."""
 
+_ROUND = 500
+"""Molecules drawn before those that are finished are taken; an interruption loses at most so many."""
+
 _Frames = tuple[Molecule, ...] | None
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
@@ -202,8 +205,9 @@ class MoleculeGenerator:
             while len(run.kept) < n and run.drawn < limit:
                 # The share that was kept so far says how many more draws are likely to be needed.
                 share = max(0.05, (len(run.kept) + 1) / (run.drawn + 1))
-                wanted = min(limit - run.drawn, round((n - len(run.kept)) / share) + 1 if run.drawn else n)
-                run.extend(range(first + run.drawn, first + run.drawn + wanted), n, on_progress)
+                likely = round((n - len(run.kept)) / share) + 1 if run.drawn else n
+                wanted = min(limit - run.drawn, likely, _ROUND)
+                run.extend(range(first + run.drawn, first + run.drawn + wanted), n, likely, on_progress)
         except KeyboardInterrupt:
             pass  # what is finished is returned, and the caller can see that it is not complete
         results = [*validity_results(run.verdicts), *novelty_results(run.verdicts, self.novelty)]
@@ -264,8 +268,8 @@ class _Run:
     def drawn(self) -> int:
         return len(self.verdicts)
 
-    def extend(self, indices: range, target: int, on_progress: Callable[[float], None] | None) -> None:
-        """Draw the molecules `indices` and take them in order until `target` are kept."""
+    def extend(self, indices: range, target: int, likely: int, on_progress: Callable[[float], None] | None) -> None:
+        """Draw the molecules `indices`, of `likely` still to come, and take them in order until `target` are kept."""
         generators = {index: molecule_generator(self.seed, index) for index in indices}
         sizes = {index: draw_size(generators[index], self.size_weights) for index in indices}
         chunks = list(_chunks(sizes))
@@ -275,7 +279,7 @@ class _Run:
             nonlocal calls
             calls += 1
             if on_progress is not None:
-                share = calls / (len(chunks) * self.sampler.num_steps)
+                share = calls / (len(chunks) * self.sampler.num_steps) * min(1.0, len(indices) / likely)
                 on_progress(len(self.kept) + (target - len(self.kept)) * share)
 
         found: dict[int, tuple[Molecule, bool, _Frames]] = {}

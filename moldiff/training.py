@@ -148,10 +148,9 @@ def train(config: Mapping[str, Any]) -> Path:
         model = build_model(config, prepared.vocabulary, prepared.statistics)
     history = [] if config["init"] is None else _start_from(model, config["init"])
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
-    fast = has_fast_bfloat16(device)
     module = DiffusionTraining(
         model,
-        optimizer=_optimizer(config["optimizer"], torch.bfloat16 if fast else None),
+        optimizer=_optimizer(config["optimizer"], torch.bfloat16 if has_fast_bfloat16(device) else None),
         schedule=construct(config["schedule"], None),
         times=construct(config["times"], None),
         field_weights=config["field_weights"],
@@ -168,7 +167,7 @@ def train(config: Mapping[str, Any]) -> Path:
         seed=config["seed"],
         num_validation=config["trainer"]["num_validation"],
     )
-    trainer = _trainer(config, out, fast, history)
+    trainer = _trainer(config, out, device, history)
     trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
     if trainer.is_global_zero and (prepared.path / NOVELTY_FILE).is_file():
         shutil.copyfile(prepared.path / NOVELTY_FILE, out / NOVELTY_FILE)
@@ -212,11 +211,16 @@ def _wants_compile(config: Mapping[str, Any], device: torch.device) -> bool:
     return can_compile(device) and (config["trainer"]["max_steps"] or 0) >= _COMPILE_FROM
 
 
-def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool, history: list[Any]) -> lightning.Trainer:
+def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
+    """`auto` is every GPU; on a CPU two processes, which together beat one with twice the threads."""
+    return min(2, os.cpu_count() or 1) if on_cpu and devices == "auto" else devices
+
+
+def _trainer(config: Mapping[str, Any], out: Path, device: torch.device, history: list[Any]) -> lightning.Trainer:
     options = config["trainer"]
     precision = options["precision"]
     if precision == "auto":
-        precision = "bf16-mixed" if fast_bfloat16 else "32-true"
+        precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
     callbacks: list[Callback] = [
         ProgressLine(options["log_every"]),
         ModelExport(out, {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}, history),
@@ -231,7 +235,7 @@ def _trainer(config: Mapping[str, Any], out: Path, fast_bfloat16: bool, history:
         callbacks.append(Timer(options["max_time"], interval="step"))
     return lightning.Trainer(
         accelerator=options["accelerator"],
-        devices=options["devices"],
+        devices=_num_devices(options["devices"], on_cpu=device.type == "cpu"),
         strategy=options["strategy"],
         precision=precision,
         max_steps=options["max_steps"] or -1,

@@ -106,7 +106,7 @@ options and their defaults:
   prior=marginal               of the classes; or uniform, absorbing
   optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
-  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=1
+  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=auto
   trainer.validate_every=500   steps
   other: self_conditioning, ema_decay, compile, field_weights, times, schedule,
          sampler, quality; --cfg shows their values
