@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,10 @@ from moldiff.chem import check, from_rdkit
 from moldiff.results import InvalidMolecule, Status
 
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
+_ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 END_OF_BLOCK = "M  END"
+END_OF_RECORD = "$$$$"
+MOL2_START = "@<TRIPOS>MOLECULE"
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,7 @@ def sdf_record(number: int, block: list[str]) -> Record:
     # RDKit takes a flat molecule for a drawing even where the header says that it is 3D.
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
-    for key, value in _data_fields(block[end:]).items():
-        mol.SetProp(key, value)
+    _set_fields(mol, _data_fields(block[end:]))
     return _finished(number, name, mol)
 
 
@@ -118,17 +121,23 @@ def _atomic_number(symbol: str) -> int | None:
 
 
 def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
-    """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one."""
+    """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
+
+    Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated.
+    """
     mol.SetProp("_Name", name)
     sanitized = Chem.Mol(mol)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(sanitized)
+    except Chem.KekulizeException as error:
+        advice = "draw single and double bonds, or the hydrogen of the ring atom that has one"
+        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{_one_line(error)}: {advice}"))
     except Chem.MolSanitizeException as error:
         drawn = _checked(mol) if mol.GetNumConformers() else None
         if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
             return Record(number, name, mol, drawn)
-        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split())))
+        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, _one_line(error)))
     return Record(number, name, sanitized)
 
 
@@ -155,38 +164,124 @@ def _in_file_order(problem: InvalidMolecule, order: list[int]) -> InvalidMolecul
     return replace(problem, atom=atom, reason=re.sub(r"^atom \d+", f"atom {atom + 1}", problem.reason))
 
 
-def xyz_record(number: int, name: str, atoms: list[list[str]]) -> Record:
-    """Elements and coordinates, one list of words per atom; the molecule has no bonds."""
-    mol = Chem.RWMol()
-    pos = np.zeros((len(atoms), 3))
-    for atom, words in enumerate(atoms):
-        element = _atomic_number(words[0]) if words else None
+def mol2_record(number: int, block: list[str]) -> Record:
+    """The lines of a MOL2 record, from its `@<TRIPOS>MOLECULE` on; atom types are those of Corina."""
+    name = block[1].strip() if len(block) > 1 else ""
+    problem = _mol2_problem(block)
+    if problem is not None:
+        return rejected(number, name, problem)
+    with rdBase.BlockLogs():
         try:
-            pos[atom] = [float(word) for word in words[1:4]]
-        except ValueError:
-            element = None
-        if element is None:
-            reason = f"atom {atom + 1}: got {' '.join(words)[:40]!r}, expected an element and three coordinates"
-            return rejected(number, name, reason, atom=atom)
-        if not np.isfinite(pos[atom]).all():
-            reason = f"atom {atom + 1} ({words[0]}): coordinate not finite"
-            return rejected(number, name, reason, Status.NON_FINITE, atom)
-        new = Chem.Atom(element)
-        new.SetNoImplicit(True)
-        mol.AddAtom(new)
-    if not atoms:
+            mol = Chem.MolFromMol2Block("\n".join(block) + "\n", sanitize=False, removeHs=False)
+        except (RuntimeError, ValueError) as error:
+            return rejected(number, name, f"malformed MOL2 block: {_one_line(error)}")
+    if mol is None:
+        return rejected(number, name, "malformed MOL2 block")
+    if mol.GetNumConformers():
+        conformer = mol.GetConformer()
+        conformer.Set3D(mol.GetNumAtoms() == 1 or bool(np.ptp(conformer.GetPositions(), axis=0).max() > 0))
+    for key in mol.GetPropNames():
+        if key != "_Name":  # what RDKit notes of the file is no property of the molecule
+            mol.ClearProp(key)
+    return _finished(number, name, mol)
+
+
+def _mol2_problem(block: list[str]) -> str | None:
+    """Why a MOL2 record cannot be whole, which RDKit takes for the end of its molecule."""
+    counts = block[2].split() if len(block) > 2 else []
+    if not counts or not all(word.isdigit() for word in counts[:2]):
+        return "no counts line, so not a MOL2 block"
+    sections: dict[str, int] = {}
+    section = ""
+    for line in block:
+        if line.startswith("@<TRIPOS>"):
+            section = line.strip()
+        elif line.strip() and not line.startswith("#"):
+            sections[section] = sections.get(section, 0) + 1
+    expected = dict(zip(("@<TRIPOS>ATOM", "@<TRIPOS>BOND"), map(int, counts), strict=False))
+    if expected["@<TRIPOS>ATOM"] == 0:
+        return "no atom"
+    short = [name for name, count in expected.items() if sections.get(name, 0) < count]
+    return f"fewer lines in {short[0]} than the {expected[short[0]]} that its counts say" if short else None
+
+
+def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
+    """Elements and coordinates, one line per atom; the molecule has no bonds.
+
+    The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
+    elements and coordinates are, and the pairs are the data fields.
+    """
+    pairs = {key: value.strip("\"'") for key, value in _ASSIGNMENT.findall(comment)}
+    extended = "Properties" in pairs
+    fields = pairs if extended else {}
+    name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
+    columns = _xyz_columns(fields.get("Properties", "species:S:1:pos:R:3"))
+    if columns is None:
+        reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
+        return rejected(number, name, reason)
+    mol = Chem.RWMol()
+    pos = np.zeros((len(lines), 3))
+    for atom, line in enumerate(lines):
+        problem = _add_xyz_atom(mol, line, columns, pos[atom])
+        if problem is not None:
+            status = Status.NON_FINITE if problem.endswith("not finite") else Status.UNREADABLE
+            return rejected(number, name, f"atom {atom + 1}{problem}", status, atom)
+    if not lines:
         return rejected(number, name, "no atom")
-    conformer = Chem.Conformer(len(atoms))
+    conformer = Chem.Conformer(len(lines))
     conformer.SetPositions(pos)
     mol.AddConformer(conformer)
     mol.SetProp("_Name", name)
+    _set_fields(mol, {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")})
     return Record(number, name, mol.GetMol())
 
 
-def smiles_record(number: int, text: str, name: str) -> Record:
-    """A SMILES: a molecule without coordinates."""
+def _xyz_columns(properties: str) -> tuple[int, int] | None:
+    """Where the element and the first coordinate are in a line of extended XYZ."""
+    words = properties.split(":")
+    starts, column = {}, 0
+    for key, _, count in zip(words[::3], words[1::3], words[2::3], strict=False):
+        starts[key] = column
+        column += int(count) if count.isdigit() else 1
+    element = starts.get("species", starts.get("Z", starts.get("element")))
+    return None if element is None or "pos" not in starts else (element, starts["pos"])
+
+
+def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndarray) -> str | None:
+    """Add the atom of a line and fill in its position [3]; why that cannot be, else None."""
+    words = line.split()
+    element, first = columns
+    number = _atomic_number(words[element]) if len(words) > element else None
+    try:
+        pos[:] = [float(word) for word in words[first : first + 3]]
+    except ValueError:
+        number = None
+    if number is None:
+        return f": got {' '.join(words)[:40]!r}, expected an element and three coordinates"
+    if not np.isfinite(pos).all():
+        return f" ({words[element]}): coordinate not finite"
+    atom = Chem.Atom(number)
+    atom.SetNoImplicit(True)
+    mol.AddAtom(atom)
+    return None
+
+
+def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) -> Record:
+    """A SMILES with data fields: a molecule without coordinates."""
+    if not text:
+        return rejected(number, name, "no SMILES")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(text, sanitize=False)
-    if mol is None:
+    if mol is None or mol.GetNumAtoms() == 0:
         return rejected(number, name, f"cannot read {text[:80]!r} as SMILES")
+    _set_fields(mol, fields)
     return _finished(number, name, mol)
+
+
+def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
+    for key, value in fields.items():
+        mol.SetProp(key, value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -262,7 +262,7 @@ def test_gzip_file_cut_off(tmp_path, molecules):
         ("a.sdf", b"", "the file is empty"),
         ("a.sdf", b"\n\n", "no record found"),
         ("a.smi", b"\n", "no record found"),
-        ("a.pdbx", b"x", r"unknown type of file, expected one of .sdf, .sd, .mol, .xyz, .smi, .smiles"),
+        ("a.pdbx", b"x", r"unknown type of file, expected one of .sdf, .sd, .mol, .mol2, .xyz, .extxyz, .smi"),
         ("noend", b"x", "unknown type of file"),
         ("a.sdf.gz", b"plain text", "is not a gzip file"),
     ],

@@ -1,8 +1,4 @@
-"""Reading and writing files of molecules, with every record accounted for.
-
-Files are read as a stream and parted into records here, so that a broken record cannot take its neighbours with it;
-bytes that are not UTF-8 are replaced, and any line ending will do.
-"""
+"""Writing files of molecules: SDF, XYZ, SMILES and CSV."""
 
 from __future__ import annotations
 
@@ -12,10 +8,8 @@ import io
 import math
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TextIO
@@ -26,153 +20,10 @@ from rdkit import Chem
 from moldiff.batch import Molecule
 from moldiff.chem import smiles, to_rdkit
 from moldiff.errors import MoldiffError
-from moldiff.records import END_OF_BLOCK, Record, rejected, sdf_record, smiles_record, xyz_record
+from moldiff.io.parts import file_suffix
 
 Value = str | float | int | bool
 """What a data field of a written record may hold."""
-
-
-@dataclass(frozen=True)
-class ReadResult:
-    """All records of a file, in order."""
-
-    path: Path
-    records: list[Record]
-
-    @property
-    def rejected(self) -> list[Record]:
-        """The records with a problem."""
-        return [record for record in self.records if record.problem is not None]
-
-    @property
-    def mols(self) -> list[Chem.Mol]:
-        """The RDKit molecules of the records without a problem."""
-        return [record.mol for record in self.records if record.mol is not None and record.problem is None]
-
-    def __str__(self) -> str:
-        bad = len(self.rejected)
-        return f"{self.path}: {len(self.records)} records, {len(self.records) - bad} read, {bad} rejected"
-
-
-def read(path: str | Path) -> ReadResult:
-    """Read a whole file; see `records`.
-
-    Raises:
-        MoldiffError: when the file is missing, empty, a folder, of an unknown type, or holds no record.
-    """
-    found = list(records(path))
-    if not found:
-        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
-    return ReadResult(Path(path), found)
-
-
-def records(path: str | Path) -> Iterator[Record]:
-    """The records of an SDF, MOL, XYZ or SMILES file (each also as .gz), one at a time.
-
-    Raises:
-        MoldiffError: when the file is missing, empty, a folder or of an unknown type.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(_READERS)})")
-    reader = _READERS[_suffix(path, _READERS)]
-    if not path.is_file():
-        raise MoldiffError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise MoldiffError(f"{path}: the file is empty")
-    with _open_text(path) as file:
-        yield from reader(_Lines(file))
-
-
-def _suffix(path: Path, known: Mapping[str, object]) -> str:
-    """The suffix of `path` without ".gz", in lower case."""
-    name = path.name.lower().removesuffix(".gz")
-    suffix = "." + name.rpartition(".")[2] if "." in name else ""
-    if suffix not in known:
-        raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
-    return suffix
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    raw = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # noqa: SIM115
-    with raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace") as file:
-        try:
-            yield file
-        except gzip.BadGzipFile:
-            raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
-
-
-class _Lines:
-    """Lines without their ends; `cut` is set when a compressed file breaks off."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self.cut = False
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            for line in self._file:
-                yield line.rstrip("\r\n")
-        except (EOFError, zlib.error):
-            self.cut = True
-
-
-def _read_sdf(lines: _Lines) -> Iterator[Record]:
-    block: list[str] = []
-    number = 1
-    for line in lines:
-        if line.rstrip() == "$$$$":
-            yield sdf_record(number, block)
-            number, block = number + 1, []
-        else:
-            block.append(line)
-    if any(line.strip() for line in block):
-        # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
-        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block)
-        name = block[0].strip()
-        yield sdf_record(number, block) if whole else rejected(number, name, f"truncated at record {number}")
-
-
-def _read_xyz(lines: _Lines) -> Iterator[Record]:
-    stream = iter(lines)
-    number = 0
-    for line in stream:
-        if not line.strip():
-            continue
-        number += 1
-        if not line.split()[0].isdigit():
-            reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
-            yield rejected(number, "", reason)
-            return
-        count = int(line.split()[0])
-        frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
-        name = frame[0].strip() if frame else ""
-        if len(frame) < count + 1:
-            yield rejected(number, name, f"truncated at record {number}")
-            return
-        yield xyz_record(number, name, [text.split() for text in frame[1:]])
-
-
-def _read_smiles(lines: _Lines) -> Iterator[Record]:
-    number = 0
-    for line in lines:
-        words = line.split(maxsplit=1)
-        if not words or (number == 0 and words[0].lower() == "smiles"):
-            continue
-        number += 1
-        name = words[1].strip() if len(words) > 1 else ""
-        yield smiles_record(number, words[0], name)
-
-
-_READERS: dict[str, Callable[[_Lines], Iterator[Record]]] = {
-    ".sdf": _read_sdf,
-    ".sd": _read_sdf,
-    ".mol": _read_sdf,
-    ".xyz": _read_xyz,
-    ".smi": _read_smiles,
-    ".smiles": _read_smiles,
-}
 
 
 class Recorded(Protocol):
@@ -214,7 +65,7 @@ class Writer:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._format = _FORMATS[_suffix(self.path, _FORMATS)]
+        self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
         if self.path.is_dir():
             raise MoldiffError(f"{path}: is a folder, expected the name of a file")
         if not self.path.parent.is_dir():

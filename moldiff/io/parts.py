@@ -1,0 +1,224 @@
+"""Files parted into records that are not parsed yet, so that other processes can do the parsing."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from moldiff.errors import MoldiffError
+from moldiff.io import tables
+from moldiff.io.tables import Columns
+from moldiff.records import (
+    END_OF_BLOCK,
+    END_OF_RECORD,
+    MOL2_START,
+    Record,
+    mol2_record,
+    rejected,
+    sdf_record,
+    smiles_record,
+    xyz_record,
+)
+
+_MAX_LINES = 1_000_000
+"""Lines of one record that are kept; what comes behind them is left out, so that no file can fill the memory."""
+
+
+class Part(NamedTuple):
+    """One record of a file, not parsed yet; cheap to make and to send to another process.
+
+    Attributes:
+        number: position in the file, from 1.
+        build: makes the record of the number and `arguments`.
+        arguments: its text.
+    """
+
+    number: int
+    build: Callable[..., Record]
+    arguments: tuple[Any, ...]
+
+    def parse(self) -> Record:
+        """The record itself."""
+        return self.build(self.number, *self.arguments)
+
+
+def parts(path: str | Path, columns: Columns = tables.DEFAULT_COLUMNS) -> Iterator[Part]:
+    """The records of a file of any type, one at a time; `columns` says where a table has what.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder or of an unknown type, or a table has no such column.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(SUFFIXES)})")
+    suffix = file_suffix(path, SUFFIXES)
+    if not path.is_file():
+        raise MoldiffError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise MoldiffError(f"{path}: the file is empty")
+    if suffix in PARQUET:
+        yield from _of_rows(tables.parquet_rows(path, columns))
+        return
+    with _open_text(path) as file:
+        yield from _READERS[suffix](_Lines(file), path, columns)
+
+
+def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> str:
+    """The suffix of `path` without ".gz", in lower case.
+
+    Raises:
+        MoldiffError: when it is not among `known`.
+    """
+    name = path.name.lower()
+    plain = name.removesuffix(".gz")
+    suffix = "." + plain.rpartition(".")[2] if "." in plain else ""
+    if suffix not in known or (suffix in PARQUET and plain != name):
+        raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
+    return suffix
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    raw = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # noqa: SIM115
+    try:
+        with raw, io.TextIOWrapper(raw, encoding=_encoding(raw.peek(2)[:2]), errors="replace") as file:
+            yield file
+    except gzip.BadGzipFile:
+        raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
+    except EOFError:
+        raise MoldiffError(f"{path}: a compressed file cut off before its first record") from None
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+class _Lines:
+    """Lines without their ends; `cut` is set when a compressed file breaks off."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.cut = False
+
+    def __iter__(self) -> Iterator[str]:
+        started = False
+        try:
+            for line in self._file:
+                started = True
+                yield line.rstrip("\r\n")
+        except (EOFError, zlib.error):
+            self.cut = True
+        except gzip.BadGzipFile:  # a wrong checksum at its end, or no gzip file at all
+            if not started:
+                raise
+            self.cut = True
+
+
+def _rejected(number: int, name: str, reason: str) -> Part:
+    return Part(number, rejected, (name, reason))
+
+
+def _sdf_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    block: list[str] = []
+    number = 1
+    for line in lines:
+        if line.startswith(END_OF_RECORD):
+            yield Part(number, sdf_record, (block,))
+            number, block = number + 1, []
+        elif len(block) < _MAX_LINES:
+            block.append(line)
+    if any(line.strip() for line in block):
+        # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
+        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block)
+        cut = _rejected(number, block[0].strip(), f"truncated at record {number}")
+        yield Part(number, sdf_record, (block,)) if whole else cut
+
+
+def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    block: list[str] = []
+    number = 0
+    for line in lines:
+        if line.startswith(MOL2_START):
+            if number:
+                yield Part(number, mol2_record, (block,))
+            number, block = number + 1, []
+        if number and len(block) < _MAX_LINES:
+            block.append(line)
+        elif not number and line.strip() and not line.startswith("#"):
+            reason = f"got {line.strip()[:40]!r}, expected {MOL2_START}; the rest of the file is not read"
+            yield _rejected(1, "", reason)
+            return
+    if number:
+        cut = _rejected(number, "", f"truncated at record {number}")
+        yield cut if lines.cut else Part(number, mol2_record, (block,))
+
+
+def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    stream = iter(lines)
+    number = 0
+    for line in stream:
+        if not line.strip():
+            continue
+        number += 1
+        if not line.split()[0].isdigit():
+            reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
+            yield _rejected(number, "", reason)
+            return
+        count = int(line.split()[0])
+        frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
+        if len(frame) < count + 1:
+            yield _rejected(number, frame[0].strip() if frame else "", f"truncated at record {number}")
+            return
+        yield Part(number, xyz_record, (frame[0], frame[1:]))
+
+
+def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    filled = (line for line in lines if line.strip() and not line.startswith("#"))
+    first = next(filled, None)
+    if first is None:
+        return
+    stream = chain([first], filled)
+    if columns != tables.DEFAULT_COLUMNS or tables.names_smiles(first):
+        yield from _of_rows(tables.text_rows(stream, path, columns))
+        return
+    if first.split()[0].lower() in tables.SMILES_NAMES:
+        next(stream)
+    for number, line in enumerate(stream, start=1):
+        text, *rest = line.split(maxsplit=1)
+        yield Part(number, smiles_record, (text, rest[0].strip() if rest else "", {}))
+
+
+def _table_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    yield from _of_rows(tables.text_rows(iter(lines), path, columns))
+
+
+def _of_rows(rows: Iterator[tables.Row | tables.BrokenTable]) -> Iterator[Part]:
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, tables.BrokenTable):
+            yield _rejected(number, "", row.reason)
+        else:
+            yield Part(number, smiles_record, (row.smiles, row.name, row.fields))
+
+
+_READERS: dict[str, Callable[[_Lines, Path, Columns], Iterator[Part]]] = {
+    ".sdf": _sdf_parts,
+    ".sd": _sdf_parts,
+    ".mol": _sdf_parts,
+    ".mol2": _mol2_parts,
+    ".xyz": _xyz_parts,
+    ".extxyz": _xyz_parts,
+    ".smi": _smiles_parts,
+    ".smiles": _smiles_parts,
+    ".txt": _smiles_parts,
+    ".csv": _table_parts,
+    ".tsv": _table_parts,
+}
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (*_READERS, *PARQUET)
+"""Types of files that can be read."""
