@@ -158,15 +158,16 @@ def test_harmonics_turn_by_the_layouts_matrix(reflect: bool) -> None:
 
 
 class TransformedDraws:
-    """The normal numbers of another source, turned and permuted; the uniform ones permuted."""
+    """The normal numbers of another source, turned, shifted and permuted; the uniform ones permuted."""
 
-    def __init__(self, seed: int, matrix: Tensor, order: Tensor) -> None:
+    def __init__(self, seed: int, matrix: Tensor, order: Tensor, shift: float = 0.0) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.matrix, self.order = matrix, order
+        self.matrix, self.order, self.shift = matrix, order, shift
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
         noise = torch.randn(*node_mask.shape, *tail, generator=self.generator, dtype=torch.double)
-        return noise[:, self.order] @ self.matrix.T
+        # A shift of the coordinates' noise is projected out; offsets of hydrogens are differences and have none.
+        return noise[:, self.order] @ self.matrix.T + (self.shift if tail == (3,) else 0.0)
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         batch, size = node_mask.shape
@@ -179,11 +180,13 @@ class TransformedDraws:
 
 @pytest.mark.parametrize("churn", [0.0, 0.7])
 @pytest.mark.parametrize("reflect", [False, True])
-def test_whole_sampler_commutes_with_the_noises_rotation_and_permutation(reflect: bool, churn: float) -> None:
+def test_whole_sampler_commutes_with_the_noises_rotation_translation_and_permutation(
+    reflect: bool, churn: float
+) -> None:
     model = MoleculeDiffusion(small_denoiser(), small_process(), VOCABULARY, STATISTICS).double()
     mask = torch.ones(2, 5, dtype=torch.bool)
     sampler = PowerSampler(num_steps=10, churn=churn)
     matrix, order = orthogonal(3, reflect=reflect), torch.tensor([2, 0, 3, 1, 4])
     plain = run_sampler(model, sampler, mask, TransformedDraws(1, torch.eye(3).double(), torch.arange(5)))
-    moved = run_sampler(model, sampler, mask, TransformedDraws(1, matrix, order))
+    moved = run_sampler(model, sampler, mask, TransformedDraws(1, matrix, order, shift=2.5))
     assert_same(moved, turned(permuted_prediction(plain, order), matrix), mask, tolerance=1e-8)
