@@ -18,6 +18,11 @@ class Status(StrEnum):
     CLASH = "clash"
     UNSANITIZABLE = "unsanitizable"
     UNREADABLE = "unreadable"
+    EXPLODED = "exploded"
+    PERCEPTION_FAILED = "perception failed"
+    TIME_OUT = "time-out"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,16 @@ class MetricResult:
         numerator: count (or sum) above the line.
         denominator: count below the line.
         definition: one sentence that says what is counted and over what.
+        counted: over how many items the number was taken, where the denominator does not say it (a median).
+        unit: of the value, e.g. "kcal/mol"; "" = none.
     """
 
     name: str
     numerator: float
     denominator: float
     definition: str
+    counted: int | None = None
+    unit: str = ""
 
     @property
     def value(self) -> float | None:
@@ -63,5 +72,7 @@ class MetricResult:
             "value": self.value,
             "numerator": self.numerator,
             "denominator": self.denominator,
+            "counted": self.counted,
+            "unit": self.unit,
             "definition": self.definition,
         }

@@ -20,6 +20,16 @@ from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import VALENCES, Vocabulary
 
+FAILURES = (
+    Status.NON_FINITE,
+    Status.VALENCE,
+    Status.RADICAL,
+    Status.DISCONNECTED,
+    Status.UNSANITIZABLE,
+    Status.UNREADABLE,
+)
+"""How the check of protocol P2 can end other than well."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -109,17 +119,10 @@ def validity_results(verdicts: Sequence[Verdict]) -> list[MetricResult]:
         ("p2_connected", sum(v.num_fragments == 1 for v in verdicts), total, _CONNECTED),
         ("p2_valid", sum(v.problem is None for v in verdicts), total, _VALID),
     ]
-    for status in Status:
-        if status is not Status.OK:
-            failed = sum(v.status is status for v in verdicts)
-            counts.append(
-                (
-                    f"p2_status_{status}",
-                    failed,
-                    total,
-                    f"Molecules whose check ended with '{status}', over all molecules.",
-                )
-            )
+    for status in FAILURES:
+        failed = sum(v.status is status for v in verdicts)
+        definition = f"Molecules whose check ended with '{status}', over all molecules."
+        counts.append((f"p2_status_{status}", failed, total, definition))
     return [MetricResult(*count) for count in counts]
 
 

@@ -1,0 +1,152 @@
+"""What a metric is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.metrics.distance_lookup import Atoms
+from moldiff.results import InvalidMolecule, MetricResult, Status
+
+OnProgress = Callable[[int, int], None]
+"""Called with the number of finished and of all steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subjects:
+    """The records under evaluation, as every metric sees them.
+
+    Attributes:
+        entries: the graphs as drawn, broken valences included, or why there is none.
+        atoms: elements and coordinates (Å) of all atoms, hydrogens included; None = no coordinates.
+        smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
+        has_coordinates: False for a file of SMILES, whose entries have placeholders instead.
+        has_bonds: False for a file of elements and coordinates alone.
+    """
+
+    entries: Sequence[Molecule | InvalidMolecule]
+    atoms: Sequence[Atoms | None]
+    smiles: Sequence[str | None]
+    has_coordinates: bool = True
+    has_bonds: bool = True
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def first(self, count: int) -> Subjects:
+        """The first so many of them."""
+        parts = self.entries[:count], self.atoms[:count], self.smiles[:count]
+        return Subjects(*parts, self.has_coordinates, self.has_bonds)
+
+    @cached_property
+    def valid(self) -> list[int]:
+        """Places of the records that are valid by protocol P2."""
+        return [place for place, text in enumerate(self.smiles) if text is not None]
+
+    @cached_property
+    def mols(self) -> dict[int, Chem.Mol]:
+        """Sanitised RDKit molecules of the valid records by place; explicit hydrogens, one conformer."""
+        return {place: _sanitized(self.entries[place]) for place in self.valid}
+
+    def problem(self, place: int) -> InvalidMolecule | None:
+        """Why the coordinates of a record cannot be used; None = they can."""
+        entry, atoms = self.entries[place], self.atoms[place]
+        if atoms is None:
+            return entry if isinstance(entry, InvalidMolecule) else InvalidMolecule(Status.UNREADABLE, "no coordinates")
+        if not np.isfinite(atoms[1]).all():
+            return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
+        return None
+
+
+def _sanitized(entry: Molecule | InvalidMolecule) -> Chem.Mol:
+    assert isinstance(entry, Molecule)
+    mol = chem.to_rdkit(entry)
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(mol)
+    return mol
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric found.
+
+    Attributes:
+        results: numbers with numerator, denominator and definition.
+        columns: by name, one value per record; None = not asked or no answer.
+        notes: why a result has no value or what limits it, by name of the result.
+        options: settings and tool versions that decide the numbers.
+        interrupted: whether Ctrl-C ended it before all records were through.
+    """
+
+    results: Sequence[MetricResult]
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+class Measure(Protocol):
+    """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass."""
+
+    @property
+    def name(self) -> str:
+        """Prefix of the names of its results up to the first underscore, and of its columns."""
+        ...
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """What it cannot do without: any of "coordinates", "bonds", "reference"."""
+        ...
+
+    @property
+    def package(self) -> str | None:
+        """The optional package that it needs."""
+        ...
+
+    def __call__(self, subjects: Subjects, reference: Subjects | None, on_progress: OnProgress | None) -> Measured:
+        """The numbers of `subjects`, compared with `reference` where that is what the metric does."""
+        ...
+
+
+def require(package: str) -> None:
+    """Check that an optional package is there.
+
+    Raises:
+        MoldiffError: when it is not.
+    """
+    if find_spec(package) is None:
+        raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[eval]"')
+
+
+def count_statuses(name: str, statuses: Sequence[Status | None], total: int) -> list[MetricResult]:
+    """One count for every way to fail that occurred, over `total` records."""
+    found = sorted({status for status in statuses if status is not None and status is not Status.OK})
+    return [
+        MetricResult(
+            f"{name}_status_{status}",
+            sum(other is status for other in statuses),
+            total,
+            f"Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
+        )
+        for status in found
+    ]
+
+
+def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
+    """The mean as sum over number; no value for an empty list."""
+    return MetricResult(name, float(np.sum(values)), len(values), definition, len(values), unit)
+
+
+def median(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
+    """The median over 1, with the number of values as `counted`; no value for an empty list."""
+    middle = float(np.median(values)) if len(values) else 0.0
+    return MetricResult(name, middle, 1 if len(values) else 0, definition, len(values), unit)
