@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from moldiff.batch import MolBatch, Molecule, to_molecules
 from moldiff.decode import decode_raw
-from moldiff.io import Writer
+from moldiff.io import Recorded, Writer
 from moldiff.model import MoleculeDiffusion
 from moldiff.sampler import SamplerState
 
@@ -53,16 +52,6 @@ class Recorder:
         return list(zip(*(to_molecules(batch, self._model.vocabulary) for batch in self._batches), strict=True))
 
 
-class Recorded(Protocol):
-    """A molecule that may know the frames it came from, such as one drawn by `moldiff.generate`."""
-
-    @property
-    def molecule(self) -> Molecule: ...
-
-    @property
-    def trajectory(self) -> Sequence[Molecule] | None: ...
-
-
 def trajectory_path(path: str | Path) -> Path:
     """Where the frames of the molecules of a file are kept: "a.sdf" -> "a.trajectory.sdf.gz", beside it."""
     path = Path(path)
@@ -72,12 +61,14 @@ def trajectory_path(path: str | Path) -> Path:
 def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:
     """Write the frames of molecules, each followed by the molecule itself, to a file of molecules; how many frames.
 
+    The frames are a sample's `trajectory`.
+
     A record's title is the molecule's name, its data fields are `frame` (0 = noise) and `frames` (how many there are).
     Molecules without frames, or with a coordinate that is not finite, are left out.
     """
     with Writer(path) as writer:
         for sample in samples:
-            frames = [*(sample.trajectory or ()), sample.molecule]
+            frames = [*(getattr(sample, "trajectory", None) or ()), sample.molecule]
             if len(frames) == 1 or not all(_is_finite(frame) for frame in frames):
                 continue
             for number, frame in enumerate(frames):
