@@ -1,4 +1,4 @@
-"""The command line: `moldiff prepare | train | sample | evaluate key=value ...`.
+"""The command line: `moldiff prepare | train | sample | evaluate | view key=value ...`.
 
 Everything heavy is imported inside the command that needs it, so that help and wrong input answer at once.
 """
@@ -124,9 +124,18 @@ def _prepare(options: Mapping[str, Any]) -> int:
     data = options["data"]
     if data["source"] is None:
         raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
-    for name, value in (("limit", options["limit"]), ("num_workers", options["num_workers"])):
+    if data.get("path", "") is None:
+        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
+    for name, value in (
+        ("limit", options["limit"]),
+        ("num_workers", options["num_workers"]),
+        ("data.min_count", data.get("min_count")),
+        ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
+    ):
         _check_at_least(name, value, 1)
-    prepared = prepare(construct(data["source"], None), options["out"], num_workers=options["num_workers"])
+    source = construct(data["source"], None)
+    out = options["out"] or f"prepared/{source.name}"
+    prepared = prepare(source, out, min_count=data.get("min_count", 1), strict=options["strict"])
     print(f"prepared set in {prepared.path}")
     return EXIT_OK
 
@@ -154,6 +163,8 @@ def _train(options: Mapping[str, Any]) -> int:
 
 def _check_train(options: Mapping[str, Any]) -> None:
     trainer = options["trainer"]
+    if options["data"]["folder"] is None:
+        raise MoldiffError("data.folder: nothing given, expected a set made by `moldiff prepare data.path=FILE`")
     _check_at_least("batch_size", options["batch_size"], 1)
     _check_at_least("seed", options["seed"], 0)
     for name in ("max_steps", "log_every", "validate_every", "sample_every"):
@@ -200,6 +211,7 @@ def _sample(options: Mapping[str, Any]) -> int:
                 keep=_keep(options),
                 decode=options["decode"],
                 max_draws=_draw_limit(options),
+                trajectory=options["trajectory"],
                 on_progress=on_progress,
             )
         unwritten = _write(samples, writer)
@@ -209,6 +221,10 @@ def _sample(options: Mapping[str, Any]) -> int:
                 raise KeyboardInterrupt
             wanted = " and ".join(_keep(options)) or "to be written"
             raise MoldiffError(f"none of the {samples.drawn} drawn molecules is {wanted}, so no file was written")
+    if options["trajectory"]:
+        from moldiff.trajectory import trajectory_path, write_trajectories
+
+        write_trajectories(trajectory_path(options["out"]), samples)
     return _conclude(options, samples, unwritten, interrupted=interrupted)
 
 
@@ -308,9 +324,13 @@ def _conclude(options: Mapping[str, Any], samples: Samples, unwritten: Sequence[
     return EXIT_OK
 
 
-def _evaluate(options: Mapping[str, Any]) -> int:
+def _check_input(options: Mapping[str, Any]) -> None:
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
+
+
+def _evaluate(options: Mapping[str, Any]) -> int:
+    _check_input(options)
     from rich.console import Console
 
     from moldiff.evaluate import evaluate
@@ -321,6 +341,15 @@ def _evaluate(options: Mapping[str, Any]) -> int:
         console.print(table)
     if options["out"] is not None:
         print(f"report in {Path(options['out'])}")
+    return EXIT_OK
+
+
+def _view(options: Mapping[str, Any]) -> int:
+    _check_input(options)
+    from moldiff.view import view
+
+    page = view(options["input"], options["out"], reference=_reference(options["reference"]))
+    print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 
 
@@ -338,6 +367,7 @@ _RUNNERS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
+    "view": _view,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ usage: moldiff COMMAND [key=value ...]
 commands:
   sample     draw new molecules from a trained model and write them to a file
   evaluate   score a file of molecules, whoever made it
+  view       a file of molecules as one HTML page: 2D, 3D, filters, plots
   prepare    turn a source of molecules into a prepared set
   train      train a model on a prepared set
 
@@ -21,6 +22,7 @@ examples:
   moldiff sample
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff evaluate input=molecules.sdf
+  moldiff view input=molecules.sdf
   moldiff train experiment=quick
 """
 
@@ -46,6 +48,8 @@ options and their defaults:
   steps=null          network calls a molecule; null = the sampler's 50
   decode=valence      valence = obey valence rules, raw = most probable classes
   device=auto         auto, cpu, cuda, cuda:1, ...
+  trajectory=false    true = keep the way from noise to each molecule in
+                      molecules.trajectory.sdf.gz, for `moldiff view`
   sampler=power       how to step: sampler.grid_power=2, sampler.corrector=10,
                       sampler.churn=0, sampler.num_steps=50
 {_COMMON}
@@ -72,19 +76,51 @@ examples:
   moldiff evaluate input=molecules.sdf reference=qm9 out=report
 """
 
+VIEW = f"""\
+moldiff view - a file of molecules as one HTML page that works offline
+
+usage: moldiff view input=FILE [key=value ...]
+
+options and their defaults:
+  input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
+  reference=null      known molecules for novelty and to compare distributions
+                      with: a model's name or folder, a prepared folder, or a
+                      file of molecules
+  out=null            the page; null = the name of the input with .html
+{_COMMON}
+examples:
+  moldiff view input=molecules.sdf
+  moldiff view input=molecules.sdf reference=qm9 out=page.html
+  moldiff sample n=20 trajectory=true && moldiff view input=molecules.sdf
+"""
+
 PREPARE = f"""\
 moldiff prepare - turn a source of molecules into a prepared set
 
-usage: moldiff prepare [key=value ...]
+usage: moldiff prepare data.path=FILE [key=value ...]
 
 options and their defaults:
-  data=qm9            the source; qm9 needs: pip install "moldiff[qm9]"
-  out=prepared/qm9    the folder to make, where `moldiff train` looks for it
+  data.path=FILE      file, folder or pattern of .sdf, .mol, .mol2, .xyz, .smi,
+                      .csv, .tsv (each also .gz) and .parquet
+  data=qm9            instead: QM9, needs pip install "moldiff[qm9]"
+  out=prepared/qm9    the folder to make; for data.path: prepared/ and its name.
+                      Made anew only after a change of content or options
   limit=null          only so many records; null = all
   num_workers=2       processes
+  strict=false        true = a rejected record is an error
+with data.path:
+  data.hydrogens=add        or keep; none = heavy atoms alone
+  data.fragments=largest    or reject
+  data.conformers=etkdg     where 3D is missing: ETKDGv3 + MMFF94s; or reject
+  data.radicals=false       data.elements=[] to take as drawn, such as [Pt]
+  data.min_count=null       fewest molecules an atom class must be in
+  data.smiles_column=null   found by name or content; data.name_column=null
+  data.valid_share=0.1      data.test_share=0.1, or data.split_field=COLUMN
+  data.seed=0               data.time_limit=60.0 seconds a record
 {_COMMON}
 examples:
-  moldiff prepare data=qm9
+  moldiff prepare data.path=mine.sdf
+  moldiff prepare data.path=drugs.csv data.smiles_column=structure limit=500
   moldiff prepare data=qm9 limit=2000 out=prepared/tiny
 """
 
@@ -118,4 +154,4 @@ examples:
   moldiff train out=runs/qm9 experiment=qm9 resume=true
 """
 
-COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "prepare": PREPARE, "train": TRAIN}
+COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "view": VIEW, "prepare": PREPARE, "train": TRAIN}

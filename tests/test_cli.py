@@ -51,7 +51,7 @@ def sample(*arguments: str) -> int:
 
 WRONG = [
     ("sampel", "did you mean sample?"),
-    ("frobnicate", "expected one of: sample, evaluate, prepare, train"),
+    ("frobnicate", "expected one of: sample, evaluate, view, prepare, train"),
     ("sample nn=3", "did you mean n?"),
     ("sample sede=3", "did you mean seed?"),
     ("train max_steps=3", "did you mean trainer.max_steps?"),
@@ -98,6 +98,10 @@ WRONG = [
     ("evaluate input=tiny", "tiny: is a folder, expected a file"),
     ("evaluate input=1", "input: got 1 (a whole number), expected text"),
     ("evaluate input=tiny/config.json", "unknown type of file"),
+    ("view", "input: nothing given, expected a file of molecules"),
+    ("view input=nope.sdf", "nope.sdf: no such file"),
+    ("view input=tiny/config.json out=page.html", "unknown type of file"),
+    ("view input=nope.sdf out=page.txt", "page.txt, expected a name that ends in .html"),
     ("prepare data=qm8", "data: got 'qm8', expected one of: qm9, sample"),
     ("prepare data=sample", "is prepared already"),
     ("prepare limit=0", "limit: got 0"),

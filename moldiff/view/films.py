@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,15 @@ def films(path: str | Path, molecules: Sequence[Record]) -> dict[int, list[dict[
         if is_first:
             found[index] = []
         found.setdefault(index, []).append(_frame(record.mol))
-    return found
+    return {index: film for index, film in found.items() if _ends_in(film, molecules[index].mol)}
+
+
+def _ends_in(film: Sequence[Mapping[str, Any]], mol: Chem.Mol | None) -> bool:
+    """Whether a film leads to this molecule, and not to one of the same name that an earlier run has left behind."""
+    if mol is None or not mol.GetNumConformers():
+        return False
+    last = _frame(mol)
+    return last["e"] == film[-1]["e"] and np.allclose(last["x"], film[-1]["x"], atol=2)
 
 
 def _frame(mol: Chem.Mol) -> dict[str, Any]:
