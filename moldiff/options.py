@@ -30,7 +30,7 @@ from moldiff.errors import MoldiffError
 CONFIG_MODULE = "moldiff.conf"
 
 _PACKAGE_PREFIX = "pkg://"
-_PATHS = ("out", "input", "reference", "model", "init", "data.folder")
+_PATHS = ("out", "input", "reference", "model", "init", "data.folder", "data.path")
 _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -50,6 +50,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "compile": (bool, str),
     "input": (str, type(None)),
     "reference": (str, type(None)),
+    "data.folder": (str, type(None)),
+    "data.path": (str, type(None)),
+    "data.smiles_column": (str, type(None)),
+    "data.name_column": (str, type(None)),
+    "data.split_field": (str, type(None)),
+    "data.min_count": (int, type(None)),
+    "data.properties": (list, type(None)),
     "trainer.max_steps": (int, type(None)),
     "trainer.max_time": (str, type(None)),
     "trainer.devices": (int, str),
@@ -76,6 +83,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         )
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
+    arguments = _with_implied(arguments)
     overrides = [_parse(text) for text in arguments]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -90,6 +98,13 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
                 _check_value(text, override, defaults, groups)
         options = _resolved(_compose(command, [*search, *arguments]))
     return _with_paths(options)
+
+
+def _with_implied(arguments: Sequence[str]) -> list[str]:
+    """`data.path=...` alone says that the data are the user's own files."""
+    own = any(text.startswith("data.path=") for text in arguments)
+    chosen = any(text.startswith("data=") for text in arguments)
+    return ["data=files", *arguments] if own and not chosen else list(arguments)
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:

@@ -433,7 +433,8 @@ def test_qm9_row_with_loosely_written_numbers():
         "Dipole_debye": "1.85", "Polarizability_bohr3": "6.31", "HOMO_au": "-.2928", "LUMO_au": ".0687",
         "HOMO_LUMO_gap_au": "0.3615", "Heatcapacity_Cv_cal_mol_K": "6.002",
     }  # fmt: skip
-    number, name, water = qm9.build(row)
+    record = qm9.build(row)
+    number, name, water = record.number, record.name, record.outcome
     assert (number, name, water.name) == (3, "gdb_3", "gdb_3")
     assert water.num_hydrogens.tolist() == [2]
     np.testing.assert_allclose(water.hydrogen_offset[0, 1], [0, -0.7572, -0.5865])

@@ -72,6 +72,16 @@ def _concatenate(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(empty, dtype)
 
 
+def concatenate(sets: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The packed form of the molecules of several packed sets, in order."""
+    joined = {name: np.concatenate([flat[name] for flat in sets]) for name in (*ATOM_FIELDS, "bond_order", "y")}
+    joined["edge_index"] = np.concatenate([flat["edge_index"] for flat in sets], axis=1)
+    for slices in ("atom_slices", "bond_slices"):
+        counts = np.concatenate([np.diff(flat[slices]) for flat in sets])
+        joined[slices] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return joined
+
+
 def stored_form(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Packed arrays as they lie on disk: of `hydrogen_offset` only the slots in use [sum h, 3], half the size."""
     return dict(flat) | {"hydrogen_offset": flat["hydrogen_offset"][_used_slots(flat)]}

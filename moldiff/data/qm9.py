@@ -22,7 +22,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
 from moldiff.chem import check, from_rdkit
-from moldiff.data.prepare import SourceRecord
+from moldiff.data.source import SourceRecord, both_keys
 from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule, Status
 
@@ -130,7 +130,11 @@ def build(row: _Row) -> SourceRecord:
     molecule = from_rdkit(mol)
     if isinstance(molecule, InvalidMolecule):
         return SourceRecord(number, name, molecule)
-    return SourceRecord(number, name, check(molecule) or replace(molecule, properties=values, name=name))
+    problem = check(molecule)
+    if problem is not None:
+        return SourceRecord(number, name, problem)
+    molecule = replace(molecule, properties=values, name=name)
+    return SourceRecord(number, name, molecule, keys=both_keys(molecule))
 
 
 def _match(smiles: str, elements: list[str], pos: np.ndarray) -> Chem.Mol | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from rdkit import Chem
 
 from moldiff.errors import MoldiffError
-from moldiff.io.parts import SUFFIXES, parts
+from moldiff.io.parts import SUFFIXES, Part, parts
 from moldiff.io.writer import Recorded, Value, Writer, write
 from moldiff.records import Record
 
-__all__ = ["SUFFIXES", "ReadResult", "Recorded", "Value", "Writer", "parts", "read", "records", "write"]
+__all__ = ["SUFFIXES", "Part", "ReadResult", "Recorded", "Value", "Writer", "parts", "read", "records", "write"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+"""All that goes into a prepared folder, and the writing of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from moldiff import __version__
+from moldiff.data.dataset import (
+    FORMAT_VERSION,
+    META_FILE,
+    MOLECULES_FILE,
+    NOVELTY_FILE,
+    REJECTED_FILE,
+    SMILES_FILE,
+    SPLITS,
+    encode_atoms,
+    file_digest,
+    stored_form,
+)
+from moldiff.data.statistics import Statistics
+from moldiff.data.tally import Rejected, reason_counts
+from moldiff.errors import MoldiffError
+from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
+
+
+def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
+    """Every atom class of a packed set; valences that the table lacks are those seen in the data."""
+    sums = flat["num_hydrogens"].astype(np.int64)
+    start = np.repeat(flat["atom_slices"][:-1], np.diff(flat["bond_slices"]))
+    for end in flat["edge_index"]:
+        np.add.at(sums, start + end, flat["bond_order"])
+    columns = [flat["atomic_number"], flat["formal_charge"], flat["num_hydrogens"], sums]
+    rows = np.unique(np.stack([column.astype(np.int64) for column in columns], axis=1), axis=0).tolist()
+    extra: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for atomic_number, charge, _, total in rows:
+        if (atomic_number, charge) not in VALENCES:
+            extra[atomic_number, charge].add(total)
+    classes = sorted({AtomClass(*row[:3]) for row in rows})
+    return Vocabulary(tuple(classes), {key: tuple(sorted(seen)) for key, seen in extra.items()})
+
+
+@dataclass(frozen=True)
+class Draft:
+    """All that a prepared set says and that cannot be computed from the rest.
+
+    `hashes` [M, 2] are those of the canonical and the strict keys.
+    """
+
+    flat: Mapping[str, np.ndarray]
+    splits: Mapping[str, np.ndarray]
+    smiles: Sequence[str]
+    names: Sequence[str]
+    properties: Mapping[str, str]
+    hashes: np.ndarray
+    rejected: Sequence[Rejected]
+    meta: dict[str, Any]
+    notes: Mapping[str, int]
+
+    def counts(self) -> dict[str, Any]:
+        """How many records were seen, kept, rejected and why, are in each part, and repeat one of the training."""
+        known = np.isin(self.hashes[:, 0], self.hashes[self.splits["train"], 0])
+        return {
+            "seen": len(self.smiles) + len(self.rejected),
+            "kept": len(self.smiles),
+            "rejected": len(self.rejected),
+            "rejected_by_status": dict(Counter(str(record.problem.status) for record in self.rejected)),
+            "rejected_by_reason": reason_counts(self.rejected),
+            "notes": dict(self.notes),
+            **{part: len(self.splits[part]) for part in SPLITS},
+            **{f"{part}_keys_in_train": int(known[self.splits[part]].sum()) for part in ("valid", "test")},
+        }
+
+    def write(self, out: Path) -> None:
+        """Write all files of the prepared set; an older set there is replaced as a whole."""
+        vocabulary = observed_vocabulary(self.flat)
+        train = self.splits["train"]
+        atom_type = encode_atoms(self.flat, vocabulary)
+        statistics = Statistics.from_flat(self.flat, atom_type, train, vocabulary.num_atom_classes)
+        with _replacing(out) as folder:
+            splits = {f"split_{part}": self.splits[part].astype(np.int64) for part in SPLITS}
+            save_file(stored_form(self.flat) | splits, folder / MOLECULES_FILE)
+            novelty = {"canonical": np.unique(self.hashes[train, 0]), "strict": np.unique(self.hashes[train, 1])}
+            save_file(novelty, folder / NOVELTY_FILE)
+            # Titles of records may hold tabs and line ends of any kind.
+            lines = [f"{text}\t{' '.join(name.split())}\n" for text, name in zip(self.smiles, self.names, strict=True)]
+            (folder / SMILES_FILE).write_text("".join(lines), encoding="utf-8")
+            self._write_rejected(folder / REJECTED_FILE)
+            document = {
+                "format_version": FORMAT_VERSION,
+                "moldiff_version": __version__,
+                **self.meta,
+                "counts": self.counts(),
+                "properties": [[name, unit] for name, unit in self.properties.items()],
+                "vocabulary": vocabulary.to_dict(),
+                "statistics": statistics.to_dict(),
+                "sha256": file_digest(folder / MOLECULES_FILE),
+            }
+            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+            (folder / META_FILE).write_text(text + "\n", encoding="utf-8")
+            for path in folder.iterdir():
+                path.chmod(0o644)  # safetensors makes files that only their owner can read
+
+    def _write_rejected(self, path: Path) -> None:
+        with_file = any(record.file for record in self.rejected)
+        header = ["record", "name", "reason", *(["file"] if with_file else [])]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(header)
+            for record in self.rejected:
+                row = [record.number, record.name, record.problem.reason, record.file]
+                table.writerow(row[: len(header)])
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace something that is not a prepared set.
+
+    Raises:
+        MoldiffError: when `out` is a file, or a folder that holds other things.
+    """
+    if out.exists() and not (out / META_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise MoldiffError(f"{out}: exists and is not a prepared set, expected a new folder")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when all is written, so no half set is ever seen."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+            out.rename(old / out.name)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

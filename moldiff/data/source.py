@@ -1,0 +1,80 @@
+"""What a source of molecules is: an object that gives records, each a molecule or a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from moldiff.batch import Molecule
+from moldiff.chem import canonical_key, strict_key
+from moldiff.results import InvalidMolecule
+
+
+@dataclass(frozen=True, eq=False)
+class SourceRecord:
+    """One record of a source.
+
+    Attributes:
+        number: position in its source or file, from 1; 0 stands for a file as a whole that cannot be read.
+        name: its title, "" without one.
+        outcome: the molecule, or why there is none.
+        file: the file it comes from, "" where the source has no files.
+        keys: canonical and strict key (`moldiff.chem`) where they have been computed already.
+        notes: what was done to it; the prepared set says how often each was.
+        part: "train", "valid" or "test" where the source says so; "" = left to `Source.splits`.
+    """
+
+    number: int
+    name: str
+    outcome: Molecule | InvalidMolecule
+    file: str = ""
+    keys: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+    part: str = ""
+
+
+class Source(Protocol):
+    """Where molecules come from.
+
+    Attributes:
+        name: name of the set.
+        properties: unit of every property the molecules carry; read after the records.
+    """
+
+    name: str
+
+    @property
+    def properties(self) -> Mapping[str, str]: ...
+
+    def describe(self) -> dict[str, Any]:
+        """What goes to `meta.json`: `source` (package, version or file and digest), `geometry`, `hydrogens`."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def records(self) -> Iterator[SourceRecord]:
+        """Every record once, in order."""
+        ...
+
+    def splits(self, count: int) -> dict[str, np.ndarray]:
+        """Indices of the parts "train", "valid" and "test" among `count` kept molecules."""
+        ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can tell whether it would give the same molecules again."""
+
+    def fingerprint(self) -> str:
+        """A digest of the content and of all options that have a say in the molecules."""
+        ...
+
+
+def both_keys(molecule: Molecule) -> tuple[str, str]:
+    """Canonical and strict key of a molecule (`moldiff.chem`)."""
+    return canonical_key(molecule), strict_key(molecule)

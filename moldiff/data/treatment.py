@@ -1,0 +1,292 @@
+"""What is done to a record of a user's file before it becomes a molecule to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
+from scipy.spatial.distance import pdist
+
+from moldiff.batch import Molecule
+from moldiff.chem import check, from_rdkit
+from moldiff.data import conformers
+from moldiff.errors import MoldiffError
+from moldiff.records import Record
+from moldiff.results import InvalidMolecule, Status
+from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "hydrogens": ("add", "keep", "none"),
+    "fragments": ("largest", "reject"),
+    "conformers": ("etkdg", "reject"),
+}
+
+HYDROGENS_ADDED = "hydrogens added"
+HYDROGENS_NOT_PLACED = "hydrogens counted, not placed"
+LARGEST_FRAGMENT = "largest fragment kept"
+BONDS_PERCEIVED = "bonds perceived from coordinates"
+RADICAL_KEPT = "radical kept"
+
+_FILE_INDEX = "_moldiff_file_index"
+_MIN_DISTANCE = 0.6
+"""Å; atoms closer than this are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)."""
+
+
+class Treated(NamedTuple):
+    """What became of a record: the molecule or why there is none, and what was done to it."""
+
+    outcome: Molecule | InvalidMolecule
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """Rules by which records become molecules.
+
+    RDKit's clean-up comes first (in `moldiff.records`): a nitro group drawn with two double bonds becomes
+    charge-separated. Charges stay as they are drawn, isotope labels are dropped.
+
+    Args:
+        hydrogens: `add` = missing ones are added with coordinates; a record in which a carbon carries an explicit
+            hydrogen is taken as complete, and an atom drawn with hydrogens that lacks some is a radical. `keep` =
+            nothing is added. `none` = hydrogens are counted in the atom classes but have no coordinates of their
+            own. With `keep`, records that have no hydrogens are treated like with `none`.
+        fragments: `largest` = the fragment with the most heavy atoms is kept, of equal ones the heaviest, then the
+            one whose SMILES comes first, then the one that comes first in the file; `reject`.
+        conformers: of records without 3D coordinates: `etkdg` = `moldiff.data.conformers`; `reject`.
+        radicals: keep open shells; decoding by valence rules never produces them.
+        elements: symbols of elements that are taken as they are drawn although the valence table lacks them.
+        max_heavy_atoms: larger molecules are rejected.
+        seed: of the conformers.
+
+    Raises:
+        MoldiffError: for a value that is not among the choices, or an unknown element.
+    """
+
+    hydrogens: str = "add"
+    fragments: str = "largest"
+    conformers: str = "etkdg"
+    radicals: bool = False
+    elements: Sequence[str] = ()
+    max_heavy_atoms: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise MoldiffError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(choices)}")
+        for symbol in self.elements:
+            if _atomic_number(symbol) is None:
+                raise MoldiffError(f"elements: got {symbol!r}, expected symbols of elements")
+
+    def apply(self, record: Record) -> Treated:
+        """The molecule of a record, or why there is none."""
+        if record.mol is None or record.problem is not None:
+            return Treated(record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule"))
+        notes: list[str] = []
+        steps = (self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
+        mol = record.mol
+        for step in steps:
+            done = step(mol, notes)
+            if isinstance(done, InvalidMolecule):
+                return Treated(done, tuple(notes))
+            mol = done
+        return Treated(self._molecule(mol, notes), tuple(notes))
+
+    def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
+        count = len(Chem.GetMolFrags(mol))
+        unbonded = count > 1 and mol.GetNumBonds() == 0 and mol.GetNumConformers() and _has_hydrogen(mol)
+        if count == 1 or unbonded:  # bonds are still to come
+            return mol
+        if self.fragments == "reject":
+            return InvalidMolecule(Status.DISCONNECTED, f"{count} fragments, expected one")
+        notes.append(LARGEST_FRAGMENT)
+        mol = Chem.Mol(mol)
+        for atom in mol.GetAtoms():
+            atom.SetIntProp(_FILE_INDEX, atom.GetIdx())
+        pieces = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
+        kept = min(enumerate(pieces), key=lambda item: (_rank(item[1]), item[0]))[1]
+        for key in mol.GetPropNames(includePrivate=True, includeComputed=False):
+            kept.SetProp(key, mol.GetProp(key))
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(kept)
+        return Chem.Mol(kept)
+
+    def _of_known_elements(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
+        allowed = {_atomic_number(symbol) for symbol in self.elements}
+        for atom in mol.GetAtoms():
+            number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
+            if (number, charge) in VALENCES or number in allowed:
+                continue
+            index = _file_index(atom)
+            if number == 0:
+                return InvalidMolecule(Status.UNREADABLE, f"atom {index + 1}: dummy atom", index)
+            state = f" with charge {charge:+d}" if charge and (number, 0) in VALENCES else ""
+            reason = f"atom {index + 1}: element {atom.GetSymbol()}{state} not in the valence table"
+            return InvalidMolecule(Status.VALENCE, reason, index)
+        return mol
+
+    def _with_bonds(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
+        if mol.GetNumAtoms() == 1 or mol.GetNumBonds():
+            return mol
+        notes.append(BONDS_PERCEIVED)
+        perceived = Chem.Mol(mol)
+        try:
+            with rdBase.BlockLogs():
+                rdDetermineBonds.DetermineBonds(perceived, charge=_total_charge(mol))
+                Chem.SanitizeMol(perceived)
+        except (ValueError, RuntimeError) as error:
+            reason = f"bond perception failed: {' '.join(str(error).split())[:120]}"
+            return InvalidMolecule(Status.UNREADABLE, reason)
+        return self._in_one_piece(perceived, notes)
+
+    def _in_3d(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
+        heavy = sum(atom.GetAtomicNum() > 1 for atom in mol.GetAtoms())
+        if heavy > self.max_heavy_atoms:
+            return InvalidMolecule(Status.UNREADABLE, f"{heavy} heavy atoms, more than max_heavy_atoms")
+        drawn = mol.GetNumConformers() > 0
+        if drawn:
+            pos = mol.GetConformer().GetPositions()
+            if not np.isfinite(pos).all():
+                return _not_finite(mol, pos)
+            if mol.GetNumAtoms() > 1 and np.ptp(pos, axis=0).max() == 0:
+                return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
+            mol = _closed_where_drawn(mol)
+            if mol.GetConformer().Is3D() or mol.GetNumAtoms() == 1:
+                return self._with_hydrogens(mol, notes)
+        if self.conformers == "reject":
+            return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
+        if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()) and not self.radicals:
+            return InvalidMolecule(Status.RADICAL, "unpaired electron")
+        embedded, made = conformers.embed(mol, self.seed)
+        notes.extend(made)
+        return embedded
+
+    def _with_hydrogens(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
+        if not any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+            return mol  # none is missing
+        if self.hydrogens == "keep" and _has_hydrogen(mol):
+            return mol
+        notes.append(HYDROGENS_ADDED if self.hydrogens == "add" else HYDROGENS_NOT_PLACED)
+        return Chem.AddHs(mol, addCoords=True)
+
+    def _molecule(self, mol: Chem.Mol, notes: list[str]) -> Molecule | InvalidMolecule:
+        molecule = from_rdkit(mol)
+        if isinstance(molecule, InvalidMolecule):
+            return molecule
+        problem = check(molecule, self._own_valences(molecule))
+        if problem is not None and not (self.radicals and problem.status is Status.RADICAL):
+            return _in_file_order(problem, mol)
+        if problem is not None:
+            notes.append(RADICAL_KEPT)
+        if self.hydrogens == "none" and HYDROGENS_NOT_PLACED not in notes:
+            notes.append(HYDROGENS_NOT_PLACED)
+        if HYDROGENS_NOT_PLACED in notes:
+            molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
+        placed = molecule.pos if HYDROGENS_NOT_PLACED in notes else mol.GetConformer().GetPositions()
+        clash = _clash(placed)
+        charge = {"net_charge": float(molecule.formal_charge.sum())}
+        return clash or replace(molecule, properties=charge | dict(molecule.properties))
+
+    def _own_valences(self, molecule: Molecule) -> Vocabulary | None:
+        """Valences as drawn of the elements that are allowed to have any."""
+        if not self.elements:
+            return None
+        allowed = {_atomic_number(symbol) for symbol in self.elements}
+        sums = molecule.bond_sums().tolist()
+        extra: dict[tuple[int, int], tuple[int, ...]] = {}
+        for number, charge, total in zip(
+            molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True
+        ):
+            if number in allowed and (number, charge) not in VALENCES:
+                extra[number, charge] = (*extra.get((number, charge), ()), total)
+        return Vocabulary((AtomClass(6, 0, 4),), extra)
+
+
+def _has_hydrogen(mol: Chem.Mol) -> bool:
+    return any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
+
+
+def _file_index(atom: Chem.Atom) -> int:
+    return int(atom.GetIntProp(_FILE_INDEX) if atom.HasProp(_FILE_INDEX) else atom.GetIdx())
+
+
+def _rank(piece: Chem.Mol) -> tuple[int, float, str]:
+    """Order of fragments: the one to keep comes first."""
+    heavy = sum(atom.GetAtomicNum() > 1 for atom in piece.GetAtoms())
+    piece.UpdatePropertyCache(strict=False)
+    return -heavy, -round(rdMolDescriptors.CalcExactMolWt(piece), 3), Chem.MolToSmiles(piece)
+
+
+def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule with implicit hydrogens only where a drawing may leave them out.
+
+    An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
+    so has every atom.
+    """
+    atoms = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
+    drawn = [atom for atom in atoms if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
+    complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
+    closed = [atom.GetIdx() for atom in (atoms if complete else drawn) if atom.GetNumImplicitHs()]
+    if not closed:
+        return mol
+    mol = Chem.Mol(mol)
+    for index in closed:
+        atom = mol.GetAtomWithIdx(index)
+        atom.SetNoImplicit(True)
+        atom.UpdatePropertyCache(strict=False)
+    return mol
+
+
+def _not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:
+    atom = mol.GetAtomWithIdx(int((~np.isfinite(pos).all(1)).argmax()))
+    index = _file_index(atom)
+    reason = f"atom {index + 1} ({atom.GetSymbol()}): coordinate not finite"
+    return InvalidMolecule(Status.NON_FINITE, reason, index)
+
+
+def _total_charge(mol: Chem.Mol) -> int:
+    """The charge that a data field of an XYZ record gives, else 0."""
+    for key in ("charge", "total_charge", "net_charge"):
+        if mol.HasProp(key):
+            try:
+                return int(float(mol.GetProp(key)))
+            except ValueError:
+                continue
+    return 0
+
+
+def _clash(pos: np.ndarray) -> InvalidMolecule | None:
+    """The two closest atoms at `pos` [n, 3] (Å), if they are closer than any in a molecule."""
+    if len(pos) < 2:
+        return None
+    distances = pdist(pos)
+    if distances.min() >= _MIN_DISTANCE:
+        return None
+    rows, columns = np.triu_indices(len(pos), 1)
+    closest = int(distances.argmin())
+    i, j = int(rows[closest]), int(columns[closest])
+    reason = f"atoms {i + 1} and {j + 1} are {distances[closest]:.2f} A apart, expected at least {_MIN_DISTANCE}"
+    return InvalidMolecule(Status.CLASH, reason, i)
+
+
+def _in_file_order(problem: InvalidMolecule, mol: Chem.Mol) -> InvalidMolecule:
+    """The same with the atom as `mol` counts it, from 1 in the text."""
+    heavy = [_file_index(atom) for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    if problem.atom is None or problem.atom >= len(heavy):
+        return problem
+    atom = heavy[problem.atom]
+    _, _, rest = problem.reason.partition(" (")
+    return replace(problem, atom=atom, reason=f"atom {atom + 1} ({rest}")
+
+
+def _atomic_number(symbol: Any) -> int | None:
+    with rdBase.BlockLogs():
+        try:
+            return int(Chem.GetPeriodicTable().GetAtomicNumber(str(symbol)))
+        except RuntimeError:
+            return None
