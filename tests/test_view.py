@@ -1,0 +1,289 @@
+"""The HTML page: a card for every record, nothing that runs or loads but its own scripts, and films."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import small_model
+from rdkit import Chem
+
+import moldiff
+from moldiff.batch import Molecule
+from moldiff.checkpoint import Checkpoint, save_model
+from moldiff.cli import main
+from moldiff.data.dataset import PreparedSet
+from moldiff.errors import MoldiffError
+from moldiff.generate import MoleculeGenerator, Samples
+from moldiff.sampler import PowerSampler
+from moldiff.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
+from moldiff.view import view
+from moldiff.view.drawing import draw
+
+SAMPLE = resources.files("moldiff.example_data") / "sample"
+HOSTILE = """<script>window.ran=1</script>"'&"""
+BREAKOUT = """</script><img src=x onerror="window.ran=1"><!-- \u2028"""
+UNREADABLE = "broken\n\n\n  2  1  0  0  0  0  0  0  0  0999 V2000\nM  END\n$$$$\n"
+
+
+class Page(HTMLParser):
+    """What a browser makes of the page: elements with their attributes, scripts and visible text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+        elif self.cdata_elem is None:
+            self.text.append(data)
+
+    def having(self, name: str) -> list[tuple[str, dict[str, str | None]]]:
+        """Elements of a class."""
+        return [(tag, attrs) for tag, attrs in self.elements if name in (attrs.get("class") or "").split()]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return json.loads(self.scripts[0])
+
+    def column(self, label: str) -> list[Any]:
+        """The cells of a column."""
+        labels = [column["label"] for column in self.data["columns"]]
+        return [row[labels.index(label)] for row in self.data["rows"]]
+
+
+@pytest.fixture(scope="module")
+def molecules() -> list[Molecule]:
+    prepared = PreparedSet.load(str(SAMPLE))
+    return [prepared.molecule(index) for index in range(40, 46)]
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    return generator.sample(3, sampler=PowerSampler(num_steps=6), keep=(), trajectory=True)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, molecules: list[Molecule]) -> Path:
+    """Four sound molecules, one with a hydrogen too many, and a record that cannot be read; hostile texts."""
+    path = tmp_path / "mixed.sdf"
+    crowded = replace(molecules[4], num_hydrogens=molecules[4].num_hydrogens + 1, name="crowded")
+    with moldiff.io.Writer(path) as writer:
+        writer.write(replace(molecules[0], name=HOSTILE, properties={}), {"note": BREAKOUT, "good": True})
+        for molecule in (*molecules[1:4], crowded):
+            writer.write(molecule, {"good": False})
+    path.write_text(path.read_text(encoding="utf-8") + UNREADABLE, encoding="utf-8")
+    return path
+
+
+def test_a_card_for_every_record(mixed: Path, molecules: list[Molecule]) -> None:
+    target = view(mixed)
+    assert target == mixed.with_suffix(".html")
+    page = Page(target)
+    assert [attrs["id"] for _, attrs in page.having("card")] == [f"m{k}" for k in range(6)]
+    titles = [attrs["title"] for tag, attrs in page.elements if tag == "h3"]
+    assert titles == [HOSTILE, *(molecule.name for molecule in molecules[1:4]), "crowded", "broken"]
+    assert page.column("status") == ["ok", "ok", "ok", "ok", "valence", "unreadable"]
+    assert [len(page.having(name)) for name in ("ok", "bad", "mol")] == [4, 2, 5]
+    assert "6 records, 1 of them unreadable" in page.text
+    assert "bond orders sum to" in " ".join(page.text)
+    assert "4/6" in page.text
+
+
+def test_molecules_arrive_whole(mixed: Path, molecules: list[Molecule]) -> None:
+    data = Page(view(mixed)).data
+    assert data["blocks"][5] is None
+    for block, molecule in zip(data["blocks"][1:4], molecules[1:4], strict=True):
+        read = Chem.MolFromMolBlock(block, removeHs=False)
+        assert Chem.MolToSmiles(Chem.RemoveHs(read)) == Chem.MolToSmiles(
+            Chem.MolFromSmiles(moldiff.chem.smiles(molecule, stereo=True))
+        )
+        np.testing.assert_allclose(read.GetConformer().GetPositions()[: len(molecule.pos)], molecule.pos, atol=1e-4)
+
+
+def test_columns_have_the_kind_of_their_values(mixed: Path) -> None:
+    page = Page(view(mixed))
+    kinds = {column["label"]: column["kind"] for column in page.data["columns"]}
+    assert {kinds["heavy atoms"], kinds["mu"]} == {"number"}
+    assert {kinds["unique"], kinds["good"]} == {"bool"}
+    assert {kinds["name"], kinds["SMILES"], kinds["note"]} == {"text"}
+
+
+def test_texts_of_the_file_stay_texts(mixed: Path) -> None:
+    target = view(mixed)
+    page = Page(target)
+    assert [tag for tag, _ in page.elements].count("script") == 4
+    assert "img" not in {tag for tag, _ in page.elements}
+    assert page.column("note")[0] == " ".join(BREAKOUT.split())
+    assert page.column("name")[0] == HOSTILE
+    assert not [name for _, attrs in page.elements for name in attrs if name.startswith("on")]
+
+
+def test_nothing_is_loaded_from_elsewhere(mixed: Path) -> None:
+    page = Page(view(mixed))
+    places = {attrs[name] for _, attrs in page.elements for name in ("src", "href", "data", "action") if name in attrs}
+    assert places <= {"#gallery", "data:,"}
+    style = resources.files("moldiff").joinpath("assets", "page.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs) or ""
+    assert policy.startswith("default-src 'none'")
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts[1:]]
+    assert re.findall(r"'sha256-([^']+)'", policy) == hashes
+    assert "unsafe-eval" not in policy
+
+
+def test_controls_are_labelled(mixed: Path) -> None:
+    page = Page(view(mixed))
+    for tag, attrs in page.elements:
+        if tag == "svg":
+            assert attrs["role"] == "img"
+            assert attrs["aria-label"]
+    picks = page.having("pick")
+    assert len({attrs["aria-label"] for _, attrs in picks}) == 6
+    assert ["disabled" in attrs for _, attrs in picks] == [False] * 5 + [True]
+    assert ("html", {"lang": "en"}) in page.elements
+
+
+@pytest.mark.parametrize("suffix", ["xyz", "smi"])
+def test_files_without_bonds_or_coordinates(tmp_path: Path, molecules: list[Molecule], suffix: str) -> None:
+    moldiff.write(tmp_path / f"a.{suffix}", molecules)
+    page = Page(view(tmp_path / f"a.{suffix}"))
+    assert len(page.having("card")) == 6
+    assert len(page.having("mol")) == (6 if suffix == "smi" else 0)
+    assert {block is None for block in page.data["blocks"]} == {suffix == "smi"}
+
+
+def test_one_record_alone_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.sdf").write_text(UNREADABLE)
+    page = Page(view(tmp_path / "a.sdf"))
+    assert len(page.having("card")) == 1
+    assert page.column("status") == ["unreadable"]
+
+
+@pytest.mark.parametrize("kind", ["prepared", "file", "model"])
+def test_reference_is_drawn_over_the_plots(tmp_path: Path, molecules: list[Molecule], kind: str) -> None:
+    moldiff.write(tmp_path / "a.sdf", molecules)
+    reference = {"prepared": str(SAMPLE), "file": tmp_path / "b.smi", "model": tmp_path / "model"}[kind]
+    moldiff.write(tmp_path / "b.smi", molecules)
+    save_model(tmp_path / "model", small_model(), {"denoiser": DENOISER, "process": PROCESS}, dtype=torch.float32)
+    (tmp_path / "model" / "novelty.safetensors").write_bytes((SAMPLE / "novelty.safetensors").read_bytes())
+    page = Page(view(tmp_path / "a.sdf", reference=reference))
+    assert [tag for tag, _ in page.elements].count("figure") == 3
+    assert sum(tag == "path" for tag, _ in page.having("ref")) == {"prepared": 3, "file": 2, "model": 2}[kind]
+    assert page.column("novel") == [False] * 6
+    assert not [tag for tag, _ in Page(view(tmp_path / "a.sdf")).having("ref")]
+
+
+DENOISER = {
+    "_target_": "moldiff.nn.denoiser.PairTransformer",
+    "hidden_dim": 16,
+    "pair_dim": 8,
+    "steerable_dim": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_probes": 4,
+}
+PROCESS = {"_target_": "moldiff.process.joint.JointProcessConfig"}
+
+
+def test_molecules_from_python(tmp_path: Path, molecules: list[Molecule]) -> None:
+    page = Page(view(molecules, tmp_path / "python.html"))
+    assert page.column("name") == [molecule.name for molecule in molecules]
+    assert page.data["films"] == {}
+    with pytest.raises(MoldiffError, match="out: nothing given"):
+        view(molecules)
+
+
+def test_impossible_pages(tmp_path: Path, mixed: Path) -> None:
+    with pytest.raises(MoldiffError, match="expected a name that ends in"):
+        view(mixed, tmp_path / "page.pdf")
+    with pytest.raises(MoldiffError, match="does not exist"):
+        view(mixed, tmp_path / "nowhere" / "page.html")
+
+
+def test_drawings_show_the_hydrogens_that_are_there() -> None:
+    methyl = Chem.AddHs(Chem.MolFromSmiles("C"))
+    broken = Chem.RWMol(methyl)
+    broken.RemoveAtom(4)
+    labels = [re.findall(r"<text[^>]*>(\w+)</text>", draw(mol, "") or "") for mol in (methyl, broken)]
+    assert ["".join(label) for label in labels] == ["CH4", "CH3"]
+    amine = draw(Chem.AddHs(Chem.MolFromSmiles("C1CN1")), "", fault=2) or ""
+    assert re.findall(r">(\w+)</text>", amine) == ["N", "H"] or re.findall(r">(\w+)</text>", amine) == ["H", "N"]
+    assert amine.count("<circle") == 1
+
+
+def test_drawings_hold_no_markup_of_the_file() -> None:
+    mol = Chem.MolFromSmiles("CCO")
+    mol.GetAtomWithIdx(2).SetProp("_displayLabel", "<b onload=x>&</b>")
+    mol.GetAtomWithIdx(0).SetProp("atomNote", "</svg><script>")
+    drawn = draw(mol, '"><script>')
+    assert drawn is None or not re.findall(r"<(?!/?(svg|path|text|circle)\b)", drawn)
+
+
+def test_trajectory_leads_to_the_molecule_and_changes_nothing(samples: Samples) -> None:
+    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    plain = generator.sample(3, sampler=PowerSampler(num_steps=6), keep=())
+    for one, other in zip(samples, plain, strict=True):
+        assert other.trajectory is None
+        np.testing.assert_array_equal(one.molecule.pos, other.molecule.pos)
+        assert one.trajectory is not None
+        assert len(one.trajectory) == 6
+        assert {frame.num_heavy_atoms for frame in one.trajectory} == {one.molecule.num_heavy_atoms}
+    long = generator.sample(1, sampler=PowerSampler(num_steps=2 * MAX_FRAMES + 1), keep=(), trajectory=True)
+    assert long[0].trajectory is not None
+    assert len(long[0].trajectory) == 34
+
+
+def test_films_are_found_by_name_and_end_in_their_molecule(tmp_path: Path, samples: Samples) -> None:
+    page = Page(view(samples, tmp_path / "a.html"))
+    assert sorted(page.data["films"]) == ["0", "1", "2"]
+    assert len(page.having("film")) == 3
+    film = page.data["films"]["1"]
+    assert len(film) == 7
+    block = Chem.MolFromMolBlock(page.data["blocks"][1], removeHs=False, sanitize=False)
+    np.testing.assert_allclose(np.array(film[-1]["x"]) / 100, block.GetConformer().GetPositions().ravel(), atol=0.006)
+    assert film[-1]["e"].split() == [atom.GetSymbol() for atom in block.GetAtoms()]
+
+
+def test_a_film_of_another_run_is_not_shown(tmp_path: Path, samples: Samples) -> None:
+    path = tmp_path / "a.sdf"
+    write_trajectories(trajectory_path(path), samples)
+    moved = [replace(sample.molecule, pos=sample.molecule.pos + 1.0) for sample in samples]
+    moldiff.write(path, [moved[0], samples[1], moved[2]])
+    assert list(Page(view(path)).data["films"]) == ["1"]
+
+
+def test_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "tiny", small_model(), {"denoiser": DENOISER, "process": PROCESS}, dtype=torch.float32)
+    assert main(["sample", "model=tiny", "n=2", "steps=3", "keep=[]", "trajectory=true", "out=a.sdf.gz"]) == 0
+    assert {path.name for path in tmp_path.glob("a.*")} == {"a.sdf.gz", "a.trajectory.sdf.gz"}
+    frames = moldiff.read("a.trajectory.sdf.gz")
+    assert [record.mol and record.mol.GetProp("frame") for record in frames.records] == list("01230123")
+    assert main(["view", "input=a.sdf.gz"]) == 0
+    assert "page in a.html" in capsys.readouterr().out
+    assert sorted(Page(tmp_path / "a.html").data["films"]) == ["0", "1"]
