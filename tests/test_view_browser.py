@@ -95,6 +95,16 @@ def find(browser: Any, selector: str) -> Any:
     return browser.find_element("css selector", selector)
 
 
+def click(browser: Any, selector: str) -> None:
+    """Click, once cards that are drawn only now have moved the place no more."""
+    element = find(browser, selector)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    script = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+    browser.execute_async_script(script)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    element.click()
+
+
 def names(browser: Any) -> list[str]:
     """Names of the cards that are shown, in their order."""
     script = "return [...document.querySelectorAll('.card:not([hidden]) h3')].map((head) => head.textContent)"
@@ -130,12 +140,12 @@ def test_search_filter_and_sort(opened: Any) -> None:
     opened.execute_script("document.getElementById('search').value = ''; gallery.update()")
     size = len(opened.find_elements("css selector", ".card:not([hidden])"))
     find(opened, "[name=low]").send_keys("5")
-    find(opened, "#filter button").click()
+    click(opened, "#filter button")
     assert 0 < len(names(opened)) < size
     assert find(opened, "#filters button").get_attribute("aria-label").startswith("Remove filter heavy atoms: 5")
-    find(opened, "#filters button").click()
+    click(opened, "#filters button")
     assert names(opened) == everything
-    find(opened, "#direction").click()
+    click(opened, "#direction")
     assert names(opened) == everything[::-1]
     box = find(opened, "#statuses input")
     count = opened.execute_script("return Number(/\\d+/.exec(arguments[0].parentNode.textContent)[0])", box)
@@ -145,7 +155,7 @@ def test_search_filter_and_sort(opened: Any) -> None:
 
 def test_3d_turns_and_the_film_plays(opened: Any) -> None:
     assert not opened.find_elements("css selector", "canvas"), "the viewer is made on demand"
-    find(opened, "#m1 .open").click()
+    click(opened, "#m1 .open")
     wait(opened, "document.querySelector('#stage canvas') && !document.querySelector('#stage').hidden")
     before = picture(opened)
     find(opened, "#stage").send_keys("\ue014")  # arrow right
@@ -155,10 +165,10 @@ def test_3d_turns_and_the_film_plays(opened: Any) -> None:
     slide(opened, 0)
     assert find(opened, "#frame-number").text == "frame 1 of 7"
     assert picture(opened) != last
-    find(opened, "#play").click()
+    click(opened, "#play")
     wait(opened, "document.querySelector('#frame-number').textContent === 'molecule'")
     assert picture(opened) == last
-    find(opened, "#next").click()
+    click(opened, "#next")
     assert find(opened, "#detail-name").text == "small-0-2"
     assert len(opened.find_elements("css selector", "canvas")) == 1, "one viewer serves all"
     opened.switch_to.active_element.send_keys("\ue00c")  # escape
@@ -168,9 +178,9 @@ def test_3d_turns_and_the_film_plays(opened: Any) -> None:
 
 def test_export_is_what_was_selected(opened: Any, folder: Path, page: Path) -> None:
     for card in ("#m5", "#m3"):
-        find(opened, f"{card} .pick").click()
+        click(opened, f"{card} .pick")
     assert "2 selected" in find(opened, "#count").text
-    find(opened, "#export").click()
+    click(opened, "#export")
     target = folder / "downloads" / "few-selected.sdf"
     end = time.monotonic() + 20
     while not target.is_file():
@@ -179,7 +189,7 @@ def test_export_is_what_was_selected(opened: Any, folder: Path, page: Path) -> N
     found = moldiff.read(target).records
     assert [record.name for record in found] == ["<img src=x onerror=window.ran=1>", "small-0-5"]
     assert [record.mol and record.mol.GetProp("index") for record in found] == ["3", "5"]
-    find(opened, "#only-selected").click()
+    click(opened, "#only-selected")
     assert len(names(opened)) == 2
 
 
