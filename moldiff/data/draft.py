@@ -123,13 +123,18 @@ class Draft:
                 table.writerow(row[: len(header)])
 
 
+def is_prepared(out: Path) -> bool:
+    """Whether a folder is a prepared set, be it a damaged one."""
+    return any((out / name).is_file() for name in (META_FILE, MOLECULES_FILE))
+
+
 def refuse_foreign(out: Path) -> None:
     """Refuse to replace something that is not a prepared set.
 
     Raises:
         MoldiffError: when `out` is a file, or a folder that holds other things.
     """
-    if out.exists() and not (out / META_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_prepared(out) and (not out.is_dir() or any(out.iterdir())):
         raise MoldiffError(f"{out}: exists and is not a prepared set, expected a new folder")
 
 

@@ -14,8 +14,8 @@ from rich.progress import track
 
 from moldiff import __version__
 from moldiff.chem import canonical_key, key_hash
-from moldiff.data.dataset import FORMAT_VERSION, META_FILE, SPLITS, PreparedSet, take
-from moldiff.data.draft import Draft, observed_vocabulary, refuse_foreign
+from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet, take
+from moldiff.data.draft import Draft, is_prepared, observed_vocabulary, refuse_foreign
 from moldiff.data.gathering import Gathering
 from moldiff.data.selection import rare_classes, unplaced_hydrogens
 from moldiff.data.source import Fingerprinted, Source, SourceRecord
@@ -60,7 +60,7 @@ def prepare(
         raise MoldiffError(f"{source.name}: {ready.meta['counts']['rejected']} records rejected, but strict=true")
     console.print(account_table(source.name, ready.meta["counts"]))
     for line in _remarks(ready):
-        console.print(line, highlight=False)
+        _say(console, line)
     return ready
 
 
@@ -74,18 +74,22 @@ def _fingerprint(source: Source, min_count: int | None) -> str | None:
 
 def _up_to_date(out: Path, fingerprint: str | None, console: Console) -> PreparedSet | None:
     """The set in `out` if it is whole and was made of the same; else None, with a note on why it is made again."""
-    if fingerprint is None or not (out / META_FILE).is_file():
+    if fingerprint is None or not is_prepared(out):
         return None
     try:
         ready = PreparedSet.load(out)
     except MoldiffError as error:
-        console.print(f"{error}: done now", highlight=False, soft_wrap=True)
+        _say(console, f"{out}: damaged, so it is made again ({error})")
         return None
     if ready.meta.get("fingerprint") != fingerprint:
-        console.print(f"{out}: made of other content or with other options, so it is made again", highlight=False)
+        _say(console, f"{out}: made of other content or with other options, so it is made again")
         return None
-    console.print(f"{out}: up to date, content and options are the same", highlight=False)
+    _say(console, f"{out}: up to date, content and options are the same")
     return ready
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _read(source: Source, min_count: int | None, progress: bool) -> Draft:

@@ -120,7 +120,7 @@ def build(row: _Row) -> SourceRecord:
         elements = _ELEMENTS.findall(row["Elements"])
         pos = np.array(_NUMBERS.findall(row["XYZ_Ang"]), dtype=np.float64).reshape(len(elements), 3)
         values = {key: float(row[column]) for key, (column, _) in PROPERTIES.items()}
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return SourceRecord(number, name, InvalidMolecule(Status.UNREADABLE, f"unreadable row: {error}"))
     with rdBase.BlockLogs():
         mol = _match(row["SMILES"], elements, pos)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from moldiff.results import InvalidMolecule
@@ -46,7 +47,7 @@ def reason_kind(reason: str) -> str:
     if kind == reason:
         kind = re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason)
         kind = re.sub(r"'[^']*'", "'...'", kind)
-        kind = re.sub(r"\d+(\.\d+)?( \d+)*", "#", kind)
+        kind = re.sub(r"\b\d+(\.\d+)?\b( \d+\b)*", "#", kind)
     return kind[:100]
 
 
@@ -62,7 +63,7 @@ def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> T
         name: name of the set.
         counts: `counts` of a prepared set's description.
     """
-    table = Table(title=f"{name}: records", title_justify="left", show_header=False)
+    table = Table(title=escape(f"{name}: records"), title_justify="left", show_header=False)
     table.add_column("", overflow="fold")
     table.add_column("", justify="right")
     reasons, notes = counts["rejected_by_reason"], counts["notes"]
@@ -71,10 +72,10 @@ def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> T
     table.add_row("seen", str(counts["seen"]))
     table.add_row("kept", str(counts["kept"]), end_section=not notes)
     for k, (note, count) in enumerate(notes.items(), start=1):
-        table.add_row(f"  {note}", str(count), style="dim", end_section=k == len(notes))
+        table.add_row(escape(f"  {note}"), str(count), style="dim", end_section=k == len(notes))
     table.add_row("rejected", str(counts["rejected"]))
     for reason, count in list(reasons.items())[:_SHOWN]:
-        table.add_row(f"  {reason}", str(count))
+        table.add_row(escape(f"  {reason}"), str(count))
     if len(reasons) > _SHOWN:
         table.add_row("  other reasons, see rejected.csv", str(sum(list(reasons.values())[_SHOWN:])))
     return table
