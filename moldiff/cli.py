@@ -331,17 +331,55 @@ def _check_input(options: Mapping[str, Any]) -> None:
 
 def _evaluate(options: Mapping[str, Any]) -> int:
     _check_input(options)
+    _check_at_least("reference_size", options["reference_size"], 1)
     from rich.console import Console
 
+    from moldiff.construct import construct
     from moldiff.evaluate import evaluate
 
-    report = evaluate(options["input"], reference=_reference(options["reference"]), out=options["out"])
+    metrics = [construct(config, None) for config in (options.get("metrics") or {}).values()]
+    with _metric_bars() as on_progress:
+        report = evaluate(
+            options["input"],
+            reference=_reference(options["reference"]),
+            metrics=metrics,
+            out=options["out"],
+            reference_size=options["reference_size"],
+            on_progress=on_progress,
+        )
     console = Console()
     for table in report.tables():
         console.print(table)
+    for name, reason in report.skipped.items():
+        console.print(f"{name} left out: {reason}", markup=False)
     if options["out"] is not None:
         print(f"report in {Path(options['out'])}")
+    if report.interrupted:
+        print("moldiff: interrupted; the report holds what was finished", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return EXIT_OK
+
+
+@contextmanager
+def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each metric that reports its progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars, tasks = Progress(*columns, console=Console(stderr=True)), {}
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        bars.start()  # only now, so that fast metrics leave no empty bar; later calls do nothing
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=total)
+        bars.update(tasks[name], completed=done)
+
+    try:
+        yield on_progress
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _view(options: Mapping[str, Any]) -> int:

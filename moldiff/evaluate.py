@@ -7,110 +7,90 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rdkit import Chem
-
-from moldiff import chem
 from moldiff.batch import Molecule
-from moldiff.io import read, records
-from moldiff.metrics.distance_lookup import MARGINS_PM, Atoms
-from moldiff.metrics.novelty import NoveltyIndex
-from moldiff.metrics.summary import MoleculeRow, Scores, score
+from moldiff.errors import MoldiffError
+from moldiff.io import read
+from moldiff.known import Known, Reference
+from moldiff.metrics.distance_lookup import MARGINS_PM
+from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES, Intake
+from moldiff.metrics.subjects import Subjects
+from moldiff.metrics.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
+from moldiff.metrics.summary import MoleculeRow, score
 from moldiff.records import Record
 from moldiff.report import Report
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import Vocabulary
 
-Entry = Molecule | InvalidMolecule
-Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
+__all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
 
-NO_COORDINATES = "no record has 3D coordinates, so that no distance can be looked up"
-NO_BONDS = "no record has bonds, only elements and coordinates"
+Entry = Molecule | InvalidMolecule
+
+REFERENCE_SIZE = 10_000
+"""Molecules of the reference that are compared with."""
 
 
 def evaluate(
     source: str | Path | Sequence[Entry],
     *,
     reference: Reference | None = None,
+    metrics: Choice = "fast",
     out: str | Path | None = None,
     vocabulary: Vocabulary | None = None,
+    reference_size: int = REFERENCE_SIZE,
+    on_progress: OnMetric | None = None,
 ) -> Report:
-    """Score molecules by protocols P1 and P2, uniqueness and, with a reference, novelty.
+    """Score molecules by protocols P1 and P2, uniqueness and, with a reference, novelty; and by further metrics.
 
     Every record counts: one that cannot be read is a row with the reason, and is in every per-molecule denominator.
     A file of coordinates alone (XYZ) has no P2 results, a file of SMILES no P1 results; they are None with a note.
+    With reference molecules every number also comes for these: for as many as were evaluated, or, where a metric
+    compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.io` reads (SDF, XYZ, SMILES; hydrogens explicit), or molecules.
-        reference: known molecules for novelty: a prepared folder or its `novelty.safetensors`, a file of molecules,
-            SMILES or molecules.
-        out: folder for `report.json`, `report.md` and `molecules.csv`; None = nothing is written.
+        source: a file that `moldiff.io` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), or molecules.
+        reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
+            a `novelty.safetensors` serves for novelty only.
+        metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
+            distribution, druglike, posebusters, fcd and xtb, a metric with settings of its own, such as
+            `moldiff.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
+        out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the
+            others beside it); None = nothing is written.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
+        reference_size: at most so many molecules of the reference are compared with, chosen at random.
+        on_progress: called with the name of a metric and how many of its steps are finished.
 
     Returns:
-        The report; `report["p2_valid"].value` is a number or None, `report.tables()` is for a terminal.
+        The report; `report["p2_valid"].value` is a number or None, `report.tables()` is for a terminal. After Ctrl-C
+        within the further metrics it holds what was finished, and `report.interrupted` is true.
 
     Raises:
-        MoldiffError: when `source` or `reference` is a path that cannot be read.
+        MoldiffError: when `source` or `reference` is a path that cannot be read, a metric is not known, or one that
+            was asked for by name needs a package that is not installed.
     """
-    index = _index(reference)
-    if isinstance(source, str | Path):
-        scores, missing = _score_file(source, index, vocabulary)
-    else:
-        scores, missing = score(source, index, vocabulary=vocabulary), {}
-    results = [_blank(result, missing) for result in scores.results]
-    notes = dict(scores.notes)
-    notes.update((result.name, missing[_protocol(result)]) for result in results if _protocol(result) in missing)
-    report = Report(results, [asdict(row) for row in scores.rows], _options(source, reference, index, scores), notes)
+    chosen, skipped = choose(metrics)
+    if reference_size < 1:
+        raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
+    known = Known.of(reference, reference_size)
+    records = read(source).records if isinstance(source, str | Path) else None
+    intake = Intake.of_molecules(_molecules(source)) if records is None else Intake.of_records(records)
+    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms)
+    rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
+    findings = Findings(
+        results=blanked(scores.results, intake.missing),
+        notes=dict(scores.notes) | _notes(scores.results, intake.missing),
+        skipped=skipped,
+        reference_results=[] if known.subjects is None else _scores_of_known(known, len(rows), vocabulary),
+    )
+    run_metrics(chosen, intake.subjects([row.smiles for row in rows]), known.subjects, findings, on_progress)
+    report = _report(rows, findings, _options(source, reference, known, rows))
     if out is not None:
         report.write(out)
     return report
 
 
-def _score_file(
-    path: str | Path, index: NoveltyIndex | None, vocabulary: Vocabulary | None
-) -> tuple[Scores, dict[str, str]]:
-    """Scores of the records of a file, and the protocols that its kind of record does not support, with the reason."""
-    found = read(path).records
-    drawn = [record.mol for record in found if record.mol is not None]
-    without_coordinates = bool(drawn) and not any(mol.GetNumConformers() for mol in drawn)
-    missing = {"p1": NO_COORDINATES} if without_coordinates else {}
-    if any(mol.GetNumAtoms() > 1 for mol in drawn) and not any(mol.GetNumBonds() for mol in drawn):
-        missing["p2"] = NO_BONDS
-    entries = [_entry(record, missing) for record in found]
-    atoms = [_atoms_of(record) for record in found]
-    scores = score(entries, index, vocabulary=vocabulary, atoms=atoms)
-    rows = [_with_record(row, record) for row, record in zip(scores.rows, found, strict=True)]
-    return replace(scores, rows=rows), missing
-
-
-def _entry(record: Record, missing: Mapping[str, str]) -> Entry:
-    """What protocol P2 judges; the graph as drawn, broken valences included, so that its atoms count."""
-    if record.mol is None or "p2" in missing:
-        return record.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return _graph_of(record.mol) if "p1" in missing else record.as_drawn()
-
-
-def _graph_of(mol: Chem.Mol) -> Entry:
-    """The molecule of a graph without coordinates: hydrogens are made explicit, coordinates are placeholders."""
-    mol = Chem.Mol(mol)
-    mol.UpdatePropertyCache(strict=False)
-    mol = Chem.AddHs(mol)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
-    mol.AddConformer(conformer)
-    return chem.from_rdkit(mol)
-
-
-def _atoms_of(record: Record) -> Atoms | None:
-    """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
-    mol = record.mol
-    if mol is None or not mol.GetNumConformers() or (mol.GetNumAtoms() > 1 and not mol.GetConformer().Is3D()):
-        return None
-    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-    if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
-        return None
-    return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
+def _molecules(source: str | Path | Sequence[Entry]) -> Sequence[Entry]:
+    assert not isinstance(source, str | Path)
+    return source
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -120,43 +100,50 @@ def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
     return replace(row, name=record.name, reason=reason)
 
 
-def _index(reference: Reference | None) -> NoveltyIndex | None:
-    if reference is None or isinstance(reference, NoveltyIndex):
-        return reference
-    if not isinstance(reference, str | Path):
-        return NoveltyIndex.of(reference)
-    path = Path(reference)
-    if path.is_dir() or path.suffix == ".safetensors":
-        return NoveltyIndex.load(path)
-    return NoveltyIndex.of(_known(record) for record in records(path))
+def _notes(results: Sequence[MetricResult], missing: Mapping[str, str]) -> dict[str, str]:
+    """Why the results of a protocol that does not apply are empty."""
+    protocols = {result.name: result.name.partition("_")[0] for result in results}
+    return {name: missing[protocol] for name, protocol in protocols.items() if protocol in missing}
 
 
-def _known(record: Record) -> Chem.Mol | InvalidMolecule:
-    if record.problem is not None:
-        return record.problem
-    assert record.mol is not None
-    return record.mol
+def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) -> list[MetricResult]:
+    """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
+    assert known.subjects is not None
+    some: Subjects = known.subjects.first(count)
+    results = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms).results
+    missing = {"p1"} if not some.has_coordinates else set()
+    missing |= set() if some.has_bonds else {"p2"}
+    kept = [result for result in results if result.name.partition("_")[0] not in missing]
+    return [result for result in kept if known.trained_on or "novel" not in result.name]
 
 
-def _protocol(result: MetricResult) -> str:
-    return result.name.partition("_")[0]
-
-
-def _blank(result: MetricResult, missing: Mapping[str, str]) -> MetricResult:
-    """The result, emptied when its protocol does not apply to the records."""
-    return replace(result, numerator=0, denominator=0) if _protocol(result) in missing else result
+def _report(rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any]) -> Report:
+    columns = findings.columns
+    table = [asdict(row) | {name: values[place] for name, values in columns.items()} for place, row in enumerate(rows)]
+    return Report(
+        results=[result for result in findings.results if not result.name.endswith("]")],
+        rows=table,
+        options={**options, "metrics": findings.options},
+        notes=findings.notes,
+        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
+        details=[result for result in findings.results if result.name.endswith("]")],
+        skipped=findings.skipped,
+        interrupted=findings.interrupted,
+    )
 
 
 def _options(
-    source: str | Path | Sequence[Entry], reference: Reference | None, index: NoveltyIndex | None, scores: Scores
+    source: str | Path | Sequence[Entry], reference: Reference | None, known: Known, rows: Sequence[MoleculeRow]
 ) -> dict[str, Any]:
+    index = known.index
     return {
         "input": str(source) if isinstance(source, str | Path) else "molecules from Python",
-        "records": len(scores.rows),
-        "records_unreadable": sum(row.status is Status.UNREADABLE for row in scores.rows),
+        "records": len(rows),
+        "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
         "reference": str(reference) if isinstance(reference, str | Path) else None,
         "reference_molecules": None if index is None else len(index),
         "reference_skipped": None if index is None else index.num_skipped,
+        "reference_compared": known.source,
         "p1_margins_pm": list(MARGINS_PM),
         "p2_sanitize": "explicit graph, no implicit hydrogens",
     }

@@ -57,6 +57,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "data.split_field": (str, type(None)),
     "data.min_count": (int, type(None)),
     "data.properties": (list, type(None)),
+    "metrics.p3.charge": (int, type(None)),
     "trainer.max_steps": (int, type(None)),
     "trainer.max_time": (str, type(None)),
     "trainer.devices": (int, str),
@@ -165,12 +166,14 @@ def _groups(command: str, search: Sequence[str]) -> list[str]:
 
 
 def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Path]) -> None:
-    group, choice = override.key_or_group, override.value()
-    if override.is_delete() or (isinstance(choice, list) and choice):
+    group, value = override.key_or_group, override.value()
+    if override.is_delete():
         return
     known = set(loader.get_group_options(group))
     known |= {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-    if str(choice) not in known:
+    for choice in value if isinstance(value, list) else [value]:
+        if str(choice) in known:
+            continue
         raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
 
 

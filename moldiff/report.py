@@ -27,6 +27,13 @@ TITLES = {
     "p1": "P1: bonds looked up from distances",
     "p2": "P2: bonds and charges as generated",
     "p3": "P3: bonds perceived by RDKit",
+    "geometry": "Geometry: clashes and torn bonds",
+    "diversity": "Diversity",
+    "distribution": "Distributions against the reference",
+    "druglike": "Drug-likeness",
+    "posebusters": "PoseBusters, configuration mol",
+    "fcd": "Fréchet ChemNet Distance",
+    "xtb": "Relaxation with GFN2-xTB",
 }
 MISSING = "–"
 
@@ -39,21 +46,29 @@ class Report:
         results: numbers with numerator, denominator and definition.
         rows: one mapping per record, in order.
         options: what was evaluated and how.
-        notes: why a result has no value, by name.
+        notes: why a result has no value, or what limits it, by name.
+        reference_results: the same numbers of reference molecules.
+        details: what a result is made of, e.g. the distance of one type of bond; not in the tables.
+        skipped: why a metric was left out, by its name.
+        interrupted: whether it ended before all was evaluated.
     """
 
     results: Sequence[MetricResult]
     rows: Sequence[Mapping[str, Any]] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    reference_results: Sequence[MetricResult] = ()
+    details: Sequence[MetricResult] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def __getitem__(self, name: str) -> MetricResult:
-        """The result of that name.
+        """The result or detail of that name.
 
         Raises:
             KeyError: when there is none.
         """
-        for result in self.results:
+        for result in (*self.results, *self.details):
             if result.name == name:
                 return result
         raise KeyError(name)
@@ -65,24 +80,38 @@ class Report:
             "format_version": FORMAT_VERSION,
             "versions": versions(),
             "options": dict(self.options),
+            "interrupted": self.interrupted,
+            "skipped": dict(self.skipped),
             "results": results,
+            "reference_results": [result.to_dict() for result in self.reference_results],
+            "details": [result.to_dict() for result in self.details],
             "molecules": [dict(row) for row in self.rows],
         }
         return {key: _plain(value) for key, value in document.items()}
 
     def tables(self) -> list[Table]:
         """One table per protocol, for a rich console."""
-        return [_table(protocol, group, self.notes) for protocol, group in by_protocol(self.results).items()]
+        beside = {result.name: result for result in self.reference_results}
+        return [_table(protocol, group, self.notes, beside) for protocol, group in by_protocol(self.results).items()]
 
     def markdown(self, column: str = "value") -> str:
-        """The results as Markdown tables with one column of values."""
-        return markdown({column: self.results})
+        """The results as Markdown tables with one column of values, and one of the reference's if there are any."""
+        reference = {"reference": self.reference_results} if self.reference_results else {}
+        return markdown({column: self.results, **reference})
 
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write `report.json`, `report.md` and `molecules.csv` into a folder, made if needed; returns their paths."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / "report.json", folder / "report.md", folder / "molecules.csv"]
+    def write(self, target: str | Path) -> list[Path]:
+        """Write the report as JSON and Markdown and the rows as CSV; returns the paths.
+
+        Args:
+            target: a folder, made if needed, for `report.json`, `report.md` and `molecules.csv`; or the name of the
+                first file, NAME.json, which NAME.md and NAME.csv are put beside.
+        """
+        target = Path(target)
+        if target.suffix.lower() == ".json":
+            paths = [target, target.with_suffix(".md"), target.with_suffix(".csv")]
+        else:
+            paths = [target / "report.json", target / "report.md", target / "molecules.csv"]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
         write_json(paths[0], self.to_dict())
         paths[1].write_text(self.markdown(), encoding="utf-8")
         write_csv(paths[2], self.rows)
@@ -118,16 +147,18 @@ def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]
 
 
 def format_value(result: MetricResult) -> str:
-    """The value for people: counts in per cent, anything else in four significant digits, a dash for none."""
+    """The value for people: counts in per cent, anything else in four digits and its unit, a dash for none."""
     value = result.value
     if value is None or not math.isfinite(value):
         return MISSING
-    return f"{100 * value:.2f} %" if _is_count(result) else f"{value:.4g}"
+    return f"{100 * value:.2f} %" if _is_count(result) else f"{value:.4g} {result.unit}".rstrip()
 
 
 def format_fraction(result: MetricResult) -> str:
-    """Numerator / denominator for people."""
-    return f"{result.numerator:g}/{result.denominator:g}" if not _is_count(result) else _counts(result)
+    """Numerator / denominator for people, or over how many items the number was taken."""
+    if _is_count(result):
+        return _counts(result)
+    return f"{result.numerator:g}/{result.denominator:g}" if result.counted is None else f"{result.counted}"
 
 
 def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
@@ -140,7 +171,7 @@ def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
     groups = by_protocol(result for results in columns.values() for result in results)
     cells = {column: {result.name: result for result in results} for column, results in columns.items()}
     for protocol, group in groups.items():
-        lines += [f"### {TITLES.get(protocol, protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
+        lines += [f"### {title(protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
         for name in dict.fromkeys(result.name for result in group):
             row = [cells[column].get(name) for column in columns]
@@ -176,14 +207,27 @@ def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, pa
     return table
 
 
-def _table(protocol: str, results: Sequence[MetricResult], notes: Mapping[str, str]) -> Table:
-    table = Table(title=TITLES.get(protocol, protocol))
+def title(protocol: str) -> str:
+    """The heading of a group of results; options in the name, as in "p3[charge=-1]", are shown."""
+    name, bracket, options = protocol.partition("[")
+    return TITLES.get(name, name) + (f" ({options.removesuffix(']')})" if bracket else "")
+
+
+def _table(
+    protocol: str,
+    results: Sequence[MetricResult],
+    notes: Mapping[str, str],
+    beside: Mapping[str, MetricResult],
+) -> Table:
+    table = Table(title=title(protocol))
     table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("counted", justify="right")
+    for name in ("value", "counted", *(("reference", "counted") if beside else ())):
+        table.add_column(name, justify="right")
     for result in results:
         if not _is_empty_status(result):
-            table.add_row(_label(result.name), format_value(result), format_fraction(result))
+            both = (result, beside.get(result.name)) if beside else (result,)
+            texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
+            table.add_row(_label(result.name), *(text for pair in texts for text in pair))
     table.caption = _caption(results, notes)
     return table
 
@@ -192,7 +236,7 @@ def _caption(results: Sequence[MetricResult], notes: Mapping[str, str]) -> str |
     """Why results have no value, each reason once; None = all have one."""
     labels: dict[str, list[str]] = {}
     for result in results:
-        if result.name in notes and not _is_empty_status(result):
+        if result.name in notes and result.value is None and not _is_empty_status(result):
             labels.setdefault(notes[result.name], []).append(_label(result.name))
     return "\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items()) or None
 

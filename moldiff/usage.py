@@ -67,13 +67,20 @@ usage: moldiff evaluate input=FILE [key=value ...]
 
 options and their defaults:
   input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
-  reference=null      known molecules for novelty: a model's name or folder, a
-                      prepared folder, or a file of molecules
-  out=null            folder for report.json, report.md and molecules.csv
+  reference=null      known molecules to compare with: a prepared folder or a
+                      file; for novelty alone, a model's name or folder
+  reference_size=10000   molecules of the reference at most
+  metrics=fast        beside P1, P2, uniqueness and novelty: fast, full, or any
+                      of p3, geometry, diversity, distribution, druglike,
+                      posebusters, fcd, xtb; metrics.xtb.limit=60 ...;
+                      some need: pip install "moldiff[eval]"
+  out=null            folder for report.json, report.md and molecules.csv, or
+                      NAME.json
 {_COMMON}
 examples:
   moldiff evaluate input=molecules.sdf
   moldiff evaluate input=molecules.sdf reference=qm9 out=report
+  moldiff evaluate input=molecules.sdf 'metrics=[p3,xtb]' out=report.json
 """
 
 VIEW = f"""\

@@ -51,6 +51,7 @@ def test_every_group_is_a_folder_of_the_package() -> None:
         "data",
         "denoiser",
         "experiment",
+        "metrics",
         "optimizer",
         "prior",
         "process",
@@ -60,11 +61,31 @@ def test_every_group_is_a_folder_of_the_package() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment")])
+@pytest.mark.parametrize(
+    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment", "metrics")]
+)
 def test_every_choice_builds(group: str, choice: str) -> None:
     config = compose_options("train", [f"{group}={choice}"])
     for name in {group, "process"}:
         assert built(name, config) is not None
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "metrics"])
+def test_every_metric_builds_with_the_defaults_of_python(choice: str) -> None:
+    for name, config in compose_options("evaluate", [f"metrics={choice}"])["metrics"].items():
+        metric = construct(config, None)
+        assert metric.name == name
+        optional = {"skip_if_missing": True} if choice == "full" and metric.package else {}
+        assert metric == type(metric)(**optional)
+
+
+def test_metrics_are_chosen_one_by_one() -> None:
+    options = compose_options("evaluate", ["metrics=[p3,xtb]", "metrics.xtb.limit=60", "metrics.p3.charge=null"])
+    assert list(options["metrics"]) == ["p3", "xtb"]
+    assert (options["metrics"]["xtb"]["limit"], options["metrics"]["p3"]["charge"]) == (60, None)
+    assert not compose_options("evaluate", ["metrics=[]"]).get("metrics")
+    with pytest.raises(MoldiffError, match="metrics: got 'p4', expected one of: distribution"):
+        compose_options("evaluate", ["metrics=[p3,p4]"])
 
 
 @pytest.mark.parametrize("name", ["schedule", "times", "quality"])

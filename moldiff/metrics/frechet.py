@@ -30,9 +30,11 @@ class FrechetDistance:
 
     Attributes:
         batch_size: molecules at once.
+        skip_if_missing: without the optional package, leave the metric out with a note.
     """
 
     batch_size: int = 100
+    skip_if_missing: bool = False
 
     name = "fcd"
     needs = ("bonds", "reference")

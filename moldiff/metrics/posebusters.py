@@ -49,10 +49,12 @@ class PoseBustersChecks:
     Attributes:
         limit: seconds a molecule may take.
         num_workers: processes; None = one per CPU.
+        skip_if_missing: without the optional package, leave the metric out with a note.
     """
 
     limit: float = 60.0
     num_workers: int | None = None
+    skip_if_missing: bool = False
 
     name = "posebusters"
     needs = ("coordinates", "bonds")

@@ -58,12 +58,14 @@ class Relaxation:
         max_iterations: steps of L-BFGS after which a molecule has failed.
         limit: seconds a molecule may take.
         num_workers: processes; None = one per CPU.
+        skip_if_missing: without the optional package, leave the metric out with a note.
     """
 
     gradient_tolerance: float = 1e-3
     max_iterations: int = 500
     limit: float = 120.0
     num_workers: int | None = None
+    skip_if_missing: bool = False
 
     name = "xtb"
     needs = ("coordinates", "bonds")

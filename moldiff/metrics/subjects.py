@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -44,8 +44,14 @@ class Subjects:
 
     def first(self, count: int) -> Subjects:
         """The first so many of them."""
-        parts = self.entries[:count], self.atoms[:count], self.smiles[:count]
-        return Subjects(*parts, self.has_coordinates, self.has_bonds)
+        return self._part(slice(count))
+
+    def every_other(self, start: int) -> Subjects:
+        """Every second of them from place 0 or 1."""
+        return self._part(slice(start, None, 2))
+
+    def _part(self, part: slice) -> Subjects:
+        return replace(self, entries=self.entries[part], atoms=self.atoms[part], smiles=self.smiles[part])
 
     @cached_property
     def valid(self) -> list[int]:
@@ -80,7 +86,7 @@ class Measured:
     """What a metric found.
 
     Attributes:
-        results: numbers with numerator, denominator and definition.
+        results: numbers with numerator, denominator and definition; those whose name ends in "[...]" are details.
         columns: by name, one value per record; None = not asked or no answer.
         notes: why a result has no value or what limits it, by name of the result.
         options: settings and tool versions that decide the numbers.

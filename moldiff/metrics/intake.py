@@ -1,0 +1,87 @@
+"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.metrics.distance_lookup import Atoms, all_atoms
+from moldiff.metrics.subjects import Subjects
+from moldiff.records import Record
+from moldiff.results import InvalidMolecule, Status
+
+NO_COORDINATES = "no record has 3D coordinates, so that no distance can be looked up"
+NO_BONDS = "no record has bonds, only elements and coordinates"
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """What there is to evaluate.
+
+    Attributes:
+        entries: what protocol P2 judges; the graph as drawn, broken valences included, so that its atoms count.
+        atoms: elements and coordinates; None = none.
+        missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
+    """
+
+    entries: Sequence[Molecule | InvalidMolecule]
+    atoms: Sequence[Atoms | None]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_molecules(cls, molecules: Sequence[Molecule | InvalidMolecule]) -> Intake:
+        """Molecules from Python."""
+        return cls(molecules, [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in molecules])
+
+    @classmethod
+    def of_records(cls, records: Sequence[Record]) -> Intake:
+        """The records of a file."""
+        drawn = [record.mol for record in records if record.mol is not None]
+        without_coordinates = bool(drawn) and not any(mol.GetNumConformers() for mol in drawn)
+        missing = {"p1": NO_COORDINATES} if without_coordinates else {}
+        if any(mol.GetNumAtoms() > 1 for mol in drawn) and not any(mol.GetNumBonds() for mol in drawn):
+            missing["p2"] = NO_BONDS
+        return cls([_entry(record, missing) for record in records], [_atoms_of(record) for record in records], missing)
+
+    def subjects(self, smiles: Sequence[str | None]) -> Subjects:
+        """For metrics, with the SMILES of the valid ones."""
+        return Subjects(
+            self.entries,
+            self.atoms,
+            smiles,
+            has_coordinates="p1" not in self.missing,
+            has_bonds="p2" not in self.missing,
+        )
+
+
+def _entry(record: Record, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
+    if record.mol is None or "p2" in missing:
+        return record.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
+    return _graph_of(record.mol) if "p1" in missing else record.as_drawn()
+
+
+def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
+    """The molecule of a graph without coordinates: hydrogens are made explicit, coordinates are placeholders."""
+    mol = Chem.Mol(mol)
+    mol.UpdatePropertyCache(strict=False)
+    mol = Chem.AddHs(mol)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
+    mol.AddConformer(conformer)
+    return chem.from_rdkit(mol)
+
+
+def _atoms_of(record: Record) -> Atoms | None:
+    """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
+    mol = record.mol
+    if mol is None or not mol.GetNumConformers() or (mol.GetNumAtoms() > 1 and not mol.GetConformer().Is3D()):
+        return None
+    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
+        return None
+    return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
