@@ -42,7 +42,7 @@ def embed(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecule, tuple[s
 
 def _attempt(mol: Chem.Mol, seed: int, random_coordinates: bool) -> bool:
     options: Any = rdDistGeom.ETKDGv3()
-    options.randomSeed = seed
+    options.randomSeed = seed + 1  # RDKit's seeds 0 and 1 are the same
     options.maxIterations = _EMBED_ITERATIONS
     options.useRandomCoords = random_coordinates
     try:

@@ -79,6 +79,8 @@ class Treatment:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise MoldiffError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(choices)}")
+        if not 0 <= self.seed < 2**31 - 1:
+            raise MoldiffError(f"seed: got {self.seed}, expected a whole number from 0 to {2**31 - 2}")
         for symbol in self.elements:
             if _atomic_number(symbol) is None:
                 raise MoldiffError(f"elements: got {symbol!r}, expected symbols of elements")
