@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import canonical_key, strict_key
+from moldiff.chem import canonical_key, to_rdkit
+from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule
+
+_SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,5 +80,17 @@ class Fingerprinted(Protocol):
 
 
 def both_keys(molecule: Molecule) -> tuple[str, str]:
-    """Canonical and strict key of a molecule (`moldiff.chem`)."""
-    return canonical_key(molecule), strict_key(molecule)
+    """Canonical and strict key of a molecule: the same as `moldiff.chem` gives, at half the cost.
+
+    Raises:
+        MoldiffError: when RDKit cannot sanitise the graph; ask `moldiff.chem.check` first.
+    """
+    mol = to_rdkit(molecule)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol, sanitizeOps=_SANITIZE_WITHOUT_CLEANUP)
+            Chem.AssignStereochemistryFrom3D(mol)
+            heavy = Chem.RemoveHs(mol)
+    except Chem.MolSanitizeException as error:
+        raise MoldiffError(f"cannot write a SMILES: {' '.join(str(error).split())}") from None
+    return canonical_key(heavy), str(Chem.MolToSmiles(heavy))

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
+from rdkit.Chem import rdDetermineBonds
 from scipy.spatial.distance import pdist
 
 from moldiff.batch import Molecule
 from moldiff.chem import check, from_rdkit
 from moldiff.data import conformers
+from moldiff.data.fragments import file_index, largest_fragment
 from moldiff.errors import MoldiffError
 from moldiff.records import Record
 from moldiff.results import InvalidMolecule, Status
@@ -31,7 +32,6 @@ LARGEST_FRAGMENT = "largest fragment kept"
 BONDS_PERCEIVED = "bonds perceived from coordinates"
 RADICAL_KEPT = "radical kept"
 
-_FILE_INDEX = "_moldiff_file_index"
 _MIN_DISTANCE = 0.6
 """Å; atoms closer than this are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)."""
 
@@ -55,8 +55,7 @@ class Treatment:
             hydrogen is taken as complete, and an atom drawn with hydrogens that lacks some is a radical. `keep` =
             nothing is added. `none` = hydrogens are counted in the atom classes but have no coordinates of their
             own. With `keep`, records that have no hydrogens are treated like with `none`.
-        fragments: `largest` = the fragment with the most heavy atoms is kept, of equal ones the heaviest, then the
-            one whose SMILES comes first, then the one that comes first in the file; `reject`.
+        fragments: `largest` = `moldiff.data.fragments.largest_fragment` is kept; `reject`.
         conformers: of records without 3D coordinates: `etkdg` = `moldiff.data.conformers`; `reject`.
         radicals: keep open shells; decoding by valence rules never produces them.
         elements: symbols of elements that are taken as they are drawn although the valence table lacks them.
@@ -107,24 +106,15 @@ class Treatment:
         if self.fragments == "reject":
             return InvalidMolecule(Status.DISCONNECTED, f"{count} fragments, expected one")
         notes.append(LARGEST_FRAGMENT)
-        mol = Chem.Mol(mol)
-        for atom in mol.GetAtoms():
-            atom.SetIntProp(_FILE_INDEX, atom.GetIdx())
-        pieces = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
-        kept = min(enumerate(pieces), key=lambda item: (_rank(item[1]), item[0]))[1]
-        for key in mol.GetPropNames(includePrivate=True, includeComputed=False):
-            kept.SetProp(key, mol.GetProp(key))
-        with rdBase.BlockLogs():
-            Chem.SanitizeMol(kept)
-        return Chem.Mol(kept)
+        return largest_fragment(mol)
 
     def _of_known_elements(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         allowed = {_atomic_number(symbol) for symbol in self.elements}
-        for atom in mol.GetAtoms():
+        for atom in _atoms(mol):
             number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
             if (number, charge) in VALENCES or number in allowed:
                 continue
-            index = _file_index(atom)
+            index = file_index(atom)
             if number == 0:
                 return InvalidMolecule(Status.UNREADABLE, f"atom {index + 1}: dummy atom", index)
             state = f" with charge {charge:+d}" if charge and (number, 0) in VALENCES else ""
@@ -147,7 +137,7 @@ class Treatment:
         return self._in_one_piece(perceived, notes)
 
     def _in_3d(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
-        heavy = sum(atom.GetAtomicNum() > 1 for atom in mol.GetAtoms())
+        heavy = int(mol.GetNumHeavyAtoms())
         if heavy > self.max_heavy_atoms:
             return InvalidMolecule(Status.UNREADABLE, f"{heavy} heavy atoms, more than max_heavy_atoms")
         drawn = mol.GetNumConformers() > 0
@@ -169,7 +159,7 @@ class Treatment:
         return embedded
 
     def _with_hydrogens(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
-        if not any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+        if not any(atom.GetTotalNumHs() for atom in _atoms(mol)):
             return mol  # none is missing
         if self.hydrogens == "keep" and _has_hydrogen(mol):
             return mol
@@ -209,19 +199,13 @@ class Treatment:
         return Vocabulary((AtomClass(6, 0, 4),), extra)
 
 
+def _atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+    """The atoms; a list takes a third of the time that RDKit's own sequence does."""
+    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+
+
 def _has_hydrogen(mol: Chem.Mol) -> bool:
-    return any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
-
-
-def _file_index(atom: Chem.Atom) -> int:
-    return int(atom.GetIntProp(_FILE_INDEX) if atom.HasProp(_FILE_INDEX) else atom.GetIdx())
-
-
-def _rank(piece: Chem.Mol) -> tuple[int, float, str]:
-    """Order of fragments: the one to keep comes first."""
-    heavy = sum(atom.GetAtomicNum() > 1 for atom in piece.GetAtoms())
-    piece.UpdatePropertyCache(strict=False)
-    return -heavy, -round(rdMolDescriptors.CalcExactMolWt(piece), 3), Chem.MolToSmiles(piece)
+    return any(atom.GetAtomicNum() == 1 for atom in _atoms(mol))
 
 
 def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
@@ -230,10 +214,13 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
     An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
     so has every atom.
     """
-    atoms = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
-    drawn = [atom for atom in atoms if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
+    open_atoms = [atom for atom in _atoms(mol) if atom.GetNumImplicitHs()]
+    if not open_atoms:
+        return mol
+    drawn = [atom for atom in _atoms(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
     complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
-    closed = [atom.GetIdx() for atom in (atoms if complete else drawn) if atom.GetNumImplicitHs()]
+    with_hydrogens = {atom.GetIdx() for atom in drawn}
+    closed = [atom.GetIdx() for atom in open_atoms if complete or atom.GetIdx() in with_hydrogens]
     if not closed:
         return mol
     mol = Chem.Mol(mol)
@@ -246,7 +233,7 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
 
 def _not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:
     atom = mol.GetAtomWithIdx(int((~np.isfinite(pos).all(1)).argmax()))
-    index = _file_index(atom)
+    index = file_index(atom)
     reason = f"atom {index + 1} ({atom.GetSymbol()}): coordinate not finite"
     return InvalidMolecule(Status.NON_FINITE, reason, index)
 
@@ -278,7 +265,7 @@ def _clash(pos: np.ndarray) -> InvalidMolecule | None:
 
 def _in_file_order(problem: InvalidMolecule, mol: Chem.Mol) -> InvalidMolecule:
     """The same with the atom as `mol` counts it, from 1 in the text."""
-    heavy = [_file_index(atom) for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    heavy = [file_index(atom) for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
     if problem.atom is None or problem.atom >= len(heavy):
         return problem
     atom = heavy[problem.atom]
