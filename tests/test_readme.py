@@ -45,7 +45,7 @@ def test_table_of_options_is_that_of_the_config() -> None:
     assert set(shown) == set(options) - {"sampler", "debug"}
     for name, default in shown.items():
         value = options[name]
-        assert default == ("" if value is None else str(value).replace("'", ""))
+        assert default == ("" if value is None else str(value).lower().replace("'", ""))
 
 
 def test_table_of_groups_is_that_of_the_configs() -> None:

@@ -45,6 +45,13 @@ class Stage {
     this.restyle();
   }
 
+  // All in view; quaternion: the rotation that turns the molecule's broadest side to the viewer.
+  face(quaternion) {
+    this.viewer.zoomTo();
+    if (quaternion) this.viewer.setView([...this.viewer.getView().slice(0, 4), ...quaternion]);
+    this.viewer.render();
+  }
+
   restyle() {
     this.viewer.setStyle({}, STYLES[byId("style").value]);
     this.viewer.removeAllLabels();
@@ -112,7 +119,7 @@ class Detail {
     byId("style").addEventListener("change", () => this.stage.viewer && this.stage.restyle());
     byId("labels").addEventListener("change", () => this.stage.viewer && this.stage.restyle());
     byId("spin").addEventListener("change", () => this.stage.viewer && this.stage.viewer.spin(byId("spin").checked ? "y" : false));
-    byId("reset").addEventListener("click", () => this.stage.viewer && this.stage.viewer.zoomTo().render());
+    byId("reset").addEventListener("click", () => this.stage.viewer && this.stage.face(this.data.views[this.index]));
     byId("frame").addEventListener("input", () => { this.pause(); this.showFrame(); });
     byId("play").addEventListener("click", () => (this.timer ? this.pause() : this.play()));
     byId("detail-pick").addEventListener("change", (event) => this.gallery.pick([this.index], event.target.checked));
@@ -192,7 +199,7 @@ class Detail {
     byId("stage").setAttribute("aria-label", `3D model of ${byId("detail-name").textContent}: drag or arrow keys turn it, wheel or plus and minus zoom`);
     this.stage.viewer.resize();
     this.stage.show(film ? film[0] : block);
-    this.stage.viewer.zoomTo();
+    this.stage.face(this.data.views[this.index]);
     if (film) {
       byId("frame").max = film.length - 1;
       byId("frame").value = film.length - 1;

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rdkit import Chem, rdBase
+from scipy.spatial.transform import Rotation
 
 from moldiff.records import Record
 from moldiff.results import InvalidMolecule
@@ -156,6 +158,18 @@ def molblock(record: Record) -> str | None:
             return str(Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large))
 
 
+def facing(record: Record) -> list[float] | None:
+    """The quaternion (x, y, z, w) that turns the molecule's broadest side to the viewer; None without coordinates."""
+    if record.mol is None or not has_coordinates(record.mol):
+        return None
+    pos = record.mol.GetConformer().GetPositions()
+    if len(pos) < 3 or not np.isfinite(pos).all():
+        return None
+    axes = np.linalg.svd(pos - pos.mean(0), full_matrices=True)[2]
+    axes[2] *= np.linalg.det(axes)  # a rotation, not a mirror
+    return [round(float(number), 4) for number in Rotation.from_matrix(axes).as_quat()]
+
+
 def has_coordinates(mol: Chem.Mol) -> bool:
     """Whether the molecule lies in space."""
     return bool(mol.GetNumConformers()) and (mol.GetNumAtoms() == 1 or bool(mol.GetConformer().Is3D()))
@@ -165,6 +179,9 @@ def card(index: int, record: Record, table: Table, *, has_block: bool, has_film:
     """The card of a record as HTML; all text from the file is escaped."""
     name = html.escape(record.name or f"record {record.number}")
     status, reason = str(table.cell(index, "status")), str(table.cell(index, "reason") or "")
+    geometry = table.cell(index, "geometry_status")
+    if status == "ok" and geometry not in (None, "ok"):
+        reason = f"geometry: {geometry}"
     only_distances = record.mol is not None and record.mol.GetNumBonds() == 0
     smiles = html.escape(str(table.cell(index, "p1_smiles" if only_distances else "smiles") or ""))
     picture = None if record.mol is None else draw(record.mol, f"2D drawing of {record.name}", _fault(record, status))

@@ -41,6 +41,7 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> str | None:
             options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
             options.prepareMolsBeforeDrawing = False
             options.fixedBondLength = _BOND_LENGTH
+            options.minFontSize = 10
             options.clearBackground = False
             canvas.DrawMolecule(flat)
         except (RuntimeError, ValueError):  # RDKit's own errors, e.g. a graph that cannot be laid out

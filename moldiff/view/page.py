@@ -22,7 +22,7 @@ from moldiff.records import Record
 from moldiff.report import TITLES, Report, by_protocol, format_fraction, format_value
 from moldiff.results import MetricResult
 from moldiff.trajectory import trajectory_path, write_trajectories
-from moldiff.view.cards import Table, card, molblock
+from moldiff.view.cards import Table, card, facing, molblock
 from moldiff.view.films import films
 from moldiff.view.plots import Distributions, plots, reference_distributions
 
@@ -104,6 +104,7 @@ def _page(
         "columns": [column.to_dict() for column in table.columns],
         "rows": table.rows,
         "blocks": blocks,
+        "views": [facing(record) for record in records],
         "films": shown,
     }
     scripts = [_asset(name) for name in _SCRIPTS]
