@@ -15,6 +15,7 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.batch import Molecule, to_molecules
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
+from moldiff.data.hydrogens import with_ideal_hydrogens
 from moldiff.decode import Decoded, decode_raw, decode_valence
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
@@ -311,6 +312,8 @@ class _Run:
         else:
             decoded = decode_valence(prediction, node_mask, model.vocabulary)
         molecules = to_molecules(decoded.batch, model.vocabulary)
+        if not model.statistics.hydrogens_placed:
+            molecules = [with_ideal_hydrogens(molecule) for molecule in molecules]
         frames: Sequence[_Frames] = [None] * len(molecules) if recorder is None else recorder.trajectories()
         return list(zip(molecules, decoded.mended.tolist(), frames, strict=True))
 

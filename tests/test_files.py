@@ -5,16 +5,19 @@ import gzip
 import importlib.util
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, block, read_text, water
 
 from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.data.files import Files, find_files, name_of
+from moldiff.data.hydrogens import with_ideal_hydrogens
 from moldiff.data.prepare import prepare
 from moldiff.data.selection import rare_classes
 from moldiff.data.tally import account_table, reason_kind
@@ -253,6 +256,22 @@ def test_elements_of_every_kind_are_in_the_vocabulary(tmp_path):
     elements = {atom_class.atomic_number for atom_class in made.vocabulary.atom_classes}
     assert elements == {5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53}
     assert AtomClass(7, 1, 0) in made.vocabulary.atom_classes
+
+
+def test_hydrogens_of_heavy_atom_sets_find_their_places(tmp_path):
+    (record,) = files(tmp_path, "CC(=O)Nc1ccc([NH3+])cc1C#C\n").records()
+    molecule = record.outcome
+    bare = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
+    placed = with_ideal_hydrogens(bare)
+    lengths = np.linalg.norm(placed.hydrogen_offset, axis=-1)
+    assert ((lengths > 0.9).sum(1) == molecule.num_hydrogens).all()
+    pos = chem.to_rdkit(placed).GetConformer().GetPositions()
+    assert pdist(pos).min() > 0.9
+    # Hydrogens that the heavy atoms leave no choice are where MMFF94s puts them, within a few hundredths.
+    ring = [
+        k for k in range(molecule.num_heavy_atoms) if molecule.num_hydrogens[k] == 1 and molecule.atomic_number[k] == 6
+    ]
+    np.testing.assert_allclose(placed.hydrogen_offset[ring, 0], molecule.hydrogen_offset[ring, 0], atol=0.12)
 
 
 # Properties and parts

@@ -23,6 +23,7 @@ class Statistics:
         pos_scale: root mean square of one coordinate of the centred heavy atoms (Å).
         hydrogen_scale: root mean square of one component of the hydrogen offsets that are in use (Å); unused slots
             are left out, so the scale does not depend on how saturated the molecules are. 1 without hydrogens.
+        hydrogens_placed: False for a set of heavy atoms, whose hydrogens are counted but have no coordinates.
     """
 
     size_counts: dict[int, int]
@@ -30,6 +31,7 @@ class Statistics:
     bond_marginal: tuple[float, ...]
     pos_scale: float
     hydrogen_scale: float
+    hydrogens_placed: bool = True
 
     @classmethod
     def from_flat(
@@ -67,6 +69,7 @@ class Statistics:
             bond_marginal=tuple((pairs / pairs.sum()).tolist()) if pairs.sum() else (1.0, 0.0, 0.0, 0.0),
             pos_scale=_rms(pos - mean[owner]),
             hydrogen_scale=_rms(offsets),
+            hydrogens_placed=not offsets.size or bool(offsets.any()),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class Statistics:
                 bond_marginal=tuple(float(p) for p in data["bond_marginal"]),
                 pos_scale=float(data["pos_scale"]),
                 hydrogen_scale=float(data["hydrogen_scale"]),
+                hydrogens_placed=bool(data.get("hydrogens_placed", True)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MoldiffError(f"statistics: missing or malformed entry ({error})") from None
