@@ -170,7 +170,8 @@ def test_files_without_bonds_or_coordinates(tmp_path: Path, molecules: list[Mole
     moldiff.write(tmp_path / f"a.{suffix}", molecules)
     page = Page(view(tmp_path / f"a.{suffix}"))
     assert len(page.having("card")) == 6
-    assert len(page.having("mol")) == (6 if suffix == "smi" else 0)
+    assert len(page.having("mol")) == 6
+    assert ("bonds looked up from distances" in page.text) == (suffix == "xyz")
     assert {block is None for block in page.data["blocks"]} == {suffix == "smi"}
 
 

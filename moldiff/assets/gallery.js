@@ -33,6 +33,7 @@ class Gallery {
     const counts = new Map();
     for (const row of this.values) counts.set(row[this.column.status], (counts.get(row[this.column.status]) ?? 0) + 1);
     const order = [...counts].sort((a, b) => (b[0] === "ok") - (a[0] === "ok") || b[1] - a[1]);
+    byId("statuses").hidden = counts.size < 2; // nothing to choose
     for (const [status, count] of order) {
       const box = labelled("checkbox", `${status} (${count})`);
       Object.assign(box.input, { checked: true, value: status });

@@ -190,10 +190,11 @@ class Detail {
   draw() {
     const block = this.data.blocks[this.index];
     const film = this.data.films[this.index];
-    const works = block !== null && this.stage.start();
+    const solid = this.data.views[this.index] !== null;
+    const works = solid && this.stage.start();
     byId("stage").hidden = !works;
     byId("no-stage").hidden = works;
-    byId("no-stage").textContent = block === null ? "No 3D coordinates in this record." : "This browser shows no 3D (WebGL is switched off or missing).";
+    byId("no-stage").textContent = !solid ? "No 3D coordinates in this record." : "This browser shows no 3D (WebGL is switched off or missing).";
     byId("film").hidden = !works || !film;
     if (!works) return;
     byId("stage").setAttribute("aria-label", `3D model of ${byId("detail-name").textContent}: drag or arrow keys turn it, wheel or plus and minus zoom`);

@@ -22,9 +22,11 @@ from moldiff.records import Record
 from moldiff.report import TITLES, Report, by_protocol, format_fraction, format_value
 from moldiff.results import MetricResult
 from moldiff.trajectory import trajectory_path, write_trajectories
-from moldiff.view.cards import Table, card, facing, molblock
+from moldiff.view.cards import card
+from moldiff.view.coordinates import facing, molblock
 from moldiff.view.films import films
 from moldiff.view.plots import Distributions, plots, reference_distributions
+from moldiff.view.table import Table
 
 _SCRIPTS = ("3Dmol-min.js", "viewer.js", "gallery.js")
 _TILES = {
