@@ -224,8 +224,8 @@ def _table(
     for name in ("value", "counted", *(("reference", "counted") if beside else ())):
         table.add_column(name, justify="right")
     for result in results:
-        if not _is_empty_status(result):
-            both = (result, beside.get(result.name)) if beside else (result,)
+        both = (result, beside.get(result.name)) if beside else (result,)
+        if not all(_is_empty_status(one) for one in both if one is not None):
             texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
             table.add_row(_label(result.name), *(text for pair in texts for text in pair))
     table.caption = _caption(results, notes)

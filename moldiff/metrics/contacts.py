@@ -59,7 +59,7 @@ class Contacts:
         )
         results = [
             MetricResult("geometry_sound", sound, len(found), definition),
-            *count_statuses("geometry", statuses, len(found)),
+            *count_statuses("geometry", statuses, len(found), (Status.CLASH, Status.EXPLODED)),
         ]
         columns: dict[str, Sequence[Any]] = {
             "geometry_status": statuses,

@@ -15,7 +15,7 @@ import numpy as np
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import QED, Descriptors, FilterCatalog, rdMolDescriptors
 
-from moldiff.metrics.pool import Failure, FailureKind, run_limited
+from moldiff.metrics.pool import Failure, run_limited, was_interrupted
 from moldiff.results import MetricResult
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -88,8 +88,7 @@ class DrugLikeness:
         found, known = outcomes[: len(subjects.valid)], outcomes[len(subjects.valid) :]
         results = _results(_done(found), len(found)) + _distances(_done(found), _done(known))
         options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
-        interrupted = any(isinstance(o, Failure) and o.kind is FailureKind.INTERRUPTED for o in outcomes)
-        return Measured(results, _columns(subjects, found), {}, options, interrupted)
+        return Measured(results, _columns(subjects, found), {}, options, was_interrupted(outcomes))
 
 
 def _done(outcomes: Sequence[Described | Failure]) -> list[Described]:

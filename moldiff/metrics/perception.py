@@ -26,6 +26,10 @@ if TYPE_CHECKING:  # worker processes import this module, and need no torch
     from moldiff.metrics.subjects import Measured, OnProgress, Subjects
 
 
+EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED, Status.INTERRUPTED)
+"""How perception can end other than well, beside what was wrong with the record before."""
+
+
 class Task(NamedTuple):
     """One molecule to perceive: atomic numbers [a], coordinates [a, 3] (Å), total charge (e)."""
 
@@ -128,7 +132,7 @@ class Perception:
             MetricResult(f"{name}_unique", distinct, valid, "Distinct SMILES of perceived graphs, over the P3-valid."),
             MetricResult(f"{name}_same_graph", sum(compared), len(compared), _SAME_GRAPH),
         ]
-        for status in sorted(statuses):
+        for status in dict.fromkeys((*EXPECTED, *sorted(statuses))):
             if status is not Status.OK:
                 definition = f"Molecules for which {how} ended with '{status}', over all."
                 results.append(MetricResult(f"{name}_status_{status}", statuses[status], total, definition))

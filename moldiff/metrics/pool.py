@@ -1,10 +1,9 @@
 """A function on many items in worker processes, with a hard time limit for each item.
 
 Perception and quantum chemistry can hang in compiled code, where neither a signal handler nor a thread can stop
-them. Here a worker that oversteps the limit is killed and replaced; its item is a `Failure`, and all others are
-worked off as if nothing had happened. Workers are fresh interpreters that are spoken to through pipes: they import
-what the function needs and not the caller's script, so that this also works from notebooks and scripts without a
-`__main__` guard.
+them. Here a worker that oversteps the limit is killed and replaced, and its item is a `Failure`. Workers are fresh
+interpreters that are spoken to through pipes: they import what the function needs and not the caller's script, so
+that this also works from notebooks and scripts without a `__main__` guard.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Failure:
     """An item without a result.
 
     Attributes:
-        kind: the kind of failure.
+        kind: what happened.
         reason: one readable line.
     """
 
@@ -63,6 +62,11 @@ def status_of(failure: Failure, otherwise: Status = Status.FAILED) -> Status:
     """How a molecule ends whose item has no result."""
     ends = {FailureKind.TIME_OUT: Status.TIME_OUT, FailureKind.INTERRUPTED: Status.INTERRUPTED}
     return ends.get(failure.kind, otherwise)
+
+
+def was_interrupted(outcomes: Sequence[Any]) -> bool:
+    """Whether Ctrl-C left items of `run_limited` unfinished."""
+    return any(isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED for outcome in outcomes)
 
 
 OnProgress = Callable[[int, int], None]
@@ -135,9 +139,8 @@ class _Pool:
                 self._kill_late()
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.kill()
-        self._workers.clear()
+        while self._workers:
+            self._workers.pop().kill()
 
     def _patience(self) -> float:
         """Seconds until the next limit is overstepped."""
@@ -261,7 +264,7 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 
 def serve() -> None:
-    """The life of a worker: read a function, then chunks of items, and answer each item with its outcome."""
+    """The life of a worker: read a function, then chunks of items, and answer each with its outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends the workers
     from_caller = sys.stdin.buffer
     to_caller = os.fdopen(os.dup(1), "wb")
@@ -285,7 +288,7 @@ def serve() -> None:
 
 
 def _set_alarm(seconds: float) -> None:
-    """End this process after that time (0 = never), even in compiled code, should the caller no longer be there."""
+    """End this process after that time (0 = never), even in compiled code, in case the caller is gone."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

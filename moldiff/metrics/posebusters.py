@@ -2,21 +2,23 @@
 
 The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included,
 with one column per check. A check that could not be made (because the molecule does not sanitise, say) is blank and
-never a pass. Every molecule is checked on its own, as drawn, so that one that breaks a check stops no other.
+never a pass. Every molecule is checked on its own, as drawn, so that one that breaks a check stops no other. The
+energy ratio takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain;
+it is taken apart from the other checks, so that its time-out leaves them as they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdkit import Chem
 
-from moldiff.metrics.pool import Failure, run_limited, status_of
+from moldiff.metrics.pool import Failure, run_limited, status_of, was_interrupted
 from moldiff.results import InvalidMolecule, MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -38,16 +40,13 @@ CHECKS = (
 )
 """The checks of the configuration `mol`, in its order and under its names."""
 
-Checked = dict[str, bool | None]
-"""Outcome by name of the check; None = it could not be made."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PoseBustersChecks:
     """PoseBusters, full configuration `mol`.
 
     Attributes:
-        limit: seconds a molecule may take.
+        limit: seconds that the energy ratio of a molecule may take, and so may the other checks together.
         num_workers: processes; None = one per CPU.
         skip_if_missing: without the optional package, leave the metric out with a note.
     """
@@ -74,34 +73,55 @@ class PoseBustersChecks:
         ]
         asked = [place for place, problem in enumerate(outcomes) if problem is None]
         mols = [to_rdkit(entry) for place in asked if not isinstance(entry := subjects.entries[place], InvalidMolecule)]
-        found = run_limited(bust, mols, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        for place, outcome in zip(asked, found, strict=True):
-            outcomes[place] = outcome
+        tasks = [Task(mol, energy) for energy in (False, True) for mol in mols]
+        found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
+        for place, cheap, energy in zip(asked, found[: len(mols)], found[len(mols) :], strict=True):
+            outcomes[place] = _merged(cheap, energy)
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"configuration": "mol", "posebusters": metadata.version("posebusters")}
         judged = [outcome for outcome in outcomes if outcome is not None]
-        columns = _columns(judged)
-        return Measured(_results(judged), columns, {}, options, Status.INTERRUPTED in columns["posebusters_status"])
+        return Measured(_results(judged), _columns(judged), {}, options, was_interrupted(found))
 
 
-_Outcome = Mapping[str, bool | None] | Failure | InvalidMolecule
+class Task(NamedTuple):
+    """A molecule, not necessarily sanitised, with one conformer; and whether its energy ratio or the rest is asked."""
+
+    mol: Chem.Mol
+    energy: bool
+
+
+class Checked(NamedTuple):
+    """Outcome by name of the check (None = it could not be made), and which worker's failure left some blank."""
+
+    verdicts: dict[str, bool | None]
+    failure: Failure | None = None
+
+
+_Outcome = Checked | InvalidMolecule
+
+
+def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | None] | Failure) -> Checked:
+    failures = [part for part in (cheap, energy) if isinstance(part, Failure)]
+    verdicts = {name: verdict for part in (cheap, energy) if isinstance(part, dict) for name, verdict in part.items()}
+    return Checked(verdicts, failures[0] if failures else None)
 
 
 def _status(outcome: _Outcome) -> Status:
     if isinstance(outcome, InvalidMolecule):
         return outcome.status
-    if isinstance(outcome, Failure):
-        return status_of(outcome)
-    return Status.OK if all(outcome.get(check) for check in CHECKS) else Status.FAILED
+    if all(outcome.verdicts.get(check) for check in CHECKS):
+        return Status.OK
+    refuted = any(verdict is False for verdict in outcome.verdicts.values())
+    return Status.FAILED if refuted or outcome.failure is None else status_of(outcome.failure)
 
 
 def _reason(outcome: _Outcome) -> str:
-    if isinstance(outcome, InvalidMolecule | Failure):
+    if isinstance(outcome, InvalidMolecule):
         return outcome.reason
-    failed = [check for check in CHECKS if outcome.get(check) is False]
-    blank = [check for check in CHECKS if outcome.get(check) is None]
+    failed = [check for check in CHECKS if outcome.verdicts.get(check) is False]
+    blank = [check for check in CHECKS if outcome.verdicts.get(check) is None]
     texts = [f"{what}: {', '.join(names)}" for what, names in (("failed", failed), ("not made", blank)) if names]
-    return "; ".join(texts)
+    return "; ".join(texts + ([] if outcome.failure is None else [outcome.failure.reason]))
 
 
 def _columns(outcomes: Sequence[_Outcome]) -> dict[str, Sequence[Any]]:
@@ -115,7 +135,7 @@ def _columns(outcomes: Sequence[_Outcome]) -> dict[str, Sequence[Any]]:
 
 
 def _verdicts(outcomes: Sequence[_Outcome], check: str) -> list[bool | None]:
-    return [outcome.get(check) if isinstance(outcome, Mapping) else None for outcome in outcomes]
+    return [outcome.verdicts.get(check) if isinstance(outcome, Checked) else None for outcome in outcomes]
 
 
 def _results(outcomes: Sequence[_Outcome]) -> list[MetricResult]:
@@ -123,7 +143,16 @@ def _results(outcomes: Sequence[_Outcome]) -> list[MetricResult]:
 
     total, statuses = len(outcomes), [_status(outcome) for outcome in outcomes]
     passed = sum(status is Status.OK for status in statuses)
-    results = [MetricResult("posebusters_valid", passed, total, _VALID)]
+    complete = sum(
+        isinstance(outcome, Checked) and all(outcome.verdicts.get(check) is not None for check in CHECKS)
+        for outcome in outcomes
+    )
+    results = [
+        MetricResult("posebusters_valid", passed, total, _VALID),
+        MetricResult(
+            "posebusters_complete", complete, total, "Molecules of which every check could be made, over all."
+        ),
+    ]
     for check in CHECKS:
         verdicts = _verdicts(outcomes, check)
         counted = sum(verdict is not None for verdict in verdicts)
@@ -139,10 +168,10 @@ _VALID = (
 )
 
 
-def bust(mol: Chem.Mol) -> Checked:
-    """PoseBusters' verdicts on one RDKit molecule, not necessarily sanitised, with one conformer."""
-    row = _busters().bust(mol, full_report=False).iloc[0]
-    return {str(check): _verdict(value) for check, value in row.items()}
+def bust(task: Task) -> dict[str, bool | None]:
+    """PoseBusters' verdicts on one molecule, by name of the check."""
+    row = _busters(energy=task.energy).bust(task.mol, full_report=False).iloc[0]
+    return {check: _verdict(row[check]) for check in CHECKS if check in row}
 
 
 def _verdict(value: Any) -> bool | None:
@@ -152,7 +181,13 @@ def _verdict(value: Any) -> bool | None:
 
 
 @cache
-def _busters() -> Any:
+def _busters(*, energy: bool) -> Any:
+    """PoseBusters with the energy ratio of the configuration `mol`, or with all its other checks."""
     from posebusters import PoseBusters
 
-    return PoseBusters(config="mol", max_workers=0)
+    config = PoseBusters(config="mol").config
+    modules = [module for module in config["modules"] if (module["function"] == "energy_ratio") is energy]
+    modules = [module for module in modules if "chosen_binary_test_output" in module]  # one stands there twice
+    if energy:
+        modules[0]["parameters"]["num_threads"] = 1  # one worker per CPU is enough; the seed is fixed
+    return PoseBusters(config={**config, "modules": modules}, max_workers=0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moldiff.metrics import internal
-from moldiff.metrics.pool import Failure, run_limited, status_of
+from moldiff.metrics.pool import Failure, run_limited, status_of, was_interrupted
 from moldiff.results import MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -85,8 +85,7 @@ class Relaxation:
         entries = [by_place.get(place) for place in range(len(subjects))]
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        interrupted = any(_status(entry) is Status.INTERRUPTED for entry in entries)
-        return Measured(_results(found), _columns(entries), {}, options, interrupted)
+        return Measured(_results(found), _columns(entries), {}, options, was_interrupted(found))
 
 
 def _task(subjects: Subjects, place: int) -> Task:

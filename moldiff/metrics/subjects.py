@@ -20,6 +20,9 @@ from moldiff.results import InvalidMolecule, MetricResult, Status
 OnProgress = Callable[[int, int], None]
 """Called with the number of finished and of all steps."""
 
+WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT, Status.INTERRUPTED)
+"""How the check of a molecule in a worker process can end other than well."""
+
 
 @dataclass(frozen=True, eq=False)
 class Subjects:
@@ -133,9 +136,11 @@ def require(package: str) -> None:
         raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[eval]"')
 
 
-def count_statuses(name: str, statuses: Sequence[Status | None], total: int) -> list[MetricResult]:
-    """One count for every way to fail that occurred, over `total` records."""
-    found = sorted({status for status in statuses if status is not None and status is not Status.OK})
+def count_statuses(
+    name: str, statuses: Sequence[Status | None], total: int, expected: Sequence[Status] = WORKER_FAILURES
+) -> list[MetricResult]:
+    """One count for every expected way to fail, and for every other one that occurred, over `total` records."""
+    occurred = {status for status in statuses if status is not None and status is not Status.OK}
     return [
         MetricResult(
             f"{name}_status_{status}",
@@ -143,7 +148,7 @@ def count_statuses(name: str, statuses: Sequence[Status | None], total: int) -> 
             total,
             f"Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
         )
-        for status in found
+        for status in dict.fromkeys((*expected, *sorted(occurred)))
     ]
 
 

@@ -1,0 +1,187 @@
+"""Worker processes with a hard limit, and protocol P3 on molecules that perception fails on or hangs on."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import workers
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom
+
+from moldiff import chem
+from moldiff.evaluate import evaluate
+from moldiff.metrics.distance_lookup import all_atoms
+from moldiff.metrics.perception import Perception
+from moldiff.metrics.pool import Failure, FailureKind, run_limited
+from moldiff.metrics.subjects import Measured, Subjects
+from moldiff.results import InvalidMolecule, Status
+
+PENTASULFATE = "O=S(=O)([O-])OC1C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C1OS(=O)(=O)[O-]"
+SMALL = ("O", "C", "N", "CO", "CC", "C#N", "C=O", "CCO", "CC=O")
+
+
+def atoms_of(smiles: str):
+    """Elements and coordinates [a, 3] of an embedded molecule, in RDKit's order."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=5) == 0
+    return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]), mol.GetConformer().GetPositions()
+
+
+def bare(*atoms) -> Subjects:
+    """Elements and coordinates without bonds, as from an XYZ file."""
+    nothing = InvalidMolecule(Status.UNREADABLE, "no bonds")
+    return Subjects([nothing] * len(atoms), list(atoms), [None] * len(atoms), has_bonds=False)
+
+
+def with_graphs(*smiles: str) -> Subjects:
+    """Molecules with their own bonds."""
+    entries = []
+    for text in smiles:
+        mol = Chem.AddHs(Chem.MolFromSmiles(text))
+        assert rdDistGeom.EmbedMolecule(mol, randomSeed=5) == 0
+        entries.append(chem.from_rdkit(mol))
+    return Subjects(entries, [all_atoms(entry) for entry in entries], [chem.strict_key(entry) for entry in entries])
+
+
+def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
+    return {result.name: (result.numerator, result.denominator) for result in measured.results}
+
+
+# --- the pool ---
+
+
+def test_results_come_in_order_and_failures_are_values():
+    seen: list[tuple[int, int]] = []
+    found = run_limited(
+        workers.troubled_square, range(40), limit=1.5, num_workers=2, on_progress=lambda *step: seen.append(step)
+    )
+    assert [found[k] for k in range(40) if k not in (5, 6, 7)] == [k * k for k in range(40) if k not in (5, 6, 7)]
+    assert found[5] == Failure(FailureKind.ERROR, "ValueError: not five")
+    assert found[6] == Failure(FailureKind.TIME_OUT, "not finished within 1.5 s")
+    assert found[7] == Failure(FailureKind.CRASHED, "the process ended with code 3")
+    assert seen == [(k, 40) for k in range(1, 41)]
+
+
+def test_one_that_hangs_among_many_costs_its_limit_alone():
+    start = time.monotonic()
+    found = run_limited(workers.troubled_square, [1] * 5000 + [6] + [2] * 5000, limit=3, num_workers=2)
+    seconds = time.monotonic() - start
+    assert found[5000].kind is FailureKind.TIME_OUT
+    assert found[:5000] == [1] * 5000
+    assert found[5001:] == [4] * 5000
+    assert 3 < seconds < 20
+
+
+def test_ctrl_c_keeps_what_is_finished():
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    found = run_limited(workers.half_a_second, range(8), limit=60, num_workers=2, on_progress=interrupt)
+    finished = [entry for entry in found if not isinstance(entry, Failure)]
+    assert len(finished) == 3
+    assert {entry.kind for entry in found if isinstance(entry, Failure)} == {FailureKind.INTERRUPTED}
+
+
+def test_no_items_and_partial_functions():
+    assert run_limited(workers.square, [], limit=1) == []
+    assert run_limited(partial(workers.square), [3], limit=10) == [9]
+
+
+def test_functions_that_workers_cannot_import(monkeypatch):
+    def only_here(value: int) -> int:
+        return value
+
+    only_here.__module__, only_here.__qualname__ = "workers", "only_here"
+    monkeypatch.setattr(workers, "only_here", only_here, raising=False)
+    with pytest.raises(RuntimeError, match="did not start: AttributeError"):
+        run_limited(only_here, [1], limit=1)
+
+
+def test_workers_leave_no_process_behind():
+    run_limited(workers.troubled_square, [6, 1, 1], limit=0.5, num_workers=2)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+# --- P3 ---
+
+
+def test_a_pentasulfate_costs_its_time_and_nothing_else():
+    atoms = [atoms_of(text) for text in SMALL]
+    atoms.insert(4, atoms_of(PENTASULFATE))
+    found = Perception(limit=3)(bare(*atoms))
+    assert fractions(found)["p3_status_time-out"] == (1, 10)
+    assert fractions(found)["p3_valid"] == (9, 10)
+    assert found.columns["p3_status"][4] == Status.TIME_OUT
+    assert found.columns["p3_reason"][4] == "not finished within 3 s"
+
+
+def test_a_pentasulfate_with_its_charge_hangs_too():
+    found = Perception(charge=None, limit=3)(with_graphs("O", PENTASULFATE, "C[NH3+]"))
+    assert found.columns["p3[charge=own]_status"] == ["ok", "time-out", "ok"]
+    assert found.columns["p3[charge=own]_same_graph"] == [True, None, True]
+
+
+def test_a_nitroarene_fails_in_perception_and_is_valid_by_its_own_bonds():
+    subjects = with_graphs("CN(C)c1ccc([N+](=O)[O-])cc1", "CCO")
+    report = evaluate(subjects.entries, metrics=["p3"])
+    assert (report["p2_valid"].numerator, report["p2_valid"].denominator) == (2, 2)
+    assert (report["p3_valid"].numerator, report["p3_valid"].denominator) == (1, 2)
+    assert report["p3_status_perception failed"].numerator == 1
+    assert report.rows[0]["status"] == "ok"
+    assert report.rows[0]["p3_status"] == "perception failed"
+    assert "could not find valid bond ordering" in report.rows[0]["p3_reason"]
+
+
+def test_other_options_are_another_metric():
+    """The same molecule is valid under one set of options and not under the other, and the labels say which."""
+    subjects = with_graphs("C[N+](=O)[O-]", "CCO")
+    usual, other = Perception(), Perception(allow_charged_fragments=False, use_vdw=True)
+    assert (usual.name, other.name) == ("p3", "p3[allow-charged-fragments=false,use-vdw=true]")
+    report = evaluate(subjects.entries, metrics=[usual, other])
+    definitions = [report[f"{metric.name}_valid"].definition for metric in (usual, other)]
+    assert rdBase.rdkitVersion in definitions[0]
+    assert "connect-the-dots, charged fragments allowed" in definitions[0]
+    assert "touching radii times 1.3, charged fragments not allowed" in definitions[1]
+    assert report.options["metrics"]["p3"]["rdkit"] == rdBase.rdkitVersion
+    assert not report.options["metrics"][other.name]["allow_charged_fragments"]
+    titles = [table.title for table in report.tables()]
+    assert "P3: bonds perceived by RDKit (allow-charged-fragments=false,use-vdw=true)" in titles
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_phosphine():
+    pos = np.array([[0, 0, 0], [1.19, 0, 0.77], [-0.595, 1.03, 0.77], [-0.595, -1.03, 0.77]])
+    found = Perception()(bare((np.array([15, 1, 1, 1]), pos)))
+    assert found.columns["p3_smiles"] == ["P"]
+
+
+def test_loose_fragments_and_records_that_cannot_be_perceived():
+    z, pos = atoms_of("O")
+    two = np.concatenate([z, z]), np.concatenate([pos, pos + 6])
+    broken = z, np.where(np.arange(9).reshape(3, 3) == 4, np.nan, pos)
+    found = Perception()(bare((z, pos), two, broken, None))
+    assert found.columns["p3_status"] == ["ok", "disconnected", "non-finite", "unreadable"]
+    assert fractions(found)["p3_perceived"] == (2, 4)
+    assert fractions(found)["p3_valid"] == (1, 4)
+    assert fractions(found)["p3_unique"] == (1, 1)
+
+
+def test_another_graph_than_the_own_one_is_counted():
+    """The coordinates of formaldehyde under the name of carbon monoxide."""
+    subjects = with_graphs("C=O", "CO")
+    subjects = Subjects(subjects.entries, subjects.atoms, ["[C-]#[O+]", "CO"])
+    found = Perception()(subjects)
+    assert found.columns["p3_same_graph"] == [False, True]
+    assert fractions(found)["p3_same_graph"] == (1, 2)
+
+
+def test_no_molecules():
+    found = Perception()(bare())
+    assert all(result.value is None for result in found.results)
