@@ -334,15 +334,13 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     _check_at_least("reference_size", options["reference_size"], 1)
     from rich.console import Console
 
-    from moldiff.construct import construct
     from moldiff.evaluate import evaluate
 
-    metrics = [construct(config, None) for config in (options.get("metrics") or {}).values()]
     with _metric_bars() as on_progress:
         report = evaluate(
             options["input"],
             reference=_reference(options["reference"]),
-            metrics=metrics,
+            metrics=_metrics(options),
             out=options["out"],
             reference_size=options["reference_size"],
             on_progress=on_progress,
@@ -382,11 +380,26 @@ def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
             bars.stop()
 
 
+def _metrics(options: Mapping[str, Any]) -> list[Any]:
+    """The metrics beside P1, P2, uniqueness and novelty."""
+    from moldiff.construct import construct
+
+    return [construct(config, None) for config in (options.get("metrics") or {}).values()]
+
+
 def _view(options: Mapping[str, Any]) -> int:
     _check_input(options)
     from moldiff.view import view
 
-    page = view(options["input"], options["out"], reference=_reference(options["reference"]))
+    known = _reference(options["reference"])
+    with _metric_bars() as on_progress:
+        page = view(
+            options["input"],
+            options["out"],
+            reference=known,
+            metrics=_metrics(options),
+            on_progress=on_progress,
+        )
     print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 

@@ -93,11 +93,13 @@ options and their defaults:
   reference=null      known molecules for novelty and to compare distributions
                       with: a model's name or folder, a prepared folder, or a
                       file of molecules
+  metrics=fast        numbers to show, as in `moldiff evaluate`: fast, full ...
   out=null            the page; null = the name of the input with .html
 {_COMMON}
 examples:
   moldiff view input=molecules.sdf
   moldiff view input=molecules.sdf reference=qm9 out=page.html
+  moldiff view input=molecules.sdf 'metrics=[geometry,druglike]'
   moldiff sample n=20 trajectory=true && moldiff view input=molecules.sdf
 """
 

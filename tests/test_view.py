@@ -285,6 +285,6 @@ def test_from_the_command_line(
     assert {path.name for path in tmp_path.glob("a.*")} == {"a.sdf.gz", "a.trajectory.sdf.gz"}
     frames = moldiff.read("a.trajectory.sdf.gz")
     assert [record.mol and record.mol.GetProp("frame") for record in frames.records] == list("01230123")
-    assert main(["view", "input=a.sdf.gz"]) == 0
+    assert main(["view", "input=a.sdf.gz", "metrics=[p3]"]) == 0
     assert "page in a.html" in capsys.readouterr().out
     assert sorted(Page(tmp_path / "a.html").data["films"]) == ["0", "1"]

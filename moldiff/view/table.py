@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from moldiff.metrics.summary import MoleculeRow
 from moldiff.records import Record
 
 Cell = str | float | int | bool | None
@@ -18,8 +19,10 @@ _LABELS = {
     "num_atoms": "atoms",
     "num_fragments": "fragments",
 }
+_ROW = {field.name for field in fields(MoleculeRow)}
 _ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
-_MAX_FIELDS_ON_CARD = 4
+_MAX_EXTRA_ON_CARD = 4
+"""Further results of the evaluation and data fields on a card."""
 _ORIGIN = ("seed", "index", "size", "steps")
 """Data fields by which our own molecules can be drawn again: no reader compares molecules by them."""
 
@@ -61,28 +64,29 @@ class Table:
     @classmethod
     def of(cls, records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> Table:
         """Results of the evaluation first, then data fields."""
-        fields = [_fields(record) for record in records]
-        columns = [
-            Column(key, _label(key), _kind(values), on_card=key in _ON_CARD)
-            for key, values in _by_column(rows).items()
-            if any(value is not None for value in values) or key in ("name", "reason")
-        ]
+        data = [_fields(record) for record in records]
+        columns, shown = [], 0
+        for key, values in _by_column(rows).items():
+            if any(value is not None for value in values) or key in ("name", "reason"):
+                kind = _kind(values)
+                extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
+                shown += extra
+                columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
         taken = {column.label.casefold(): column for column in columns}
-        shown = 0
-        for key, values in _by_column(fields).items():
+        for key, values in _by_column(data).items():
             constant = len(records) > 1 and len(set(values)) == 1
             twin = taken.get(key.casefold())
             meant = [typed(value) for value in values]
             same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
             kind = _kind(meant)
             telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
-            on_card = telling and shown < _MAX_FIELDS_ON_CARD
+            on_card = telling and shown < _MAX_EXTRA_ON_CARD
             shown += on_card
             label = key if twin is None else f"{key} (in the file)"
             columns.append(Column(key, label, kind, True, constant, same, on_card))
         cells = [
             [known.get(c.key) if c.field else row.get(c.key) for c in columns]
-            for row, known in zip(rows, fields, strict=True)
+            for row, known in zip(rows, data, strict=True)
         ]
         return cls(columns, cells)
 
@@ -128,10 +132,10 @@ def _fields(record: Record) -> dict[str, str]:
     """The data fields of a record as text; what cannot be decoded is left out."""
     if record.mol is None:
         return {}
-    fields = {}
+    found = {}
     for key in record.mol.GetPropNames(includePrivate=False, includeComputed=False):
         try:
-            fields[str(key)] = str(record.mol.GetProp(key))
+            found[str(key)] = str(record.mol.GetProp(key))
         except (UnicodeDecodeError, KeyError):
             continue
-    return fields
+    return found
