@@ -1,0 +1,514 @@
+"""Metrics beyond P1 to P3, on molecules whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from dataclasses import dataclass, replace
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdMolTransforms
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.cli import main
+from moldiff.data.dataset import PreparedSet
+from moldiff.errors import MoldiffError
+from moldiff.evaluate import evaluate
+from moldiff.io import write
+from moldiff.known import Known
+from moldiff.metrics import internal, suite
+from moldiff.metrics.contacts import Contacts, all_bonds
+from moldiff.metrics.distance_lookup import all_atoms
+from moldiff.metrics.distribution import Distribution, jensen_shannon, wasserstein
+from moldiff.metrics.diversity import Diversity
+from moldiff.metrics.druglike import DrugLikeness, describe
+from moldiff.metrics.features import features
+from moldiff.metrics.frechet import FrechetDistance, frechet_distance
+from moldiff.metrics.posebusters import CHECKS, PoseBustersChecks
+from moldiff.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
+from moldiff.metrics.subjects import Measured, Subjects
+from moldiff.results import InvalidMolecule, MetricResult, Status
+
+UNREADABLE = InvalidMolecule(Status.UNREADABLE, "garbage")
+
+
+def embedded(smiles: str) -> Molecule:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=3) == 0
+    converted = chem.from_rdkit(mol)
+    assert isinstance(converted, Molecule)
+    return converted
+
+
+def water(length: float = 1.0, degrees: float = 90.0) -> Molecule:
+    """Both bonds of that length (Å), at that angle."""
+    offset = np.zeros((1, 4, 3))
+    offset[0, 0] = [length, 0, 0]
+    offset[0, 1] = [length * math.cos(math.radians(degrees)), length * math.sin(math.radians(degrees)), 0]
+    return Molecule(np.zeros((1, 3)), np.array([8]), np.array([0]), np.array([2]), offset, np.zeros((0, 3), dtype=int))
+
+
+def chain(distances: list[float], z: int = 9) -> Molecule:
+    """Bare atoms on a line, bonded one to the next; not a valid molecule."""
+    pos = np.zeros((len(distances) + 1, 3))
+    pos[1:, 0] = np.cumsum(distances)
+    number = len(pos)
+    bonds = np.array([(k, k + 1, 1) for k in range(number - 1)])
+    return Molecule(
+        pos, np.full(number, z), np.zeros(number, int), np.zeros(number, int), np.zeros((number, 4, 3)), bonds
+    )
+
+
+def subjects(*entries: Molecule | InvalidMolecule) -> Subjects:
+    readable = [entry if isinstance(entry, Molecule) else None for entry in entries]
+    smiles = [None if one is None or chem.check(one) is not None else chem.strict_key(one) for one in readable]
+    return Subjects(entries, [None if one is None else all_atoms(one) for one in readable], smiles)
+
+
+def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
+    return {result.name: (result.numerator, result.denominator) for result in measured.results}
+
+
+def values(measured: Measured) -> dict[str, float | None]:
+    return {result.name: result.value for result in measured.results}
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[Molecule]:
+    """100 molecules of QM9, of all sizes."""
+    prepared = PreparedSet.load(str(files("moldiff.example_data").joinpath("sample")))
+    return [prepared.molecule(index) for index in range(0, 1000, 10)]
+
+
+# --- internal coordinates ---
+
+
+@pytest.mark.parametrize("smiles", ["CCO", "C1CC1C#N", "c1ccccc1C(=O)N"])
+def test_internal_coordinates_equal_those_of_rdkit(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=3) == 0
+    conformer = mol.GetConformer()
+    pos, number = conformer.GetPositions(), mol.GetNumAtoms()
+    bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
+    angles, torsions = internal.angle_atoms(bonds, number), internal.torsion_atoms(bonds, number)
+    degree = np.bincount(bonds.ravel())
+    assert len(angles) == sum(d * (d - 1) // 2 for d in degree)
+    matches = mol.GetSubstructMatches(Chem.MolFromSmarts("*~*~*~*"), uniquify=False, maxMatches=10_000)
+    assert {min(tuple(t), tuple(t)[::-1]) for t in torsions.tolist()} == {min(m, m[::-1]) for m in matches}
+    assert 2 * len(torsions) == len(matches)
+    expected = [rdMolTransforms.GetAngleDeg(conformer, *atoms) for atoms in angles.tolist()]
+    assert internal.angles(pos, angles) == pytest.approx(expected)
+    ordinary = internal.angles(pos, torsions[:, :3]) < 175
+    expected = [rdMolTransforms.GetDihedralDeg(conformer, *atoms) for atoms in torsions[ordinary].tolist()]
+    change = internal.torsion_change(internal.torsions(pos, torsions[ordinary]), np.array(expected))
+    assert change.max() < 1e-6
+
+
+# --- distributions ---
+
+
+def test_features_of_two_waters():
+    found = features(subjects(water(1.0), water(1.2, 120)).mols.values())
+    assert set(found.bond_lengths) == {"H-O"}
+    assert found.bond_lengths["H-O"] == pytest.approx([1, 1, 1.2, 1.2])
+    assert found.angles["H-O-H"] == pytest.approx([90, 120])
+    assert found.torsions == {}
+    assert sorted(found.elements.tolist()) == [1, 1, 1, 1, 8, 8]
+    assert found.sizes.tolist() == [1, 1]
+    assert found.ring_sizes.tolist() == []
+
+
+def test_features_know_kinds_of_bonds_and_rings():
+    found = features(subjects(embedded("c1ccccc1C=C"), embedded("C1CC1C#N")).mols.values())
+    assert {kind: len(lengths) for kind, lengths in found.bond_lengths.items()} == {
+        "H-C": 8 + 5, "C:C": 6, "C-C": 1 + 4, "C=C": 1, "C#N": 1
+    }  # fmt: skip
+    assert sorted(found.ring_sizes.tolist()) == [3, 6]
+    assert len(found.torsions["H-C=C-H"]) == 2
+    assert all(kind.count("#") == 0 for kind in found.torsions)  # straight: no torsion there
+
+
+def test_distances_by_hand():
+    assert wasserstein(np.array([0, 1, 3]), np.array([5, 6, 8])) == pytest.approx(5)
+    assert jensen_shannon(np.array([1, 1]), np.array([1, 0])) == pytest.approx(0.311278, abs=1e-6)
+
+
+def test_distribution_by_hand():
+    found = Distribution(min_count=1)(subjects(water(1.1, 100), water(1.1, 100)), subjects(water(1.0), water(1.2)))
+    assert values(found)["distribution_bond_length"] == pytest.approx(0.1)
+    assert values(found)["distribution_bond_length[H-O]"] == pytest.approx(0.1)
+    assert values(found)["distribution_angle"] == pytest.approx(10)
+    assert fractions(found)["distribution_bond_length_covered"] == (4, 4)
+    assert values(found)["distribution_elements"] == 0
+    assert values(found)["distribution_torsion"] is None
+    assert values(found)["distribution_ring_sizes"] is None
+    assert next(r for r in found.results if r.name == "distribution_bond_length").unit == "Å"
+
+
+def test_distribution_says_how_much_is_compared():
+    found = Distribution(min_count=4)(subjects(water()), subjects(water(), water(), embedded("CO")))
+    assert fractions(found)["distribution_bond_length_covered"] == (5, 5 + 3 + 1)  # H-O; neither H-C nor C-O
+    found = Distribution(min_count=6)(subjects(water()), subjects(water(), water()))
+    assert values(found)["distribution_bond_length"] is None
+    assert fractions(found)["distribution_bond_length_covered"] == (0, 4)
+
+
+def test_distribution_of_a_set_from_itself_is_zero(sample):
+    both = subjects(*sample)
+    found = values(Distribution(min_count=1)(both, both))
+    assert all(value == (1 if name.endswith("covered") else 0) for name, value in found.items())
+
+
+def test_mirror_images_have_the_same_distribution(sample):
+    mirrored = [replace(one, pos=-one.pos, hydrogen_offset=-one.hydrogen_offset) for one in sample]
+    found = values(Distribution(min_count=1)(subjects(*mirrored), subjects(*sample)))
+    assert found["distribution_torsion"] == pytest.approx(0, abs=1e-3)  # values on the edge of a bin
+    assert found["distribution_angle"] == pytest.approx(0, abs=1e-6)
+
+
+# --- geometry ---
+
+
+def test_real_molecules_are_sound(sample):
+    assert fractions(Contacts()(subjects(*sample)))["geometry_sound"] == (100, 100)
+
+
+def test_clash_exploded_and_what_has_no_coordinates():
+    broken = water()
+    broken.hydrogen_offset[0, 0, 0] = np.nan
+    found = Contacts()(subjects(water(), water(0.4), water(3.0), broken, UNREADABLE))
+    assert found.columns["geometry_status"] == ["ok", "clash", "exploded", "non-finite", "unreadable"]
+    assert found.columns["geometry_reason"][1].startswith("atoms 0 (O) and 1 (H) at 0.40 Å, closer than 0.6")
+    assert found.columns["geometry_reason"][2].startswith("atoms 0 (O) and 1 (H) at 3.00 Å, bonded, farther apart")
+    assert fractions(found)["geometry_sound"] == (1, 5)
+    assert fractions(found)["geometry_status_clash"] == (1, 5)
+
+
+def test_atoms_far_apart_in_the_graph_clash_sooner():
+    """Two fluorines at 1.4 Å are a bond; five bonds apart they are a clash, and so are two molecules."""
+    assert Contacts().check(chain([1.4, 1.4])) is None
+    folded = chain([1.4] * 5)
+    folded.pos[:] = [[0, 0, 0], [0, 1.4, 0], [0, 2.1, 1.2], [1.4, 2.1, 1.2], [1.4, 1.4, 0], [1.4, 0, 0]]
+    problem = Contacts().check(folded)
+    assert problem is not None
+    assert "atoms 0 (F) and 5 (F) at 1.40 Å" in problem.reason
+
+
+def test_geometry_leaves_p2_as_it_is():
+    report = evaluate([water(), water(0.4)])
+    assert [row["status"] for row in report.rows] == ["ok", "ok"]
+    assert [row["geometry_status"] for row in report.rows] == ["ok", "clash"]
+    assert report["p2_valid"].value == 1
+    assert not any(result.name in ("p2_status_clash", "p2_status_exploded") for result in report.results)
+
+
+def test_bonds_are_in_the_order_of_the_atoms():
+    ethanol = embedded("CCO")
+    z, pos = all_atoms(ethanol)
+    bonds = all_bonds(ethanol)
+    assert np.bincount(bonds.ravel()).tolist() == [4, 4, 2, *[1] * 6]
+    assert internal.lengths(pos, bonds).max() < 1.6
+    assert len(z) == 9
+
+
+# --- diversity and drug-likeness ---
+
+
+def test_diversity_by_hand():
+    found = fractions(Diversity()(subjects(water(), water(1.1), embedded("C1CC1C"), embedded("C1CC1O"), UNREADABLE)))
+    assert found["diversity_scaffolds"] == (1, 2)
+    assert found["diversity_cyclic"] == (2, 4)
+    assert found["diversity_internal"][1] == 6
+    twice = Diversity()(subjects(water(), water(1.1)))
+    assert fractions(twice)["diversity_internal"] == (0, 1)
+    assert values(Diversity()(subjects(water())))["diversity_internal"] is None
+
+
+def test_descriptors_of_aspirin_and_alerts():
+    aspirin = describe("CC(=O)Oc1ccccc1C(=O)O")
+    assert aspirin.mw == pytest.approx(180.159, abs=1e-3)
+    assert aspirin.tpsa == pytest.approx(63.6)
+    assert aspirin.logp == pytest.approx(1.3101, abs=1e-4)
+    assert aspirin.qed == pytest.approx(0.5501, abs=1e-3)
+    assert aspirin.sa == pytest.approx(1.58, abs=0.05)
+    assert aspirin.alerts[0] is None
+    assert "quinone" in describe("O=C1C=CC(=O)C=C1").alerts[0]
+    assert describe("CC(=O)Cl").alerts[1] is not None
+    assert describe("CCO").alerts == (None, None)
+
+
+def test_druglike_counts_valid_molecules():
+    found = DrugLikeness(num_workers=1)(subjects(embedded("CCO"), chain([1.4, 1.4]), embedded("CC")), None)
+    assert fractions(found)["druglike_described"] == (2, 2)
+    assert values(found)["druglike_mw_mean"] == pytest.approx((46.069 + 30.07) / 2, abs=1e-3)
+    assert found.columns["druglike_mw"][1] is None
+    assert found.columns["druglike_pains"] == ["", None, ""]
+    assert fractions(found)["druglike_pains"] == (0, 2)
+
+
+def test_druglike_compares_with_a_reference():
+    found = values(DrugLikeness(num_workers=1)(subjects(embedded("CCO")), subjects(embedded("CC"))))
+    assert found["druglike_mw_distance"] == pytest.approx(46.069 - 30.07, abs=1e-3)
+
+
+# --- PoseBusters ---
+
+
+def hydronium() -> Molecule:
+    """A neutral oxygen with three hydrogens."""
+    offset = np.zeros((1, 4, 3))
+    offset[0, :3] = [[0.94, 0, 0.3], [-0.47, 0.81, 0.3], [-0.47, -0.81, 0.3]]
+    return Molecule(np.zeros((1, 3)), np.array([8]), np.array([0]), np.array([3]), offset, np.zeros((0, 3), dtype=int))
+
+
+def test_posebusters_goes_on_behind_a_molecule_that_does_not_sanitise():
+    pytest.importorskip("posebusters")
+    found = PoseBustersChecks(num_workers=1)(subjects(embedded("CCN"), hydronium(), embedded("CCO"), UNREADABLE))
+    assert found.columns["posebusters_status"] == ["ok", "failed", "ok", "unreadable"]
+    assert found.columns["posebusters_sanitization"] == [True, False, True, None]
+    assert found.columns["posebusters_bond_lengths"] == [True, None, True, None]
+    assert found.columns["posebusters_internal_energy"] == [True, None, True, None]
+    assert found.columns["posebusters_reason"][1].startswith("failed: sanitization, inchi_convertible; not made: bond")
+    assert fractions(found)["posebusters_valid"] == (2, 4)
+    assert fractions(found)["posebusters_complete"] == (2, 4)
+    assert fractions(found)["posebusters_bond_lengths"] == (2, 4)  # not made is not passed
+    assert next(r for r in found.results if r.name == "posebusters_bond_lengths").counted == 2
+
+
+def test_posebusters_makes_every_check_of_its_configuration():
+    package = pytest.importorskip("posebusters")
+    modules = package.PoseBusters(config="mol").config["modules"]
+    outputs = [name for module in modules for name in module.get("chosen_binary_test_output", [])]
+    assert len(outputs) == len(CHECKS)
+    found = PoseBustersChecks(num_workers=1)(subjects(embedded("CCO")))
+    assert [name for name in found.columns if name.removeprefix("posebusters_") in CHECKS] == [
+        f"posebusters_{check}" for check in CHECKS
+    ]
+    assert all(found.columns[f"posebusters_{check}"] == [True] for check in CHECKS)
+
+
+# --- relaxation ---
+
+
+def test_rmsd_is_that_of_the_best_superposition_without_reflection():
+    pos = embedded("C[C@H](N)C(=O)O").pos
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert superposed_rmsd(pos, pos @ turn + 5) == pytest.approx(0, abs=1e-9)
+    assert superposed_rmsd(pos, -pos) > 0.3
+    assert superposed_rmsd(np.array([[-1.0, 0, 0], [1, 0, 0]]), np.array([[-2.0, 0, 0], [2, 0, 0]])) == pytest.approx(1)
+
+
+def test_changes_by_hand():
+    """A four-atom chain whose last bond is 0.3 Å longer and whose torsion goes from 170 to -170 degrees."""
+
+    def pos(length: float, torsion: float) -> np.ndarray:
+        end = [1, length * math.cos(math.radians(torsion)), length * math.sin(math.radians(torsion))]
+        return np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], end], dtype=float)
+
+    task = Task(np.full(4, 6), pos(1.0, 170), np.array([[0, 1], [1, 2], [2, 3]]), 0)
+    found = compare(task, pos(1.3, -170), 2.5)
+    assert found.bond_change == pytest.approx([0, 0, 0.3])
+    assert found.angle_change == pytest.approx([0, 0])
+    assert found.torsion_change == pytest.approx([20])
+    assert found.energy_drop == 2.5
+
+
+def test_relaxation_of_stretched_and_relaxed_water_and_of_an_ion():
+    pytest.importorskip("tblite")
+    valid = subjects(water(1.1, 104), embedded("C[NH3+]"), chain([1.4, 1.4]), UNREADABLE)
+    found = Relaxation(num_workers=1)(valid)
+    assert found.columns["xtb_status"] == ["ok", "ok", None, None]
+    assert fractions(found)["xtb_relaxed"] == (2, 2)
+    assert 10 < found.columns["xtb_energy_drop"][0] < 40
+    assert found.columns["xtb_bond_change"][0] == pytest.approx(1.1 - 0.959, abs=0.01)  # GFN2-xTB: 0.959 Å
+    assert found.columns["xtb_torsion_change"][0] is None
+    assert fractions(found)["xtb_energy_drop_median"][1] == 1
+    assert next(r for r in found.results if r.name == "xtb_energy_drop_median").counted == 2
+    assert fractions(found)["xtb_bond_change"][1] == 2 + 7
+    assert values(found)["xtb_energy_drop_mean"] == pytest.approx(np.mean(found.columns["xtb_energy_drop"][:2]))
+
+
+def test_relaxation_that_does_not_end_is_counted():
+    pytest.importorskip("tblite")
+    found = Relaxation(num_workers=1, max_iterations=1)(subjects(water(1.3, 104)))
+    assert found.columns["xtb_status"] == ["failed"]
+    assert "not relaxed after 1 steps" in found.columns["xtb_reason"][0]
+    assert fractions(found)["xtb_relaxed"] == (0, 1)
+    assert fractions(found)["xtb_status_failed"] == (1, 1)
+    assert values(found)["xtb_energy_drop_median"] is None
+
+
+# --- Fréchet ChemNet Distance ---
+
+
+def test_frechet_distance_of_known_samples():
+    first = np.array([[-1.0], [1.0]])  # mean 0, variance 2
+    second = np.array([[1.0], [5.0]])  # mean 3, variance 8
+    assert frechet_distance(first, second) == pytest.approx(9 + 2 + 8 - 2 * 4)
+    assert frechet_distance(second, second) == pytest.approx(0, abs=1e-9)
+
+
+def test_fcd_equals_the_package():
+    package = pytest.importorskip("fcd")
+    first, second = ("CCO", "CCN", "CC"), ("CCC", "CC=O", "c1ccccc1", "O")
+    found = FrechetDistance()(subjects(*map(embedded, first)), subjects(*map(embedded, second)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = package.get_fcd(list(first), list(second), device="cpu")
+    assert values(found)["fcd_distance"] == pytest.approx(expected, abs=1e-3)
+    assert "3 and 4 molecules" in found.notes["fcd_distance"]
+
+
+def test_fcd_needs_two_on_each_side():
+    pytest.importorskip("fcd")
+    found = FrechetDistance()(subjects(embedded("CCO")), subjects(embedded("CCO"), embedded("CC")))
+    assert values(found)["fcd_distance"] is None
+    assert "fewer than two" in found.notes["fcd_distance"]
+
+
+# --- the suite ---
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A metric of a user's own, during which Ctrl-C is pressed."""
+
+    name: str = "own"
+    needs: tuple[str, ...] = ()
+    package: str | None = None
+
+    def __call__(self, subjects, reference, on_progress):
+        raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Counted(Stopped):
+    """One that counts."""
+
+    def __call__(self, subjects, reference, on_progress):
+        return Measured(
+            [MetricResult("own_count", 1, len(subjects), "One.")], {"own_place": list(range(len(subjects)))}
+        )
+
+
+def strict(path):
+    def refuse(constant):
+        raise ValueError(constant)
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_metrics_of_ones_own_and_interruption(tmp_path):
+    report = evaluate([water(), UNREADABLE], metrics=[Counted(), Stopped("late"), "diversity"], out=tmp_path / "r.json")
+    assert report.interrupted
+    assert report["own_count"].denominator == 2
+    assert report["p2_valid"].value == 0.5
+    assert report.rows[1]["own_place"] == 1
+    assert not any(result.name.startswith("diversity") for result in report.results)
+    assert strict(tmp_path / "r.json")["interrupted"]
+    assert len(list(csv.DictReader((tmp_path / "r.csv").read_text(encoding="utf-8").splitlines()))) == 2
+    assert (tmp_path / "r.md").is_file()
+
+
+@pytest.mark.parametrize("wrong", ["p4", ["p3", "p4"], ["p3", "p3"], ["full", "xtb"]])
+def test_metrics_that_cannot_be_meant(wrong):
+    with pytest.raises(MoldiffError, match=r"metrics: got .*(p4|p3 twice|xtb twice)"):
+        evaluate([], metrics=wrong)
+
+
+def test_missing_packages_are_an_error_by_name_and_a_note_in_full(monkeypatch):
+    monkeypatch.setattr("moldiff.metrics.subjects.find_spec", lambda name: None)
+    with pytest.raises(MoldiffError, match=r'tblite is not installed; .*pip install "moldiff\[eval\]"'):
+        evaluate([], metrics=["xtb"])
+    chosen, skipped = suite.choose("full")
+    assert [metric.name for metric in chosen] == ["p3", "geometry", "diversity", "distribution", "druglike"]
+    assert set(skipped) == {"posebusters", "fcd", "xtb"}
+    chosen, skipped = suite.choose([Relaxation(skip_if_missing=True)])
+    assert (chosen, list(skipped)) == ([], ["xtb"])
+
+
+def test_default_metrics_and_what_they_lack(tmp_path):
+    report = evaluate([water(), embedded("CCO")])
+    assert {"geometry", "diversity"} == set(report.options["metrics"])
+    assert "reference" in report.skipped["distribution"]
+    assert evaluate([water()], metrics=()).options["metrics"] == {}
+    path = tmp_path / "a.smi"
+    path.write_text("CCO\nCC\n")
+    report = evaluate(path, reference=["CCO", "CCC"], metrics=["geometry", "diversity", "distribution", "p3"])
+    assert set(report.skipped) == {"geometry", "distribution", "p3"}
+    assert report["diversity_internal"].denominator == 1
+    assert {result.name: result.value for result in report.reference_results}["diversity_internal"] is not None
+    path = tmp_path / "a.xyz"
+    path.write_text("3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n")
+    report = evaluate(path, metrics=["p3", "geometry", "druglike"])
+    assert set(report.skipped) == {"geometry", "druglike"}
+    assert report["p3_valid"].value == 1
+
+
+@pytest.mark.parametrize("count", [0, 10])
+def test_no_valid_molecule_in_any_metric(count, tmp_path):
+    slow = [name for name in suite.SUITE if name not in ("posebusters", "fcd", "xtb")]
+    report = evaluate([chain([1.4] * 2)] * count, reference=["CCO", "CC"], metrics=slow, out=tmp_path)
+    assert report["p2_valid"].value == (0 if count else None)
+    for name in ("diversity_internal", "druglike_qed_mean", "p2_unique"):
+        assert report[name].value is None
+    strict(tmp_path / "report.json")
+
+
+def test_reference_stands_beside(sample, tmp_path):
+    real = tmp_path / "real.sdf"
+    write(real, sample[50:])
+    report = evaluate(sample[:30], reference=real, out=tmp_path)
+    beside = {result.name: result for result in report.reference_results}
+    assert beside["p2_valid"].denominator == beside["p1_valid"].denominator == 30
+    assert not any("novel" in name for name in beside)  # the reference is not novel to itself
+    assert report["distribution_bond_length"].value < 0.05
+    assert beside["distribution_bond_length"].value is not None  # one half against the other
+    assert report["distribution_bond_length[C-C]"].unit == "Å"
+    assert not any("[" in result.name for result in report.results)
+    assert report.options["reference_compared"] == "50 of 50 molecules of real.sdf"
+    document = strict(tmp_path / "report.json")
+    assert document["details"]
+    assert document["reference_results"]
+    assert "| metric | value | reference |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_reference_from_a_prepared_set(sample):
+    folder = str(files("moldiff.example_data").joinpath("sample"))
+    known = Known.of(folder, 20)
+    assert known.trained_on
+    assert len(known.subjects) == 20
+    assert known.source == "20 of 100 test molecules of qm9-sample"
+    report = evaluate(sample[:10], reference=folder, metrics="geometry", reference_size=20)
+    beside = {result.name: result for result in report.reference_results}
+    assert beside["p2_novel"].denominator == 10
+    assert beside["geometry_sound"].value == 1
+
+
+def test_sample_of_a_long_reference_is_random_and_the_same_every_time():
+    smiles = ["C" * length for length in range(1, 101)]
+    first, again = Known.of(smiles, 10), Known.of(smiles, 10)
+    assert first.subjects.smiles == again.subjects.smiles
+    assert len(set(first.subjects.smiles)) == 10
+    assert max(map(len, first.subjects.smiles)) > 50
+    assert len(first.index) == 100
+
+
+def test_command_line(sample, tmp_path, capsys):
+    path = tmp_path / "some.sdf"
+    write(path, sample[:5])
+    out = tmp_path / "report.json"
+    assert main(["evaluate", f"input={path}", "metrics=[p3,geometry]", "metrics.p3.num_workers=1", f"out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "P3: bonds perceived by RDKit" in printed
+    document = strict(out)
+    assert document["options"]["metrics"]["p3"]["num_workers"] == 1
+    assert document["molecules"][0]["p3_status"] == "ok"
+    assert main(["evaluate", f"input={path}", "metrics=[p4]"]) == 2
+    assert "metrics: got 'p4', expected one of" in capsys.readouterr().err
