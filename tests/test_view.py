@@ -101,7 +101,7 @@ def test_a_card_for_every_record(mixed: Path, molecules: list[Molecule]) -> None
     assert target == mixed.with_suffix(".html")
     page = Page(target)
     assert [attrs["id"] for _, attrs in page.having("card")] == [f"m{k}" for k in range(6)]
-    titles = [attrs["title"] for tag, attrs in page.elements if tag == "h3"]
+    titles = [attrs["title"] for tag, attrs in page.elements if tag == "h2" and "title" in attrs]
     assert titles == [HOSTILE, *(molecule.name for molecule in molecules[1:4]), "crowded", "broken"]
     assert page.column("status") == ["ok", "ok", "ok", "ok", "valence", "unreadable"]
     assert [len(page.having(name)) for name in ("ok", "bad", "mol")] == [4, 2, 5]

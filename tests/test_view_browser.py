@@ -107,7 +107,7 @@ def click(browser: Any, selector: str) -> None:
 
 def names(browser: Any) -> list[str]:
     """Names of the cards that are shown, in their order."""
-    script = "return [...document.querySelectorAll('.card:not([hidden]) h3')].map((head) => head.textContent)"
+    script = "return [...document.querySelectorAll('.card:not([hidden]) h2')].map((head) => head.textContent)"
     return list(browser.execute_script(script))
 
 

@@ -159,7 +159,7 @@ class Detail {
     this.index = index;
     const card = byId(`m${index}`);
     const position = this.gallery.shown.indexOf(index);
-    byId("detail-name").textContent = card.querySelector("h3").textContent;
+    byId("detail-name").textContent = card.querySelector("h2").textContent;
     byId("detail-pic").replaceChildren(...[...card.querySelectorAll(".pic > *")].map((node) => node.cloneNode(true)));
     byId("detail-status").replaceChildren(...[...card.querySelectorAll(".status > :not(.film)")].map((node) => node.cloneNode(true)));
     byId("previous").disabled = position <= 0;

@@ -41,7 +41,7 @@ def card(index: int, record: Record, table: Table, *, has_block: bool, has_film:
     film = '<span class="film" title="has a film from noise to molecule">▶ film</span>' if has_film else ""
     return (
         f'<li class="card" id="m{index}"><div class="pic">{picture or "<p>no drawing</p>"}</div>'
-        f'<h3 title="{name}">{name}</h3>'
+        f'<h2 title="{name}">{name}</h2>'
         f'<p class="status">{verdict}{film}<span class="reason">{html.escape(reason)}</span></p>'
         f'<p class="smiles" title="{smiles}"><code>{smiles}</code></p><ul class="facts">{_facts(index, table)}</ul>'
         f'<p class="acts"><label><input type="checkbox" class="pick" data-i="{index}"'

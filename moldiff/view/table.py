@@ -18,6 +18,11 @@ _LABELS = {
     "num_heavy_atoms": "heavy atoms",
     "num_atoms": "atoms",
     "num_fragments": "fragments",
+    "druglike_qed": "QED",
+    "druglike_sa": "SA score",
+    "druglike_logp": "logP",
+    "druglike_tpsa": "TPSA",
+    "druglike_mw": "MW",
 }
 _ROW = {field.name for field in fields(MoleculeRow)}
 _ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
