@@ -48,8 +48,19 @@ class Recorder:
         self._batches.append(frame.to("cpu"))
 
     def trajectories(self) -> list[tuple[Molecule, ...]]:
-        """The frames of every molecule of the batch, noise first."""
-        return list(zip(*(to_molecules(batch, self._model.vocabulary) for batch in self._batches), strict=True))
+        """The frames of every molecule of the batch, noise first.
+
+        A model of heavy atoms alone knows no place for a hydrogen, so its frames have none.
+        """
+        frames = [to_molecules(batch, self._model.vocabulary) for batch in self._batches]
+        if not self._model.statistics.hydrogens_placed:
+            frames = [[_bare(molecule) for molecule in batch] for batch in frames]
+        return list(zip(*frames, strict=True))
+
+
+def _bare(molecule: Molecule) -> Molecule:
+    none = np.zeros_like(molecule.num_hydrogens)
+    return replace(molecule, num_hydrogens=none, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
 
 
 def trajectory_path(path: str | Path) -> Path:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
@@ -27,6 +28,7 @@ from moldiff.sampler import PowerSampler
 from moldiff.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
 from moldiff.view import view
 from moldiff.view.drawing import draw
+from moldiff.view.plots import Distributions, plots
 
 SAMPLE = resources.files("moldiff.example_data") / "sample"
 HOSTILE = """<script>window.ran=1</script>"'&"""
@@ -206,6 +208,15 @@ DENOISER = {
     "num_probes": 4,
 }
 PROCESS = {"_target_": "moldiff.process.joint.JointProcessConfig"}
+
+
+def test_wide_ranges_of_sizes_share_bars() -> None:
+    wide = Distributions(sizes=Counter({1: 3, 200: 1}), elements=Counter("C"))
+    assert plots(wide, None).count("<rect") == 51 + 1
+    narrow = Distributions(sizes=Counter({8: 1, 9: 3}), elements=Counter("C"))
+    assert plots(narrow, None).count("<rect") == 2 + 1
+    assert "75.0%" in plots(narrow, narrow)
+    assert plots(Distributions(), None) == ""
 
 
 def test_molecules_from_python(tmp_path: Path, molecules: list[Molecule]) -> None:

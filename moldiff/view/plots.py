@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from rdkit import Chem
@@ -20,6 +22,8 @@ BIN = 0.02
 
 _MAX_REFERENCE = 5000
 """Molecules of a reference that are looked at; of a larger one evenly spread ones."""
+
+_Key = TypeVar("_Key")
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 380, 150, 8, 26, 8
 
@@ -85,14 +89,15 @@ def _of_model(folder: Path) -> Distributions:
 def plots(found: Distributions, reference: Distributions | None) -> str:
     """The histograms as HTML figures; empty without molecules."""
     known = reference or Distributions()
-    sizes = sorted({*found.sizes, *known.sizes})
-    span = [str(n) for n in range(sizes[0], sizes[-1] + 1)] if sizes else []
+    width = _bin_of_sizes([*found.sizes, *known.sizes])
+    sizes, known_sizes = _binned(found.sizes, width), _binned(known.sizes, width)
+    span = list(range(min(sizes + known_sizes, default=0), max(sizes + known_sizes, default=-width) + 1, width))
     elements = [symbol for symbol, _ in (found.elements + known.elements).most_common(12)]
     elements.sort(key=lambda symbol: -found.elements[symbol])
     low, high = _bulk(found.lengths + known.lengths)
     bins = list(range(low, high + 1))
     figures = [
-        _figure("Heavy atoms", "molecules", span, _shares(found.sizes, span, int), _shares(known.sizes, span, int)),
+        _figure("Heavy atoms", "molecules", [str(n) for n in span], _shares(sizes, span), _shares(known_sizes, span)),
         _figure(
             "Elements", "heavy atoms", elements, _shares(found.elements, elements), _shares(known.elements, elements)
         ),
@@ -107,6 +112,19 @@ def plots(found: Distributions, reference: Distributions | None) -> str:
     return "".join(figures)
 
 
+def _bin_of_sizes(sizes: Sequence[int]) -> int:
+    """How many sizes share a bar, so that there are at most 60 bars."""
+    return max(1, math.ceil((max(sizes) - min(sizes) + 1) / 60)) if sizes else 1
+
+
+def _binned(sizes: Counter[int], width: int) -> Counter[int]:
+    """Counts by the smallest size of each bin."""
+    binned: Counter[int] = Counter()
+    for size, count in sizes.items():
+        binned[size - size % width] += count
+    return binned
+
+
 def _bulk(counts: Mapping[int, int]) -> tuple[int, int]:
     """The range of bins that holds all but the outermost thousandths."""
     if not counts:
@@ -116,9 +134,9 @@ def _bulk(counts: Mapping[int, int]) -> tuple[int, int]:
     return keys[int((share > 0.001).argmax())], keys[int((share >= 0.999).argmax())]
 
 
-def _shares(counts: Mapping, keys: list, kind: type = str) -> list[float]:  # type: ignore[type-arg]
+def _shares(counts: Mapping[_Key, int], keys: Sequence[_Key]) -> list[float]:
     total = sum(counts.values())
-    return [counts.get(key, counts.get(kind(key), 0)) / total if total else 0.0 for key in keys]
+    return [counts.get(key, 0) / total if total else 0.0 for key in keys]
 
 
 def _figure(title: str, counted: str, labels: list[str], found: list[float], known: list[float]) -> str:
