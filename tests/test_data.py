@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from moldiff import chem
 from moldiff.batch import Molecule, collate
 from moldiff.data import qm9
-from moldiff.data.dataset import PreparedSet, encode_atoms, pack, take
+from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, bucket_widths, evaluation_batches
+from moldiff.data.packed import pack, take
 from moldiff.data.prepare import SourceRecord, observed_vocabulary, prepare, subset
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
@@ -79,7 +80,7 @@ def test_statistics_of_molecules_counted_by_hand():
     flat = pack(SMALL, ["gap"])
     vocabulary = observed_vocabulary(flat)
     assert [str(c) for c in vocabulary.atom_classes] == ["CH1", "CH2", "CH3", "CH4", "O"]
-    statistics = Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.arange(3), vocabulary.num_atom_classes)
+    statistics = Statistics.from_flat(flat, np.arange(3), vocabulary)
     assert statistics.size_counts == {1: 1, 2: 1, 3: 1}
     assert statistics.atom_marginal == pytest.approx((1 / 6, 2 / 6, 1 / 6, 1 / 6, 1 / 6))
     # Four pairs: two double bonds, one single, one none.
@@ -92,13 +93,13 @@ def test_statistics_of_molecules_counted_by_hand():
 def test_statistics_take_the_chosen_molecules_alone():
     flat = pack(SMALL, [])
     vocabulary = observed_vocabulary(flat)
-    statistics = Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.array([0]), 5)
+    statistics = Statistics.from_flat(flat, np.array([0]), vocabulary)
     assert statistics.size_counts == {1: 1}
     assert statistics.atom_marginal == (0, 0, 0, 1, 0)
     assert statistics.bond_marginal == (1, 0, 0, 0)  # no pair at all
     assert statistics.pos_scale == 1.0
     with pytest.raises(MoldiffError, match="no molecule"):
-        Statistics.from_flat(flat, encode_atoms(flat, vocabulary), np.array([], dtype=np.int64), 5)
+        Statistics.from_flat(flat, np.array([], dtype=np.int64), vocabulary)
 
 
 def test_statistics_survive_json(sample):

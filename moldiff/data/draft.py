@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from moldiff import __version__
 from moldiff.data.dataset import (
@@ -25,10 +24,9 @@ from moldiff.data.dataset import (
     REJECTED_FILE,
     SMILES_FILE,
     SPLITS,
-    encode_atoms,
     file_digest,
-    stored_form,
 )
+from moldiff.data.packed import STORED, blocks, save_arrays
 from moldiff.data.statistics import Statistics
 from moldiff.data.tally import Rejected, reason_counts
 from moldiff.errors import MoldiffError
@@ -37,18 +35,25 @@ from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
 
 def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
     """Every atom class of a packed set; valences that the table lacks are those seen in the data."""
-    sums = flat["num_hydrogens"].astype(np.int64)
-    start = np.repeat(flat["atom_slices"][:-1], np.diff(flat["bond_slices"]))
-    for end in flat["edge_index"]:
-        np.add.at(sums, start + end, flat["bond_order"])
-    columns = [flat["atomic_number"], flat["formal_charge"], flat["num_hydrogens"], sums]
-    rows = np.unique(np.stack([column.astype(np.int64) for column in columns], axis=1), axis=0).tolist()
+    rows = {tuple(row) for block in blocks(flat, np.arange(len(flat["y"]))) for row in _classes_and_sums(block)}
     extra: dict[tuple[int, int], set[int]] = defaultdict(set)
     for atomic_number, charge, _, total in rows:
         if (atomic_number, charge) not in VALENCES:
             extra[atomic_number, charge].add(total)
     classes = sorted({AtomClass(*row[:3]) for row in rows})
     return Vocabulary(tuple(classes), {key: tuple(sorted(seen)) for key, seen in extra.items()})
+
+
+def _classes_and_sums(flat: Mapping[str, np.ndarray]) -> list[list[int]]:
+    """The distinct rows of atomic number, charge, hydrogens and sum of bond orders."""
+    sums = flat["num_hydrogens"].astype(np.int64)
+    start = np.repeat(flat["atom_slices"][:-1], np.diff(flat["bond_slices"]))
+    for end in flat["edge_index"]:
+        np.add.at(sums, start + end, flat["bond_order"])
+    columns = [flat["atomic_number"], flat["formal_charge"], flat["num_hydrogens"], sums]
+    rows = np.stack([column.astype(np.int64) for column in columns], axis=1)
+    distinct: list[list[int]] = np.unique(rows, axis=0).tolist()
+    return distinct
 
 
 @dataclass(frozen=True)
@@ -86,16 +91,16 @@ class Draft:
         """Write all files of the prepared set; an older set there is replaced as a whole."""
         vocabulary = observed_vocabulary(self.flat)
         train = self.splits["train"]
-        atom_type = encode_atoms(self.flat, vocabulary)
-        statistics = Statistics.from_flat(self.flat, atom_type, train, vocabulary.num_atom_classes)
+        statistics = Statistics.from_flat(self.flat, train, vocabulary)
         with _replacing(out) as folder:
             splits = {f"split_{part}": self.splits[part].astype(np.int64) for part in SPLITS}
-            save_file(stored_form(self.flat) | splits, folder / MOLECULES_FILE)
+            save_arrays(folder / MOLECULES_FILE, {name: self.flat[name] for name in STORED} | splits)
             novelty = {"canonical": np.unique(self.hashes[train, 0]), "strict": np.unique(self.hashes[train, 1])}
-            save_file(novelty, folder / NOVELTY_FILE)
-            # Titles of records may hold tabs and line ends of any kind.
-            lines = [f"{text}\t{' '.join(name.split())}\n" for text, name in zip(self.smiles, self.names, strict=True)]
-            (folder / SMILES_FILE).write_text("".join(lines), encoding="utf-8")
+            save_arrays(folder / NOVELTY_FILE, novelty)
+            with (folder / SMILES_FILE).open("w", encoding="utf-8", newline="\n") as file:
+                # Titles of records may hold tabs and line ends of any kind.
+                named = zip(self.smiles, self.names, strict=True)
+                file.writelines(f"{text}\t{' '.join(name.split())}\n" for text, name in named)
             self._write_rejected(folder / REJECTED_FILE)
             document = {
                 "format_version": FORMAT_VERSION,
@@ -109,8 +114,6 @@ class Draft:
             }
             text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
             (folder / META_FILE).write_text(text + "\n", encoding="utf-8")
-            for path in folder.iterdir():
-                path.chmod(0o644)  # safetensors makes files that only their owner can read
 
     def _write_rejected(self, path: Path) -> None:
         with_file = any(record.file for record in self.rejected)

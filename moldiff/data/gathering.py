@@ -1,108 +1,155 @@
-"""Records as they come in, packed a thousand at a time so that large sets need little memory."""
+"""Records as they come in, put on disk a thousand at a time so that a set may be larger than memory."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from moldiff.batch import Molecule
 from moldiff.chem import key_hash
-from moldiff.data.dataset import SPLITS, concatenate, pack, take
+from moldiff.data.dataset import SPLITS
+from moldiff.data.packed import FIELDS_BY_SLICES, Packed, blocks, pack
 from moldiff.data.source import SourceRecord, both_keys
+from moldiff.data.spool import Spool
 from moldiff.data.tally import Rejected
 from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule
 
 _CHUNK = 1024
-_Item = TypeVar("_Item")
+_Text = TypeVar("_Text")
 
 
 class Gathering:
     """Kept and rejected records of a source.
 
     Attributes:
-        flat: packed arrays of the molecules kept (`moldiff.data.dataset.pack`), there after `finish`.
+        flat: packed arrays of the molecules kept (`moldiff.data.packed`), there after `finish`.
         smiles: their isomeric SMILES.
         names: their titles.
+        hashes: of their canonical and strict keys [M, 2].
         rejected: the other records.
+
+    Args:
+        beside: temporary files are made next to this path.
     """
 
-    def __init__(self) -> None:
-        self.flat: dict[str, np.ndarray] = {}
-        self.smiles: list[str] = []
-        self.names: list[str] = []
+    def __init__(self, beside: Path) -> None:
+        self.flat: Packed = {}
+        self.smiles: Sequence[str] = []
+        self.names: Sequence[str] = []
+        self.hashes = np.zeros((0, 2), dtype=np.int64)
         self.rejected: list[Rejected] = []
-        self._hashes: list[tuple[int, int]] = []
-        self._origins: list[tuple[int, int, str]] = []
-        self._notes: list[tuple[str, ...]] = []
-        self._parts: list[str] = []
-        self._open: list[Molecule] = []
-        self._packed: list[tuple[list[str], dict[str, np.ndarray]]] = []
+        self._beside = beside
+        self._spool = Spool(beside)
+        self._open: list[tuple[int, SourceRecord, Molecule]] = []
+        self._count = 0
+        # Texts that many records share are kept once, and by number with each record.
+        self._files: dict[str, int] = {}
+        self._notes: dict[tuple[str, ...], int] = {}
+        self._properties: dict[str, int] = {}
+        self._origins = np.zeros((0, 5), dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.smiles)
-
-    @property
-    def hashes(self) -> np.ndarray:
-        """Hashes of the canonical and the strict key of every molecule [M, 2]."""
-        return np.array(self._hashes, dtype=np.int64).reshape(-1, 2)
+        return self._count
 
     def add(self, place: int, record: SourceRecord) -> None:
         """Take in the record at `place` of the source."""
         if isinstance(record.outcome, InvalidMolecule):
             self.rejected.append(Rejected(place, record.number, record.name, record.outcome, record.file))
             return
-        canonical, strict = record.keys or both_keys(record.outcome)
-        self.smiles.append(strict)
-        self.names.append(record.outcome.name or record.name)
-        self._hashes.append((key_hash(canonical), key_hash(strict)))
-        self._origins.append((place, record.number, record.file))
-        self._notes.append(record.notes)
-        self._parts.append(record.part)
-        self._open.append(record.outcome)
+        self._open.append((place, record, record.outcome))
+        self._count += 1
         if len(self._open) == _CHUNK:
-            self._pack()
+            self._spill()
 
-    def _pack(self) -> None:
-        names = list(dict.fromkeys(name for molecule in self._open for name in molecule.properties))
-        self._packed.append((names, pack(self._open, names)))
+    def _spill(self) -> None:
+        """Put the open records on disk."""
+        if not self._open:
+            return
+        molecules = [molecule for _, _, molecule in self._open]
+        keys = [record.keys or both_keys(molecule) for _, record, molecule in self._open]
+        first = self._count - len(self._open)
+        flat = pack(molecules, [])
+        self._spool.append(_rows(flat))
+        known = [
+            (first + k, _number(self._properties, name), value)
+            for k, molecule in enumerate(molecules)
+            for name, value in molecule.properties.items()
+        ]
+        self._spool.append(
+            {
+                "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
+                "property": np.array([row[2] for row in known], dtype=np.float32),
+                "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
+                "origins": np.array([self._origin(place, record) for place, record, _ in self._open], dtype=np.int64),
+            }
+        )
+        titles = (molecule.name or record.name for _, record, molecule in self._open)
+        lines = [f"{key}\t{' '.join(title.split())}" for (_, key), title in zip(keys, titles, strict=True)]
+        self._spool.append_lines(lines)
         self._open = []
 
+    def _origin(self, place: int, record: SourceRecord) -> tuple[int, int, int, int, int]:
+        part = SPLITS.index(record.part) if record.part else -1
+        return place, record.number, _number(self._files, record.file), _number(self._notes, record.notes), part
+
     def finish(self, properties: Mapping[str, str]) -> None:
-        """Join what was packed; of the properties, those named become columns of `y`."""
-        self._pack()
-        for names, flat in self._packed:
-            values = np.full((len(flat["y"]), len(properties)), np.nan, dtype=np.float32)
-            for column, name in enumerate(properties):
-                if name in names:
-                    values[:, column] = flat["y"][:, names.index(name)]
-            flat["y"] = values
-        self.flat = concatenate([flat for _, flat in self._packed])
-        self._packed = []
+        """All records are in; of their properties, those named become columns of `y`."""
+        self._spill()
+        if not self._count:
+            return
+        arrays = self._spool.arrays()
+        y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
+        columns = {name: column for column, name in enumerate(properties)}
+        column = np.array([columns.get(name, -1) for name in self._properties], dtype=np.int64)
+        if len(column):
+            molecule, number = np.asarray(arrays["property_of"]).T
+            wanted = column[number] >= 0
+            y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
+        self._show(arrays, y)
+
+    def _show(self, arrays: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+        self.flat = _flat(arrays) | {"y": y}
+        self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
+        self.smiles, self.names = self._spool.columns()
 
     def noted(self, note: str) -> np.ndarray:
         """Which molecules have a note [M] bool."""
-        return np.array([note in notes for notes in self._notes], dtype=bool)
+        numbers = [number for notes, number in self._notes.items() if note in notes]
+        return np.isin(self._origins[:, 3], numbers)
 
     def note_counts(self) -> dict[str, int]:
         """How many molecules have each note, the commonest first."""
-        return dict(Counter(note for notes in self._notes for note in notes).most_common())
+        notes = list(self._notes)
+        counts: Counter[str] = Counter()
+        for number, count in zip(*np.unique(self._origins[:, 3], return_counts=True), strict=True):
+            counts.update(dict.fromkeys(notes[number], int(count)))
+        return dict(counts.most_common())
 
     def leave_out(self, problems: Mapping[int, InvalidMolecule]) -> None:
         """Reject molecules that were kept so far, by their index."""
         if not problems:
             return
+        files = list(self._files)
         for index, problem in problems.items():
-            place, number, file = self._origins[index]
-            self.rejected.append(Rejected(place, number, self.names[index], problem, file))
-        left = [index for index in range(len(self)) if index not in problems]
-        self.flat = take(self.flat, np.array(left, dtype=np.int64))
-        self.smiles, self.names = _pick(self.smiles, left), _pick(self.names, left)
-        self._hashes, self._origins = _pick(self._hashes, left), _pick(self._origins, left)
-        self._notes, self._parts = _pick(self._notes, left), _pick(self._parts, left)
+            place, number, file, _, _ = self._origins[index].tolist()
+            self.rejected.append(Rejected(place, number, self.names[index], problem, files[file]))
+        left = np.setdiff1d(np.arange(self._count), list(problems))
+        spool = Spool(self._beside)
+        for block in blocks(self.flat, left):
+            spool.append(_rows(block))
+        if len(left):
+            spool.append({"hashes": self.hashes[left], "origins": self._origins[left]})
+            spool.append_lines([f"{self.smiles[k]}\t{self.names[k]}" for k in left.tolist()])
+        y = self.flat["y"][left]
+        self._spool.remove()
+        self._spool, self._count = spool, len(left)
+        if len(left):
+            self._show(spool.arrays(), y)
 
     def labelled_splits(self) -> dict[str, np.ndarray] | None:
         """Indices of every part where the records say to which they belong, else None.
@@ -110,14 +157,32 @@ class Gathering:
         Raises:
             MoldiffError: when none says that it is for training.
         """
-        if not any(self._parts):
+        labels = self._origins[:, 4]
+        if (labels < 0).all():
             return None
-        labels = np.array(self._parts)
-        splits = {part: np.flatnonzero(labels == part) for part in SPLITS}
+        splits = {part: np.flatnonzero(labels == number) for number, part in enumerate(SPLITS)}
         if not len(splits["train"]):
             raise MoldiffError("split: no kept record says 'train', expected at least one to train on")
         return splits
 
+    def close(self) -> None:
+        """Delete the temporary files."""
+        self._spool.remove()
 
-def _pick(items: Sequence[_Item], indices: Sequence[int]) -> list[_Item]:
-    return [items[index] for index in indices]
+
+def _number(known: dict[_Text, int], text: _Text) -> int:
+    return known.setdefault(text, len(known))
+
+
+def _rows(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Packed arrays in a form that grows by rows."""
+    rows = {name: flat[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
+    rows["edges"] = flat["edge_index"].T
+    return rows | {name: np.diff(flat[name]) for name in FIELDS_BY_SLICES}
+
+
+def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
+    """The inverse of `_rows`."""
+    flat = {name: rows[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
+    flat["edge_index"] = rows["edges"].T
+    return flat | {name: np.concatenate([[0], np.cumsum(rows[name])]).astype(np.int64) for name in FIELDS_BY_SLICES}

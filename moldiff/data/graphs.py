@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, from_numpy
 
-from moldiff.data.dataset import ATOM_FIELDS, BOND_FIELDS
+from moldiff.data.packed import ATOM_FIELDS, BOND_FIELDS, in_slots
 
 with warnings.catch_warnings():
     # PyG scripts a class while it is imported, which newer versions of torch deprecate.
@@ -24,15 +24,17 @@ class MoleculeGraphs(InMemoryDataset):  # type: ignore[misc]
     listed once; a message-passing network wants both directions, `torch_geometric.utils.to_undirected`.
 
     Args:
-        flat: the arrays of `moldiff.data.dataset.pack`.
+        flat: the arrays of `moldiff.data.packed.pack`.
     """
 
     def __init__(self, flat: Mapping[str, np.ndarray]) -> None:
         super().__init__()
-        tensors = {name: from_numpy(flat[name]) for name in (*ATOM_FIELDS, *BOND_FIELDS, "y")}
+        offset = in_slots(flat["num_hydrogens"], flat["hydrogen_offset"])
+        arrays = {name: flat[name] for name in (*ATOM_FIELDS, *BOND_FIELDS, "y")} | {"hydrogen_offset": offset}
+        tensors = {name: from_numpy(array) for name, array in arrays.items()}
         fields = {name: t if t.is_floating_point() else t.long() for name, t in tensors.items()}
         atoms, bonds = from_numpy(flat["atom_slices"]), from_numpy(flat["bond_slices"])
-        slices = dict.fromkeys(ATOM_FIELDS, atoms) | dict.fromkeys(BOND_FIELDS, bonds)
+        slices = dict.fromkeys((*ATOM_FIELDS, "hydrogen_offset"), atoms) | dict.fromkeys(BOND_FIELDS, bonds)
         self._data = Data(**fields)
         self.slices: dict[str, Tensor] = slices | {"y": from_numpy(np.arange(len(flat["y"]) + 1))}
 

@@ -189,42 +189,49 @@ class _FlatTensors:
     """The packed arrays as tensors, ready to be gathered into padded batches."""
 
     def __init__(self, prepared: PreparedSet, properties: Sequence[str]) -> None:
-        flat = prepared.flat
-        self._start = torch.from_numpy(flat["atom_slices"][:-1])
-        self._size = torch.from_numpy(np.diff(flat["atom_slices"]))
-        self._bond_start = torch.from_numpy(flat["bond_slices"][:-1])
-        self._bond_count = torch.from_numpy(np.diff(flat["bond_slices"]))
-        # One row per atom and one padding row of zeros at the end, so that padding needs no masking.
-        geometry = np.concatenate([flat["pos"][:, None], flat["hydrogen_offset"]], axis=1)
-        self._geometry = torch.from_numpy(np.pad(geometry, ((0, 1), (0, 0), (0, 0))))
-        self._atom_type = torch.from_numpy(np.pad(prepared.atom_type, (0, 1)))
-        self._edge = torch.from_numpy(flat["edge_index"].astype(np.int64))
-        self._order = torch.from_numpy(flat["bond_order"].astype(np.int64))
+        flat = {name: torch.from_numpy(array) for name, array in prepared.flat.items() if name != "y"}
+        self._start, self._size = flat["atom_slices"][:-1], flat["atom_slices"].diff()
+        self._bond_start, self._bond_count = flat["bond_slices"][:-1], flat["bond_slices"].diff()
+        self._hydrogen_start = flat["hydrogen_slices"][:-1]
+        self._pos, self._num_hydrogens = flat["pos"], flat["num_hydrogens"]
+        # Where there is no hydrogen at all there still has to be a row to look up.
+        none = not len(flat["hydrogen_offset"])
+        self._offset = torch.zeros(1, 3) if none else flat["hydrogen_offset"]
+        self._edge, self._order = flat["edge_index"], flat["bond_order"]
+        self._atom_type = torch.from_numpy(prepared.atom_type)
         columns = [list(prepared.properties).index(name) for name in properties]
-        self._condition = torch.from_numpy(flat["y"][:, columns]) if columns else None
+        self._condition = torch.from_numpy(np.asarray(prepared.flat["y"][:, columns])) if columns else None
 
     def gather(self, ids: Tensor, width: int) -> MolBatch:
         """The molecules `ids` [B] padded to `width` heavy atoms."""
         batch = len(ids)
         slot = torch.arange(width)
         node_mask = slot < self._size[ids, None]
-        rows = torch.where(node_mask, self._start[ids, None] + slot, len(self._atom_type) - 1)
-        geometry = self._geometry[rows]
+        rows = torch.where(node_mask, self._start[ids, None] + slot, 0)
         counts = self._bond_count[ids]
         owner = torch.repeat_interleave(torch.arange(batch), counts)
         first = self._bond_start[ids] - (counts.cumsum(0) - counts)
         edges = first[owner] + torch.arange(len(owner))
-        i, j = self._edge[:, edges]
+        i, j = self._edge[:, edges].long()
         bond = torch.zeros(batch, width, width, dtype=torch.long)
-        bond[owner, i, j] = bond[owner, j, i] = self._order[edges]
+        bond[owner, i, j] = bond[owner, j, i] = self._order[edges].long()
         return MolBatch(
-            pos=geometry[:, :, 0].contiguous(),
-            hydrogen=geometry[:, :, 1 : 1 + MAX_HYDROGENS].contiguous(),
-            atom_type=self._atom_type[rows],
+            pos=self._pos[rows].masked_fill_(~node_mask[..., None], 0.0),
+            hydrogen=self._hydrogens(ids, rows, node_mask),
+            atom_type=self._atom_type[rows].long().masked_fill_(~node_mask, 0),
             bond=bond,
             node_mask=node_mask,
             condition=None if self._condition is None else self._condition[ids],
         )
+
+    def _hydrogens(self, ids: Tensor, rows: Tensor, node_mask: Tensor) -> Tensor:
+        """Offsets in slots [B, N, 4, 3] of the atoms `rows` [B, N]."""
+        counts = self._num_hydrogens[rows].long().masked_fill_(~node_mask, 0)
+        first = self._hydrogen_start[ids, None] + counts.cumsum(1) - counts
+        slot = torch.arange(MAX_HYDROGENS)
+        used = slot < counts[..., None]
+        found = self._offset[torch.where(used, first[..., None] + slot, 0)]
+        return found.masked_fill_(~used[..., None], 0.0)
 
 
 def evaluation_batches(

@@ -14,9 +14,10 @@ from rich.progress import track
 
 from moldiff import __version__
 from moldiff.chem import canonical_key, key_hash
-from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet, take
+from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet
 from moldiff.data.draft import Draft, is_prepared, observed_vocabulary, refuse_foreign
 from moldiff.data.gathering import Gathering
+from moldiff.data.packed import take
 from moldiff.data.selection import rare_classes, unplaced_hydrogens
 from moldiff.data.source import Fingerprinted, Source, SourceRecord
 from moldiff.data.tally import account_table
@@ -50,11 +51,15 @@ def prepare(
     fingerprint = _fingerprint(source, min_count)
     ready = _up_to_date(out, fingerprint, console)
     if ready is None:
-        draft = _read(source, min_count, progress)
-        _refuse_rejects(draft, source.name, strict=strict)
-        if fingerprint is not None:
-            draft.meta["fingerprint"] = fingerprint
-        draft.write(out)
+        gathering = Gathering(out)
+        try:
+            draft = _read(source, gathering, min_count, progress)
+            _refuse_rejects(draft, source.name, strict=strict)
+            if fingerprint is not None:
+                draft.meta["fingerprint"] = fingerprint
+            draft.write(out)
+        finally:
+            gathering.close()
         ready = PreparedSet.load(out)
     elif strict and ready.meta["counts"]["rejected"]:
         raise MoldiffError(f"{source.name}: {ready.meta['counts']['rejected']} records rejected, but strict=true")
@@ -92,15 +97,15 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _read(source: Source, min_count: int | None, progress: bool) -> Draft:
+def _read(source: Source, gathering: Gathering, min_count: int | None, progress: bool) -> Draft:
     """All records of a source, sorted into kept and rejected."""
-    gathering = Gathering()
     for place, record in enumerate(_tracked(source.records(), len(source), f"reading {source.name}", progress)):
         gathering.add(place, record)
     gathering.finish(source.properties)
-    gathering.leave_out(unplaced_hydrogens(gathering.flat, gathering.noted(HYDROGENS_NOT_PLACED)))
-    count = len(gathering)
-    gathering.leave_out(rare_classes(gathering.flat, count // 5000 if min_count is None else min_count))
+    if len(gathering):
+        gathering.leave_out(unplaced_hydrogens(gathering.flat, gathering.noted(HYDROGENS_NOT_PLACED)))
+        rarest = len(gathering) // 5000 if min_count is None else min_count
+        gathering.leave_out(rare_classes(gathering.flat, rarest))
     rejected = sorted(gathering.rejected, key=lambda record: record.place)
     if not len(gathering):
         first = f"; first reason: {rejected[0].problem.reason}" if rejected else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from moldiff.data.packed import blocks
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import AtomClass
 
@@ -17,8 +18,7 @@ def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> 
         flat: packed arrays of the set.
         unplaced: which molecules have hydrogens that are only counted [M] bool.
     """
-    owner = np.repeat(np.arange(len(unplaced)), np.diff(flat["atom_slices"]))
-    has_hydrogens = np.bincount(owner, flat["num_hydrogens"], minlength=len(unplaced)) > 0
+    has_hydrogens = np.diff(flat["hydrogen_slices"]) > 0
     if not (has_hydrogens & ~unplaced).any():
         return {}
     reason = "hydrogens are missing that other records have; hydrogens=add adds them, hydrogens=none leaves all out"
@@ -31,11 +31,9 @@ def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, In
     The rarest class goes first, and with it all its molecules, which may make other classes rarer; so on until every
     class left is in at least `min_count` molecules.
     """
-    owner = np.repeat(np.arange(len(flat["atom_slices"]) - 1), np.diff(flat["atom_slices"]))
-    columns = [flat[name].astype(np.int64) for name in ("atomic_number", "formal_charge", "num_hydrogens")]
-    classes, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-    # One row for each class that a molecule has.
-    pairs = np.unique(np.stack([index.reshape(-1), owner], axis=1), axis=0)
+    if min_count <= 1:
+        return {}
+    classes, pairs = _classes_of_molecules(flat)
     problems: dict[int, InvalidMolecule] = {}
     while len(pairs):
         counts = np.bincount(pairs[:, 0], minlength=len(classes))
@@ -43,9 +41,24 @@ def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, In
         rarest = int(present[counts[present].argmin()])
         if counts[rarest] >= min_count:
             break
-        name = AtomClass(*classes[rarest].tolist())
+        name = classes[rarest]
         reason = f"class {name} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
         dropped = pairs[pairs[:, 0] == rarest, 1]
         problems |= {int(molecule): InvalidMolecule(Status.VALENCE, reason) for molecule in dropped}
         pairs = pairs[~np.isin(pairs[:, 1], dropped)]
     return problems
+
+
+def _classes_of_molecules(flat: Mapping[str, np.ndarray]) -> tuple[list[AtomClass], np.ndarray]:
+    """The atom classes of a set, and a row (class, molecule) for each class that a molecule has."""
+    known: dict[AtomClass, int] = {}
+    found, first = [], 0
+    for block in blocks(flat, np.arange(len(flat["y"]))):
+        counts = np.diff(block["atom_slices"])
+        columns = [block[name].astype(np.int64) for name in ("atomic_number", "formal_charge", "num_hydrogens")]
+        rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+        numbers = np.array([known.setdefault(AtomClass(*row), len(known)) for row in rows.tolist()], dtype=np.int32)
+        owner = first + np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        found.append(np.unique(np.stack([numbers[index.reshape(-1)], owner], axis=1), axis=0))
+        first += len(counts)
+    return list(known), np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int32)

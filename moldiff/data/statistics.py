@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from moldiff.data.packed import blocks, encode_atoms
 from moldiff.errors import MoldiffError
-from moldiff.vocabulary import NUM_BOND_CLASSES
+from moldiff.vocabulary import NUM_BOND_CLASSES, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -34,42 +35,30 @@ class Statistics:
     hydrogens_placed: bool = True
 
     @classmethod
-    def from_flat(
-        cls, flat: Mapping[str, np.ndarray], atom_type: np.ndarray, indices: np.ndarray, num_classes: int
-    ) -> Self:
+    def from_flat(cls, flat: Mapping[str, np.ndarray], indices: np.ndarray, vocabulary: Vocabulary) -> Self:
         """Statistics of the molecules `indices` of a packed set.
 
         Args:
-            flat: the arrays of `moldiff.data.dataset.pack`.
-            atom_type: class index of every atom of the packed set [sum n].
+            flat: the arrays of `moldiff.data.packed`.
             indices: the molecules to count.
-            num_classes: K, the number of atom classes.
+            vocabulary: all atom classes of the set.
         """
-        slices = flat["atom_slices"]
-        sizes = np.diff(slices)
-        chosen = np.zeros(len(sizes), dtype=bool)
-        chosen[indices] = True
-        if not chosen.any():
+        if not len(indices):
             raise MoldiffError("statistics: got no molecule, expected at least one in the training part")
-        atoms = np.repeat(chosen, sizes)
-        sizes = sizes[chosen]
-        owner = np.repeat(np.arange(len(sizes)), sizes)
-        pos = flat["pos"][atoms].astype(np.float64)
-        mean = np.stack([np.bincount(owner, pos[:, axis]) for axis in range(3)], axis=1) / sizes[:, None]
-        used = np.arange(flat["hydrogen_offset"].shape[1]) < flat["num_hydrogens"][atoms][:, None]
-        offsets = flat["hydrogen_offset"][atoms][used].astype(np.float64)
-        orders = flat["bond_order"][np.repeat(chosen, np.diff(flat["bond_slices"]))]
-        pairs = np.bincount(orders, minlength=NUM_BOND_CLASSES).astype(np.float64)
-        pairs[0] = (sizes * (sizes - 1) // 2).sum() - len(orders)
-        types = np.bincount(atom_type[atoms], minlength=num_classes)
+        sums = [_Sums.of(block, vocabulary) for block in blocks(flat, np.asarray(indices))]
+        types = np.sum([part.types for part in sums], axis=0)
+        pairs = np.sum([part.pairs for part in sums], axis=0)
+        sizes = np.concatenate([part.sizes for part in sums])
+        hydrogens = sum(part.hydrogens for part in sums)
+        squares = sum(part.hydrogen_squares for part in sums)
         return cls(
             size_counts={int(n): int(c) for n, c in zip(*np.unique(sizes, return_counts=True), strict=True)},
             atom_marginal=tuple((types / types.sum()).tolist()),
             # A set of single atoms has no pair: then "no bond" is the only class that can occur.
             bond_marginal=tuple((pairs / pairs.sum()).tolist()) if pairs.sum() else (1.0, 0.0, 0.0, 0.0),
-            pos_scale=_rms(pos - mean[owner]),
-            hydrogen_scale=_rms(offsets),
-            hydrogens_placed=not offsets.size or bool(offsets.any()),
+            pos_scale=_rms(sum(part.pos_squares for part in sums), 3 * int(sizes.sum())),
+            hydrogen_scale=_rms(squares, 3 * hydrogens),
+            hydrogens_placed=not hydrogens or squares > 0,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +85,35 @@ class Statistics:
             raise MoldiffError(f"statistics: missing or malformed entry ({error})") from None
 
 
-def _rms(values: np.ndarray) -> float:
+@dataclass(frozen=True)
+class _Sums:
+    """What a block of molecules adds to the statistics."""
+
+    sizes: np.ndarray
+    types: np.ndarray
+    pairs: np.ndarray
+    pos_squares: float
+    hydrogen_squares: float
+    hydrogens: int
+
+    @classmethod
+    def of(cls, block: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> Self:
+        sizes = np.diff(block["atom_slices"])
+        owner = np.repeat(np.arange(len(sizes)), sizes)
+        pos = block["pos"].astype(np.float64)
+        mean = np.stack([np.bincount(owner, pos[:, axis]) for axis in range(3)], axis=1) / sizes[:, None]
+        pairs = np.bincount(block["bond_order"], minlength=NUM_BOND_CLASSES).astype(np.float64)
+        pairs[0] = (sizes * (sizes - 1) // 2).sum() - len(block["bond_order"])
+        return cls(
+            sizes=sizes,
+            types=np.bincount(encode_atoms(block, vocabulary), minlength=vocabulary.num_atom_classes),
+            pairs=pairs,
+            pos_squares=float(np.square(pos - mean[owner]).sum()),
+            hydrogen_squares=float(np.square(block["hydrogen_offset"].astype(np.float64)).sum()),
+            hydrogens=len(block["hydrogen_offset"]),
+        )
+
+
+def _rms(squares: float, count: int) -> float:
     """Root mean square; 1 where there is nothing to scale, so that it can always be divided by."""
-    scale = float(np.sqrt(np.square(values).mean())) if values.size else 0.0
-    return scale or 1.0
+    return float(np.sqrt(squares / count)) or 1.0 if count else 1.0

@@ -1,0 +1,175 @@
+"""Molecules packed into flat arrays, in memory or mapped from a file.
+
+A packed set of M molecules is a dict of `atomic_number`, `formal_charge`, `num_hydrogens` [sum n], `pos` [sum n, 3]
+(Å), `hydrogen_offset` [sum h, 3] (Å; those of an atom in the order of its slots), `edge_index` [2, sum m] (i < j,
+counted within the molecule), `bond_order` [sum m], `y` [M, P] (NaN = not known), and of `atom_slices`,
+`hydrogen_slices` and `bond_slices` [M + 1].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from moldiff.batch import Molecule
+from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
+
+ATOM_FIELDS = {
+    "atomic_number": np.uint8,
+    "formal_charge": np.int8,
+    "num_hydrogens": np.uint8,
+    "pos": np.float32,
+}
+BOND_FIELDS = {"edge_index": np.int16, "bond_order": np.uint8}
+FIELDS_BY_SLICES: Mapping[str, Sequence[str]] = {
+    "atom_slices": tuple(ATOM_FIELDS),
+    "hydrogen_slices": ("hydrogen_offset",),
+    "bond_slices": tuple(BOND_FIELDS),
+}
+STORED = (*ATOM_FIELDS, "hydrogen_offset", *BOND_FIELDS, "y", "atom_slices", "bond_slices")
+"""Arrays that lie on disk; `hydrogen_slices` follow from `num_hydrogens`."""
+
+Packed = dict[str, np.ndarray]
+_BLOCK = 65_536
+_DTYPES = {"F32": np.float32, "I64": np.int64, "I16": np.int16, "I8": np.int8, "U8": np.uint8}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+
+
+def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
+    """The packed form of molecules, with the properties named as columns of `y`."""
+    values = [[m.properties.get(name, np.nan) for name in properties] for m in molecules]
+    bonds = _joined([m.bonds for m in molecules], (0, 3), np.int64)
+    offsets = [m.hydrogen_offset[used_slots(m.num_hydrogens)] for m in molecules]
+    flat = {
+        name: _joined([getattr(m, name) for m in molecules], (0, 3) if name == "pos" else (0,), dtype)
+        for name, dtype in ATOM_FIELDS.items()
+    }
+    return flat | {
+        "hydrogen_offset": _joined(offsets, (0, 3), np.float32),
+        "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
+        "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
+        "y": np.array(values, dtype=np.float32).reshape(len(molecules), len(properties)),
+        "atom_slices": _slices([m.num_heavy_atoms for m in molecules]),
+        "hydrogen_slices": _slices([len(offset) for offset in offsets]),
+        "bond_slices": _slices([len(m.bonds) for m in molecules]),
+    }
+
+
+def _joined(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(empty, dtype)
+
+
+def _slices(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def used_slots(num_hydrogens: np.ndarray) -> np.ndarray:
+    """Which of the four slots of every atom hold a hydrogen [n, 4] bool."""
+    used: np.ndarray = np.arange(MAX_HYDROGENS) < num_hydrogens[:, None]
+    return used
+
+
+def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Hydrogen offsets [h, 3] spread over the slots of their atoms [n, 4, 3]; unused ones are 0."""
+    spread = np.zeros((len(num_hydrogens), MAX_HYDROGENS, 3), dtype=offsets.dtype)
+    spread[used_slots(num_hydrogens)] = offsets
+    return spread
+
+
+def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
+    """The packed form of the molecules `indices`, in that order."""
+    picked: Packed = {"y": np.asarray(flat["y"][indices])}
+    for slices, fields in FIELDS_BY_SLICES.items():
+        start = np.asarray(flat[slices][indices])
+        counts = np.asarray(flat[slices][indices + 1]) - start
+        picked[slices] = _slices(counts)
+        rows = np.repeat(start - picked[slices][:-1], counts) + np.arange(counts.sum())
+        for name in fields:
+            picked[name] = np.ascontiguousarray(flat[name][..., rows] if name == "edge_index" else flat[name][rows])
+    return picked
+
+
+def blocks(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Iterator[Packed]:
+    """`take` in pieces that need little memory."""
+    for start in range(0, len(indices), _BLOCK):
+        yield take(flat, indices[start : start + _BLOCK])
+
+
+def hydrogen_slices(flat: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where the hydrogens of every molecule begin and end [M + 1]."""
+    before = np.zeros(len(flat["num_hydrogens"]) + 1, dtype=np.int64)
+    np.cumsum(flat["num_hydrogens"], dtype=np.int64, out=before[1:])
+    starts: np.ndarray = before[flat["atom_slices"]]
+    return starts
+
+
+def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Class index of every atom of a packed set [sum n] int16.
+
+    Raises:
+        MoldiffError: naming a class that the vocabulary lacks.
+    """
+    names = ("atomic_number", "formal_charge", "num_hydrogens")
+    encoded = np.empty(len(flat["atomic_number"]), dtype=np.int16)
+    for start in range(0, len(encoded), 16 * _BLOCK):
+        part = slice(start, start + 16 * _BLOCK)
+        columns = [flat[name][part].astype(np.int64) for name in names]
+        # Encoding is a loop over atoms, so it is done once for each distinct class.
+        code = (columns[0] << 16) + ((columns[1] + 128) << 8) + columns[2]
+        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+        encoded[part] = vocabulary.encode(*(column[first] for column in columns))[inverse]
+    return encoded
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file piece by piece; arrays that are mapped from a file are never in memory as a whole."""
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # keeps all of them aligned
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        start, end = end, end + arrays[name].nbytes
+        kind = _NAMES[arrays[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = np.ascontiguousarray(arrays[name]).reshape(-1)
+            for start in range(0, len(flat), 2**20):
+                file.write(flat[start : start + 2**20].tobytes())
+
+
+def load_arrays(path: Path, *, map_from: int) -> Packed:
+    """Arrays of a safetensors file; a file of `map_from` bytes or more is mapped and read as it is needed.
+
+    Raises:
+        SafetensorError: when it is not such a file.
+    """
+    if path.stat().st_size < map_from:
+        return dict(load_file(path))
+    with safe_open(path, framework="numpy"):
+        pass  # checks that all parts of the header fit the file
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    arrays: Packed = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _DTYPES:
+            raise SafetensorError(f"unexpected type {entry['dtype']} of {name}")
+        shape, start = tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        dtype = _DTYPES[entry["dtype"]]
+        # Copy on write, so that it can be a tensor; nothing is ever written.
+        empty = 0 in shape
+        arrays[name] = (
+            np.zeros(shape, dtype) if empty else np.memmap(path, dtype=dtype, mode="c", offset=start, shape=shape)
+        )
+    return arrays
