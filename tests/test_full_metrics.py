@@ -397,6 +397,23 @@ class Counted(Stopped):
         )
 
 
+@pytest.mark.parametrize("name", ["p3", "druglike", "posebusters", "xtb"])
+def test_interrupted_workers_leave_numbers_of_the_finished_alone(name):
+    metric = suite.SUITE[name]()
+    if metric.package is not None:
+        pytest.importorskip(metric.package)
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    found = replace(metric, num_workers=1)(subjects(*map(embedded, ("CO", "CCO", "CCN", "CCF"))), None, interrupt)
+    assert found.interrupted
+    assert fractions(found)[f"{name}_status_interrupted"] == (2, 4)
+    first = next(result for result in found.results)
+    assert (first.numerator, first.denominator) == (2, 2)
+
+
 def strict(path):
     def refuse(constant):
         raise ValueError(constant)

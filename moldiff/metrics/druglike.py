@@ -80,13 +80,15 @@ class DrugLikeness:
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
         """Describe every valid molecule."""
-        from moldiff.metrics.subjects import Measured
+        from moldiff.metrics.subjects import Measured, unfinished
 
         both = [subjects] if reference is None else [subjects, reference]
         texts = [text for side in both for text in side.smiles if text is not None]
         outcomes = run_limited(describe, texts, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         found, known = outcomes[: len(subjects.valid)], outcomes[len(subjects.valid) :]
-        results = _results(_done(found), len(found)) + _distances(_done(found), _done(known))
+        finished = [outcome for outcome in found if not was_interrupted([outcome])]
+        results = _results(_done(found), len(finished)) + _distances(_done(found), _done(known))
+        results += unfinished("druglike", len(found) - len(finished), len(found))
         options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
         return Measured(results, _columns(subjects, found), {}, options, was_interrupted(outcomes))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # worker processes import this module, and need no torch
     from moldiff.metrics.subjects import Measured, OnProgress, Subjects
 
 
-EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED, Status.INTERRUPTED)
+EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
 """How perception can end other than well, beside what was wrong with the record before."""
 
 
@@ -84,7 +84,7 @@ class Perception:
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
         """Perceive every record that has coordinates."""
-        from moldiff.metrics.subjects import Measured
+        from moldiff.metrics.subjects import Measured, unfinished
 
         outcomes = self.perceive(subjects, on_progress)
         statuses = [outcome.status for outcome in outcomes]
@@ -95,8 +95,9 @@ class Perception:
             f"{self.name}_same_graph": [outcome.same_graph for outcome in outcomes],
         }
         options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
-        interrupted = Status.INTERRUPTED in statuses
-        return Measured(self._results(outcomes), columns, {}, options, interrupted)
+        finished = [outcome for outcome in outcomes if outcome.status is not Status.INTERRUPTED]
+        left = unfinished(self.name, len(outcomes) - len(finished), len(outcomes))
+        return Measured([*self._results(finished), *left], columns, {}, options, bool(left))
 
     def perceive(self, subjects: Subjects, on_progress: OnProgress | None = None) -> list[Perceived]:
         """The outcome of every record, in order."""

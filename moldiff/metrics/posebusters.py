@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdkit import Chem
 
-from moldiff.metrics.pool import Failure, run_limited, status_of, was_interrupted
+from moldiff.metrics.pool import Failure, FailureKind, run_limited, status_of, was_interrupted
 from moldiff.results import InvalidMolecule, MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -64,7 +64,7 @@ class PoseBustersChecks:
     ) -> Measured:
         """Check every molecule that could be read, broken ones included."""
         from moldiff.chem import to_rdkit
-        from moldiff.metrics.subjects import Measured, require
+        from moldiff.metrics.subjects import Measured, require, unfinished
 
         require("posebusters")
         outcomes: list[_Outcome | None] = [
@@ -73,14 +73,17 @@ class PoseBustersChecks:
         ]
         asked = [place for place, problem in enumerate(outcomes) if problem is None]
         mols = [to_rdkit(entry) for place in asked if not isinstance(entry := subjects.entries[place], InvalidMolecule)]
-        tasks = [Task(mol, energy) for energy in (False, True) for mol in mols]
-        found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        for place, cheap, energy in zip(asked, found[: len(mols)], found[len(mols) :], strict=True):
+        tasks = [Task(mol, energy) for mol in mols for energy in (False, True)]
+        report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
+        found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report)
+        for place, cheap, energy in zip(asked, found[::2], found[1::2], strict=True):
             outcomes[place] = _merged(cheap, energy)
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"configuration": "mol", "posebusters": metadata.version("posebusters")}
         judged = [outcome for outcome in outcomes if outcome is not None]
-        return Measured(_results(judged), _columns(judged), {}, options, was_interrupted(found))
+        finished = [one for one in judged if not (isinstance(one, Checked) and was_interrupted([one.failure]))]
+        left = unfinished("posebusters", len(judged) - len(finished), len(judged))
+        return Measured([*_results(finished), *left], _columns(judged), {}, options, bool(left))
 
 
 class Task(NamedTuple):
@@ -102,6 +105,7 @@ _Outcome = Checked | InvalidMolecule
 
 def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | None] | Failure) -> Checked:
     failures = [part for part in (cheap, energy) if isinstance(part, Failure)]
+    failures.sort(key=lambda failure: failure.kind is not FailureKind.INTERRUPTED)
     verdicts = {name: verdict for part in (cheap, energy) if isinstance(part, dict) for name, verdict in part.items()}
     return Checked(verdicts, failures[0] if failures else None)
 

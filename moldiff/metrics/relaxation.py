@@ -75,7 +75,7 @@ class Relaxation:
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
         """Relax every valid molecule."""
-        from moldiff.metrics.subjects import Measured, require
+        from moldiff.metrics.subjects import Measured, require, unfinished
 
         require("tblite")
         tasks = [_task(subjects, place) for place in subjects.valid]
@@ -85,7 +85,9 @@ class Relaxation:
         entries = [by_place.get(place) for place in range(len(subjects))]
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return Measured(_results(found), _columns(entries), {}, options, was_interrupted(found))
+        finished = [entry for entry in found if not was_interrupted([entry])]
+        left = unfinished("xtb", len(found) - len(finished), len(found))
+        return Measured([*_results(finished), *left], _columns(entries), {}, options, bool(left))
 
 
 def _task(subjects: Subjects, place: int) -> Task:

@@ -20,7 +20,7 @@ from moldiff.results import InvalidMolecule, MetricResult, Status
 OnProgress = Callable[[int, int], None]
 """Called with the number of finished and of all steps."""
 
-WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT, Status.INTERRUPTED)
+WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
 """How the check of a molecule in a worker process can end other than well."""
 
 
@@ -150,6 +150,14 @@ def count_statuses(
         )
         for status in dict.fromkeys((*expected, *sorted(occurred)))
     ]
+
+
+def unfinished(name: str, count: int, total: int) -> list[MetricResult]:
+    """How many molecules Ctrl-C left out of all other numbers; nothing when there are none."""
+    definition = (
+        "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
+    )
+    return [MetricResult(f"{name}_status_{Status.INTERRUPTED}", count, total, definition)] if count else []
 
 
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
