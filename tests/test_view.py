@@ -23,6 +23,7 @@ from moldiff.checkpoint import Checkpoint, save_model
 from moldiff.cli import main
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
+from moldiff.evaluate import evaluate
 from moldiff.generate import MoleculeGenerator, Samples
 from moldiff.sampler import PowerSampler
 from moldiff.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
@@ -153,6 +154,14 @@ def test_nothing_is_loaded_from_elsewhere(mixed: Path) -> None:
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts[1:]]
     assert re.findall(r"'sha256-([^']+)'", policy) == hashes
     assert "unsafe-eval" not in policy
+
+
+def test_numbers_that_are_none_are_no_numbers(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = evaluate(mixed)
+    odd = [np.nan, np.inf, np.float32(0.5), np.int64(3), None, 1.5]
+    rows = [{**row, "odd": value} for row, value in zip(report.rows, odd, strict=True)]
+    monkeypatch.setattr("moldiff.view.page.evaluate", lambda *_, **__: replace(report, rows=rows))
+    assert Page(view(mixed)).column("odd") == [None, None, 0.5, 3, None, 1.5]
 
 
 def test_controls_are_labelled(mixed: Path) -> None:

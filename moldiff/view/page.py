@@ -94,7 +94,7 @@ def _write(path: Path, target: Path, name: str, report: Report, reference: str |
 def _page(
     name: str, records: Sequence[Record], report: Report, shown: Mapping[int, Any], reference: str | Path | None
 ) -> str:
-    table = Table.of(records, report.rows)
+    table = Table.of(records, report.to_dict()["molecules"])
     blocks = [molblock(record) for record in records]
     cards = [
         card(index, record, table, has_block=blocks[index] is not None, has_film=index in shown)
