@@ -15,6 +15,7 @@ from moldiff.results import InvalidMolecule, Status
 
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
+_TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 END_OF_BLOCK = "M  END"
 END_OF_RECORD = "$$$$"
 MOL2_START = "@<TRIPOS>MOLECULE"
@@ -137,8 +138,19 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
         drawn = _checked(mol) if mol.GetNumConformers() else None
         if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
             return Record(number, name, mol, drawn)
-        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, _one_line(error)))
+        return Record(number, name, mol, _why_unsanitized(error))
     return Record(number, name, sanitized)
+
+
+def _why_unsanitized(error: Exception) -> InvalidMolecule:
+    """RDKit's reason; where it names an atom, in the words of all other reasons and counted from 1."""
+    text = _one_line(error)
+    found = _TOO_MANY_BONDS.match(text)
+    if found is None:
+        return InvalidMolecule(Status.UNSANITIZABLE, text)
+    atom, symbol, valence = int(found[1]), found[2], found[3]
+    reason = f"atom {atom + 1} ({symbol}): valence {valence} is greater than permitted"
+    return InvalidMolecule(Status.UNSANITIZABLE, reason, atom)
 
 
 def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:

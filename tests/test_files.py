@@ -216,6 +216,13 @@ def test_atoms_that_clash(tmp_path):
     assert reason == "atoms 2 and 3 are 0.31 A apart, expected at least 0.6"
 
 
+def test_reasons_name_the_atom_as_the_file_counts_it(tmp_path):
+    assert outcomes(tmp_path, "CC(C)(C)(C)C\nC[Be](C)(C)(C)(C)C\n") == [
+        "atom 2 (C): valence 5 is greater than permitted",
+        "atom 2: element Be not in the valence table",
+    ]
+
+
 def test_large_molecules(tmp_path):
     assert outcomes(tmp_path, "CCCCC\nCC\n", max_heavy_atoms=4) == ["5 heavy atoms, more than max_heavy_atoms", "CC"]
 

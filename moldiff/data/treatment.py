@@ -87,7 +87,7 @@ class Treatment:
     def apply(self, record: Record) -> Treated:
         """The molecule of a record, or why there is none."""
         if record.mol is None or record.problem is not None:
-            return Treated(record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule"))
+            return Treated(self._known_problem(record))
         notes: list[str] = []
         steps = (self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
         mol = record.mol
@@ -97,6 +97,13 @@ class Treatment:
                 return Treated(done, tuple(notes))
             mol = done
         return Treated(self._molecule(mol, notes), tuple(notes))
+
+    def _known_problem(self, record: Record) -> InvalidMolecule:
+        """Why a record cannot be read; an element that no molecule may have explains more than its valence does."""
+        found = None if record.mol is None else self._of_known_elements(record.mol, [])
+        if isinstance(found, InvalidMolecule):
+            return found
+        return record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
 
     def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         count = len(Chem.GetMolFrags(mol))
