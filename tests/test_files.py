@@ -134,6 +134,15 @@ def test_rows_that_are_too_short_or_long(tmp_path):
     assert outcomes(tmp_path, "name,smiles,gap\na\nb,CCO\nc,CCN,1,2,3\n", "a.csv") == ["no SMILES", "CCO", "CCN"]
 
 
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [("id,smiles,x", "a"), ("x,smiles,pref_name", "c"), ("chembl_id,smiles,x", "a"), ("x,smiles,y", "")],
+)
+def test_columns_of_names(tmp_path, header, name):
+    (record,) = files(tmp_path, f"{header}\na,CCO,c\n", "a.csv").records()
+    assert record.name == name
+
+
 # Which files
 
 

@@ -16,7 +16,7 @@ from moldiff.errors import MoldiffError
 
 _SEPARATORS = (",", ";", "\t", "|")
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
-_NAME_NAMES = ("name", "title", "id", "identifier", "compound", "compound_id", "mol_id", "molecule_id", "chembl_id")
+_NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 
 csv.field_size_limit(2**24)
@@ -108,7 +108,7 @@ def _find_layout(sample: Sequence[str], path: Path, columns: Columns) -> tuple[s
         if _has(cells, columns.smiles) and _has(cells, columns.name):
             column = _position(cells, columns.smiles, SMILES_NAMES, "smiles")
             if column is not None:
-                return separator, _Layout(cells, column, _position(cells, columns.name, _NAME_NAMES))
+                return separator, _Layout(cells, column, _name_column(cells, columns.name))
     if columns == DEFAULT_COLUMNS:
         for separator in order:
             found = _headless(list(csv.reader(sample, delimiter=separator)))
@@ -138,6 +138,12 @@ def _has(cells: Sequence[str], name: str | None) -> bool:
 
 def _position(cells: Sequence[str], asked: str | None, known: Sequence[str], part: str = "") -> int | None:
     return cells.index(asked) if asked is not None else _find(cells, known, part)
+
+
+def _name_column(cells: Sequence[str], asked: str | None) -> int | None:
+    """The column of names: the one asked for, one with a usual header, else one with "name" or "_id" in it."""
+    column = _position(cells, asked, _NAME_NAMES, "name")
+    return _find(cells, (), "_id") if column is None else column
 
 
 def _find(cells: Sequence[str], known: Sequence[str], part: str = "") -> int | None:
@@ -208,7 +214,7 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
         smiles = _position(header, columns.smiles, SMILES_NAMES, "smiles") if _has(header, columns.smiles) else None
         if smiles is None or not _has(header, columns.name):
             raise _no_column(path, header, columns)
-        layout = _Layout(header, smiles, _position(header, columns.name, _NAME_NAMES))
+        layout = _Layout(header, smiles, _name_column(header, columns.name))
         for batch in file.iter_batches(1024):
             for values in batch.to_pylist():
                 yield _row([_cell_text(values[key]) for key in header], layout)
