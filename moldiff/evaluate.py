@@ -7,30 +7,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
 from moldiff.io import read
 from moldiff.known import Known, Reference
 from moldiff.metrics.distance_lookup import MARGINS_PM
-from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES, Intake
+from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES, Entry, Intake
 from moldiff.metrics.subjects import Subjects
 from moldiff.metrics.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
 from moldiff.metrics.summary import MoleculeRow, score
-from moldiff.records import Record
+from moldiff.records import Record, smiles_record
 from moldiff.report import Report
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import Vocabulary
 
 __all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
 
-Entry = Molecule | InvalidMolecule
-
 REFERENCE_SIZE = 10_000
 """Molecules of the reference that are compared with."""
 
 
 def evaluate(
-    source: str | Path | Sequence[Entry],
+    source: str | Path | Sequence[Entry] | Sequence[str],
     *,
     reference: Reference | None = None,
     metrics: Choice = "fast",
@@ -47,7 +44,8 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.io` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), or molecules.
+        source: a file that `moldiff.io` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), molecules of this package
+            (such as those of `moldiff.load("qm9").sample(100)`) or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
@@ -71,8 +69,7 @@ def evaluate(
     if reference_size < 1:
         raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
     known = Known.of(reference, reference_size)
-    records = read(source).records if isinstance(source, str | Path) else None
-    intake = Intake.of_molecules(_molecules(source)) if records is None else Intake.of_records(records)
+    records, intake = _read(source)
     scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms)
     rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
     findings = Findings(
@@ -88,9 +85,16 @@ def evaluate(
     return report
 
 
-def _molecules(source: str | Path | Sequence[Entry]) -> Sequence[Entry]:
-    assert not isinstance(source, str | Path)
-    return source
+def _read(source: str | Path | Sequence[Entry] | Sequence[str]) -> tuple[list[Record] | None, Intake]:
+    """The records of a file or of SMILES, None for molecules; and what there is to evaluate."""
+    if isinstance(source, str | Path):
+        records = read(source).records
+        return records, Intake.of_records(records)
+    entries: list[Any] = list(source)
+    if entries and all(isinstance(entry, str) for entry in entries):
+        records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
+        return records, Intake.of_records(records)
+    return None, Intake.of_molecules(entries)
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -133,7 +137,10 @@ def _report(rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[st
 
 
 def _options(
-    source: str | Path | Sequence[Entry], reference: Reference | None, known: Known, rows: Sequence[MoleculeRow]
+    source: str | Path | Sequence[Entry] | Sequence[str],
+    reference: Reference | None,
+    known: Known,
+    rows: Sequence[MoleculeRow],
 ) -> dict[str, Any]:
     index = known.index
     return {

@@ -468,6 +468,23 @@ def test_default_metrics_and_what_they_lack(tmp_path):
     assert report["p3_valid"].value == 1
 
 
+def test_molecules_of_any_kind():
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=3) == 0
+
+    class Drawn:
+        molecule = embedded("CC")
+
+    report = evaluate([water(), mol, Drawn(), None])
+    assert [row["smiles"] for row in report.rows] == ["O", "CCO", "CC", None]
+    assert [row["status"] for row in report.rows] == ["ok", "ok", "ok", "unreadable"]
+    report = evaluate(["CCO", "C1CC"])
+    assert [row["status"] for row in report.rows] == ["ok", "unreadable"]
+    assert report["p1_valid"].value is None
+    with pytest.raises(MoldiffError, match="got str in place 1, expected a molecule"):
+        evaluate([water(), "CCO"])
+
+
 @pytest.mark.parametrize("count", [0, 10])
 def test_no_valid_molecule_in_any_metric(count, tmp_path):
     slow = [name for name in suite.SUITE if name not in ("posebusters", "fcd", "xtb")]

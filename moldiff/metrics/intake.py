@@ -10,6 +10,8 @@ from rdkit import Chem
 
 from moldiff import chem
 from moldiff.batch import Molecule
+from moldiff.errors import MoldiffError
+from moldiff.io import Recorded
 from moldiff.metrics.distance_lookup import Atoms, all_atoms
 from moldiff.metrics.subjects import Subjects
 from moldiff.records import Record
@@ -17,6 +19,10 @@ from moldiff.results import InvalidMolecule, Status
 
 NO_COORDINATES = "no record has 3D coordinates, so that no distance can be looked up"
 NO_BONDS = "no record has bonds, only elements and coordinates"
+
+
+Entry = Molecule | InvalidMolecule | Recorded | Chem.Mol | None
+"""A molecule from Python: one of ours, one that was sampled, one of RDKit's, or one that could not be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +40,14 @@ class Intake:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_molecules(cls, molecules: Sequence[Molecule | InvalidMolecule]) -> Intake:
-        """Molecules from Python."""
-        return cls(molecules, [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in molecules])
+    def of_molecules(cls, molecules: Sequence[Entry]) -> Intake:
+        """Molecules from Python; None is one that could not be read, as RDKit's readers give it.
+
+        Raises:
+            MoldiffError: for anything else.
+        """
+        entries = [_molecule(place, entry) for place, entry in enumerate(molecules)]
+        return cls(entries, [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in entries])
 
     @classmethod
     def of_records(cls, records: Sequence[Record]) -> Intake:
@@ -57,6 +68,19 @@ class Intake:
             has_coordinates="p1" not in self.missing,
             has_bonds="p2" not in self.missing,
         )
+
+
+def _molecule(place: int, entry: Entry) -> Molecule | InvalidMolecule:
+    if isinstance(entry, Molecule | InvalidMolecule):
+        return entry
+    if entry is None:
+        return InvalidMolecule(Status.UNREADABLE, "no molecule")
+    if isinstance(entry, Chem.Mol):
+        return chem.from_rdkit(entry)
+    molecule = getattr(entry, "molecule", None)
+    if not isinstance(molecule, Molecule):
+        raise MoldiffError(f"molecules: got {type(entry).__name__} in place {place}, expected a molecule")
+    return molecule
 
 
 def _entry(record: Record, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:

@@ -69,9 +69,7 @@ def was_interrupted(outcomes: Sequence[Any]) -> bool:
     return any(isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED for outcome in outcomes)
 
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of finished and of all items."""
-
+OnProgress = Callable[[int, int], None]  # number of finished and of all items
 _Answer = tuple["_Worker", int | None, Any]  # (who, place of the item, outcome); no place: started (True) or why gone
 
 
