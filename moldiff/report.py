@@ -113,9 +113,27 @@ class Report:
             paths = [target / "report.json", target / "report.md", target / "molecules.csv"]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         write_json(paths[0], self.to_dict())
-        paths[1].write_text(self.markdown(), encoding="utf-8")
+        paths[1].write_text(f"{self.markdown()}\n{self._appendix()}", encoding="utf-8")
         write_csv(paths[2], self.rows)
         return paths
+
+    def _appendix(self) -> str:
+        """What every number means, and what it was made with, as Markdown lists."""
+        shown = [result for result in self.results if not _is_empty_status(result)]
+        lines = ["### Definitions", "", *(f"- `{result.name}`: {result.definition}" for result in shown)]
+        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in {r.name for r in shown}]
+        lines += [f"- `{name}` left out: {reason}" for name, reason in self.skipped.items()]
+        lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
+        lines += [f"- `{name}`: {value}" for name, value in _flat(self.options)]
+        return "\n".join(lines) + "\n"
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested options by dotted name."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return pairs
 
 
 def versions() -> dict[str, str]:
@@ -249,7 +267,8 @@ def _label(name: str) -> str:
 def _cell(result: MetricResult | None) -> str:
     if result is None or result.value is None:
         return MISSING
-    return f"{format_value(result)} ({format_fraction(result)})" if _is_count(result) else format_value(result)
+    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
+    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
 
 
 def _counts(result: MetricResult) -> str:

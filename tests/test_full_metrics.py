@@ -510,7 +510,10 @@ def test_reference_stands_beside(sample, tmp_path):
     document = strict(tmp_path / "report.json")
     assert document["details"]
     assert document["reference_results"]
-    assert "| metric | value | reference |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| metric | value | reference |" in text
+    assert "- `distribution_angle`: Wasserstein-1 distance of angles" in text
+    assert "- `metrics.distribution.min_count`: 50" in text
 
 
 def test_reference_from_a_prepared_set(sample):
