@@ -468,6 +468,25 @@ def test_default_metrics_and_what_they_lack(tmp_path):
     assert report["p3_valid"].value == 1
 
 
+@pytest.mark.parametrize("name", list(suite.SUITE))
+def test_single_atoms_and_nothing_valid(name):
+    """Chloride, and sets without one valid molecule, are no trouble to any metric."""
+    metric = suite.SUITE[name]()
+    if metric.package is not None:
+        pytest.importorskip(metric.package)
+    nothing = np.zeros(1, dtype=int)
+    chloride = Molecule(
+        np.zeros((1, 3)), np.array([17]), np.array([-1]), nothing, np.zeros((1, 4, 3)), np.zeros((0, 3), dtype=int)
+    )
+    compares = name in ("distribution", "fcd", "druglike")
+    for some in (subjects(chloride), subjects(chain([1.4, 1.4]), UNREADABLE), subjects()):
+        for other in (subjects(chloride, water()), subjects()) if compares else (None,):
+            found = metric(some, other, None)
+            assert found.results
+            assert all(len(values) == len(some) for values in found.columns.values())
+            json.dumps([result.to_dict() for result in found.results], allow_nan=False)
+
+
 def test_molecules_of_any_kind():
     mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     assert rdDistGeom.EmbedMolecule(mol, randomSeed=3) == 0

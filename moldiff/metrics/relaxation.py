@@ -93,7 +93,7 @@ class Relaxation:
 def _task(subjects: Subjects, place: int) -> Task:
     mol = subjects.mols[place]
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-    bonds = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()])
+    bonds = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()], dtype=np.int64)
     charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
     return Task(numbers, mol.GetConformer().GetPositions(), bonds.reshape(-1, 2), charge)
 
