@@ -26,7 +26,7 @@ from moldiff.data.dataset import (
     SPLITS,
     file_digest,
 )
-from moldiff.data.packed import STORED, blocks, save_arrays
+from moldiff.data.packed import STORED, blocks, class_codes, decode_class, save_arrays
 from moldiff.data.statistics import Statistics
 from moldiff.data.tally import Rejected, reason_counts
 from moldiff.errors import MoldiffError
@@ -35,7 +35,7 @@ from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
 
 def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
     """Every atom class of a packed set; valences that the table lacks are those seen in the data."""
-    rows = {tuple(row) for block in blocks(flat, np.arange(len(flat["y"]))) for row in _classes_and_sums(block)}
+    rows = {row for block in blocks(flat, np.arange(len(flat["y"]))) for row in _classes_and_sums(block)}
     extra: dict[tuple[int, int], set[int]] = defaultdict(set)
     for atomic_number, charge, _, total in rows:
         if (atomic_number, charge) not in VALENCES:
@@ -44,16 +44,15 @@ def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
     return Vocabulary(tuple(classes), {key: tuple(sorted(seen)) for key, seen in extra.items()})
 
 
-def _classes_and_sums(flat: Mapping[str, np.ndarray]) -> list[list[int]]:
+def _classes_and_sums(flat: Mapping[str, np.ndarray]) -> list[tuple[int, int, int, int]]:
     """The distinct rows of atomic number, charge, hydrogens and sum of bond orders."""
     sums = flat["num_hydrogens"].astype(np.int64)
     start = np.repeat(flat["atom_slices"][:-1], np.diff(flat["bond_slices"]))
     for end in flat["edge_index"]:
         np.add.at(sums, start + end, flat["bond_order"])
-    columns = [flat["atomic_number"], flat["formal_charge"], flat["num_hydrogens"], sums]
-    rows = np.stack([column.astype(np.int64) for column in columns], axis=1)
-    distinct: list[list[int]] = np.unique(rows, axis=0).tolist()
-    return distinct
+    # One number for each atom, for distinct numbers are found much faster than distinct rows.
+    codes = np.unique((class_codes(flat) << 8) + sums)
+    return [(*decode_class(code >> 8), code & 0xFF) for code in codes.tolist()]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ STORED = (*ATOM_FIELDS, "hydrogen_offset", *BOND_FIELDS, "y", "atom_slices", "bo
 
 Packed = dict[str, np.ndarray]
 _BLOCK = 65_536
+_CLASS_FIELDS = ("atomic_number", "formal_charge", "num_hydrogens")
 _DTYPES = {"F32": np.float32, "I64": np.int64, "I16": np.int16, "I8": np.int8, "U8": np.uint8}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
@@ -115,16 +116,26 @@ def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.n
     Raises:
         MoldiffError: naming a class that the vocabulary lacks.
     """
-    names = ("atomic_number", "formal_charge", "num_hydrogens")
     encoded = np.empty(len(flat["atomic_number"]), dtype=np.int16)
     for start in range(0, len(encoded), 16 * _BLOCK):
         part = slice(start, start + 16 * _BLOCK)
-        columns = [flat[name][part].astype(np.int64) for name in names]
         # Encoding is a loop over atoms, so it is done once for each distinct class.
-        code = (columns[0] << 16) + ((columns[1] + 128) << 8) + columns[2]
-        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        encoded[part] = vocabulary.encode(*(column[first] for column in columns))[inverse]
+        codes, inverse = np.unique(class_codes(flat, part), return_inverse=True)
+        columns = np.array([decode_class(code) for code in codes.tolist()], dtype=np.int64).T
+        encoded[part] = vocabulary.encode(*columns)[inverse]
     return encoded
+
+
+def class_codes(flat: Mapping[str, np.ndarray], part: slice = slice(None)) -> np.ndarray:
+    """One number for element, charge and hydrogens of every atom; `decode_class` is its inverse."""
+    number, charge, hydrogens = (flat[name][part].astype(np.int64) for name in _CLASS_FIELDS)
+    codes: np.ndarray = (number << 16) + ((charge + 128) << 8) + hydrogens
+    return codes
+
+
+def decode_class(code: int) -> tuple[int, int, int]:
+    """Atomic number, formal charge and number of hydrogens."""
+    return code >> 16, (code >> 8 & 0xFF) - 128, code & 0xFF
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

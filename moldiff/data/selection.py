@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moldiff.data.packed import blocks
+from moldiff.data.packed import blocks, class_codes, decode_class
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import AtomClass
 
@@ -55,10 +55,11 @@ def _classes_of_molecules(flat: Mapping[str, np.ndarray]) -> tuple[list[AtomClas
     found, first = [], 0
     for block in blocks(flat, np.arange(len(flat["y"]))):
         counts = np.diff(block["atom_slices"])
-        columns = [block[name].astype(np.int64) for name in ("atomic_number", "formal_charge", "num_hydrogens")]
-        rows, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-        numbers = np.array([known.setdefault(AtomClass(*row), len(known)) for row in rows.tolist()], dtype=np.int32)
-        owner = first + np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        found.append(np.unique(np.stack([numbers[index.reshape(-1)], owner], axis=1), axis=0))
+        codes, index = np.unique(class_codes(block), return_inverse=True)
+        classes = [AtomClass(*decode_class(code)) for code in codes.tolist()]
+        numbers = np.array([known.setdefault(atom_class, len(known)) for atom_class in classes], dtype=np.int64)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        pairs = np.unique((numbers[index] << 32) + owner)
+        found.append(np.stack([pairs >> 32, first + (pairs & 0xFFFFFFFF)], axis=1).astype(np.int32))
         first += len(counts)
     return list(known), np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int32)
