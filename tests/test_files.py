@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from rich.console import Console
 from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, block, read_text, water
@@ -358,6 +360,17 @@ def test_workers_read_no_further_ahead_than_they_must():
     next(stream)
     stream.close()
     assert len(seen) < 1000
+
+
+def test_a_record_on_which_rdkit_hangs(tmp_path):
+    sulfates = "C1(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C1OS(=O)(=O)[O-]"
+    mol = Chem.AddHs(Chem.MolFromSmiles(sulfates))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=5)
+    atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
+    lines = [f"{atom.GetSymbol()} {x:.4f} {y:.4f} {z:.4f}" for atom, (x, y, z) in atoms]
+    hard = "\n".join([str(len(lines)), "Properties=species:S:1:pos:R:3 charge=-5", *lines, ""])
+    found = outcomes(tmp_path, EXTXYZ + hard + EXTXYZ, "a.xyz", num_workers=1, time_limit=2.0)
+    assert found == ["O", "not finished within 2 s", "O"]
 
 
 def test_processes_give_what_one_gives(tmp_path):

@@ -53,14 +53,14 @@ class RecordWork:
     def __call__(self, item: _Item) -> SourceRecord:
         """The record; whatever goes wrong is its reason."""
         if item.part is None:
-            return SourceRecord(0, "", InvalidMolecule(Status.UNREADABLE, item.reason), item.file)
+            return SourceRecord(0, "", _unreadable(item.reason), item.file)
         try:
             return self._work(item.part, item.file)
         except MemoryError:
             raise
         except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
             reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            return SourceRecord(item.part.number, "", InvalidMolecule(Status.UNREADABLE, reason), item.file)
+            return SourceRecord(item.part.number, item.part.title, _unreadable(reason), item.file)
 
     def _work(self, part: Part, file: str) -> SourceRecord:
         record = part.parse()
@@ -72,7 +72,7 @@ class RecordWork:
             label = record.mol.GetProp(self.split_field).strip() if record.mol.HasProp(self.split_field) else ""
             if label not in SPLITS:
                 reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
-                return SourceRecord(part.number, record.name, InvalidMolecule(Status.UNREADABLE, reason), file)
+                return SourceRecord(part.number, record.name, _unreadable(reason), file)
         return SourceRecord(part.number, record.name, outcome, file, both_keys(outcome), notes, label)
 
 
@@ -240,8 +240,12 @@ class Files:
 
 
 def _lost(item: _Item, lost: Lost) -> SourceRecord:
-    number = item.part.number if item.part else 0
-    return SourceRecord(number, "", InvalidMolecule(Status.UNREADABLE, lost.reason), item.file)
+    number, title = (item.part.number, item.part.title) if item.part else (0, "")
+    return SourceRecord(number, title, _unreadable(lost.reason), item.file)
+
+
+def _unreadable(reason: str) -> InvalidMolecule:
+    return InvalidMolecule(Status.UNREADABLE, reason)
 
 
 def find_files(path: str | Path) -> list[Path]:

@@ -37,11 +37,13 @@ class Part(NamedTuple):
         number: position in the file, from 1.
         build: makes the record of the number and `arguments`.
         arguments: its text.
+        title: its name as far as that shows without parsing.
     """
 
     number: int
     build: Callable[..., Record]
     arguments: tuple[Any, ...]
+    title: str = ""
 
     def parse(self) -> Record:
         """The record itself."""
@@ -121,7 +123,11 @@ class _Lines:
 
 
 def _rejected(number: int, name: str, reason: str) -> Part:
-    return Part(number, rejected, (name, reason))
+    return Part(number, rejected, (name, reason), name)
+
+
+def _line(block: list[str], index: int) -> str:
+    return block[index].strip() if index < len(block) else ""
 
 
 def _sdf_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -129,15 +135,16 @@ def _sdf_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
     number = 1
     for line in lines:
         if line.startswith(END_OF_RECORD):
-            yield Part(number, sdf_record, (block,))
+            yield Part(number, sdf_record, (block,), _line(block, 0))
             number, block = number + 1, []
         elif len(block) < _MAX_LINES:
             block.append(line)
     if any(line.strip() for line in block):
         # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
         whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block)
-        cut = _rejected(number, block[0].strip(), f"truncated at record {number}")
-        yield Part(number, sdf_record, (block,)) if whole else cut
+        title = _line(block, 0)
+        cut = _rejected(number, title, f"truncated at record {number}")
+        yield Part(number, sdf_record, (block,), title) if whole else cut
 
 
 def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -146,7 +153,7 @@ def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
     for line in lines:
         if line.startswith(MOL2_START):
             if number:
-                yield Part(number, mol2_record, (block,))
+                yield Part(number, mol2_record, (block,), _line(block, 1))
             number, block = number + 1, []
         if number and len(block) < _MAX_LINES:
             block.append(line)
@@ -155,8 +162,9 @@ def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
             yield _rejected(1, "", reason)
             return
     if number:
-        cut = _rejected(number, "", f"truncated at record {number}")
-        yield cut if lines.cut else Part(number, mol2_record, (block,))
+        title = _line(block, 1)
+        cut = _rejected(number, title, f"truncated at record {number}")
+        yield cut if lines.cut else Part(number, mol2_record, (block,), title)
 
 
 def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -173,9 +181,9 @@ def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
         count = int(line.split()[0])
         frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
         if len(frame) < count + 1:
-            yield _rejected(number, frame[0].strip() if frame else "", f"truncated at record {number}")
+            yield _rejected(number, _line(frame, 0), f"truncated at record {number}")
             return
-        yield Part(number, xyz_record, (frame[0], frame[1:]))
+        yield Part(number, xyz_record, (frame[0], frame[1:]), _line(frame, 0))
 
 
 def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -191,7 +199,8 @@ def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]
         next(stream)
     for number, line in enumerate(stream, start=1):
         text, *rest = line.split(maxsplit=1)
-        yield Part(number, smiles_record, (text, rest[0].strip() if rest else "", {}))
+        title = rest[0].strip() if rest else ""
+        yield Part(number, smiles_record, (text, title, {}), title)
 
 
 def _table_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -203,7 +212,7 @@ def _of_rows(rows: Iterator[tables.Row | tables.BrokenTable]) -> Iterator[Part]:
         if isinstance(row, tables.BrokenTable):
             yield _rejected(number, "", row.reason)
         else:
-            yield Part(number, smiles_record, (row.smiles, row.name, row.fields))
+            yield Part(number, smiles_record, (row.smiles, row.name, row.fields), row.name)
 
 
 _READERS: dict[str, Callable[[_Lines, Path, Columns], Iterator[Part]]] = {
