@@ -241,7 +241,8 @@ class Files:
 
 def _lost(item: _Item, lost: Lost) -> SourceRecord:
     number, title = (item.part.number, item.part.title) if item.part else (0, "")
-    return SourceRecord(number, title, _unreadable(lost.reason), item.file)
+    status = Status.TIME_OUT if lost.timed_out else Status.FAILED
+    return SourceRecord(number, title, InvalidMolecule(status, lost.reason), item.file)
 
 
 def _unreadable(reason: str) -> InvalidMolecule:
