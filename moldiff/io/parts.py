@@ -178,7 +178,10 @@ def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
             reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
             yield _rejected(number, "", reason)
             return
-        count = int(line.split()[0])
+        count = int(line.split()[0][:12])
+        if count > _MAX_LINES:
+            yield _rejected(number, "", f"{count} atoms, more than {_MAX_LINES}; the rest of the file is not read")
+            return
         frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
         if len(frame) < count + 1:
             yield _rejected(number, _line(frame, 0), f"truncated at record {number}")
