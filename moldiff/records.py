@@ -225,7 +225,7 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     """
     pairs = {key: value.strip("\"'") for key, value in _ASSIGNMENT.findall(comment)}
     extended = "Properties" in pairs
-    fields = pairs if extended else {}
+    fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
     name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
     columns = _xyz_columns(fields.get("Properties", "species:S:1:pos:R:3"))
     if columns is None:

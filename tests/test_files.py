@@ -88,6 +88,7 @@ def test_xyz_of_an_ion_says_its_charge(tmp_path):
     lines = "N 0 0 0\nH 0.6 0.6 0.6\nH -0.6 -0.6 0.6\nH -0.6 0.6 -0.6\nH 0.6 -0.6 -0.6\n"
     with_charge = f"5\nProperties=species:S:1:pos:R:3 charge=1\n{lines}"
     assert outcomes(tmp_path, with_charge, "a.xyz") == ["[NH4+]"]
+    assert outcomes(tmp_path, f"5\nammonium charge=1\n{lines}", "a.xyz") == ["[NH4+]"]
     (without,) = outcomes(tmp_path, f"5\nammonium\n{lines}", "a.xyz")
     assert without.startswith("bond perception failed")
 
@@ -223,6 +224,25 @@ def test_drawings_get_coordinates(tmp_path):
     flat = block("flat", [("C", 0, 0, 0), ("C", 1, 0.5, 0), ("O", 2, 0, 0)], [(1, 2, 1), (2, 3, 1)], header="2D")
     assert outcomes(tmp_path, flat, "a.sdf") == ["CCO"]
     assert outcomes(tmp_path, flat, "a.sdf", conformers="reject") == ["no 3D coordinates"]
+
+
+def test_drawings_that_call_themselves_3d(tmp_path):
+    atoms = [("C", 0, 0, 0), ("C", 1.5, 0, 0), ("C", -0.75, 1.3, 0), ("C", -0.75, -1.3, 0)]
+    isobutane = block("flat", atoms, [(1, 2, 1), (1, 3, 1), (1, 4, 1)])
+    (record,) = files(tmp_path, isobutane, "a.sdf").records()
+    assert "3D by ETKDGv3 and MMFF94s" in record.notes
+    (water_record,) = files(tmp_path, water, "a.sdf").records()
+    assert water_record.notes == ()  # a flat molecule is not a drawing
+
+
+def test_coordinates_in_other_units(tmp_path):
+    def ethane(scale):
+        atoms = [("C", 0, 0, 0), ("C", 1.53 * scale, 0, 0.1)]
+        return outcomes(tmp_path, block("e", atoms, [(1, 2, 1)]), "a.sdf")[0]
+
+    assert ethane(1) == "CC"
+    assert ethane(1.8897) == "half of the bonds are longer than 2.89 A, expected coordinates in A"
+    assert ethane(0.1).startswith("atoms 1 and 2 are 0.")
 
 
 def test_conformers_are_the_same_each_time(tmp_path):

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
-from scipy.spatial.distance import pdist
 
 from moldiff.batch import Molecule
 from moldiff.chem import check, from_rdkit
 from moldiff.data import conformers
+from moldiff.data.coordinates import atoms, clash, is_drawing, not_finite, wrong_unit
 from moldiff.data.fragments import file_index, largest_fragment
 from moldiff.errors import MoldiffError
 from moldiff.records import Record
@@ -31,9 +31,6 @@ HYDROGENS_NOT_PLACED = "hydrogens counted, not placed"
 LARGEST_FRAGMENT = "largest fragment kept"
 BONDS_PERCEIVED = "bonds perceived from coordinates"
 RADICAL_KEPT = "radical kept"
-
-_MIN_DISTANCE = 0.6
-"""Å; atoms closer than this are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)."""
 
 
 class Treated(NamedTuple):
@@ -117,7 +114,7 @@ class Treatment:
 
     def _of_known_elements(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         allowed = {_atomic_number(symbol) for symbol in self.elements}
-        for atom in _atoms(mol):
+        for atom in atoms(mol):
             number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
             if (number, charge) in VALENCES or number in allowed:
                 continue
@@ -151,11 +148,11 @@ class Treatment:
         if drawn:
             pos = mol.GetConformer().GetPositions()
             if not np.isfinite(pos).all():
-                return _not_finite(mol, pos)
+                return not_finite(mol, pos)
             if mol.GetNumAtoms() > 1 and np.ptp(pos, axis=0).max() == 0:
                 return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
             mol = _closed_where_drawn(mol)
-            if mol.GetConformer().Is3D() or mol.GetNumAtoms() == 1:
+            if mol.GetNumAtoms() == 1 or (mol.GetConformer().Is3D() and not is_drawing(mol, pos)):
                 return self._with_hydrogens(mol, notes)
         if self.conformers == "reject":
             return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
@@ -166,7 +163,7 @@ class Treatment:
         return embedded
 
     def _with_hydrogens(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
-        if not any(atom.GetTotalNumHs() for atom in _atoms(mol)):
+        if not any(atom.GetTotalNumHs() for atom in atoms(mol)):
             return mol  # none is missing
         if self.hydrogens == "keep" and _has_hydrogen(mol):
             return mol
@@ -187,9 +184,9 @@ class Treatment:
         if HYDROGENS_NOT_PLACED in notes:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
         placed = molecule.pos if HYDROGENS_NOT_PLACED in notes else mol.GetConformer().GetPositions()
-        clash = _clash(placed)
+        problem = clash(placed) or wrong_unit(molecule)
         charge = {"net_charge": float(molecule.formal_charge.sum())}
-        return clash or replace(molecule, properties=charge | dict(molecule.properties))
+        return problem or replace(molecule, properties=charge | dict(molecule.properties))
 
     def _own_valences(self, molecule: Molecule) -> Vocabulary | None:
         """Valences as drawn of the elements that are allowed to have any."""
@@ -206,13 +203,8 @@ class Treatment:
         return Vocabulary((AtomClass(6, 0, 4),), extra)
 
 
-def _atoms(mol: Chem.Mol) -> list[Chem.Atom]:
-    """The atoms; a list takes a third of the time that RDKit's own sequence does."""
-    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
-
-
 def _has_hydrogen(mol: Chem.Mol) -> bool:
-    return any(atom.GetAtomicNum() == 1 for atom in _atoms(mol))
+    return any(atom.GetAtomicNum() == 1 for atom in atoms(mol))
 
 
 def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
@@ -221,10 +213,10 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
     An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
     so has every atom.
     """
-    open_atoms = [atom for atom in _atoms(mol) if atom.GetNumImplicitHs()]
+    open_atoms = [atom for atom in atoms(mol) if atom.GetNumImplicitHs()]
     if not open_atoms:
         return mol
-    drawn = [atom for atom in _atoms(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
+    drawn = [atom for atom in atoms(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
     complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
     with_hydrogens = {atom.GetIdx() for atom in drawn}
     closed = [atom.GetIdx() for atom in open_atoms if complete or atom.GetIdx() in with_hydrogens]
@@ -238,13 +230,6 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
     return mol
 
 
-def _not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:
-    atom = mol.GetAtomWithIdx(int((~np.isfinite(pos).all(1)).argmax()))
-    index = file_index(atom)
-    reason = f"atom {index + 1} ({atom.GetSymbol()}): coordinate not finite"
-    return InvalidMolecule(Status.NON_FINITE, reason, index)
-
-
 def _total_charge(mol: Chem.Mol) -> int:
     """The charge that a data field of an XYZ record gives, else 0."""
     for key in ("charge", "total_charge", "net_charge"):
@@ -254,20 +239,6 @@ def _total_charge(mol: Chem.Mol) -> int:
             except ValueError:
                 continue
     return 0
-
-
-def _clash(pos: np.ndarray) -> InvalidMolecule | None:
-    """The two closest atoms at `pos` [n, 3] (Å), if they are closer than any in a molecule."""
-    if len(pos) < 2:
-        return None
-    distances = pdist(pos)
-    if distances.min() >= _MIN_DISTANCE:
-        return None
-    rows, columns = np.triu_indices(len(pos), 1)
-    closest = int(distances.argmin())
-    i, j = int(rows[closest]), int(columns[closest])
-    reason = f"atoms {i + 1} and {j + 1} are {distances[closest]:.2f} A apart, expected at least {_MIN_DISTANCE}"
-    return InvalidMolecule(Status.CLASH, reason, i)
 
 
 def _in_file_order(problem: InvalidMolecule, mol: Chem.Mol) -> InvalidMolecule:
