@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moldiff.evaluate import evaluate
+    from moldiff.evaluation import evaluate
     from moldiff.generate import available_models, load
     from moldiff.io import read, write
 
@@ -17,7 +17,7 @@ __all__ = ["__version__", "available_models", "evaluate", "load", "read", "write
 _HOMES = {
     "available_models": "moldiff.generate",
     "load": "moldiff.generate",
-    "evaluate": "moldiff.evaluate",
+    "evaluate": "moldiff.evaluation",
     "read": "moldiff.io",
     "write": "moldiff.io",
 }

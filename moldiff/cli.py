@@ -334,7 +334,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     _check_at_least("reference_size", options["reference_size"], 1)
     from rich.console import Console
 
-    from moldiff.evaluate import evaluate
+    from moldiff.evaluation import evaluate
 
     with _metric_bars() as on_progress:
         report = evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluate import NO_BONDS, NO_COORDINATES, evaluate
+from moldiff.evaluation import NO_BONDS, NO_COORDINATES, evaluate
 from moldiff.io import read
 from moldiff.report import Report
 from moldiff.results import InvalidMolecule, Status
@@ -175,3 +176,12 @@ def test_wrong_paths(tmp_path):
 def test_unknown_result_name():
     with pytest.raises(KeyError):
         evaluate([])["p2_vaild"]
+
+
+def test_the_package_offers_the_function_each_time_it_is_asked():
+    import moldiff
+
+    assert [moldiff.evaluate([])["p2_valid"].value for _ in range(2)] == [None, None]
+    for name in moldiff.__all__:
+        assert not hasattr(getattr(moldiff, name), "__path__"), name
+        assert importlib.util.find_spec(f"moldiff.{name}") is None, f"module and function share the name {name}"

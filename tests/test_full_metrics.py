@@ -19,7 +19,7 @@ from moldiff.batch import Molecule
 from moldiff.cli import main
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
-from moldiff.evaluate import evaluate
+from moldiff.evaluation import evaluate
 from moldiff.io import write
 from moldiff.known import Known
 from moldiff.metrics import internal, suite

@@ -16,7 +16,7 @@ LAYERS = (
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition", "task"},
     {"model", "sampler", "trajectory"},
-    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "known", "evaluate", "card", "view"},
+    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "known", "evaluation", "card", "view"},
     {"cli", "options", "usage", "testing"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
@@ -37,14 +37,14 @@ SIBLINGS = {
     "callbacks": {"checkpoint"},
     "generate": {"checkpoint"},
     "card": {"checkpoint"},
-    "evaluate": {"known"},
-    "view": {"checkpoint", "evaluate"},
+    "evaluation": {"known"},
+    "view": {"checkpoint", "evaluation"},
     "cli": {"options", "usage"},
 }
 """What a module may import of its own layer."""
 
 LIBRARIES = {
-    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluate", "generate", "view"},
+    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "generate", "view"},
     "hydra": {"options"},
     "omegaconf": {"options"},
     "lightning": {"training", "callbacks", "stream"},

@@ -14,7 +14,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
 from moldiff import chem
-from moldiff.evaluate import evaluate
+from moldiff.evaluation import evaluate
 from moldiff.metrics.distance_lookup import all_atoms
 from moldiff.metrics.perception import Perception
 from moldiff.metrics.pool import Failure, FailureKind, run_limited

@@ -23,7 +23,7 @@ from moldiff.checkpoint import Checkpoint, save_model
 from moldiff.cli import main
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
-from moldiff.evaluate import evaluate
+from moldiff.evaluation import evaluate
 from moldiff.generate import MoleculeGenerator, Samples
 from moldiff.sampler import PowerSampler
 from moldiff.trajectory import MAX_FRAMES, trajectory_path, write_trajectories

@@ -16,7 +16,7 @@ from typing import Any
 from moldiff import __version__
 from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
-from moldiff.evaluate import evaluate
+from moldiff.evaluation import evaluate
 from moldiff.io import Recorded, read, write
 from moldiff.metrics.suite import Choice, OnMetric
 from moldiff.records import Record
@@ -48,7 +48,7 @@ def view(
         out: the page; None = the file's name with .html, which molecules from Python do not have.
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
-        metrics: what else is measured, see `moldiff.evaluate.evaluate`; each molecule's numbers become columns.
+        metrics: what else is measured, see `moldiff.evaluation.evaluate`; each molecule's numbers become columns.
         on_progress: called with the name of a metric and how many of its steps are finished.
 
     Returns:
