@@ -125,13 +125,19 @@ def _facts(
     stretches = [_stretch(stretch) for stretch in checkpoint.config.get("history", [])]
     return {
         "weights": f"{checkpoint.weights_hash} ({parameters:,} parameters)",
-        "data": f"{prepared.name}: {splits} ({prepared.meta.get('source', '')})",
+        "data": f"{prepared.name}: {splits} ({_package(prepared)})",
         "classes": str(checkpoint.model.vocabulary),
         "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
         "sampling speed": f"{number / seconds:.1f} molecules a second, decoding included, 2 processes",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",
     }
+
+
+def _package(prepared: PreparedSet) -> str:
+    """Where the set comes from, and at which level of theory its geometries are."""
+    source = prepared.meta.get("source", {})
+    return f"package {source.get('package', '?')} {source.get('version', '')}, {prepared.meta.get('geometry', '?')}"
 
 
 def _stretch(stretch: Mapping[str, Any]) -> str:
