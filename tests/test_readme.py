@@ -1,5 +1,6 @@
 """The README does what it says: its commands run, its options exist, its links lead somewhere."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -30,6 +31,18 @@ needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the 
 def test_first_two_commands() -> None:
     assert COMMANDS[:2] == ["pip install .", "moldiff sample"]
     assert 'pip install ".[test]" && pytest\n' in TEXT
+
+
+@needs_weights
+def test_figures_are_those_of_the_model_card() -> None:
+    results = json.loads((ROOT / "moldiff/weights/qm9/card.json").read_text(encoding="utf-8"))["results"]
+    columns = [{result["name"]: result["value"] for result in column} for column in results.values()]
+    labels = {"valid and connected": "valid"}
+    rows = re.findall(r"^\| (P[12]) ([^|]+) \| (.+) \|$", TEXT, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for protocol, label, figures in rows:
+        name = f"{protocol.lower()}_{labels.get(label, label.replace(' × ', '_').replace(' ', '_'))}"
+        assert figures == " | ".join(f"{100 * column[name]:.2f} %" for column in columns)
 
 
 @pytest.mark.parametrize("command", OURS)
