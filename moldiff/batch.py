@@ -242,8 +242,3 @@ def to_molecules(batch: MolBatch, vocabulary: Vocabulary) -> list[Molecule]:
         pos = batch.pos[row, :n].double().cpu().numpy()
         molecules.append(Molecule(pos, z, charge, hydrogens, offsets, bonds))
     return molecules
-
-
-def one_hot_bonds(bond: Tensor) -> Tensor:
-    """Orders [...] -> one-hot [..., 4] in float32."""
-    return torch.nn.functional.one_hot(bond, NUM_BOND_CLASSES).float()

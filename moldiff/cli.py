@@ -252,7 +252,9 @@ def _keep(options: Mapping[str, Any]) -> list[str]:
 
 
 def _draw_limit(options: Mapping[str, Any]) -> int:
-    return int(20 * options["n"] + 200 if options["max_draws"] is None else options["max_draws"])
+    from moldiff.generate import default_max_draws
+
+    return default_max_draws(options["n"]) if options["max_draws"] is None else int(options["max_draws"])
 
 
 def _parse_size(size: int | str | None) -> tuple[int, int] | None:

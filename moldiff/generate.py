@@ -43,6 +43,11 @@ _Frames = tuple[Molecule, ...] | None
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
 
 
+def default_max_draws(n: int) -> int:
+    """After how many draws a run for n molecules gives up, unless told otherwise."""
+    return 20 * n + 200
+
+
 @dataclass(frozen=True, eq=False)
 class SampledMolecule:
     """One drawn molecule with what is known of it.
@@ -199,7 +204,7 @@ class MoleculeGenerator:
         """
         sampler = sampler or PowerSampler()
         sampler = sampler if steps is None else replace(sampler, num_steps=steps)
-        limit = 20 * n + 200 if max_draws is None else max_draws
+        limit = default_max_draws(n) if max_draws is None else max_draws
         self._validate(n, seed, keep, decode, first, limit)
         run = _Run(self, sampler, seed, self._size_weights(size), decode, frozenset(keep), trajectory)
         try:

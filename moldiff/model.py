@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
 from moldiff.randomness import BatchDraws
 from moldiff.vocabulary import Vocabulary
-
-FIELD_WEIGHTS: Mapping[str, float] = {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0}
-"""Default weights of the fields' losses in the training loss."""
 
 BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""

@@ -33,11 +33,18 @@ STATISTICS = Statistics(
 )
 
 
+SIZES = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
+MODEL_CONFIG = {
+    "denoiser": {"_target_": "moldiff.nn.denoiser.PairTransformer", **SIZES},
+    "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
+}
+"""What `config.json` says of `small_model`."""
+
+
 def small_denoiser(seed: int = 0, **options: int) -> PairTransformer:
     """A network with random weights everywhere, so that no branch is switched off by a zero initialisation."""
     torch.manual_seed(seed)
-    sizes = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
-    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(sizes | options))
+    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | options))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

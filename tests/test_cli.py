@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import small_model
+from models import MODEL_CONFIG, small_model
 
 import moldiff
 from moldiff import generate
@@ -20,19 +20,6 @@ from moldiff.checkpoint import save_model
 from moldiff.cli import main
 from moldiff.options import compose_options
 from moldiff.usage import COMMANDS, GENERAL
-
-MODEL_CONFIG = {
-    "denoiser": {
-        "_target_": "moldiff.nn.denoiser.PairTransformer",
-        "hidden_dim": 16,
-        "pair_dim": 8,
-        "steerable_dim": 8,
-        "num_layers": 2,
-        "num_heads": 2,
-        "num_probes": 4,
-    },
-    "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
-}
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import VOCABULARY, random_batch, small_model
+from models import MODEL_CONFIG, VOCABULARY, random_batch, small_model
 
 from moldiff.checkpoint import load_checkpoint, save_model
 from moldiff.data.dataset import PreparedSet
@@ -171,15 +171,9 @@ def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Pat
 
 def test_init_with_other_classes_is_refused_by_name(tmp_path: Path) -> None:
 
-    saved = {"denoiser": _small_config(), "process": {"_target_": "moldiff.process.joint.JointProcessConfig"}}
-    save_model(tmp_path / "other", small_model().float(), saved)
+    save_model(tmp_path / "other", small_model().float(), MODEL_CONFIG)
     with pytest.raises(MoldiffError, match=f"init: other knows the classes {VOCABULARY}; the data has"):
-        train(config(tmp_path / "run", init=str(tmp_path / "other"), denoiser=_small_config()))
-
-
-def _small_config() -> dict[str, Any]:
-    sizes = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
-    return {"_target_": "moldiff.nn.denoiser.PairTransformer"} | sizes
+        train(config(tmp_path / "run", init=str(tmp_path / "other"), denoiser=MODEL_CONFIG["denoiser"]))
 
 
 def test_loss_falls_on_one_batch() -> None:

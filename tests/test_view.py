@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import small_model
+from models import MODEL_CONFIG, small_model
 from rdkit import Chem
 
 import moldiff
@@ -198,25 +198,13 @@ def test_reference_is_drawn_over_the_plots(tmp_path: Path, molecules: list[Molec
     moldiff.write(tmp_path / "a.sdf", molecules)
     reference = {"prepared": str(SAMPLE), "file": tmp_path / "b.smi", "model": tmp_path / "model"}[kind]
     moldiff.write(tmp_path / "b.smi", molecules)
-    save_model(tmp_path / "model", small_model(), {"denoiser": DENOISER, "process": PROCESS}, dtype=torch.float32)
+    save_model(tmp_path / "model", small_model(), MODEL_CONFIG, dtype=torch.float32)
     (tmp_path / "model" / "novelty.safetensors").write_bytes((SAMPLE / "novelty.safetensors").read_bytes())
     page = Page(view(tmp_path / "a.sdf", reference=reference))
     assert [tag for tag, _ in page.elements].count("figure") == 3
     assert sum(tag == "path" for tag, _ in page.having("ref")) == {"prepared": 3, "file": 2, "model": 2}[kind]
     assert page.column("novel") == [False] * 6
     assert not [tag for tag, _ in Page(view(tmp_path / "a.sdf")).having("ref")]
-
-
-DENOISER = {
-    "_target_": "moldiff.nn.denoiser.PairTransformer",
-    "hidden_dim": 16,
-    "pair_dim": 8,
-    "steerable_dim": 8,
-    "num_layers": 2,
-    "num_heads": 2,
-    "num_probes": 4,
-}
-PROCESS = {"_target_": "moldiff.process.joint.JointProcessConfig"}
 
 
 def test_wide_ranges_of_sizes_share_bars() -> None:
@@ -300,7 +288,7 @@ def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "tiny", small_model(), {"denoiser": DENOISER, "process": PROCESS}, dtype=torch.float32)
+    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     assert main(["sample", "model=tiny", "n=2", "steps=3", "keep=[]", "trajectory=true", "out=a.sdf.gz"]) == 0
     assert {path.name for path in tmp_path.glob("a.*")} == {"a.sdf.gz", "a.trajectory.sdf.gz"}
     frames = moldiff.read("a.trajectory.sdf.gz")
