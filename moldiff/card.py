@@ -28,7 +28,7 @@ from moldiff.metrics.summary import score
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.report import markdown, versions, write_json
 from moldiff.results import MetricResult
-from moldiff.sampler import PowerSampler, run_sampler
+from moldiff.sampler import PowerSampler, Start, run_sampler
 
 SEED = 2024
 _CHUNK = 250
@@ -46,7 +46,7 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> tuple[li
     for size in sorted(set(sizes.tolist())):
         rows = (sizes == size).nonzero()[:, 0].tolist()
         mask = torch.ones(len(rows), size, dtype=torch.bool)
-        prediction = run_sampler(model, sampler, mask, MoleculeDraws([generators[row] for row in rows]))
+        prediction = run_sampler(model, sampler, Start.unknown(mask), MoleculeDraws([generators[row] for row in rows]))
         both: list[MolBatch] = [decode_raw(prediction, mask), decode_valence(prediction, mask, model.vocabulary).batch]
         raw += to_molecules(both[0], model.vocabulary)
         decoded += to_molecules(both[1], model.vocabulary)

@@ -23,7 +23,7 @@ from moldiff.metrics.novelty import NoveltyIndex, novelty_results
 from moldiff.metrics.validity import Verdict, judge, validity_results
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.results import MetricResult, Status
-from moldiff.sampler import PowerSampler, SamplerState, run_sampler
+from moldiff.sampler import PowerSampler, SamplerState, Start, run_sampler
 from moldiff.trajectory import Recorder
 
 KEEP = ("valid", "unique", "novel")
@@ -310,7 +310,7 @@ class _Run:
             if recorder is not None:
                 recorder(state)
 
-        prediction = run_sampler(model, self.sampler, node_mask, draws, on_step=watch)
+        prediction = run_sampler(model, self.sampler, Start.unknown(node_mask), draws, on_step=watch)
         if self.decode == "raw":
             none = torch.zeros(len(sizes), dtype=torch.bool)
             decoded = Decoded(decode_raw(prediction, node_mask), none, none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,27 @@ from torch import Tensor
 
 from moldiff.vocabulary import MAX_HYDROGENS
 
+_FORBIDDEN = 1e6
+"""Added to a squared distance that must not be chosen; far above any distance between unit-variance points."""
+
 _SLOT_ORDERS = torch.tensor(list(permutations(range(MAX_HYDROGENS))))
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """How noise may be matched to molecules of which something is known.
+
+    What is known tells atoms and directions apart, and noise that followed it would no longer be independent of it, as
+    it is in sampling. So noise is exchanged only among atoms that nothing known distinguishes, and turned only where no
+    coordinate is known.
+
+    Attributes:
+        group: number of the group of every atom [B, N]; noise is exchanged within a group.
+        rotate: [B] True = noise is turned towards the molecule.
+    """
+
+    group: Tensor
+    rotate: Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -43,7 +64,7 @@ def kabsch(moving: Tensor, fixed: Tensor) -> Tensor:
     return rotation
 
 
-def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor) -> Tensor:
+def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor, coupling: Coupling | None = None) -> Tensor:
     """Noise [B, N, 3] permuted onto the atoms of pos [B, N, 3] and rotated towards them.
 
     The permutation is the linear assignment of least squared distance, the rotation Kabsch's; both leave the
@@ -51,13 +72,19 @@ def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor) -> Tensor:
     transport: Klein et al. 2023, arXiv:2306.15030; Song et al. 2023, arXiv:2312.07168).
     """
     distances = torch.cdist(pos.float(), noise.float()).square().cpu().numpy()
+    if coupling is not None:
+        group = coupling.group.cpu().numpy()
+        distances += _FORBIDDEN * (group[:, :, None] != group[:, None, :])
     sizes = node_mask.sum(1).tolist()
     order = np.tile(np.arange(pos.shape[1]), (pos.shape[0], 1))
     for row, size in enumerate(sizes):
         order[row, :size] = linear_sum_assignment(distances[row, :size, :size])[1]
     index = torch.from_numpy(order).to(noise.device)[..., None].expand_as(noise)
     noise = noise.gather(1, index)
-    return noise @ kabsch(noise.double(), pos.double()).to(noise.dtype)
+    rotation = kabsch(noise.double(), pos.double()).to(noise.dtype)
+    if coupling is not None:
+        rotation = torch.where(coupling.rotate[:, None, None], rotation, torch.eye(3).to(rotation))
+    return noise @ rotation
 
 
 def match_hydrogen_slots(hydrogen: Tensor, noise: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.data.statistics import Statistics
-from moldiff.geometry import center
+from moldiff.geometry import Coupling, center
 from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
@@ -20,6 +20,7 @@ BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
+TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
 
 
 class MoleculeDiffusion(nn.Module):
@@ -44,10 +45,10 @@ class MoleculeDiffusion(nn.Module):
         self.vocabulary = vocabulary
         self.statistics = statistics
 
-    def to_model_units(self, batch: MolBatch) -> MolBatch:
-        """Å -> unit variance, centred."""
+    def to_model_units(self, batch: MolBatch, known: Tensor | None = None) -> MolBatch:
+        """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all."""
         return batch.replace(
-            pos=center(batch.pos, batch.node_mask) / self.statistics.pos_scale,
+            pos=center(batch.pos, batch.node_mask, known) / self.statistics.pos_scale,
             hydrogen=batch.hydrogen / self.statistics.hydrogen_scale,
         )
 
@@ -63,20 +64,33 @@ class MoleculeDiffusion(nn.Module):
         return denoiser(noisy, noise_level, previous)
 
     def losses(
-        self, batch: MolBatch, times: TimeDistribution, generator: torch.Generator, *, self_condition: bool
+        self,
+        batch: MolBatch,
+        times: TimeDistribution,
+        generator: torch.Generator,
+        *,
+        self_condition: bool,
+        tasks: TaskDistribution | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of every field for clean molecules in Å; one noise level a molecule, shared by all fields.
+        """Loss of every field for clean molecules in Å.
 
         Args:
             batch: clean molecules (Å).
             times: draws noise levels.
             generator: source of all random numbers.
+            tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
             self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
         """
         draws = BatchDraws(generator)
         mask = batch.node_mask
-        clean, noise = self.process.couple(self.to_model_units(batch), self.process.prior(mask, draws))
-        level = NoiseLevel.uniform(times(batch.num_molecules, generator), mask)
+        if tasks is None:
+            level, coupling, known = NoiseLevel.uniform(times(batch.num_molecules, generator), mask), None, None
+        else:
+            level, coupling = tasks(batch, times, generator)
+            known = (level.pos == 0) & mask
+        clean, noise = self.process.couple(
+            self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
+        )
         noisy = self.process.corrupt(clean, noise, level, draws)
         previous = None
         if self_condition:

@@ -11,10 +11,16 @@ from torch import Tensor
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.errors import MoldiffError
+from moldiff.geometry import masked_mean
 from moldiff.model import MoleculeDiffusion
+from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
 from moldiff.process.time import power_grid
 from moldiff.randomness import Draws
+from moldiff.vocabulary import MAX_HYDROGENS
+
+_EXCLUDED = -1e4
+"""Logit of a class that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,50 @@ class SamplerState:
     step: int
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What is known of the molecules that are to be sampled.
+
+    Attributes:
+        clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
+        level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
+        allowed: [B, N, K] True = the atom may end up in this class; None = in any.
+    """
+
+    clean: MolBatch
+    level: NoiseLevel
+    allowed: Tensor | None = None
+
+    @classmethod
+    def unknown(cls, node_mask: Tensor) -> Start:
+        """Nothing is known but the number of atoms (`node_mask` [B, N])."""
+        batch, size = node_mask.shape
+        device = node_mask.device
+        clean = MolBatch(
+            pos=torch.zeros(batch, size, 3, device=device),
+            hydrogen=torch.zeros(batch, size, MAX_HYDROGENS, 3, device=device),
+            atom_type=torch.zeros(batch, size, dtype=torch.long, device=device),
+            bond=torch.zeros(batch, size, size, dtype=torch.long, device=device),
+            node_mask=node_mask,
+        )
+        return cls(clean, NoiseLevel.uniform(clean.pos.new_ones(batch), node_mask))
+
+    @property
+    def known(self) -> Tensor:
+        """Atoms of known position [B, N]."""
+        return (self.level.pos == 0) & self.clean.node_mask
+
+
+Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
+
+
 class Sampler(Protocol):
     """Turns noise into clean-data estimates; each yielded state is one network call, the last is the sample."""
 
     def __call__(
-        self, model: MoleculeDiffusion, prior: MolBatch, noise_level: NoiseLevel, draws: Draws
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
     ) -> Iterator[SamplerState]:
-        """Run from `prior` at `noise_level` (0 where known) down to the data."""
+        """Run from `noisy` at `noise_level` (0 where known) down to the data; `denoise` is the network."""
         ...
 
 
@@ -72,22 +115,22 @@ class PowerSampler:
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
 
     def __call__(
-        self, model: MoleculeDiffusion, prior: MolBatch, noise_level: NoiseLevel, draws: Draws
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
     ) -> Iterator[SamplerState]:
         """Yield every network call; the last one's prediction is the sample."""
         process = replace(
-            model.process,
-            pos=replace(model.process.pos, churn=self.churn),
-            hydrogen=replace(model.process.hydrogen, churn=self.churn),
-            atom_type=replace(model.process.atom_type, corrector=self.corrector),
-            bond=replace(model.process.bond, corrector=self.corrector),
+            process,
+            pos=replace(process.pos, churn=self.churn),
+            hydrogen=replace(process.hydrogen, churn=self.churn),
+            atom_type=replace(process.atom_type, corrector=self.corrector),
+            bond=replace(process.bond, corrector=self.corrector),
         )
-        grid = power_grid(self.num_steps, self.grid_power).to(prior.pos)
+        grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
         half_log_snr = log_snr(process.pos.schedule, grid.double()) / 2
-        noisy, previous = prior, None
+        previous = None
         for step, level in enumerate(grid):
             t = scale_level(noise_level, level)
-            prediction = model.denoise(noisy, t, previous)
+            prediction = denoise(noisy, t, previous)
             yield SamplerState(noisy, prediction, step)
             if step + 1 < self.num_steps:
                 target = prediction
@@ -122,30 +165,55 @@ def scale_level(noise_level: NoiseLevel, factor: Tensor) -> NoiseLevel:
     return NoiseLevel(noise_level.pos * factor, noise_level.atom * factor, noise_level.bond * factor)
 
 
+def restrict(prediction: Prediction, start: Start) -> Prediction:
+    """The prediction with no weight on classes that what is known rules out."""
+    clean, level = start.clean, start.level
+    atom_type, bond = prediction.atom_type, prediction.bond
+    possible = torch.nn.functional.one_hot(clean.atom_type, atom_type.shape[-1]).bool() | (level.atom > 0)[..., None]
+    if start.allowed is not None:
+        possible &= start.allowed
+    bonds = torch.nn.functional.one_hot(clean.bond, bond.shape[-1]).bool() | (level.bond > 0)[..., None]
+    return replace(
+        prediction, atom_type=atom_type.masked_fill(~possible, _EXCLUDED), bond=bond.masked_fill(~bonds, _EXCLUDED)
+    )
+
+
 @torch.no_grad()
 def run_sampler(
     model: MoleculeDiffusion,
     sampler: Sampler,
-    node_mask: Tensor,
+    start: Start,
     draws: Draws,
     *,
     on_step: Callable[[SamplerState], None] | None = None,
 ) -> Prediction:
-    """Sample whole molecules for the atoms of `node_mask` [B, N] from pure noise.
+    """Sample molecules from what is known of them; `Start.unknown(node_mask)` asks for whole new ones.
 
     Returns:
-        The last network call's prediction, coordinates in Å.
+        The last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
+        coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
     """
-    prior = model.process.prior(node_mask, draws)
+    clean, known = start.clean, start.known
+    free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        prediction = model.denoise(noisy, level, previous)
+        return prediction if free else restrict(prediction, start)
+
+    noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
     state = None
-    for state in sampler(model, prior, NoiseLevel.uniform(prior.pos.new_ones(len(node_mask)), node_mask), draws):
+    for state in sampler(denoise, model.process, noisy, start.level, draws):
         if on_step is not None:
             on_step(state)
     if state is None:
         raise MoldiffError("sampler: got no network call, expected at least one")
     prediction = state.prediction
+    pos = prediction.pos * model.statistics.pos_scale + masked_mean(
+        clean.pos, known | ~known.any(1, keepdim=True) & clean.node_mask
+    )
+    hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale
     return replace(
         prediction,
-        pos=prediction.pos * model.statistics.pos_scale,
-        hydrogen=prediction.hydrogen * model.statistics.hydrogen_scale,
+        pos=torch.where(known[..., None], clean.pos, pos) * clean.node_mask[..., None],
+        hydrogen=torch.where(known[..., None, None], clean.hydrogen, hydrogen),
     )

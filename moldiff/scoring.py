@@ -9,7 +9,7 @@ from moldiff.decode import decode_raw, decode_valence
 from moldiff.metrics.summary import quality
 from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
-from moldiff.sampler import PowerSampler, run_sampler
+from moldiff.sampler import PowerSampler, Start, run_sampler
 
 _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
 
@@ -20,7 +20,7 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Power
     sizes = torch.tensor([draw_size(generator, model.statistics.size_counts) for generator in generators])
     device = next(model.parameters()).device
     node_mask = (torch.arange(int(sizes.max())) < sizes[:, None]).to(device)
-    prediction = run_sampler(model, sampler, node_mask, MoleculeDraws(generators, device=device))
+    prediction = run_sampler(model, sampler, Start.unknown(node_mask), MoleculeDraws(generators, device=device))
     raw = quality(to_molecules(decode_raw(prediction, node_mask), model.vocabulary))
     decoded = decode_valence(prediction, node_mask, model.vocabulary).batch
     scores = {name: raw[name] for name in _LOGGED if name in raw}

@@ -23,7 +23,7 @@ from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.model import MoleculeDiffusion
 from moldiff.nn.equivariant import PairHarmonics, SteerableLayout
 from moldiff.protocols import Denoiser
-from moldiff.sampler import PowerSampler, run_sampler
+from moldiff.sampler import PowerSampler, Start, run_sampler
 
 DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "pair_transformer": small_denoiser,
@@ -187,6 +187,8 @@ def test_whole_sampler_commutes_with_the_noises_rotation_translation_and_permuta
     mask = torch.ones(2, 5, dtype=torch.bool)
     sampler = PowerSampler(num_steps=10, churn=churn)
     matrix, order = orthogonal(3, reflect=reflect), torch.tensor([2, 0, 3, 1, 4])
-    plain = run_sampler(model, sampler, mask, TransformedDraws(1, torch.eye(3).double(), torch.arange(5)))
-    moved = run_sampler(model, sampler, mask, TransformedDraws(1, matrix, order, shift=2.5))
+    plain = run_sampler(
+        model, sampler, Start.unknown(mask), TransformedDraws(1, torch.eye(3).double(), torch.arange(5))
+    )
+    moved = run_sampler(model, sampler, Start.unknown(mask), TransformedDraws(1, matrix, order, shift=2.5))
     assert_same(moved, turned(permuted_prediction(plain, order), matrix), mask, tolerance=1e-8)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction, pair_mask
-from moldiff.geometry import align_noise, center, match_hydrogen_slots
+from moldiff.geometry import Coupling, align_noise, center, match_hydrogen_slots
 from moldiff.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.process.gaussian import GaussianProcess
 from moldiff.randomness import Draws
@@ -37,16 +37,35 @@ class JointProcess:
     bond: CategoricalProcess
     coupling: bool = True
 
-    def prior(self, node_mask: Tensor, draws: Draws) -> MolBatch:
-        """Pure noise for the atoms of `node_mask` [B, N]; coordinates have zero mean."""
-        pos = center(draws.normal(node_mask, 3), node_mask)
+    def prior(self, node_mask: Tensor, draws: Draws, known: Tensor | None = None) -> MolBatch:
+        """Pure noise for the atoms of `node_mask` [B, N].
+
+        Coordinates have zero mean, save in molecules with atoms of known position (`known` [B, N]).
+        """
+        return self._noise(node_mask, draws, known)[0]
+
+    def _noise(self, node_mask: Tensor, draws: Draws, known: Tensor | None) -> tuple[MolBatch, Tensor, Tensor]:
+        """Pure noise and, for atoms [B, N] and pairs [B, N, N], the uniform numbers it has left over."""
+        pos = self._around_origin(draws.normal(node_mask, 3), node_mask, known)
         hydrogen = draws.normal(node_mask, MAX_HYDROGENS, 3)
         atoms, pairs = draws.uniform(node_mask)
         atom_type = self.atom_type.draw_prior(atoms[..., 1]) * node_mask
         bond = self.bond.draw_prior(pairs[..., 1]) * pair_mask(node_mask)
-        return MolBatch(pos, hydrogen, atom_type, bond, node_mask)
+        return MolBatch(pos, hydrogen, atom_type, bond, node_mask), atoms[..., 0], pairs[..., 0]
 
-    def couple(self, clean: MolBatch, noise: MolBatch) -> tuple[MolBatch, MolBatch]:
+    @staticmethod
+    def _around_origin(noise: Tensor, node_mask: Tensor, known: Tensor | None) -> Tensor:
+        """Zero mean where nothing is known; known atoms fix the origin themselves."""
+        centred = center(noise, node_mask)
+        return centred if known is None else torch.where(known.any(1)[:, None, None], noise, centred)
+
+    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+        """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior."""
+        known = (noise_level.pos == 0) & clean.node_mask
+        noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
+        return self._mix(clean, noise, noise_level, atoms, pairs)
+
+    def couple(self, clean: MolBatch, noise: MolBatch, coupling: Coupling | None = None) -> tuple[MolBatch, MolBatch]:
         """Match noise to data without changing the law of either; a no-op unless `coupling`.
 
         The noise is permuted and rotated onto the atoms. Of the hydrogens it is the data's slots that are permuted:
@@ -56,17 +75,20 @@ class JointProcess:
             return clean, noise
         return (
             clean.replace(hydrogen=match_hydrogen_slots(clean.hydrogen, noise.hydrogen)),
-            noise.replace(pos=align_noise(noise.pos, clean.pos, clean.node_mask)),
+            noise.replace(pos=align_noise(noise.pos, clean.pos, clean.node_mask, coupling)),
         )
 
     def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
         """Clean molecules mixed with prior noise at the given levels."""
         atoms, pairs = draws.uniform(clean.node_mask)
+        return self._mix(clean, noise, noise_level, atoms[..., 0], pairs[..., 0])
+
+    def _mix(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, atoms: Tensor, pairs: Tensor) -> MolBatch:
         return clean.replace(
             pos=self.pos.corrupt(clean.pos, noise.pos, noise_level.pos),
             hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, noise_level.pos),
-            atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, noise_level.atom, atoms[..., 0]),
-            bond=self.bond.corrupt(clean.bond, noise.bond, noise_level.bond, pairs[..., 0]),
+            atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, noise_level.atom, atoms),
+            bond=self.bond.corrupt(clean.bond, noise.bond, noise_level.bond, pairs),
         )
 
     def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
@@ -86,7 +108,7 @@ class JointProcess:
         if self.pos.churn or self.hydrogen.churn:
             known = (t.pos == 0) & mask
             pos_noise = draws.normal(mask, 3)
-            pos_noise = torch.where(known.any(1)[:, None, None], pos_noise, center(pos_noise, mask))
+            pos_noise = self._around_origin(pos_noise, mask, known)
             hydrogen_noise = draws.normal(mask, MAX_HYDROGENS, 3)
         atoms, pairs = draws.uniform(mask)
         atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
