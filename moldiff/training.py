@@ -24,7 +24,7 @@ from moldiff.construct import construct
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16
-from moldiff.model import MoleculeDiffusion, TimeDistribution
+from moldiff.model import MoleculeDiffusion, TaskDistribution, TimeDistribution
 from moldiff.stream import TrainingData
 
 STATE_FILE = "last.ckpt"
@@ -43,6 +43,7 @@ class DiffusionTraining(lightning.LightningModule):
         optimizer: builds the optimizer from named parameters.
         schedule: (step, progress) -> factor on the learning rates.
         times: draws the noise levels of a batch.
+        tasks: draws what is known of every molecule; None = nothing.
         field_weights: weight of every field's loss.
         self_conditioning: share of the steps that feed the network its own estimate.
         ema_decay: of the averaged weights, reached after a warm-up.
@@ -57,6 +58,7 @@ class DiffusionTraining(lightning.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[[int, float], float],
         times: TimeDistribution,
+        tasks: TaskDistribution | None = None,
         field_weights: Mapping[str, float],
         self_conditioning: float = 0.5,
         ema_decay: float = 0.999,
@@ -66,7 +68,7 @@ class DiffusionTraining(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.averaged = copy.deepcopy(model).requires_grad_(False)
-        self.make_optimizer, self.schedule, self.times = optimizer, schedule, times
+        self.make_optimizer, self.schedule, self.times, self.tasks = optimizer, schedule, times, tasks
         self.field_weights, self.self_conditioning = field_weights, self_conditioning
         self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
 
@@ -87,6 +89,7 @@ class DiffusionTraining(lightning.LightningModule):
             self.times,
             self.generator(self.global_step, self.global_rank),
             self_condition=bool(coin < self.self_conditioning),
+            tasks=self.tasks,
         )
         total = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
         self.log_dict(
@@ -153,6 +156,7 @@ def train(config: Mapping[str, Any]) -> Path:
         optimizer=_optimizer(config["optimizer"], torch.bfloat16 if has_fast_bfloat16(device) else None),
         schedule=construct(config["schedule"], None),
         times=construct(config["times"], None),
+        tasks=construct(config["tasks"], None) if config.get("tasks") else None,
         field_weights=config["field_weights"],
         self_conditioning=config["self_conditioning"],
         ema_decay=config["ema_decay"],
