@@ -3,8 +3,6 @@
 import builtins
 import gzip
 import importlib.util
-import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from moldiff.data.hydrogens import with_ideal_hydrogens
 from moldiff.data.prepare import prepare
 from moldiff.data.selection import rare_classes
 from moldiff.data.tally import account_table, reason_kind
-from moldiff.data.workers import Lost, stream_limited
 from moldiff.errors import MoldiffError
 from moldiff.io import read
 from moldiff.vocabulary import AtomClass
@@ -360,38 +357,6 @@ def test_parts_that_the_file_says(tmp_path):
 
 
 # Workers
-
-
-def _twice(item):
-    if item == "hang":
-        time.sleep(60)
-    if item == "die":
-        os._exit(7)
-    return item * 2
-
-
-def test_workers_lose_only_the_item_at_fault():
-    items = ["a", "hang", "b", *"cdefghijklmnopq", "die", "r"]
-    found = list(stream_limited(_twice, items, num_workers=1, limit=0.5))
-    assert [item for item, _ in found] == items
-    lost = {item: result for item, result in found if isinstance(result, Lost)}
-    assert lost["hang"] == Lost("not finished within 0.5 s", timed_out=True)
-    assert lost["die"] == Lost("the process that worked on it ended with code 7", timed_out=False)
-    assert all(result == item * 2 for item, result in found if item not in lost)
-
-
-def test_workers_read_no_further_ahead_than_they_must():
-    seen = []
-
-    def items():
-        for k in range(10_000):
-            seen.append(k)
-            yield "x"
-
-    stream = stream_limited(_twice, items(), num_workers=1, limit=10)
-    next(stream)
-    stream.close()
-    assert len(seen) < 1000
 
 
 def test_a_record_on_which_rdkit_hangs(tmp_path):

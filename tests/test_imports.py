@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[1] / "moldiff"
 
 LAYERS = (
-    {"errors", "results", "vocabulary", "batch", "geometry", "protocols", "randomness", "construct", "hardware"},
+    {
+        "errors",
+        "results",
+        "vocabulary",
+        "batch",
+        "geometry",
+        "protocols",
+        "randomness",
+        "construct",
+        "hardware",
+        "pool",
+    },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition", "task"},
     {"model", "sampler", "trajectory"},
@@ -28,6 +39,7 @@ SIBLINGS = {
     "protocols": {"batch", "randomness", "results"},
     "construct": {"errors"},
     "hardware": {"errors"},
+    "pool": {"results"},
     "records": {"chem"},
     "io": {"chem", "records"},
     "report": {"metrics"},

@@ -1,15 +1,10 @@
-"""Worker processes with a hard limit, and protocol P3 on molecules that perception fails on or hangs on."""
+"""Protocol P3 on molecules that perception fails on or hangs on."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
-from functools import partial
 
 import numpy as np
-import pytest
-import workers
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
@@ -17,7 +12,6 @@ from moldiff import chem
 from moldiff.evaluation import evaluate
 from moldiff.metrics.distance_lookup import all_atoms
 from moldiff.metrics.perception import Perception
-from moldiff.metrics.pool import Failure, FailureKind, run_limited
 from moldiff.metrics.subjects import Measured, Subjects
 from moldiff.results import InvalidMolecule, Status
 
@@ -50,74 +44,6 @@ def with_graphs(*smiles: str) -> Subjects:
 
 def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
     return {result.name: (result.numerator, result.denominator) for result in measured.results}
-
-
-# --- the pool ---
-
-
-def test_results_come_in_order_and_failures_are_values():
-    seen: list[tuple[int, int]] = []
-    found = run_limited(
-        workers.troubled_square, range(40), limit=1.5, num_workers=2, on_progress=lambda *step: seen.append(step)
-    )
-    assert [found[k] for k in range(40) if k not in (5, 6, 7)] == [k * k for k in range(40) if k not in (5, 6, 7)]
-    assert found[5] == Failure(FailureKind.ERROR, "ValueError: not five")
-    assert found[6] == Failure(FailureKind.TIME_OUT, "not finished within 1.5 s")
-    assert found[7] == Failure(FailureKind.CRASHED, "the process ended with code 3")
-    assert seen == [(k, 40) for k in range(1, 41)]
-
-
-def test_one_that_hangs_among_many_costs_its_limit_alone():
-    start = time.monotonic()
-    found = run_limited(workers.troubled_square, [1] * 5000 + [6] + [2] * 5000, limit=3, num_workers=2)
-    seconds = time.monotonic() - start
-    assert found[5000].kind is FailureKind.TIME_OUT
-    assert found[:5000] == [1] * 5000
-    assert found[5001:] == [4] * 5000
-    assert 3 < seconds < 20
-
-
-def test_ctrl_c_keeps_what_is_finished():
-    def interrupt(done: int, total: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    found = run_limited(workers.half_a_second, range(8), limit=60, num_workers=2, on_progress=interrupt)
-    finished = [entry for entry in found if not isinstance(entry, Failure)]
-    assert len(finished) == 3
-    assert {entry.kind for entry in found if isinstance(entry, Failure)} == {FailureKind.INTERRUPTED}
-
-
-def test_no_items_and_partial_functions():
-    assert run_limited(workers.square, [], limit=1) == []
-    assert run_limited(partial(workers.square), [3], limit=10) == [9]
-
-
-def test_functions_that_workers_cannot_import(monkeypatch):
-    def only_here(value: int) -> int:
-        return value
-
-    only_here.__module__, only_here.__qualname__ = "workers", "only_here"
-    monkeypatch.setattr(workers, "only_here", only_here, raising=False)
-    with pytest.raises(RuntimeError, match="did not start: AttributeError"):
-        run_limited(only_here, [1], limit=1)
-
-
-def test_workers_leave_no_process_behind(monkeypatch):
-    started: list[subprocess.Popen] = []
-
-    class Watched(subprocess.Popen):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            started.append(self)
-
-    monkeypatch.setattr(subprocess, "Popen", Watched)
-    run_limited(workers.troubled_square, [6, 1, 1], limit=0.5, num_workers=2)
-    assert len(started) >= 2
-    assert all(process.returncode is not None for process in started)
-
-
-# --- P3 ---
 
 
 def test_a_pentasulfate_costs_its_time_and_nothing_else():

@@ -10,13 +10,15 @@ def square(value: int) -> int:
 
 
 def troubled_square(value: int) -> int:
-    """The square, but 5 raises, 6 hangs in compiled code and 7 ends the process."""
+    """The square, but 5 raises, 6 is busy for ever in compiled code, 7 ends the process and 8 waits for ever."""
     if value == 5:
         raise ValueError("not\nfive")
     if value == 6:
-        ctypes.CDLL(None).sleep(100)
+        sum(range(10**15))
     if value == 7:
         os._exit(3)
+    if value == 8:
+        ctypes.CDLL(None).sleep(100)
     return value * value
 
 

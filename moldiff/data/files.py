@@ -20,10 +20,10 @@ from moldiff.data import conformers
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
 from moldiff.data.source import SourceRecord, both_keys
 from moldiff.data.treatment import Treatment
-from moldiff.data.workers import Lost, stream_limited
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, Part, parts
 from moldiff.io.tables import Columns
+from moldiff.pool import Failure, status_of, stream_limited
 from moldiff.results import InvalidMolecule, Status
 
 _LISTED_FILES = 20
@@ -90,7 +90,7 @@ class Files:
         split_field: data field that says train, valid or test instead.
         limit: read only the first `limit` records; None = all.
         num_workers: processes; 0 = none, and no time limit.
-        time_limit: seconds that a record may take.
+        time_limit: seconds of processor time that a record may take.
 
     Raises:
         MoldiffError: when nothing is found at `path`, or an option has a value that it cannot have.
@@ -186,7 +186,7 @@ class Files:
         work = RecordWork(self.treatment, self._split_field)
         results = stream_limited(work, self._items(), num_workers=self._num_workers, limit=self._time_limit)
         for item, result in results:
-            record = _lost(item, result) if isinstance(result, Lost) else result
+            record = _lost(item, result) if isinstance(result, Failure) else result
             if isinstance(record.outcome, Molecule):
                 self._kept += 1
                 self._embedded += any(note in (conformers.ETKDG, conformers.NO_FORCE_FIELD) for note in record.notes)
@@ -239,10 +239,9 @@ class Files:
         }
 
 
-def _lost(item: _Item, lost: Lost) -> SourceRecord:
+def _lost(item: _Item, failure: Failure) -> SourceRecord:
     number, title = (item.part.number, item.part.title) if item.part else (0, "")
-    status = Status.TIME_OUT if lost.timed_out else Status.FAILED
-    return SourceRecord(number, title, InvalidMolecule(status, lost.reason), item.file)
+    return SourceRecord(number, title, InvalidMolecule(status_of(failure), failure.reason), item.file)
 
 
 def _unreadable(reason: str) -> InvalidMolecule:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import importlib.util
-import multiprocessing
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from rdkit.Chem import rdDetermineBonds
 from moldiff.chem import check, from_rdkit
 from moldiff.data.source import SourceRecord, both_keys
 from moldiff.errors import MoldiffError
+from moldiff.pool import Failure, status_of, stream_limited
 from moldiff.results import InvalidMolecule, Status
 
 PROPERTIES = {
@@ -38,6 +38,7 @@ PROPERTIES = {
 
 NUM_RECORDS = 130_831
 _NUM_TRAIN = 100_000
+_TIME_LIMIT = 60.0  # seconds of processor time a record
 _COVALENT_FACTORS = (1.15, 1.1, 1.2, 1.3)
 _NUMBERS = re.compile(r"[^\[\],\s]+")
 _ELEMENTS = re.compile(r"[A-Z][a-z]?")
@@ -76,11 +77,12 @@ class QM9:
 
     def records(self) -> Iterator[SourceRecord]:
         rows = islice(self._rows(), self._limit)
-        if self._num_workers <= 1:
-            yield from map(build, rows)
-            return
-        with multiprocessing.get_context("spawn").Pool(self._num_workers) as pool:
-            yield from pool.imap(build, rows, chunksize=256)
+        workers = self._num_workers if self._num_workers > 1 else 0
+        for row, record in stream_limited(build, rows, num_workers=workers, limit=_TIME_LIMIT):
+            if isinstance(record, Failure):
+                problem = InvalidMolecule(status_of(record), record.reason)
+                record = SourceRecord(int(row["Index"]), f"gdb_{row['Index']}", problem)
+            yield record
 
     def splits(self, count: int) -> dict[str, np.ndarray]:
         """EDM's convention: a permutation seeded with 0; 100,000 train, 10% test, the rest valid.

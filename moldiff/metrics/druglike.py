@@ -15,7 +15,7 @@ import numpy as np
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import QED, Descriptors, FilterCatalog, rdMolDescriptors
 
-from moldiff.metrics.pool import Failure, run_limited, was_interrupted
+from moldiff.pool import Failure, run_limited, was_interrupted
 from moldiff.results import MetricResult
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -65,7 +65,7 @@ class DrugLikeness:
     """Descriptors and alerts of the P2-valid molecules; with a reference, Wasserstein-1 distances to it as well.
 
     Attributes:
-        limit: seconds a molecule may take.
+        limit: seconds of processor time that a molecule may take.
         num_workers: processes; None = one per CPU.
     """
 

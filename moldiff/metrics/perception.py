@@ -19,7 +19,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from moldiff.metrics.pool import Failure, run_limited, status_of
+from moldiff.pool import Failure, run_limited, status_of
 from moldiff.results import InvalidMolecule, MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -59,7 +59,7 @@ class Perception:
         allow_charged_fragments: RDKit's option: charges on atoms rather than unpaired electrons.
         use_vdw: RDKit's option: bonds where covalent radii times `cov_factor` touch, instead of "connect the dots".
         cov_factor: RDKit's option (only with `use_vdw`).
-        limit: seconds a molecule may take.
+        limit: seconds of processor time that a molecule may take.
         num_workers: processes; None = one per CPU.
     """
 

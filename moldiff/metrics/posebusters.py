@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rdkit import Chem
 
-from moldiff.metrics.pool import Failure, FailureKind, run_limited, status_of, was_interrupted
+from moldiff.pool import Failure, FailureKind, run_limited, status_of, was_interrupted
 from moldiff.results import InvalidMolecule, MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -46,7 +46,8 @@ class PoseBustersChecks:
     """PoseBusters, full configuration `mol`.
 
     Attributes:
-        limit: seconds that the energy ratio of a molecule may take, and so may the other checks together.
+        limit: seconds of processor time that the energy ratio of a molecule may take, and so may the other checks
+            together.
         num_workers: processes; None = one per CPU.
         skip_if_missing: without the optional package, leave the metric out with a note.
     """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moldiff.metrics import internal
-from moldiff.metrics.pool import Failure, run_limited, status_of, was_interrupted
+from moldiff.pool import Failure, run_limited, status_of, was_interrupted
 from moldiff.results import MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
@@ -56,7 +56,7 @@ class Relaxation:
         gradient_tolerance: largest component of the gradient at a minimum (Hartree/Bohr); where the energy no longer
             falls, ten times that will do.
         max_iterations: steps of L-BFGS after which a molecule has failed.
-        limit: seconds a molecule may take.
+        limit: seconds of processor time that a molecule may take.
         num_workers: processes; None = one per CPU.
         skip_if_missing: without the optional package, leave the metric out with a note.
     """
