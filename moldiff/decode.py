@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,22 @@ from moldiff.vocabulary import Vocabulary
 _KEEP_WITHIN = 12.0
 """Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
 
+_NEVER = -1e3
+"""Log-probability below which a class is none of the choices; what is known rules classes out by such logits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """A rule for one molecule: the weights of its atoms' classes add up to a value.
+
+    Attributes:
+        weight: of every class [K], such as its hydrogens or its charge.
+        value: what the sum has to be.
+    """
+
+    weight: np.ndarray
+    value: int
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
@@ -24,8 +41,8 @@ class Decoded:
 
     Attributes:
         batch: the molecules, coordinates as in the prediction.
-        mended: [B] True where the argmax broke a valence and the integer programme found another assignment.
-        failed: [B] True where the argmax broke a valence and no assignment was found; the argmax is kept.
+        mended: [B] True where the argmax broke a rule and the integer programme found another assignment.
+        failed: [B] True where the argmax broke a rule and no assignment was found; the argmax is kept.
     """
 
     batch: MolBatch
@@ -46,27 +63,31 @@ def decode_valence(
     vocabulary: Vocabulary,
     *,
     connected: bool = True,
+    totals: Sequence[Sequence[Total]] = (),
     time_limit: float = 5.0,
 ) -> Decoded:
     """The most probable assignment in which every atom obeys a valence rule.
 
-    Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same.
+    Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same. A
+    class that `moldiff.sampler` ruled out is never chosen.
 
     Args:
         prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
         node_mask: [B, N].
         vocabulary: the valences of every class.
         connected: also ask for one fragment.
+        totals: further rules of each molecule; empty = none for any.
         time_limit: for one molecule's programme (s).
     """
+    totals = totals or [()] * len(node_mask)
     batch = decode_raw(prediction, node_mask)
     atom_type, bond = batch.atom_type.clone(), batch.bond.clone()
     mended, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
-    for row in _broken(batch, vocabulary, connected=connected).nonzero()[:, 0].tolist():
+    for row in _broken(batch, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
         size = int(node_mask[row].sum())
         atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
         pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
-        answer = most_probable(atoms, pairs, vocabulary, connected=connected, time_limit=time_limit)
+        answer = most_probable(atoms, pairs, vocabulary, connected=connected, totals=totals[row], time_limit=time_limit)
         (mended if answer else failed)[row] = True
         if answer:
             atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
@@ -74,8 +95,8 @@ def decode_valence(
     return Decoded(batch.replace(atom_type=atom_type, bond=bond), mended, failed)
 
 
-def _broken(batch: MolBatch, vocabulary: Vocabulary, *, connected: bool) -> Tensor:
-    """[B] True where a valence rule is broken or, if asked for, there is more than one fragment."""
+def _broken(batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[Total]], *, connected: bool) -> Tensor:
+    """[B] True where a valence rule or a total is broken or, if asked for, there is more than one fragment."""
     sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
     allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
     for index, values in enumerate(sums):
@@ -83,8 +104,10 @@ def _broken(batch: MolBatch, vocabulary: Vocabulary, *, connected: bool) -> Tens
     allowed = allowed.to(batch.bond.device)
     total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
     broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)
-    if connected:
-        for row, size in enumerate(batch.node_mask.sum(1).tolist()):
+    for row, size in enumerate(batch.node_mask.sum(1).tolist()):
+        classes = batch.atom_type[row, :size].cpu().numpy()
+        broken[row] |= any(total.weight[classes].sum() != total.value for total in totals[row])
+        if connected:
             count, _ = connected_components(batch.bond[row, :size, :size].cpu().numpy(), directed=False)
             broken[row] |= count > 1
     return broken
@@ -96,6 +119,7 @@ def most_probable(
     vocabulary: Vocabulary,
     *,
     connected: bool = True,
+    totals: Sequence[Total] = (),
     time_limit: float = 5.0,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Solve the assignment exactly.
@@ -105,10 +129,11 @@ def most_probable(
     Connectedness is added by cuts: while the answer has several fragments, the first must gain a bond to the others.
 
     Args:
-        atoms: log-probabilities [n, K].
-        pairs: log-probabilities [n, n, 4], symmetric.
+        atoms: log-probabilities [n, K]; below -1e3 = never.
+        pairs: log-probabilities [n, n, 4], symmetric; below -1e3 = never.
         vocabulary: the valences of every class.
         connected: ask for one fragment.
+        totals: further rules.
         time_limit: for each solution (s).
 
     Returns:
@@ -118,6 +143,8 @@ def most_probable(
         return None
     for keep in (_KEEP_WITHIN, np.inf):
         programme = _Programme.build(atoms, pairs, vocabulary, keep)
+        for total in totals:
+            programme.demand(total)
         for _ in range(len(atoms)):
             answer = programme.solve(time_limit)
             if answer is None:
@@ -127,6 +154,12 @@ def most_probable(
                 return answer
             programme.cut(fragment == 0)
     return None
+
+
+def _within(scores: np.ndarray, keep: float) -> np.ndarray:
+    """[..., K] True for what is possible and at most `keep` below the best of its row."""
+    found: np.ndarray = (scores >= scores.max(-1, keepdims=True) - keep) & (scores > _NEVER)
+    return found
 
 
 @dataclass(eq=False)
@@ -149,13 +182,13 @@ class _Programme:
         choice = np.array(
             [
                 (atom, index, total)
-                for atom, index in zip(*np.nonzero(atoms >= atoms.max(-1, keepdims=True) - keep), strict=True)
+                for atom, index in zip(*np.nonzero(_within(atoms, keep)), strict=True)
                 for total in vocabulary.allowed_bond_sums(int(index))
             ],
             dtype=np.int64,
         ).reshape(-1, 3)
         i, j = np.triu_indices(size, 1)
-        pair, order = np.nonzero(pairs[i, j] >= pairs[i, j].max(-1, keepdims=True) - keep)
+        pair, order = np.nonzero(_within(pairs[i, j], keep))
         bond = np.stack([i[pair], j[pair], order], axis=1)
         score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
         choices, variables = len(choice), len(score)
@@ -169,6 +202,11 @@ class _Programme:
         balance = coo_array((weight, (ends, where)), shape=(size, variables))
         constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
         return cls(size, choice, bond, score, constraints)
+
+    def demand(self, total: Total) -> None:
+        """Demand that the weights of the chosen classes add up to the value."""
+        row = np.concatenate([total.weight[self.choice[:, 1]], np.zeros(len(self.bond))]).astype(float)
+        self.constraints.append(LinearConstraint(row[None], total.value, total.value))
 
     def cut(self, inside: np.ndarray) -> None:
         """Demand at least one bond between the atoms `inside` [n] and the rest."""
