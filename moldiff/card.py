@@ -19,16 +19,15 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from moldiff.batch import MolBatch, Molecule, to_molecules
+from moldiff.batch import Molecule
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint, write_atomically
 from moldiff.data.dataset import PreparedSet
-from moldiff.decode import decode_raw, decode_valence
+from moldiff.drawing import Beginning, NewMolecules, draw_chunk, in_chunks
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.metrics.summary import score
-from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.report import markdown, versions, write_json
 from moldiff.results import MetricResult
-from moldiff.sampler import PowerSampler, Start, run_sampler
+from moldiff.sampler import PowerSampler
 
 SEED = 2024
 _CHUNK = 250
@@ -38,18 +37,13 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> tuple[li
     """The molecules `indices` of the card's seed, raw and decoded from the same network calls."""
     torch.set_num_threads(1)
     model = load_checkpoint(folder).model
-    generators = [molecule_generator(SEED, index) for index in indices]
-    sizes = torch.tensor([draw_size(generator, model.statistics.size_counts) for generator in generators])
-    # Molecules of like size share a batch; the order does not matter here.
+    task = NewMolecules(model.statistics.size_counts)
     raw: list[Molecule] = []
     decoded: list[Molecule] = []
-    for size in sorted(set(sizes.tolist())):
-        rows = (sizes == size).nonzero()[:, 0].tolist()
-        mask = torch.ones(len(rows), size, dtype=torch.bool)
-        prediction = run_sampler(model, sampler, Start.unknown(mask), MoleculeDraws([generators[row] for row in rows]))
-        both: list[MolBatch] = [decode_raw(prediction, mask), decode_valence(prediction, mask, model.vocabulary).batch]
-        raw += to_molecules(both[0], model.vocabulary)
-        decoded += to_molecules(both[1], model.vocabulary)
+    for chunk in in_chunks(Beginning.of(task, SEED, index) for index in indices):
+        drawn = draw_chunk(model, sampler, chunk)
+        raw += drawn.decode("raw")[0]
+        decoded += drawn.decode("valence")[0]
     return raw, decoded
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,27 +13,21 @@ import torch
 from rdkit import Chem
 
 from moldiff import chem
-from moldiff.batch import Molecule, to_molecules
+from moldiff.batch import Molecule
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
-from moldiff.data.hydrogens import with_ideal_hydrogens
-from moldiff.decode import Decoded, decode_raw, decode_valence
+from moldiff.drawing import Beginning, NewMolecules, Task, draw_chunk, in_chunks
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex, novelty_results
 from moldiff.metrics.validity import Verdict, judge, validity_results
-from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.results import MetricResult, Status
-from moldiff.sampler import PowerSampler, SamplerState, Start, run_sampler
-from moldiff.trajectory import Recorder
+from moldiff.sampler import PowerSampler, SamplerState
 
 KEEP = ("valid", "unique", "novel")
 """What a sample can be required to be; nothing required keeps all of them as they came."""
 
 DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""
-
-_PAIR_BUDGET = 60_000
-"""Padded pairs of atoms that go through the network at once; bounds the memory."""
 
 _ROUND = 500
 """Molecules drawn before those that are finished are taken; an interruption loses at most so many."""
@@ -206,7 +200,8 @@ class MoleculeGenerator:
         sampler = sampler if steps is None else replace(sampler, num_steps=steps)
         limit = default_max_draws(n) if max_draws is None else max_draws
         self._validate(n, seed, keep, decode, first, limit)
-        run = _Run(self, sampler, seed, self._size_weights(size), decode, frozenset(keep), trajectory)
+        task = NewMolecules(self._size_weights(size))
+        run = _Run(self, sampler, seed, task, decode, frozenset(keep), trajectory)
         try:
             while len(run.kept) < n and run.drawn < limit:
                 # The share that was kept so far says how many more draws are likely to be needed.
@@ -262,7 +257,7 @@ class _Run:
     generator: MoleculeGenerator
     sampler: PowerSampler
     seed: int
-    size_weights: dict[int, int]
+    task: Task
     decode: str
     keep: frozenset[str]
     trajectory: bool
@@ -276,9 +271,7 @@ class _Run:
 
     def extend(self, indices: range, target: int, likely: int, on_progress: Callable[[float], None] | None) -> None:
         """Draw the molecules `indices`, of `likely` still to come, and take them in order until `target` are kept."""
-        generators = {index: molecule_generator(self.seed, index) for index in indices}
-        sizes = {index: draw_size(generators[index], self.size_weights) for index in indices}
-        chunks = list(_chunks(sizes))
+        chunks = list(in_chunks(Beginning.of(self.task, self.seed, index) for index in indices))
         calls = 0
 
         def on_step(_: SamplerState) -> None:
@@ -290,37 +283,20 @@ class _Run:
 
         found: dict[int, tuple[Molecule, bool, _Frames]] = {}
         for chunk in chunks:
-            molecules = self._draw([generators[k] for k in chunk], [sizes[k] for k in chunk], on_step)
-            found |= dict(zip(chunk, molecules, strict=True))
+            found |= zip((one.index for one in chunk), self._draw(chunk, on_step), strict=True)
         for index in indices:
             if len(self.kept) >= target:
                 break
             self._take(index, *found[index])
 
     def _draw(
-        self, generators: list[torch.Generator], sizes: list[int], on_step: Callable[[SamplerState], None]
+        self, chunk: list[Beginning], on_step: Callable[[SamplerState], None]
     ) -> list[tuple[Molecule, bool, _Frames]]:
-        device, model = self.generator.device, self.generator.checkpoint.model
-        node_mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).to(device)
-        draws = MoleculeDraws(generators, device=device)
-        recorder = Recorder(model, node_mask, self.sampler.num_steps) if self.trajectory else None
-
-        def watch(state: SamplerState) -> None:
-            on_step(state)
-            if recorder is not None:
-                recorder(state)
-
-        prediction = run_sampler(model, self.sampler, Start.unknown(node_mask), draws, on_step=watch)
-        if self.decode == "raw":
-            none = torch.zeros(len(sizes), dtype=torch.bool)
-            decoded = Decoded(decode_raw(prediction, node_mask), none, none)
-        else:
-            decoded = decode_valence(prediction, node_mask, model.vocabulary)
-        molecules = to_molecules(decoded.batch, model.vocabulary)
-        if not model.statistics.hydrogens_placed:
-            molecules = [with_ideal_hydrogens(molecule) for molecule in molecules]
-        frames: Sequence[_Frames] = [None] * len(molecules) if recorder is None else recorder.trajectories()
-        return list(zip(molecules, decoded.mended.tolist(), frames, strict=True))
+        model, num_frames = self.generator.checkpoint.model, self.sampler.num_steps if self.trajectory else 0
+        drawn = draw_chunk(model, self.sampler, chunk, num_frames=num_frames, on_step=on_step)
+        molecules, mended = drawn.decode(self.decode)
+        frames: Sequence[_Frames] = [None] * len(chunk) if drawn.frames is None else drawn.frames
+        return list(zip(molecules, mended, frames, strict=True))
 
     def _take(self, index: int, molecule: Molecule, mended: bool, frames: _Frames) -> None:
         """Judge one drawn molecule and keep it if it is what was asked for."""
@@ -347,18 +323,6 @@ class _Run:
         has = {"valid": key is not None, "unique": bool(unique), "novel": bool(novel)}
         if all(has[item] for item in self.keep):
             self.kept.append(sample)
-
-
-def _chunks(sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """Indices in batches of similar sizes, each within the budget of padded pairs."""
-    chunk: list[int] = []
-    for index in sorted(sizes, key=lambda k: (sizes[k], k)):
-        if chunk and (len(chunk) + 1) * sizes[index] ** 2 > _PAIR_BUDGET:
-            yield chunk
-            chunk = []
-        chunk.append(index)
-    if chunk:
-        yield chunk
 
 
 def load(model: str | Path = "qm9", *, device: str = "auto") -> MoleculeGenerator:

@@ -93,7 +93,7 @@ def test_counts_do_not_depend_on_how_many_draws_went_together(
     generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
-    monkeypatch.setattr("moldiff.generate._PAIR_BUDGET", 40)
+    monkeypatch.setattr("moldiff.drawing.PAIR_BUDGET", 40)
     narrow = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
     assert (wide.drawn, [s.smiles for s in wide]) == (narrow.drawn, [s.smiles for s in narrow])
 

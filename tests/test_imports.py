@@ -26,7 +26,7 @@ LAYERS = (
     },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition", "task"},
-    {"model", "sampler", "trajectory"},
+    {"model", "sampler", "trajectory", "drawing"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "known", "evaluation", "card", "view"},
     {"cli", "options", "usage", "testing"},
 )
@@ -45,6 +45,7 @@ SIBLINGS = {
     "report": {"metrics"},
     "sampler": {"model"},
     "trajectory": {"model", "sampler"},
+    "drawing": {"model", "sampler", "trajectory"},
     "training": {"callbacks", "checkpoint", "stream"},
     "callbacks": {"checkpoint"},
     "generate": {"checkpoint"},
