@@ -379,7 +379,7 @@ def test_ranks_share_the_molecules_without_overlap(sample):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_sets_smaller_than_a_batch_still_make_a_step(sample, count):
+def test_b63_sets_smaller_than_a_batch_still_make_a_step(sample, count):
     batches = DenseBatches(sample, sample.split("train")[:count], batch_size=64)
     assert len(batches) == 1
     assert batches[0].num_molecules == count
@@ -400,11 +400,12 @@ def test_evaluation_sees_every_molecule_once_in_order(sample):
     assert sorted(parts) == sorted(valid.tolist())
 
 
-def test_worker_processes_give_the_same_batches(sample):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_b62_worker_processes_give_the_same_batches(sample, num_workers):
     batches = DenseBatches(sample, sample.split("train")[:20], batch_size=8, seed=2)
     assert len(pickle.loads(pickle.dumps(batches))) == len(batches)
     alone = list(DataLoader(batches, batch_size=None))
-    spawned = list(DataLoader(batches, batch_size=None, num_workers=1, multiprocessing_context="spawn"))
+    spawned = list(DataLoader(batches, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn"))
     assert len(alone) == len(spawned) == 3
     for left, right in zip(alone, spawned, strict=True):
         assert torch.equal(left.pos, right.pos)

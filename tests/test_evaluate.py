@@ -73,7 +73,7 @@ def test_the_atom_at_fault_is_counted_as_in_the_file(tmp_path):
     assert row["smiles"] is None
 
 
-def test_aromatic_bonds_of_water_are_unstable(tmp_path):
+def test_b40_aromatic_bonds_of_water_are_unstable(tmp_path):
     path = tmp_path / "strange.sdf"
     path.write_text(record("strange", WATER, [(1, 2, 4), (1, 3, 4)]) + record("water", WATER, WATER_BONDS))
     assert fraction(evaluate(path), "p2_molecule_stable") == (1, 2)
@@ -91,7 +91,7 @@ def test_files_are_written_and_strict(mixed, tmp_path):
     assert "P1" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_samples_as_smiles(tmp_path):
+def test_b42_samples_as_smiles(tmp_path):
     """No coordinates, so no P1; each of the other numbers keeps its own denominator."""
     path = tmp_path / "samples.smi"
     path.write_text("CCO\nOCC\nCCO\nC(C)(C)(C)(C)C\nCC\nC1CC\n")
@@ -148,7 +148,7 @@ def test_reference_from_a_file(mixed, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 10])
-def test_no_valid_sample_is_a_result_not_an_error(count, tmp_path):
+def test_b46_no_valid_sample_is_a_result_not_an_error(count, tmp_path):
     report = evaluate([InvalidMolecule(Status.UNREADABLE, "x")] * count, out=tmp_path)
     assert report["p2_valid"].value == (0 if count else None)
     assert report["p2_unique"].value is None

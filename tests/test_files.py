@@ -359,7 +359,7 @@ def test_parts_that_the_file_says(tmp_path):
 # Workers
 
 
-def test_a_record_on_which_rdkit_hangs(tmp_path):
+def test_b29_a_record_on_which_rdkit_hangs(tmp_path):
     sulfates = "C1(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C1OS(=O)(=O)[O-]"
     mol = Chem.AddHs(Chem.MolFromSmiles(sulfates))
     rdDistGeom.EmbedMolecule(mol, randomSeed=5)

@@ -267,7 +267,7 @@ def hydronium() -> Molecule:
     return Molecule(np.zeros((1, 3)), np.array([8]), np.array([0]), np.array([3]), offset, np.zeros((0, 3), dtype=int))
 
 
-def test_posebusters_goes_on_behind_a_molecule_that_does_not_sanitise():
+def test_b48_posebusters_goes_on_behind_a_molecule_that_does_not_sanitise():
     pytest.importorskip("posebusters")
     found = PoseBustersChecks(num_workers=1)(subjects(embedded("CCN"), hydronium(), embedded("CCO"), UNREADABLE))
     assert found.columns["posebusters_status"] == ["ok", "failed", "ok", "unreadable"]
@@ -505,7 +505,7 @@ def test_molecules_of_any_kind():
 
 
 @pytest.mark.parametrize("count", [0, 10])
-def test_no_valid_molecule_in_any_metric(count, tmp_path):
+def test_b46_no_valid_molecule_in_any_metric(count, tmp_path):
     slow = [name for name in suite.SUITE if name not in ("posebusters", "fcd", "xtb")]
     report = evaluate([chain([1.4] * 2)] * count, reference=["CCO", "CC"], metrics=slow, out=tmp_path)
     assert report["p2_valid"].value == (0 if count else None)

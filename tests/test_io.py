@@ -288,7 +288,7 @@ def test_records_without_atoms_and_without_sense(tmp_path):
     assert good.problem is None
 
 
-def test_coordinates_that_are_not_finite_are_named_and_never_written(tmp_path):
+def test_b35_coordinates_that_are_not_finite_are_named_and_never_written(tmp_path):
     text = water.replace("    0.7572", "       nan", 1)
     bad, good = read_text(tmp_path, text + water)
     assert bad.problem == InvalidMolecule(Status.NON_FINITE, "atom 2: coordinate not finite", 1)

@@ -158,7 +158,7 @@ def test_lookup_does_not_depend_on_the_other_molecules():
 
 
 @pytest.mark.parametrize(("center", "distance", "count"), [(15, 1.42, 3), (16, 1.34, 2), (14, 1.48, 4), (5, 1.19, 3)])
-def test_hydrides_of_heavier_elements_have_bonds(center, distance, count):
+def test_b34_hydrides_of_heavier_elements_have_bonds(center, distance, count):
     offsets = np.zeros((1, 4, 3))
     offsets[0, :count] = distance * np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])[:count] / 3**0.5
     looked_up = look_up([all_atoms(molecule([center], [[0, 0, 0]], hydrogens=[count], offsets=offsets))])[0]
@@ -167,7 +167,7 @@ def test_hydrides_of_heavier_elements_have_bonds(center, distance, count):
     assert looked_up.atom_stable.tolist() == [center != 16] + [True] * count
 
 
-def test_phosphine_of_a_real_report():
+def test_b34_phosphine_of_a_real_report():
     """P-H bonds were once missing from bond perception; the table has them."""
     offsets = [[[1.19, 0, 0.77], [-0.595, 1.03, 0.77], [-0.595, -1.03, 0.77], [0, 0, 0]]]
     looked_up = look_up([all_atoms(molecule([15], [[0, 0, 0]], hydrogens=[3], offsets=offsets))])[0]
@@ -220,33 +220,35 @@ def test_p2_counts_by_hand():
     ("z", "charge", "hydrogens", "stable"),
     [(6, 0, 3, False), (7, 0, 2, False), (8, 0, 2, True), (7, 1, 4, True), (8, -1, 1, True), (6, 0, 4, True)],
 )
-def test_valence_table_is_strict(z, charge, hydrogens, stable):
+def test_b41_valence_table_is_strict(z, charge, hydrogens, stable):
     """CH3 and NH2 are radicals, not methane and ammonia; hydroxide and ammonium are fine."""
     one = molecule([z], [[0, 0, 0]], hydrogens=[hydrogens], charges=[charge])
-    found = fractions(validity([one]))
+    results = validity([one])
+    found = fractions(results)
     assert found["p2_molecule_stable"] == (int(stable), 1)
     assert found["p2_valid"] == (int(stable), 1)
+    assert "C 4, C+ 3, C- 3, N 3, N+ 4, N- 2, O 2," in results[0].definition
 
 
-def test_carbon_monoxide_is_stable_with_its_charges():
+def test_b41_carbon_monoxide_is_stable_with_its_charges():
     one = molecule([6, 8], [[0, 0, 0], [1.13, 0, 0]], [(0, 1, 3)], charges=[-1, 1])
     assert fractions(validity([one]))["p2_valid"] == (1, 1)
 
 
-def test_methyl_is_never_reported_as_methane():
+def test_b41_methyl_is_never_reported_as_methane():
     one = molecule([6], [[0, 0, 0]], hydrogens=[3])
     row = score([one]).rows[0]
     assert row.status is Status.RADICAL
     assert row.smiles is None
 
 
-def test_aromatic_rings_are_stable_written_either_way():
+def test_b40_aromatic_rings_are_stable_written_either_way():
     scores = score([from_smiles(text) for text in ("c1ccccc1", "C1=CC=CC=C1", "c1cc[nH]c1")])
     assert fractions(scores.results)["p2_molecule_stable"] == (3, 3)
     assert fractions(scores.results)["p2_unique"] == (2, 3)
 
 
-def test_aromatic_bonds_outside_a_ring_are_not_rounded_to_single():
+def test_b40_aromatic_bonds_outside_a_ring_are_not_rounded_to_single():
     """H:O:H with two aromatic bonds is broken; the same from an SDF file is in test_evaluate."""
     strange = Chem.RWMol()
     for z in (1, 8, 1):
@@ -261,7 +263,7 @@ def test_aromatic_bonds_outside_a_ring_are_not_rounded_to_single():
     assert fractions(score([chem.from_rdkit(strange.GetMol())]).results)["p2_molecule_stable"] == (0, 1)
 
 
-def test_loose_fragments_are_not_valid():
+def test_b36_loose_fragments_are_not_valid():
     pair = molecule([8, 8], [[0, 0, 0], [6, 0, 0]], hydrogens=[2, 2], offsets=WATER_OFFSETS * 2)
     phosphorus = molecule([15] * 5, [[3 * k, 0, 0] for k in range(5)])
     found = fractions(validity([pair, phosphorus]))
@@ -272,7 +274,7 @@ def test_loose_fragments_are_not_valid():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_coordinates_that_are_not_finite(bad):
+def test_b35_coordinates_that_are_not_finite(bad):
     broken = water(at=(bad, 0.0, 0.0))
     offsets = np.array(WATER_OFFSETS)
     offsets[0, 1, 2] = bad
@@ -292,7 +294,7 @@ def test_valences_from_the_data_are_used_when_given():
     assert fractions(score([selenium], vocabulary=vocabulary).results)["p2_molecule_stable"] == (1, 1)
 
 
-def test_one_broken_molecule_does_not_abort_the_rest():
+def test_b48_one_broken_molecule_does_not_abort_the_rest():
     hydronium = molecule([8], [[0, 0, 0]], hydrogens=[3])
     rows = score([water(), hydronium, from_smiles("CCO")]).rows
     assert [row.status for row in rows] == [Status.OK, Status.VALENCE, Status.OK]
@@ -310,7 +312,7 @@ def samples() -> list[Molecule | InvalidMolecule]:
     return [*ethanol, too_many_bonds(), from_smiles("CC"), InvalidMolecule(Status.UNREADABLE, "ring not closed")]
 
 
-def test_each_number_has_its_own_denominator():
+def test_b42_each_number_has_its_own_denominator():
     scores = score(samples(), NoveltyIndex.of(["CC"]))
     found = fractions(scores.results)
     assert found["p2_valid"] == (4, 6)
@@ -323,7 +325,7 @@ def test_each_number_has_its_own_denominator():
     assert fractions(novelty(samples(), ["CC"]))["p2_novel"] == (1, 2)
 
 
-def test_reference_in_another_form_makes_nothing_novel():
+def test_b44_reference_in_another_form_makes_nothing_novel():
     """Explicit hydrogens, atom maps and another atom order in the training file."""
     generated = [from_smiles(text) for text in ("O", "CO", "CCO")]
     found = fractions(novelty(generated, ["[H]O[H]", "[CH3:1][OH:2]", "C(O)C"]))
@@ -354,7 +356,7 @@ def test_missing_reference_is_not_a_number(reference):
     assert values(scores.results)["p2_unique"] == 1
 
 
-def test_no_valid_molecule():
+def test_b46_no_valid_molecule():
     scores = score([too_many_bonds()] * 10, NoveltyIndex.of(["CC"]))
     found = values(scores.results)
     assert found["p2_valid"] == 0
@@ -365,7 +367,7 @@ def test_no_valid_molecule():
         assert scores.notes[name] == NOTHING_COUNTED
 
 
-def test_empty_list():
+def test_b46_empty_list():
     scores = score([])
     assert scores.rows == []
     assert all(value is None for value in values(scores.results).values())

@@ -46,7 +46,7 @@ def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
     return {result.name: (result.numerator, result.denominator) for result in measured.results}
 
 
-def test_a_pentasulfate_costs_its_time_and_nothing_else():
+def test_b29_a_pentasulfate_costs_its_time_and_nothing_else():
     atoms = [atoms_of(text) for text in SMALL]
     atoms.insert(4, atoms_of(PENTASULFATE))
     found = Perception(limit=3)(bare(*atoms))
@@ -56,13 +56,13 @@ def test_a_pentasulfate_costs_its_time_and_nothing_else():
     assert found.columns["p3_reason"][4] == "not finished within 3 s"
 
 
-def test_a_pentasulfate_with_its_charge_hangs_too():
+def test_b29_a_pentasulfate_with_its_charge_hangs_too():
     found = Perception(charge=None, limit=3)(with_graphs("O", PENTASULFATE, "C[NH3+]"))
     assert found.columns["p3[charge=own]_status"] == ["ok", "time-out", "ok"]
     assert found.columns["p3[charge=own]_same_graph"] == [True, None, True]
 
 
-def test_a_nitroarene_fails_in_perception_and_is_valid_by_its_own_bonds():
+def test_b30_a_nitroarene_fails_in_perception_and_is_valid_by_its_own_bonds():
     subjects = with_graphs("CN(C)c1ccc([N+](=O)[O-])cc1", "CCO")
     report = evaluate(subjects.entries, metrics=["p3"])
     assert (report["p2_valid"].numerator, report["p2_valid"].denominator) == (2, 2)
@@ -73,7 +73,7 @@ def test_a_nitroarene_fails_in_perception_and_is_valid_by_its_own_bonds():
     assert "could not find valid bond ordering" in report.rows[0]["p3_reason"]
 
 
-def test_other_options_are_another_metric():
+def test_b33_other_options_are_another_metric():
     """The same molecule is valid under one set of options and not under the other, and the labels say which."""
     subjects = with_graphs("C[N+](=O)[O-]", "CCO")
     usual, other = Perception(), Perception(allow_charged_fragments=False, use_vdw=True)
@@ -90,13 +90,13 @@ def test_other_options_are_another_metric():
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_phosphine():
+def test_b34_phosphine():
     pos = np.array([[0, 0, 0], [1.19, 0, 0.77], [-0.595, 1.03, 0.77], [-0.595, -1.03, 0.77]])
     found = Perception()(bare((np.array([15, 1, 1, 1]), pos)))
     assert found.columns["p3_smiles"] == ["P"]
 
 
-def test_loose_fragments_and_records_that_cannot_be_perceived():
+def test_b35_b36_loose_fragments_and_records_that_cannot_be_perceived():
     z, pos = atoms_of("O")
     two = np.concatenate([z, z]), np.concatenate([pos, pos + 6])
     broken = z, np.where(np.arange(9).reshape(3, 3) == 4, np.nan, pos)

@@ -18,7 +18,7 @@ from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule, MetricResult, Status
-from moldiff.vocabulary import VALENCES, Vocabulary
+from moldiff.vocabulary import SYMBOLS, VALENCES, Vocabulary
 
 FAILURES = (
     Status.NON_FINITE,
@@ -130,9 +130,13 @@ _RULE = (
     "bond orders (Kekulé, hydrogens included) sum to an allowed valence of its element and formal charge, on the "
     "explicit graph"
 )
+_TABLE = ", ".join(
+    f"{SYMBOLS[number]}{'+' * charge}{'-' * -charge} {' or '.join(map(str, allowed))}"
+    for (number, charge), allowed in VALENCES.items()
+)
 _ATOM_STABLE = (
     f"Atoms, hydrogens included, whose {_RULE}, over all atoms of the molecules that could be read; none is stable "
-    "in a molecule with a coordinate that is not finite."
+    f"in a molecule with a coordinate that is not finite. Allowed are {_TABLE}; others as in the data."
 )
 _MOLECULE_STABLE = f"Molecules whose every atom's {_RULE}, over all molecules."
 _CONNECTED = "Molecules whose explicit graph is one fragment, valid or not, over all molecules."

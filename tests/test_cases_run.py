@@ -1,0 +1,84 @@
+"""Situations from public bug reports: folders, tiny sets, one seed in several processes, the package's metadata."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import MODEL_CONFIG, small_model
+from test_io import water
+
+from moldiff.checkpoint import save_model
+from moldiff.cli import main
+from moldiff.data.files import Files
+from moldiff.data.loader import DenseBatches
+from moldiff.data.prepare import prepare
+
+
+def moldiff(folder: Path, *words: str, threads: int = 1) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "moldiff.cli", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("more", [[], ["hydra.job.chdir=true"], ["-m"]])
+def test_b55_paths_are_those_of_the_folder_the_command_was_started_in(tmp_path, monkeypatch, capsys, more):
+    """What cannot be asked for is refused in one line, and nothing is written elsewhere."""
+    (tmp_path / "my.sdf").write_text(water * 3)
+    other = tmp_path / "another folder"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    code = main(["prepare", "data.path=../my.sdf", "num_workers=1", *more])
+    said = capsys.readouterr()
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("meta.json")}
+    if more:
+        assert code == 2
+        assert len(said.err.splitlines()) == 1
+        assert more[0].partition("=")[0] in said.err
+        assert not written
+    else:
+        assert code == 0
+        assert written == {"another folder/prepared/my/meta.json"}
+        assert "prepared/my" in said.out
+
+
+def test_b60_the_same_seed_gives_the_same_molecules_in_every_process(tmp_path):
+    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    asked = ["sample", "model=tiny", "seed=1", "n=8", "steps=2", "keep=[]"]
+    for name, threads in (("a.sdf", 1), ("b.sdf", 1), ("c.sdf", 2)):
+        done = moldiff(tmp_path, *asked, f"out={name}", threads=threads)
+        assert done.returncode == 0, done.stderr
+    first, second, third = ((tmp_path / name).read_text() for name in ("a.sdf", "b.sdf", "c.sdf"))
+    assert first == second
+    # Sums of another number of threads may differ in the last digit that the file shows.
+    numbers = re.compile(r"-?\d+\.\d{4}")
+    assert numbers.sub("", first) == numbers.sub("", third)
+    differences = [
+        abs(float(one) - float(other))
+        for one, other in zip(numbers.findall(first), numbers.findall(third), strict=True)
+    ]
+    assert max(differences) < 2e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_b63_sets_too_small_to_split_are_trained_on_with_a_warning(tmp_path, capsys, count):
+    (tmp_path / "few.sdf").write_text(water * count)
+    made = prepare(Files(tmp_path / "few.sdf", num_workers=0), tmp_path / "set", progress=True)
+    assert f"only {count} molecules to train on" in " ".join(capsys.readouterr().err.split())
+    assert [len(made.split(part)) for part in ("train", "valid", "test")] == [count, 0, 0]
+    batches = DenseBatches(made, made.split("train"), batch_size=64)
+    assert len(batches) == 1
+    assert batches[0].num_molecules == count
+
+
+def test_b75_metadata_ask_for_nothing_that_only_one_machine_has():
+    needs = importlib.metadata.requires("moldiff")
+    assert needs
+    pinned = [need for need in needs if re.search(r"[+@]|==", need.partition(";")[0])]
+    assert not pinned
+    assert any(need.startswith("torch>=") for need in needs)
