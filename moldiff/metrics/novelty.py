@@ -8,7 +8,7 @@ order and `S+ O-` beside `S=O` do not make a known molecule new. The same number
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -106,28 +106,52 @@ def novelty(
     return novelty_results([judge(molecule) for molecule in molecules], index)
 
 
-def novelty_results(verdicts: Sequence[Verdict], index: NoveltyIndex | None) -> list[MetricResult]:
+def novelty_results(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> list[MetricResult]:
     """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
 
     Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
     """
-    canonical = {v.canonical for v in verdicts if v.canonical is not None}
-    strict = {v.strict for v in verdicts if v.strict is not None}
-    valid, total = sum(v.problem is None for v in verdicts), len(verdicts)
-    counts: list[tuple[str, int, int, str]] = [
-        ("p2_unique", len(canonical), valid, f"Distinct {_KEY}, over the valid molecules."),
-        ("p2_unique_strict", len(strict), valid, f"Distinct {_STRICT}, over the valid molecules."),
-        ("p2_valid_unique", len(canonical), total, f"Distinct {_KEY}, over all molecules."),
-    ]
-    known = index if index is not None and len(index) else None
-    novel = sum(not known.contains(key) for key in canonical) if known else 0
-    novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
-    counts += [
-        ("p2_novel", novel, len(canonical) if known else 0, f"{_NOVEL}, over the distinct valid ones."),
-        ("p2_novel_strict", novel_strict, len(strict) if known else 0, _NOVEL_STRICT),
-        ("p2_valid_unique_novel", novel, total if known else 0, f"{_NOVEL}, over all molecules."),
-    ]
-    return [MetricResult(*count) for count in counts]
+    counts = NoveltyCounts()
+    for verdict in verdicts:
+        counts.add(verdict)
+    return counts.results(index)
+
+
+@dataclass(eq=False)
+class NoveltyCounts:
+    """Uniqueness and novelty of a stream of records, of which only the distinct keys are kept."""
+
+    _total: int = 0
+    _valid: int = 0
+    _canonical: set[str] = field(default_factory=set)
+    _strict: set[str] = field(default_factory=set)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one record."""
+        self._total += 1
+        self._valid += verdict.problem is None
+        if verdict.canonical is not None:
+            self._canonical.add(verdict.canonical)
+        if verdict.strict is not None:
+            self._strict.add(verdict.strict)
+
+    def results(self, index: NoveltyIndex | None) -> list[MetricResult]:
+        """The numbers so far, see `novelty_results`."""
+        canonical, strict, total = self._canonical, self._strict, self._total
+        counts: list[tuple[str, int, int, str]] = [
+            ("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),
+            ("p2_unique_strict", len(strict), self._valid, f"Distinct {_STRICT}, over the valid molecules."),
+            ("p2_valid_unique", len(canonical), total, f"Distinct {_KEY}, over all molecules."),
+        ]
+        known = index if index is not None and len(index) else None
+        novel = sum(not known.contains(key) for key in canonical) if known else 0
+        novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
+        counts += [
+            ("p2_novel", novel, len(canonical) if known else 0, f"{_NOVEL}, over the distinct valid ones."),
+            ("p2_novel_strict", novel_strict, len(strict) if known else 0, _NOVEL_STRICT),
+            ("p2_valid_unique_novel", novel, total if known else 0, f"{_NOVEL}, over all molecules."),
+        ]
+        return [MetricResult(*count) for count in counts]
 
 
 _KEY = (

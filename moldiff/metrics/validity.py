@@ -8,8 +8,9 @@ hydrogens, no atom keeps an unpaired electron, and everything hangs together in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from rdkit import Chem
@@ -110,20 +111,46 @@ def validity(
     return validity_results([judge(molecule) for molecule in molecules])
 
 
-def validity_results(verdicts: Sequence[Verdict]) -> list[MetricResult]:
+def validity_results(verdicts: Iterable[Verdict]) -> list[MetricResult]:
     """P2 numbers of records already judged, ending with one count for every way to fail."""
-    total = len(verdicts)
-    counts: list[tuple[str, int, int, str]] = [
-        ("p2_atom_stable", sum(v.num_stable for v in verdicts), sum(v.num_atoms for v in verdicts), _ATOM_STABLE),
-        ("p2_molecule_stable", sum(v.stable for v in verdicts), total, _MOLECULE_STABLE),
-        ("p2_connected", sum(v.num_fragments == 1 for v in verdicts), total, _CONNECTED),
-        ("p2_valid", sum(v.problem is None for v in verdicts), total, _VALID),
-    ]
-    for status in FAILURES:
-        failed = sum(v.status is status for v in verdicts)
-        definition = f"Molecules whose check ended with '{status}', over all molecules."
-        counts.append((f"p2_status_{status}", failed, total, definition))
-    return [MetricResult(*count) for count in counts]
+    counts = ValidityCounts()
+    for verdict in verdicts:
+        counts.add(verdict)
+    return counts.results()
+
+
+@dataclass(eq=False)
+class ValidityCounts:
+    """P2 numbers of a stream of records, of which none has to be kept."""
+
+    total: int = 0
+    _atoms: int = 0
+    _stable_atoms: int = 0
+    _stable: int = 0
+    _connected: int = 0
+    _statuses: Counter[Status] = field(default_factory=Counter)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one record."""
+        self.total += 1
+        self._atoms += verdict.num_atoms
+        self._stable_atoms += verdict.num_stable
+        self._stable += verdict.stable
+        self._connected += verdict.num_fragments == 1
+        self._statuses[verdict.status] += 1
+
+    def results(self) -> list[MetricResult]:
+        """The numbers so far, ending with one count for every way to fail."""
+        counts: list[tuple[str, int, int, str]] = [
+            ("p2_atom_stable", self._stable_atoms, self._atoms, _ATOM_STABLE),
+            ("p2_molecule_stable", self._stable, self.total, _MOLECULE_STABLE),
+            ("p2_connected", self._connected, self.total, _CONNECTED),
+            ("p2_valid", self._statuses[Status.OK], self.total, _VALID),
+        ]
+        for status in FAILURES:
+            definition = f"Molecules whose check ended with '{status}', over all molecules."
+            counts.append((f"p2_status_{status}", self._statuses[status], self.total, definition))
+        return [MetricResult(*count) for count in counts]
 
 
 _RULE = (
