@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -11,18 +12,52 @@ from torch import Tensor
 
 from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction, to_molecules
 from moldiff.data.hydrogens import with_ideal_hydrogens
-from moldiff.decode import Decoded, decode_raw, decode_valence
+from moldiff.decode import Decoded, Total, decode_raw, decode_valence
+from moldiff.errors import MoldiffError
 from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.sampler import Sampler, SamplerState, Start, run_sampler
 from moldiff.trajectory import Recorder
 
-PAIR_BUDGET = 60_000
-"""Padded pairs of atoms that go through the network at once; bounds the memory."""
+CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
+"""Padded pairs of atoms, a molecule's own included, that go through the network at once, unless one molecule has more.
+
+A pair takes about 4 kB, so that a batch of many on a CPU stays below 30 MB; there, larger ones are slower, too.
+"""
+
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+"""What torch's allocators say in a plain `RuntimeError`."""
+
+
+Value = str | float | int | bool
+"""What a data field of a record may hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A drawn molecule as its task sees it.
+
+    Attributes:
+        molecule: in the frame of what was known of it (Å).
+        fields: what its record says of the task; None is left out.
+        problem: why it is not what was asked for, in a word or two; None = it is.
+    """
+
+    molecule: Molecule
+    fields: Mapping[str, Value | None] = field(default_factory=dict)
+    problem: str | None = None
 
 
 class Task(Protocol):
-    """Says of every molecule of a run what is known of it before it is drawn."""
+    """Says of every molecule of a run what is known of it before it is drawn, and what it is afterwards."""
+
+    def count(self, n: int) -> int:
+        """How many molecules make up the answer when n are asked for."""
+        ...
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        ...
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of molecule `index` alone, on the CPU: [1, its heavy atoms, ...].
@@ -30,6 +65,14 @@ class Task(Protocol):
         Whatever is left to chance comes from `generator`, which then goes on to draw the molecule, so that molecule k
         of a seed is the same in any run.
         """
+        ...
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Sums over the classes of molecule `index` that decoding has to meet."""
+        ...
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
         ...
 
 
@@ -43,9 +86,25 @@ class NewMolecules:
 
     size_weights: Mapping[int, int]
 
+    def count(self, n: int) -> int:
+        """As many as are asked for."""
+        return n
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        return min(self.size_weights), max(self.size_weights)
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """A start without anything known."""
         return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """None."""
+        return ()
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """Any molecule will do."""
+        return Finished(molecule)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +115,19 @@ class Beginning:
         index: its number within the run.
         generator: source of all its random numbers.
         start: what is known of it.
+        totals: sums over its classes that decoding has to meet.
     """
 
     index: int
     generator: torch.Generator
     start: Start
+    totals: Sequence[Total] = ()
 
     @classmethod
     def of(cls, task: Task, seed: int, index: int) -> Beginning:
         """Molecule `index` of the run with that seed."""
         generator = molecule_generator(seed, index)
-        return cls(index, generator, task.begin(index, generator))
+        return cls(index, generator, task.begin(index, generator), task.totals(index))
 
     @property
     def size(self) -> int:
@@ -82,12 +143,14 @@ class Chunk:
         model: what drew them.
         start: what was known of them.
         prediction: the last network call's (Å).
+        totals: sums over the classes of each that decoding has to meet.
         frames: the way from noise to each of them (Å); None = not kept.
     """
 
     model: MoleculeDiffusion
     start: Start
     prediction: Prediction
+    totals: Sequence[Sequence[Total]]
     frames: Sequence[tuple[Molecule, ...]] | None = None
 
     def decode(self, rule: str) -> tuple[list[Molecule], list[bool]]:
@@ -101,7 +164,7 @@ class Chunk:
             none = torch.zeros(len(node_mask), dtype=torch.bool)
             decoded = Decoded(decode_raw(self.prediction, node_mask), none, none)
         else:
-            decoded = decode_valence(self.prediction, node_mask, self.model.vocabulary)
+            decoded = decode_valence(self.prediction, node_mask, self.model.vocabulary, totals=self.totals)
         molecules = to_molecules(decoded.batch, self.model.vocabulary)
         if not self.model.statistics.hydrogens_placed:
             molecules = [with_ideal_hydrogens(molecule) for molecule in molecules]
@@ -137,20 +200,84 @@ def draw_chunk(
 
     draws = MoleculeDraws([beginning.generator for beginning in beginnings], device=device)
     prediction = run_sampler(model, sampler, start, draws, on_step=watch)
-    return Chunk(model, start, prediction, None if recorder is None else recorder.trajectories())
+    totals = [beginning.totals for beginning in beginnings]
+    return Chunk(model, start, prediction, totals, None if recorder is None else recorder.trajectories())
 
 
-def in_chunks(beginnings: Iterable[Beginning], budget: int | None = None) -> Iterator[list[Beginning]]:
-    """Molecules in batches of similar sizes, each within a budget of padded pairs, by default `PAIR_BUDGET`."""
-    budget = PAIR_BUDGET if budget is None else budget
+@dataclass(eq=False)
+class MemoryBudget:
+    """How large a batch may be.
+
+    Attributes:
+        pairs: padded pairs of atoms; it shrinks where memory runs out.
+    """
+
+    pairs: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> MemoryBudget:
+        """What a device takes."""
+        return cls(CPU_PAIRS if device.type == "cpu" else GPU_PAIRS)
+
+
+def in_chunks(beginnings: Iterable[Beginning], pairs: int = CPU_PAIRS) -> Iterator[list[Beginning]]:
+    """Molecules in batches of similar sizes, each within so many padded pairs of atoms."""
     chunk: list[Beginning] = []
     for beginning in sorted(beginnings, key=lambda one: (one.size, one.index)):
-        if chunk and (len(chunk) + 1) * beginning.size**2 > budget:
+        if chunk and (len(chunk) + 1) * beginning.size**2 > pairs:
             yield chunk
             chunk = []
         chunk.append(beginning)
     if chunk:
         yield chunk
+
+
+def draw_within(
+    budget: MemoryBudget,
+    model: MoleculeDiffusion,
+    sampler: Sampler,
+    beginnings: Iterable[Beginning],
+    *,
+    num_frames: int = 0,
+    on_step: Callable[[SamplerState], None] | None = None,
+) -> Iterator[tuple[list[Beginning], Chunk]]:
+    """Draw molecules in as many batches as the budget asks for, and in smaller ones where memory runs out.
+
+    Raises:
+        MoldiffError: for a single molecule that does not fit into memory.
+    """
+    waiting = deque(in_chunks(beginnings, budget.pairs))
+    while waiting:
+        chunk = waiting.popleft()
+        drawn = _attempt(model, sampler, chunk, num_frames, on_step)
+        if drawn is not None:
+            yield chunk, drawn
+            continue
+        if len(chunk) == 1:
+            raise MoldiffError(f"size: a molecule of {chunk[0].size} heavy atoms does not fit into memory")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        budget.pairs = max(1, len(chunk) * max(one.size for one in chunk) ** 2 // 2)
+        waiting = deque(in_chunks([one for group in (chunk, *waiting) for one in group], budget.pairs))
+
+
+def _attempt(
+    model: MoleculeDiffusion,
+    sampler: Sampler,
+    chunk: Sequence[Beginning],
+    num_frames: int,
+    on_step: Callable[[SamplerState], None] | None,
+) -> Chunk | None:
+    """The drawn molecules, or None for want of memory; the generators are left as they were."""
+    copies = [replace(one, generator=one.generator.clone_state()) for one in chunk]
+    try:
+        return draw_chunk(model, sampler, copies, num_frames=num_frames, on_step=on_step)
+    except (MemoryError, torch.OutOfMemoryError):
+        return None
+    except RuntimeError as error:
+        if any(text in str(error) for text in _OUT_OF_MEMORY):
+            return None
+        raise
 
 
 def stack_starts(starts: Sequence[Start]) -> Start:

@@ -25,8 +25,8 @@ LAYERS = (
         "pool",
     },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
-    {"data", "metrics", "report", "condition", "task"},
-    {"model", "sampler", "trajectory", "drawing"},
+    {"data", "metrics", "report", "condition"},
+    {"model", "sampler", "trajectory", "drawing", "tasks"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "known", "evaluation", "card", "view"},
     {"cli", "options", "usage", "testing"},
 )
@@ -46,6 +46,7 @@ SIBLINGS = {
     "sampler": {"model"},
     "trajectory": {"model", "sampler"},
     "drawing": {"model", "sampler", "trajectory"},
+    "tasks": {"drawing", "sampler"},
     "training": {"callbacks", "checkpoint", "stream"},
     "callbacks": {"checkpoint"},
     "generate": {"checkpoint"},
@@ -57,7 +58,7 @@ SIBLINGS = {
 """What a module may import of its own layer."""
 
 LIBRARIES = {
-    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "generate", "view"},
+    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "generate", "tasks", "view"},
     "hydra": {"options"},
     "omegaconf": {"options"},
     "lightning": {"training", "callbacks", "stream"},

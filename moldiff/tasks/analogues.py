@@ -1,0 +1,129 @@
+"""Neighbours of known molecules: noised part of the way, and drawn back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rdkit import Chem, DataStructs, rdBase
+from rdkit.Chem import rdFingerprintGenerator
+
+from moldiff.batch import Molecule
+from moldiff.chem import to_rdkit
+from moldiff.data.statistics import Statistics
+from moldiff.decode import Total
+from moldiff.drawing import Finished, Value
+from moldiff.errors import MoldiffError
+from moldiff.sampler import Start
+from moldiff.tasks.given import Source, given
+from moldiff.tasks.kept import KeptPart
+from moldiff.tasks.task import start_at
+from moldiff.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analogues:
+    """n neighbours of each molecule, of the same number of heavy atoms.
+
+    Args:
+        of: the molecules: a file, a SMILES (which gets a conformer), or molecules from Python.
+        noise: how far they are noised before they are drawn back: near 0 = hardly, 1 = nothing is left of them.
+    """
+
+    of: Source | Sequence[Source] | None = None
+    noise: float = 0.4
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> AnalogueTask:
+        """The task for a model.
+
+        Raises:
+            MoldiffError: for molecules that cannot be used or that the model does not know.
+        """
+        if not 0 <= self.noise <= 1:
+            raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
+        found, rejected = given("of", self.of)
+        molecules = []
+        for number, one in enumerate(found, start=1):
+            part = KeptPart.of("of", one, range(len(one.index)), vocabulary)
+            try:
+                part.check_known("of", (), vocabulary)
+                molecules.append(one.molecule)
+            except MoldiffError as error:
+                rejected.append((number, str(error)))
+        if not molecules:
+            raise MoldiffError(rejected[0][1])
+        return AnalogueTask(tuple(molecules), self.noise, vocabulary, statistics.hydrogens_placed, tuple(rejected))
+
+
+@dataclass(frozen=True, eq=False)
+class AnalogueTask:
+    """Draws neighbours of known molecules, molecule after molecule in turn.
+
+    Attributes:
+        molecules: whose neighbours are drawn (Å).
+        noise: level that they are noised to.
+        vocabulary: classes of the model.
+        hydrogens_placed: whether the model knows places of hydrogens.
+        rejected: number and reason of each input that cannot be used.
+    """
+
+    molecules: tuple[Molecule, ...]
+    noise: float
+    vocabulary: Vocabulary
+    hydrogens_placed: bool
+    rejected: tuple[tuple[int, str], ...] = ()
+
+    def count(self, n: int) -> int:
+        """Molecules that make up the answer when n are asked for."""
+        return n * len(self.molecules)
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        sizes = [molecule.num_heavy_atoms for molecule in self.molecules]
+        return min(sizes), max(sizes)
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """One of the molecules at the level of noise."""
+        molecule = self.molecules[index % len(self.molecules)]
+        size = molecule.num_heavy_atoms
+        level = np.full((size, size), float(self.noise))
+        offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
+        centred = replace(molecule, pos=molecule.pos - molecule.pos.mean(0), hydrogen_offset=offset)
+        return start_at(centred, self.vocabulary, pos=level[0], atom=level[0], bond=level)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """None."""
+        return ()
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """The molecule in the input's frame, with its similarity to the input."""
+        number = index % len(self.molecules)
+        origin = self.molecules[number]
+        moved = replace(molecule, pos=molecule.pos + origin.pos.mean(0))
+        fields: dict[str, Value | None] = {
+            "input": origin.name,
+            "input_record": number + 1,
+            "noise": self.noise,
+            "similarity": similarity(molecule, origin),
+        }
+        return Finished(moved, fields)
+
+
+def similarity(one: Molecule, other: Molecule) -> float | None:
+    """Tanimoto similarity of Morgan fingerprints (radius 2, 2,048 bits); None where a graph cannot be sanitised."""
+    prints = [_fingerprint(molecule) for molecule in (one, other)]
+    return None if None in prints else float(DataStructs.TanimotoSimilarity(*prints))
+
+
+def _fingerprint(molecule: Molecule) -> Any:
+    mol = to_rdkit(molecule)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol)
+            bare = Chem.RemoveHs(mol)
+    except Chem.MolSanitizeException:
+        return None
+    return rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048).GetFingerprint(bare)

@@ -1,0 +1,193 @@
+"""Conformers: atoms and bonds are known, coordinates are drawn, and only those of the right handedness are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem import rdMolAlign
+
+from moldiff.batch import Molecule
+from moldiff.data.statistics import Statistics
+from moldiff.decode import Total
+from moldiff.drawing import Finished, Value
+from moldiff.errors import MoldiffError
+from moldiff.sampler import Start
+from moldiff.tasks.given import Given, Source, given
+from moldiff.tasks.kept import KeptPart
+from moldiff.tasks.stereo import Marks, Match, at_positions, compare, marks
+from moldiff.tasks.task import start_at
+from moldiff.vocabulary import Vocabulary
+
+_MAX_MATCHES = 1000
+"""Symmetric ways to lay one conformer on another that are looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformers:
+    """n conformers of each molecule, with its stereochemistry.
+
+    The network draws both mirror images alike. A sample with every stated centre inverted is mirrored; others that
+    miss a centre or double bond are dropped and counted, and drawing goes on until n are right. Centres and double
+    bonds without a statement are free.
+
+    Args:
+        smiles: the molecule; "-" = a SMILES a line from standard input.
+        input: instead, a file of molecules, or molecules from Python.
+        rmsd: leave out conformers that are nearer than this to one before (Å, heavy atoms, symmetry considered).
+    """
+
+    smiles: str | None = None
+    input: Source | Sequence[Source] | None = None
+    rmsd: float | None = None
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> ConformerTask:
+        """The task for a model.
+
+        Raises:
+            MoldiffError: for molecules that cannot be used or that the model does not know.
+        """
+        if (self.smiles is None) == (self.input is None):
+            both = "both" if self.smiles is not None else "neither"
+            raise MoldiffError(f"conformers: got {both} of smiles and input, expected one of them")
+        if self.rmsd is not None and not self.rmsd > 0:
+            raise MoldiffError(f"rmsd: got {self.rmsd}, expected a number above 0 (Å)")
+        name = "smiles" if self.input is None else "input"
+        found, rejected = given(name, self.smiles if self.input is None else self.input, coordinates=False)
+        targets = []
+        for number, one in enumerate(found, start=1):
+            try:
+                targets.append(_Target.of(name, one, vocabulary))
+            except MoldiffError as error:
+                rejected.append((number, str(error)))
+        if not targets:
+            raise MoldiffError(rejected[0][1])
+        return ConformerTask(tuple(targets), self.rmsd, vocabulary, tuple(rejected))
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """A molecule whose conformers are wanted."""
+
+    molecule: Molecule
+    mol: Chem.Mol  # heavy atoms first, then the hydrogens, those of atom 0 first
+    marks: Marks
+    name: str
+
+    @classmethod
+    def of(cls, name: str, source: Given, vocabulary: Vocabulary) -> _Target:
+        part = KeptPart.of(name, source, range(len(source.index)), vocabulary)
+        part.check_known(name, (), vocabulary)
+        if part.pieces().max() > 0:
+            raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
+        if part.open.any():
+            atom = part.label(int(np.flatnonzero(part.open)[0]))
+            raise MoldiffError(f"{name}: atom {atom} of {source.name} lacks bonds, expected a whole molecule")
+        mol = source.mol
+        heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+        hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+        ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
+        if source.placed:
+            ordered = at_positions(ordered, ordered.GetConformer().GetPositions())
+        ordered.RemoveAllConformers()
+        return cls(source.molecule, ordered, marks(ordered), source.name)
+
+
+@dataclass(frozen=True, eq=False)
+class ConformerTask:
+    """Draws coordinates for known graphs, molecule after molecule in turn.
+
+    Attributes:
+        targets: the molecules.
+        rmsd: smallest distance between two conformers that are kept (Å); None = any.
+        vocabulary: classes of the model.
+        rejected: number and reason of each input that cannot be used.
+    """
+
+    targets: tuple[_Target, ...]
+    rmsd: float | None
+    vocabulary: Vocabulary
+    rejected: tuple[tuple[int, str], ...] = ()
+
+    def count(self, n: int) -> int:
+        """Molecules that make up the answer when n are asked for."""
+        return n * len(self.targets)
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        sizes = [target.molecule.num_heavy_atoms for target in self.targets]
+        return min(sizes), max(sizes)
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The graph of one of the molecules; nothing is known of its coordinates."""
+        molecule = self.targets[index % len(self.targets)].molecule
+        size = molecule.num_heavy_atoms
+        none = np.zeros((size, size))
+        blank = replace(
+            molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=np.zeros_like(molecule.hydrogen_offset)
+        )
+        return start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """None."""
+        return ()
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
+        number = index % len(self.targets)
+        target = self.targets[number]
+        match = compare(target.marks, target.mol, _positions(molecule))
+        if match is Match.MIRRORED:
+            mirror = np.array([1.0, 1.0, -1.0])
+            molecule = replace(molecule, pos=molecule.pos * mirror, hydrogen_offset=molecule.hydrogen_offset * mirror)
+        fields: dict[str, Value | None] = {
+            "input": target.name,
+            "input_record": number + 1,
+            "mirrored": match is Match.MIRRORED,
+        }
+        return Finished(molecule, fields, "stereo" if match is Match.WRONG else None)
+
+    def admission(self, n: int) -> Admission:
+        """Who may still come in, of conformers in the order of their index, until there are n of each molecule."""
+        return Admission(self, n)
+
+
+class Admission:
+    """Takes conformers until there are n of each molecule, none too near another of the same."""
+
+    def __init__(self, task: ConformerTask, n: int) -> None:
+        self._task = task
+        self._wanted = n
+        self._taken: list[list[Chem.Mol]] = [[] for _ in task.targets]
+
+    def admit(self, index: int, molecule: Molecule) -> str | None:
+        """Take a finished conformer in; or why not, in a word or two."""
+        number = index % len(self._taken)
+        taken = self._taken[number]
+        if len(taken) >= self._wanted:
+            return "surplus"
+        placed = at_positions(self._task.targets[number].mol, _positions(molecule))
+        if self._task.rmsd is not None:
+            bare = Chem.RemoveHs(placed, sanitize=False)
+            if any(_rmsd(bare, other) < self._task.rmsd for other in taken):
+                return "near another"
+            placed = bare
+        taken.append(placed)
+        return None
+
+
+def _rmsd(one: Chem.Mol, other: Chem.Mol) -> float:
+    """Root mean square distance of heavy atoms (Å) of two conformers, laid on one another as well as can be."""
+    return float(rdMolAlign.GetBestRMS(Chem.Mol(one), Chem.Mol(other), maxMatches=_MAX_MATCHES))
+
+
+def _positions(molecule: Molecule) -> np.ndarray:
+    """All atoms [a, 3] (Å): heavy atoms, then the hydrogens, those of atom 0 first."""
+    hydrogens = [
+        molecule.pos[heavy] + molecule.hydrogen_offset[heavy, :count]
+        for heavy, count in enumerate(molecule.num_hydrogens.tolist())
+    ]
+    return np.concatenate([molecule.pos, *hydrogens])

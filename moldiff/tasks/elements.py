@@ -1,0 +1,103 @@
+"""Molecules limited to some elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from moldiff.batch import Molecule
+from moldiff.decode import Total
+from moldiff.drawing import Finished, Task
+from moldiff.errors import MoldiffError
+from moldiff.sampler import Start
+from moldiff.vocabulary import SYMBOLS, Vocabulary
+
+_NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
+
+
+def element_mask(
+    vocabulary: Vocabulary, elements: Sequence[str] | None = None, forbid: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Classes [K] that a free atom may have; None = any.
+
+    Args:
+        vocabulary: classes of the model.
+        elements: symbols of the only elements that may occur; hydrogens may whether they are named or not.
+        forbid: symbols of elements that must not occur, H included.
+
+    Raises:
+        MoldiffError: for what is no element of the model, or when no class is left.
+    """
+    if elements is None and not forbid:
+        return None
+    table = vocabulary.table
+    mask = np.ones(len(table), dtype=bool)
+    if elements is not None:
+        mask &= np.isin(table[:, 0], _numbers("elements", elements, vocabulary))
+    forbidden = _numbers("forbid", forbid, vocabulary)
+    mask &= ~np.isin(table[:, 0], forbidden)
+    if 1 in forbidden:
+        mask &= table[:, 2] == 0
+    if not mask.any():
+        raise MoldiffError("elements: what elements and forbid leave is none of the model's classes of heavy atoms")
+    return mask
+
+
+@dataclass(frozen=True, eq=False)
+class Limited:
+    """A task whose free atoms may only be of some classes.
+
+    Attributes:
+        task: any task.
+        mask: the classes [K].
+    """
+
+    task: Task
+    mask: np.ndarray
+
+    def count(self, n: int) -> int:
+        """That of the task."""
+        return self.task.count(n)
+
+    def sizes(self) -> tuple[int, int]:
+        """Those of the task."""
+        return self.task.sizes()
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The start of the task within the mask."""
+        return limit(self.task.begin(index, generator), self.mask)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task."""
+        return self.task.totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """That of the task."""
+        return self.task.finish(index, start, molecule)
+
+
+def limit(start: Start, mask: np.ndarray) -> Start:
+    """The same start with free atoms limited to the classes of `mask` [K]; known atoms stay what they are.
+
+    Raises:
+        MoldiffError: when the task leaves an atom no class within the mask.
+    """
+    known = start.level.atom[..., None] == 0
+    within = torch.from_numpy(mask).expand(*known.shape[:2], -1) | known
+    allowed = within if start.allowed is None else start.allowed & within
+    if not allowed.any(-1).all():
+        atom = int((~allowed.any(-1))[0].long().argmax())
+        raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
+    return replace(start, allowed=allowed)
+
+
+def _numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Atomic numbers of symbols that the model knows."""
+    known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0] if int(number) in SYMBOLS} | {"H"})
+    for symbol in symbols:
+        if symbol not in known:
+            raise MoldiffError(f"{name}: got {symbol!r}, expected elements that the model knows: {', '.join(known)}")
+    return [_NUMBERS[symbol] for symbol in symbols]
