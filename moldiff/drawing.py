@@ -48,6 +48,14 @@ class Finished:
     problem: str | None = None
 
 
+class Admission(Protocol):
+    """Decides in the order of the indices which of the molecules that are what was asked for come in."""
+
+    def admit(self, index: int, molecule: Molecule) -> str | None:
+        """Take a finished molecule in; or why not, in a word or two."""
+        ...
+
+
 class Task(Protocol):
     """Says of every molecule of a run what is known of it before it is drawn, and what it is afterwards."""
 
@@ -73,6 +81,10 @@ class Task(Protocol):
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
+        ...
+
+    def admission(self, n: int) -> Admission | None:
+        """A new count of those that come in when n are asked for; None = all may."""
         ...
 
 
@@ -105,6 +117,10 @@ class NewMolecules:
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """Any molecule will do."""
         return Finished(molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """All may come in."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from moldiff.sampler import Start
 from moldiff.tasks.given import Source, given
 from moldiff.tasks.kept import KeptPart
 from moldiff.tasks.task import start_at
+from moldiff.tasks.turns import Turns
 from moldiff.vocabulary import Vocabulary
 
 
@@ -110,6 +111,10 @@ class AnalogueTask:
             "similarity": similarity(molecule, origin),
         }
         return Finished(moved, fields)
+
+    def admission(self, n: int) -> Turns:
+        """N neighbours of each molecule."""
+        return Turns(len(self.molecules), n)
 
 
 def similarity(one: Molecule, other: Molecule) -> float | None:

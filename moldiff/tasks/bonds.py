@@ -18,6 +18,7 @@ from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
 from moldiff.tasks.given import Source, atom_records
 from moldiff.tasks.task import start_at
+from moldiff.tasks.turns import Turns
 from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
 
 _MAX_HYDROGEN_DISTANCE = 1.8
@@ -170,3 +171,7 @@ class BondTask:
             "input_atoms": " ".join(map(str, one.order.tolist())),
         }
         return Finished(exact, fields)
+
+    def admission(self, n: int) -> Turns:
+        """One answer for each molecule."""
+        return Turns(len(self.skeletons), 1)

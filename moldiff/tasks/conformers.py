@@ -20,6 +20,7 @@ from moldiff.tasks.given import Given, Source, given
 from moldiff.tasks.kept import KeptPart
 from moldiff.tasks.stereo import Marks, Match, at_positions, compare, marks
 from moldiff.tasks.task import start_at
+from moldiff.tasks.turns import Turns
 from moldiff.vocabulary import Vocabulary
 
 _MAX_MATCHES = 1000
@@ -139,7 +140,7 @@ class ConformerTask:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
         number = index % len(self.targets)
         target = self.targets[number]
-        match = compare(target.marks, target.mol, _positions(molecule))
+        match = compare(target.marks, target.mol, positions(molecule))
         if match is Match.MIRRORED:
             mirror = np.array([1.0, 1.0, -1.0])
             molecule = replace(molecule, pos=molecule.pos * mirror, hydrogen_offset=molecule.hydrogen_offset * mirror)
@@ -150,41 +151,39 @@ class ConformerTask:
         }
         return Finished(molecule, fields, "stereo" if match is Match.WRONG else None)
 
-    def admission(self, n: int) -> Admission:
-        """Who may still come in, of conformers in the order of their index, until there are n of each molecule."""
-        return Admission(self, n)
+    def admission(self, n: int) -> Apart:
+        """N conformers of each molecule, none too near another."""
+        return Apart(self, n)
 
 
-class Admission:
+class Apart(Turns):
     """Takes conformers until there are n of each molecule, none too near another of the same."""
 
     def __init__(self, task: ConformerTask, n: int) -> None:
+        super().__init__(len(task.targets), n)
         self._task = task
-        self._wanted = n
-        self._taken: list[list[Chem.Mol]] = [[] for _ in task.targets]
+        self._placed: list[list[Chem.Mol]] = [[] for _ in task.targets]
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
-        """Take a finished conformer in; or why not, in a word or two."""
-        number = index % len(self._taken)
-        taken = self._taken[number]
-        if len(taken) >= self._wanted:
-            return "surplus"
-        placed = at_positions(self._task.targets[number].mol, _positions(molecule))
-        if self._task.rmsd is not None:
-            bare = Chem.RemoveHs(placed, sanitize=False)
-            if any(_rmsd(bare, other) < self._task.rmsd for other in taken):
-                return "near another"
-            placed = bare
-        taken.append(placed)
-        return None
+        """Take a finished conformer in; or why not."""
+        number = index % len(self._placed)
+        if self._task.rmsd is None:
+            return super().admit(index, molecule)
+        bare = Chem.RemoveHs(at_positions(self._task.targets[number].mol, positions(molecule)), sanitize=False)
+        if any(rmsd(bare, other) < self._task.rmsd for other in self._placed[number]):
+            return "near another"
+        refused = super().admit(index, molecule)
+        if refused is None:
+            self._placed[number].append(bare)
+        return refused
 
 
-def _rmsd(one: Chem.Mol, other: Chem.Mol) -> float:
+def rmsd(one: Chem.Mol, other: Chem.Mol) -> float:
     """Root mean square distance of heavy atoms (Å) of two conformers, laid on one another as well as can be."""
     return float(rdMolAlign.GetBestRMS(Chem.Mol(one), Chem.Mol(other), maxMatches=_MAX_MATCHES))
 
 
-def _positions(molecule: Molecule) -> np.ndarray:
+def positions(molecule: Molecule) -> np.ndarray:
     """All atoms [a, 3] (Å): heavy atoms, then the hydrogens, those of atom 0 first."""
     hydrogens = [
         molecule.pos[heavy] + molecule.hydrogen_offset[heavy, :count]

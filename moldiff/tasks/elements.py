@@ -10,7 +10,7 @@ import torch
 
 from moldiff.batch import Molecule
 from moldiff.decode import Total
-from moldiff.drawing import Finished, Task
+from moldiff.drawing import Admission, Finished, Task
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
 from moldiff.vocabulary import SYMBOLS, Vocabulary
@@ -77,6 +77,10 @@ class Limited:
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """That of the task."""
         return self.task.finish(index, start, molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """That of the task."""
+        return self.task.admission(n)
 
 
 def limit(start: Start, mask: np.ndarray) -> Start:

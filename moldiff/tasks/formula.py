@@ -12,7 +12,7 @@ import torch
 from moldiff.batch import Molecule
 from moldiff.data.statistics import Statistics
 from moldiff.decode import Total
-from moldiff.drawing import Finished
+from moldiff.drawing import Admission, Finished
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
 from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
@@ -89,6 +89,10 @@ class FormulaTask:
         hydrogens, charge = (rule.value for rule in self.rules)
         right = molecule.num_hydrogens.sum() == hydrogens and molecule.formal_charge.sum() == charge
         return Finished(molecule, {"formula": self.formula}, None if right else "formula")
+
+    def admission(self, n: int) -> Admission | None:
+        """All may come in."""
+        return None
 
 
 def _parsed(formula: str | None) -> tuple[Counter[str], int]:

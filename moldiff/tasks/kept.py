@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from moldiff.batch import Molecule
 from moldiff.decode import Total
-from moldiff.drawing import Finished, Value
+from moldiff.drawing import Admission, Finished, Value
 from moldiff.errors import MoldiffError
 from moldiff.randomness import draw_size
 from moldiff.sampler import Start
@@ -185,6 +185,10 @@ class KeptTask:
             "attached": _is_attached(molecule, size, ends),
         }
         return Finished(replace(molecule, pos=pos, hydrogen_offset=offset), fields)
+
+    def admission(self, n: int) -> Admission | None:
+        """All may come in."""
+        return None
 
 
 def _numbers(values: Sequence[int] | np.ndarray | range) -> str:
