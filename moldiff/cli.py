@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from moldiff import __version__
 from moldiff.errors import MoldiffError
+from moldiff.ranks import rank, started_together
 from moldiff.usage import COMMANDS, GENERAL
 
 if TYPE_CHECKING:
@@ -118,9 +119,6 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
 
 
 def _prepare(options: Mapping[str, Any]) -> int:
-    from moldiff.construct import construct
-    from moldiff.data.prepare import prepare
-
     data = options["data"]
     if data["source"] is None:
         raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
@@ -133,15 +131,23 @@ def _prepare(options: Mapping[str, Any]) -> int:
         ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
     ):
         _check_at_least(name, value, 1)
-    source = construct(data["source"], None)
-    out = options["out"] or f"prepared/{source.name}"
-    prepared = prepare(source, out, min_count=data.get("min_count", 1), strict=options["strict"])
-    print(f"prepared set in {prepared.path}")
+    print(f"prepared set in {_make_set(data, options['out'], strict=options['strict'])}")
     return EXIT_OK
+
+
+def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False) -> Path:
+    """The folder of the set that a source makes; it is read only if it has changed."""
+    from moldiff.construct import construct
+    from moldiff.data.prepare import prepare
+
+    source = construct(data["source"], None)
+    folder = out or f"prepared/{source.name}"
+    return prepare(source, folder, min_count=data.get("min_count", 1), strict=strict).path
 
 
 def _train(options: Mapping[str, Any]) -> int:
     _check_train(options)
+    options = _with_set(options)
     from moldiff.training import STATE_FILE, train
 
     settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
@@ -156,15 +162,15 @@ def _train(options: Mapping[str, Any]) -> int:
             )
             raise KeyboardInterrupt(f"; {advice}") from error
         raise
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if rank() == 0:
         print(f"model in {folder}; to use it: moldiff sample model={folder}")
     return EXIT_OK
 
 
 def _check_train(options: Mapping[str, Any]) -> None:
     trainer = options["trainer"]
-    if options["data"]["folder"] is None:
-        raise MoldiffError("data.folder: nothing given, expected a set made by `moldiff prepare data.path=FILE`")
+    if options["data"]["folder"] is None and options["data"].get("path") is None:
+        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
     _check_at_least("batch_size", options["batch_size"], 1)
     _check_at_least("seed", options["seed"], 0)
     for name in ("max_steps", "log_every", "validate_every", "sample_every"):
@@ -173,6 +179,20 @@ def _check_train(options: Mapping[str, Any]) -> None:
     if duration is not None and not _DURATION.fullmatch(duration):
         expected = "days:hours:minutes:seconds, such as 00:08:00:00"
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
+
+
+def _with_set(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options with the folder of the set that `data.path` asks for, which is made first."""
+    data = options["data"]
+    if data.get("path") is None:
+        return options
+    folder = data["folder"] or f"prepared/{data['name']}"
+    if started_together() and not Path(folder, "meta.json").is_file():
+        raise MoldiffError(f"data.path: several processes were started together; run first: moldiff prepare "
+                           f"data.path={data['path']} out={folder}")  # fmt: skip
+    if rank() == 0 and not started_together():
+        _make_set(data, folder)
+    return {**options, "data": {**data, "folder": str(folder)}}
 
 
 @contextmanager

@@ -102,10 +102,17 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
 
 
 def _with_implied(arguments: Sequence[str]) -> list[str]:
-    """`data.path=...` alone says that the data are the user's own files."""
-    own = any(text.startswith("data.path=") for text in arguments)
+    """`data.path=...` alone says that the data are the user's own files, and gives them their name."""
+    path = next((text.partition("=")[2] for text in reversed(arguments) if text.startswith("data.path=")), "")
+    if not path:
+        return list(arguments)
     chosen = any(text.startswith("data=") for text in arguments)
-    return ["data=files", *arguments] if own and not chosen else list(arguments)
+    named = any(text.startswith("data.name=") for text in arguments)
+    from moldiff.data.files import name_of  # here, for it loads RDKit
+
+    implied = [] if chosen else ["data=files"]
+    implied += [] if named else [f"data.name={_quoted(name_of(path.strip(chr(34) + chr(39))))}"]
+    return [*implied, *arguments]
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:

@@ -25,11 +25,16 @@ from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16
 from moldiff.model import MoleculeDiffusion, TaskDistribution, TimeDistribution
+from moldiff.ranks import rank
 from moldiff.stream import TrainingData
+from moldiff.transfer import take_over
 
 STATE_FILE = "last.ckpt"
 _COMPILE_FROM = 3000
 """Compiling costs about two minutes, so it is left out of shorter trainings."""
+
+_FEW = 1000
+"""Below so many molecules a model of millions of parameters remembers each."""
 
 
 class DiffusionTraining(lightning.LightningModule):
@@ -149,7 +154,8 @@ def train(config: Mapping[str, Any]) -> Path:
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         torch.manual_seed(config["seed"])
         model = build_model(config, prepared.vocabulary, prepared.statistics)
-    history = [] if config["init"] is None else _start_from(model, config["init"])
+    history = [] if config["init"] is None else _start_from(model, config)
+    _warn_of_few(prepared)
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     module = DiffusionTraining(
         model,
@@ -185,21 +191,30 @@ def _claim(out: Path, *, resume: bool) -> Path | None:
         if not state.is_file():
             raise MoldiffError(f"resume: {state} not found, expected the folder of an interrupted training")
         return state
-    is_launched_copy = int(os.environ.get("LOCAL_RANK", "0")) > 0  # its first process has claimed the folder already
-    if out.exists() and any(out.iterdir()) and not is_launched_copy:
+    # Of several processes the first claims the folder.
+    if out.exists() and any(out.iterdir()) and rank() == 0:
         raise MoldiffError(f"out: {out} is not empty; choose another folder, or resume=true to continue there")
     out.mkdir(parents=True, exist_ok=True)
     return None
 
 
-def _start_from(model: MoleculeDiffusion, name: str | Path) -> list[Any]:
-    """Take over the weights of a trained model with the same vocabulary; returns its history."""
-    start = load_checkpoint(name)
-    if start.model.vocabulary != model.vocabulary:
-        theirs, ours = start.model.vocabulary, model.vocabulary
-        raise MoldiffError(f"init: {start.name} knows the classes {theirs}; the data has {ours}")
-    model.denoiser.load_state_dict(start.model.denoiser.state_dict())
+def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
+    """Take over the weights of a trained model; returns its history."""
+    start = load_checkpoint(config["init"])
+    line = take_over(model, start, config["denoiser"])
+    if rank() == 0:
+        print(line, flush=True)
     return list(start.config.get("history", []))
+
+
+def _warn_of_few(prepared: PreparedSet) -> None:
+    count = len(prepared.split("train"))
+    if count < _FEW and rank() == 0:
+        print(
+            f"moldiff: warning: only {count} molecule{'s' if count != 1 else ''} to train on: the model may learn them "
+            "by heart; then uniqueness and novelty mean little",
+            file=sys.stderr,
+        )
 
 
 def _optimizer(config: Mapping[str, Any], dtype: torch.dtype | None) -> Callable[..., torch.optim.Optimizer]:

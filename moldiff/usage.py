@@ -134,16 +134,19 @@ examples:
 """
 
 TRAIN = f"""\
-moldiff train - train a model on a prepared set
+moldiff train - train a model on molecules of your own or on a prepared set
 
 usage: moldiff train [key=value ...]
 
 options and their defaults:
   experiment=NAME     qm9 = the shipped model, quick = two minutes in all
   data=qm9            qm9 or sample (1,000 molecules); data.folder=prepared/qm9
+  data.path=FILE      instead: own molecules, prepared first as `moldiff prepare`
+                      does, with its options, into prepared/ and their name
   out=runs/qm9        run folder; the trained model ends up in it
   resume=false        true = go on with the interrupted training in `out`
-  init=null           start from the weights of a model (name or folder)
+  init=null           start from the weights of a model (name or folder); atom
+                      classes it does not know start fresh
   batch_size=128      molecules a step and device
   seed=0
   denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
@@ -153,13 +156,13 @@ options and their defaults:
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
   trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=auto
   trainer.validate_every=500   steps
-  other: self_conditioning, ema_decay, compile, field_weights, times, schedule,
-         sampler, quality; --cfg shows their values
+  other: self_conditioning, ema_decay, compile, field_weights, times, tasks,
+         schedule, sampler, quality; --cfg shows their values
 {_COMMON}
 examples:
   moldiff train experiment=quick && moldiff sample model=runs/quick
   moldiff train experiment=qm9
-  moldiff train data.folder=prepared/tiny out=runs/tiny trainer.max_steps=500
+  moldiff train data.path=mine.sdf init=qm9 trainer.max_steps=2000
   moldiff train out=runs/qm9 experiment=qm9 resume=true
 """
 

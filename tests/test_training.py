@@ -8,22 +8,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import MODEL_CONFIG, VOCABULARY, random_batch, small_model
+from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
 
-from moldiff.checkpoint import load_checkpoint, save_model
+from moldiff.batch import NoiseLevel
+from moldiff.checkpoint import build_model, load_checkpoint, save_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import subset
 from moldiff.errors import MoldiffError
+from moldiff.nn.denoiser import PairTransformer
 from moldiff.optimizer import MuonAdamW, orthogonalize
 from moldiff.process.time import PowerTimes
 from moldiff.schedule import TrapezoidSchedule
 from moldiff.training import train
+from moldiff.transfer import take_over
+from moldiff.vocabulary import AtomClass, Vocabulary
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -169,11 +174,72 @@ def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Pat
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_init_with_other_classes_is_refused_by_name(tmp_path: Path) -> None:
+def test_init_keeps_the_weights_of_shared_classes_whatever_their_index(tmp_path: Path) -> None:
+    start = small_model().float()
+    save_model(tmp_path / "start", start, MODEL_CONFIG)
+    classes = (AtomClass(16, 0, 0), *reversed(VOCABULARY.atom_classes[1:]))  # sulfur is new, C without H is gone
+    vocabulary = Vocabulary(classes, {})
+    torch.manual_seed(1)
+    model = build_model(MODEL_CONFIG, vocabulary, replace(STATISTICS, atom_marginal=(1 / 7,) * 7))
+    fresh = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    line = take_over(model, load_checkpoint(tmp_path / "start"), MODEL_CONFIG["denoiser"])
+    assert line == (
+        "init: start knows 6 of the 7 atom classes of the data; new, with fresh weights: S; not in the data, dropped: C"
+    )
+    old, new = start.denoiser.state_dict(), model.denoiser.state_dict()
+    for name, axis in PairTransformer.class_axes.items():
+        rows = {c: old[name].select(axis, k) for k, c in enumerate(VOCABULARY.atom_classes)}
+        for k, atom_class in enumerate(classes):
+            expected = rows.get(atom_class, fresh[name].select(axis, k))
+            assert torch.equal(new[name].select(axis, k), expected), (name, atom_class)
+    mask = "embedding.atom.weight"
+    assert torch.equal(new[mask][7], old[mask][7])
+    for name in old.keys() - PairTransformer.class_axes.keys():
+        assert torch.equal(new[name], old[name])
 
+
+def test_shared_classes_predict_as_before(tmp_path: Path) -> None:
+    start = small_model().float()
+    save_model(tmp_path / "start", start, MODEL_CONFIG)
+    order = [3, 1, 0, 2, 6, 5, 4]
+    vocabulary = Vocabulary(tuple(VOCABULARY.atom_classes[k] for k in order), {})
+    model = build_model(MODEL_CONFIG, vocabulary, STATISTICS)
+    take_over(model, load_checkpoint(tmp_path / "start"), MODEL_CONFIG["denoiser"])
+    batch = random_batch([4, 5])
+    batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
+    level = NoiseLevel.uniform(torch.tensor([0.3, 0.7]), batch.node_mask)
+    previous = start.denoise(batch, level)
+    before = start.denoise(batch, level, previous)
+    moved = torch.tensor(order).argsort()
+    renamed = batch.replace(atom_type=moved[batch.atom_type] * batch.node_mask)
+    previous = replace(previous, atom_type=previous.atom_type[..., order])
+    after = model.denoise(renamed, level, previous)
+    torch.testing.assert_close(after.pos, before.pos)
+    mask = batch.node_mask
+    torch.testing.assert_close(after.atom_type[mask], before.atom_type[mask][:, order])
+
+
+def test_init_with_another_network_names_the_difference(tmp_path: Path) -> None:
+    save_model(tmp_path / "start", small_model().float(), MODEL_CONFIG)
+    wider = MODEL_CONFIG["denoiser"] | {"pair_dim": 16}
+    difference = r"start has denoiser\.pair_dim=8, this training denoiser\.pair_dim=16"
+    with pytest.raises(MoldiffError, match=difference) as caught:
+        train(config(tmp_path / "run", init=str(tmp_path / "start"), denoiser=wider))
+    assert "\n" not in str(caught.value)
+
+
+def test_training_starts_from_a_model_of_other_molecules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "other", small_model().float(), MODEL_CONFIG)
-    with pytest.raises(MoldiffError, match=f"init: other knows the classes {VOCABULARY}; the data has"):
-        train(config(tmp_path / "run", init=str(tmp_path / "other"), denoiser=MODEL_CONFIG["denoiser"]))
+    train(
+        config(
+            tmp_path / "run",
+            init=str(tmp_path / "other"),
+            denoiser=MODEL_CONFIG["denoiser"],
+            trainer={"max_steps": 1, "num_quality_samples": 0},
+        )
+    )
+    assert "init: other knows 7 of the" in capsys.readouterr().out
+    assert "O" in str(load_checkpoint(tmp_path / "run").model.vocabulary)
 
 
 def test_loss_falls_on_one_batch() -> None:

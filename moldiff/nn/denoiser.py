@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +33,14 @@ class PairTransformer(nn.Module):
     Raises:
         MoldiffError: when the heads do not divide the dimensions.
     """
+
+    class_axes: ClassVar[Mapping[str, int]] = {
+        "embedding.atom.weight": 0,
+        "embedding.previous_atom.weight": 1,
+        "atom_type.1.weight": 0,
+        "atom_type.1.bias": 0,
+    }
+    """Weights with an entry for every atom class, and on which axis; the mask comes after the last class."""
 
     def __init__(
         self,
