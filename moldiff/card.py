@@ -22,7 +22,7 @@ from rich.progress import track
 from moldiff.batch import Molecule
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint, write_atomically
 from moldiff.data.dataset import PreparedSet
-from moldiff.drawing import Beginning, NewMolecules, draw_chunk, in_chunks
+from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, draw_within
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.metrics.summary import score
 from moldiff.report import markdown, versions, write_json
@@ -40,8 +40,9 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> tuple[li
     task = NewMolecules(model.statistics.size_counts)
     raw: list[Molecule] = []
     decoded: list[Molecule] = []
-    for chunk in in_chunks(Beginning.of(task, SEED, index) for index in indices):
-        drawn = draw_chunk(model, sampler, chunk)
+    beginnings = (Beginning.of(task, SEED, index) for index in indices)
+    budget = MemoryBudget.of(next(model.parameters()).device)
+    for _, drawn in draw_within(budget, model, sampler, beginnings):
         raw += drawn.decode("raw")[0]
         decoded += drawn.decode("valence")[0]
     return raw, decoded

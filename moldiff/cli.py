@@ -22,8 +22,8 @@ from moldiff.ranks import rank, started_together
 from moldiff.usage import COMMANDS, GENERAL
 
 if TYPE_CHECKING:
-    from moldiff.generate import Samples
     from moldiff.io import Writer
+    from moldiff.samples import Samples
 
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -272,7 +272,7 @@ def _keep(options: Mapping[str, Any]) -> list[str]:
 
 
 def _draw_limit(options: Mapping[str, Any]) -> int:
-    from moldiff.generate import default_max_draws
+    from moldiff.run import default_max_draws
 
     return default_max_draws(options["n"]) if options["max_draws"] is None else int(options["max_draws"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moldiff.batch import Molecule
-from moldiff.drawing import Beginning, NewMolecules, draw_chunk, in_chunks
+from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, draw_within
 from moldiff.metrics.summary import quality
 from moldiff.model import MoleculeDiffusion
 from moldiff.sampler import PowerSampler
@@ -16,8 +16,9 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Power
     task = NewMolecules(model.statistics.size_counts)
     raw: list[Molecule] = []
     decoded: list[Molecule] = []
-    for chunk in in_chunks(Beginning.of(task, 0, index) for index in range(num_samples)):
-        drawn = draw_chunk(model, sampler, chunk)
+    beginnings = (Beginning.of(task, 0, index) for index in range(num_samples))
+    budget = MemoryBudget.of(next(model.parameters()).device)
+    for _, drawn in draw_within(budget, model, sampler, beginnings):
         raw += drawn.decode("raw")[0]
         decoded += drawn.decode("valence")[0]
     found = quality(raw)

@@ -93,7 +93,7 @@ def test_counts_do_not_depend_on_how_many_draws_went_together(
     generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
-    monkeypatch.setattr("moldiff.drawing.PAIR_BUDGET", 40)
+    monkeypatch.setattr("moldiff.drawing.CPU_PAIRS", 40)
     narrow = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
     assert (wide.drawn, [s.smiles for s in wide]) == (narrow.drawn, [s.smiles for s in narrow])
 
@@ -109,10 +109,12 @@ def test_the_limit_of_draws_ends_a_hopeless_search(generator: MoleculeGenerator)
 
 
 def test_size_is_what_was_asked_for(generator: MoleculeGenerator) -> None:
-    assert {s.molecule.num_heavy_atoms for s in generator.sample(4, sampler=FAST, size=6, keep=())} == {6}
-    sizes = {s.molecule.num_heavy_atoms for s in generator.sample(30, sampler=FAST, size=(4, 5), keep=())}
+    assert {s.molecule.num_heavy_atoms for s in generator.sample(4, sampler=FAST, decode="raw", size=6, keep=())} == {6}
+    sizes = {s.molecule.num_heavy_atoms for s in generator.sample(30, sampler=FAST, decode="raw", size=(4, 5), keep=())}
     assert sizes == {4, 5}
-    beyond = {s.molecule.num_heavy_atoms for s in generator.sample(12, sampler=FAST, size=(8, 9), keep=())}
+    beyond = {
+        s.molecule.num_heavy_atoms for s in generator.sample(12, sampler=FAST, decode="raw", size=(8, 9), keep=())
+    }
     assert beyond == {8, 9}
     assert generator.trained_sizes() == (4, 6)
 
@@ -139,7 +141,7 @@ def test_impossible_values_are_named(generator: MoleculeGenerator, options: dict
 
 
 def test_interruption_returns_what_is_finished(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.generate._ROUND", 3)
+    monkeypatch.setattr("moldiff.recipe._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
         if done > 7:

@@ -27,9 +27,10 @@ LAYERS = (
     },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},
-    {"model", "sampler", "trajectory", "drawing", "tasks"},
-    {"checkpoint", "scoring", "stream", "callbacks", "training", "generate", "known", "evaluation", "card", "view"}
-    | {"transfer", "state", "logs", "curve"},
+    {"model", "sampler", "trajectory", "drawing", "recipe", "tasks"},
+    {"checkpoint", "scoring", "stream", "callbacks", "training", "known", "evaluation", "card", "view"}
+    | {"transfer", "state", "logs", "curve"}
+    | {"generate", "run", "samples"},
     {"cli", "options", "usage", "testing"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
@@ -48,6 +49,8 @@ SIBLINGS = {
     "sampler": {"model"},
     "trajectory": {"model", "sampler"},
     "drawing": {"model", "sampler", "trajectory"},
+    "recipe": {"drawing", "model", "sampler"},
+    "run": {"checkpoint", "samples"},
     "tasks": {"drawing", "sampler"},
     "training": {"callbacks", "checkpoint", "logs", "state", "stream", "transfer"},
     "callbacks": {"checkpoint", "curve", "logs", "state"},
@@ -55,7 +58,7 @@ SIBLINGS = {
     "state": {"checkpoint"},
     "logs": {"checkpoint"},
     "curve": {"checkpoint"},
-    "generate": {"checkpoint"},
+    "generate": {"checkpoint", "run", "samples"},
     "card": {"checkpoint"},
     "evaluation": {"known"},
     "view": {"checkpoint", "evaluation"},
@@ -64,7 +67,7 @@ SIBLINGS = {
 """What a module may import of its own layer."""
 
 LIBRARIES = {
-    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "generate", "tasks", "view"},
+    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "samples", "tasks", "view"},
     "hydra": {"options"},
     "omegaconf": {"options"},
     "lightning": {"training", "callbacks", "stream", "logs"},

@@ -1,0 +1,221 @@
+"""How the molecules of a run are drawn, in blocks that other processes can take over.
+
+A block is a range of indices, and its molecules share batches. Where blocks begin depends on what the run asks for and
+not on who draws them, so that one process, several, and a run that goes on after an interruption come to the same
+molecules to the last digit; at other block boundaries they agree up to the rounding of floating-point numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from moldiff.batch import Molecule
+from moldiff.drawing import Beginning, MemoryBudget, Task, Value, draw_within
+from moldiff.metrics.validity import Verdict, judge
+from moldiff.model import MoleculeDiffusion
+from moldiff.pool import Failure, available_cpus, stream_limited
+from moldiff.sampler import PowerSampler, SamplerState
+
+_MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
+"""Molecules of a block on a CPU at most, and pairs of atoms: some seconds of work, done in few batches."""
+
+_MAX_GPU_BLOCK, _GPU_BLOCK_PAIRS = 1_000, 600_000
+_MIN_TAIL = 8  # molecules of a block behind those that are needed at the least
+
+_CALL_SECONDS = 1.4e-3
+"""A network call for one molecule of 9 heavy atoms on one core of the machine the shipped model was trained on."""
+
+_WORTH_WORKERS = 30.0
+"""Seconds of one core's work from which on workers, which take about 3 s to start, are worth it."""
+
+_NO_LIMIT = 1e8
+"""Seconds that a worker may spend on a block: three years."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One drawn molecule.
+
+    Attributes:
+        index: its number within the run.
+        molecule: the molecule (Å).
+        mended: the most probable classes broke a valence rule, and decoding found others.
+        verdict: outcome of the validity check.
+        fields: what its record says of the task.
+        problem: why it is not what the task asked for; None = it is.
+        frames: the way from noise (Å); None = not kept.
+    """
+
+    index: int
+    molecule: Molecule
+    mended: bool
+    verdict: Verdict
+    fields: Mapping[str, Value | None]
+    problem: str | None
+    frames: tuple[Molecule, ...] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recipe:
+    """All that decides what molecule k is; a worker process gets a copy.
+
+    Attributes:
+        model: in evaluation mode, on the device where it is to run.
+        sampler: how to step.
+        task: what is known of every molecule.
+        seed: of the run.
+        decode: "valence" or "raw".
+        trajectory: keep the way from noise.
+        budget: how large a batch may be.
+    """
+
+    model: MoleculeDiffusion
+    sampler: PowerSampler
+    task: Task
+    seed: int
+    decode: str
+    trajectory: bool
+    budget: MemoryBudget
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Drawn]:
+        """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
+        finished = 0
+        found: dict[int, Drawn] = {}
+        num_steps = self.sampler.num_steps
+        beginnings = [Beginning.of(self.task, self.seed, index) for index in indices]
+
+        def on_step(state: SamplerState) -> None:
+            if on_fraction is not None:
+                on_fraction(finished + len(state.noisy.node_mask) * (state.step + 1) / num_steps)
+
+        drawing = draw_within(
+            self.budget,
+            self.model,
+            self.sampler,
+            beginnings,
+            num_frames=num_steps if self.trajectory else 0,
+            on_step=on_step,
+        )
+        for chunk, drawn in drawing:
+            molecules, mended = drawn.decode(self.decode)
+            for row, (beginning, molecule) in enumerate(zip(chunk, molecules, strict=True)):
+                frames = None if drawn.frames is None else drawn.frames[row]
+                found[beginning.index] = self._judged(beginning, molecule, mended[row], frames)
+            finished += len(chunk)
+        return [found[index] for index in indices]
+
+    def _judged(
+        self, beginning: Beginning, molecule: Molecule, mended: bool, frames: tuple[Molecule, ...] | None
+    ) -> Drawn:
+        finished = self.task.finish(beginning.index, beginning.start, molecule)
+        verdict = judge(finished.molecule, self.model.vocabulary)
+        return Drawn(beginning.index, finished.molecule, mended, verdict, finished.fields, finished.problem, frames)
+
+    def mean_pairs(self, first: int) -> float:
+        """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""
+        sizes = [Beginning.of(self.task, self.seed, first + k).size for k in range(8)]
+        return sum(size**2 for size in sizes) / len(sizes)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a run.
+
+    Attributes:
+        first: index of the first molecule.
+        needed: how many have to be drawn at the least.
+        limit: how many may be drawn.
+        length: molecules of a block; behind those that are needed blocks are shorter, as the run may end any time.
+    """
+
+    first: int
+    needed: int
+    limit: int
+    length: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, first: int, needed: int, limit: int) -> Blocks:
+        """Blocks of a length that suits the device and the size of the molecules."""
+        gpu = recipe.device.type != "cpu"
+        longest, pairs = (_MAX_GPU_BLOCK, _GPU_BLOCK_PAIRS) if gpu else (_MAX_BLOCK, _BLOCK_PAIRS)
+        length = int(pairs / recipe.mean_pairs(first))
+        return cls(first, min(needed, limit), limit, max(1, min(longest, length)))
+
+    def behind(self, index: int) -> Iterator[range]:
+        """The blocks that are not wholly below `index`."""
+        end, needed = self.first, self.first + self.needed
+        tail = min(self.length, max(_MIN_TAIL, self.needed // 20))
+        while end < self.first + self.limit:
+            start = end
+            stop = min(start + self.length, needed) if start < needed else start + tail
+            end = min(stop, self.first + self.limit)
+            if end > index:
+                yield range(start, end)
+
+
+def choose_workers(recipe: Recipe, first: int, needed: int) -> int:
+    """How many worker processes to share the work among; 0 = none, all is done here.
+
+    As many single-thread processes as torch may use threads draw 1.2 to 1.5 times as many molecules as one process
+    with all threads, once they have started.
+    """
+    processes = min(available_cpus(), torch.get_num_threads())
+    if recipe.device.type != "cpu" or processes < 2:
+        return 0
+    cost = (recipe.mean_pairs(first) / 81) ** 0.8  # from 10 to 50 heavy atoms it grows with their number to the 1.6
+    seconds = needed * recipe.sampler.num_steps * _CALL_SECONDS * cost
+    return processes if seconds >= _WORTH_WORKERS * processes / 2 else 0
+
+
+def draw_blocks(
+    recipe: Recipe,
+    blocks: Blocks,
+    *,
+    behind: int,
+    num_workers: int = 0,
+    on_fraction: Callable[[float], None] | None = None,
+) -> Generator[list[Drawn], None, None]:
+    """The molecules of the blocks that are not wholly below index `behind`, block by block in order.
+
+    A block whose worker ended is drawn again here, and so is everything if workers cannot start.
+
+    Args:
+        recipe: how to draw.
+        blocks: which.
+        behind: index of the first molecule that is wanted.
+        num_workers: processes; 0 = none, all is done here.
+        on_fraction: hears how many molecules of the block that is drawn here are done, in fractions.
+    """
+    if num_workers:
+        outcomes = stream_limited(recipe.draw, blocks.behind(behind), num_workers=num_workers, limit=_NO_LIMIT)
+        with closing(outcomes):
+            while True:
+                try:
+                    block, outcome = next(outcomes)
+                except StopIteration:
+                    return
+                except Exception as error:  # a model of a class that cannot be pickled, no memory for a process, ...
+                    _log.warning("workers cannot be used, one process goes on alone: %s", _one_line(error))
+                    break
+                if isinstance(outcome, Failure):
+                    _log.warning("molecules %d to %d are drawn again: %s", block[0], block[-1], outcome.reason)
+                    outcome = recipe.draw(block)
+                behind = block[-1] + 1
+                yield outcome
+    for block in blocks.behind(behind):
+        yield recipe.draw(block, on_fraction)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

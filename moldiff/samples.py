@@ -1,0 +1,121 @@
+"""What a sampling run gives: drawn molecules with what is known of them, and counts over all that were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
+
+from rdkit import Chem
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.drawing import Value
+from moldiff.metrics.validity import Verdict
+from moldiff.results import MetricResult, Status
+
+
+@dataclass(frozen=True, eq=False)
+class SampledMolecule:
+    """One drawn molecule with what is known of it.
+
+    Attributes:
+        molecule: the molecule (Å).
+        verdict: outcome of the validity check.
+        novel: not among the training molecules; None = not valid, or the model has no list of them.
+        unique: the first valid one of its run with its structure; None = not valid.
+        mended: the most probable classes broke a valence rule, and decoding found others.
+        origin: model, weights, seed, index and settings: all that is needed to draw it again.
+        task: what its record says of the task it was drawn for.
+        trajectory: frames from noise on (Å), see `moldiff.trajectory`; None = not kept.
+    """
+
+    molecule: Molecule
+    verdict: Verdict
+    novel: bool | None
+    unique: bool | None
+    mended: bool
+    origin: Mapping[str, str | int | float]
+    task: Mapping[str, Value | None] = field(default_factory=dict)
+    trajectory: tuple[Molecule, ...] | None = None
+
+    @cached_property
+    def mol(self) -> Chem.Mol:
+        """The RDKit molecule with explicit hydrogens and one conformer; sanitised if it is valid."""
+        mol = chem.to_rdkit(self.molecule)
+        if self.verdict.problem is None:
+            Chem.SanitizeMol(mol)
+            Chem.AssignStereochemistryFrom3D(mol)
+        return mol
+
+    @property
+    def status(self) -> Status:
+        return self.verdict.status
+
+    @property
+    def reason(self) -> str:
+        """Why it is not valid; empty if it is."""
+        return self.verdict.problem.reason if self.verdict.problem else ""
+
+    @property
+    def smiles(self) -> str | None:
+        """Isomeric SMILES, None if not valid."""
+        return self.verdict.strict
+
+    @property
+    def seed(self) -> int:
+        return int(self.origin["seed"])
+
+    @property
+    def index(self) -> int:
+        return int(self.origin["index"])
+
+    def record(self) -> dict[str, str | int | float | bool | None]:
+        """The data fields of its SDF record."""
+        return {
+            "SMILES": self.smiles,
+            "status": str(self.status),
+            "reason": self.reason or None,
+            "unique": self.unique,
+            "novel": self.novel,
+            "mended": self.mended,
+            **self.task,
+            **self.origin,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Sequence[SampledMolecule]):
+    """The molecules that were kept, and the count of all that were drawn for them.
+
+    Attributes:
+        kept: the molecules in the order of their index.
+        asked: how many were asked for.
+        results: numbers over all that were drawn, the rejected ones included.
+        drawn: how many were drawn.
+        complete: False when the limit of draws or an interruption ended the run early.
+    """
+
+    kept: Sequence[SampledMolecule]
+    asked: int
+    drawn: int
+    results: Sequence[MetricResult]
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @overload
+    def __getitem__(self, index: int) -> SampledMolecule: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[SampledMolecule]: ...
+
+    def __getitem__(self, index: int | slice) -> SampledMolecule | Sequence[SampledMolecule]:
+        return self.kept[index]
+
+    @property
+    def mols(self) -> list[Chem.Mol]:
+        """The RDKit molecules."""
+        return [sample.mol for sample in self.kept]
