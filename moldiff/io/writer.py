@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import BinaryIO, Protocol, Self, cast
 
 import numpy as np
 from rdkit import Chem
@@ -22,12 +24,15 @@ from moldiff.chem import smiles, to_rdkit
 from moldiff.errors import MoldiffError
 from moldiff.io.parts import file_suffix
 
+MEMBER_RECORDS = 64
+"""Records of a member of a compressed file: enough for a good compression, and the most a killed program loses."""
+
 Value = str | float | int | bool
 """What a data field of a written record may hold."""
 
 
 class Recorded(Protocol):
-    """A molecule with data of its own, such as one drawn by `moldiff.generate`."""
+    """A molecule with data of its own, such as one drawn by `moldiff.run`."""
 
     @property
     def molecule(self) -> Molecule: ...
@@ -55,6 +60,14 @@ class Writer:
     the work inside the `with` block is cut short (Ctrl-C), the file holds all records finished until then; if there
     is none, an older file is left as it was.
 
+    A streamed file takes the target's place with its first record and grows record by record, so that it is complete
+    up to its last one whenever the program ends. Two types grow in larger steps: compressed ones by 64 records, each a
+    gzip member of its own, and tables, whose columns are known in the end only, all at once.
+
+    Args:
+        path: the target.
+        streamed: let the file grow in its place.
+
     Example:
         with Writer("out.sdf") as writer:
             writer.write(molecule, {"seed": 1})
@@ -63,23 +76,26 @@ class Writer:
         MoldiffError: for an unknown suffix, or a folder that does not exist.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
-        if self.path.is_dir():
-            raise MoldiffError(f"{path}: is a folder, expected the name of a file")
-        if not self.path.parent.is_dir():
-            raise MoldiffError(f"{path}: the folder {self.path.parent} does not exist")
+    def __init__(self, path: str | Path, *, streamed: bool = False) -> None:
+        self.path = check_target(path)
         self.count = 0
-        self._rows: list[dict[str, str]] = []
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._raw = self._temporary.open("wb")
-        if self.path.name.lower().endswith(".gz"):
-            # No name and no time inside, so that equal molecules make equal files.
-            packed = gzip.GzipFile(filename="", fileobj=self._raw, mode="wb", mtime=0)
-            self._file: TextIO = io.TextIOWrapper(packed, encoding="utf-8", newline="\n")
-        else:
-            self._file = io.TextIOWrapper(self._raw, encoding="utf-8", newline="\n")
+        self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
+        self._member: list[bytes] | None = [] if is_packed(self.path) else None
+        self._rows = _Rows(self.path.parent) if self._format is None else None
+        self._streamed = streamed
+        self._temporary: Path | None = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._raw = _open(self._temporary, "wb", streamed)
+
+    @classmethod
+    def behind(cls, path: str | Path, size: int, count: int) -> Self:
+        """Go on with a streamed file behind its first `size` bytes, which hold `count` records; the rest is cut off."""
+        writer = cls(path, streamed=True)
+        writer._discard()
+        with writer.path.open("r+b") as file:
+            file.truncate(size)
+        writer.count, writer._temporary = count, None
+        writer._raw = _open(writer.path, "ab", streamed=True)
+        return writer
 
     def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
         """Add one record with the molecule's properties and `fields` as its data; None and NaN are left out.
@@ -92,25 +108,64 @@ class Writer:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
         text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
-        if self._format is None:
-            self._rows.append(_csv_row(molecule, text))
-        else:
-            self._file.write(self._format(molecule, text))
+        if self._rows is not None:
+            self._rows.add(_csv_row(molecule, text))
+        elif self._format is not None:
+            self._add(self._format(molecule, text).encode())
         self.count += 1
+
+    def _add(self, data: bytes) -> None:
+        if self._member is None:
+            self._put(data)
+            return
+        self._member.append(data)
+        if len(self._member) == MEMBER_RECORDS:
+            self._end_member()
+
+    def _end_member(self) -> None:
+        """Write the records that wait as a gzip member without name and time: equal molecules, equal files."""
+        if self._member:
+            self._put(gzip.compress(b"".join(self._member), mtime=0))
+            self._member.clear()
+
+    def _put(self, data: bytes) -> None:
+        """Write whole records, all of them or none."""
+        place = self._raw.tell()
+        try:
+            while data:
+                data = data[self._raw.write(data) :]
+        except OSError:
+            if self._streamed:
+                self._raw.truncate(place)
+            raise
+        if self._streamed:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Put the file in its place, where it goes on growing."""
+        if self._temporary is not None:
+            self._raw.close()
+            self._temporary.replace(self.path)
+            self._temporary = None
+            self._raw = _open(self.path, "ab", self._streamed)
 
     def close(self) -> None:
         """Finish the file and put it in its place."""
-        if self._rows:
-            columns = list(dict.fromkeys(key for row in self._rows for key in row))
-            table = csv.DictWriter(self._file, columns, restval="", lineterminator="\n")
-            table.writeheader()
-            table.writerows(self._rows)
-        self._release()
-        self._temporary.replace(self.path)
-
-    def _release(self) -> None:
-        self._file.close()
+        if self._rows is not None:
+            for line in self._rows.lines():
+                self._add(line)
+            self._rows.close()
+        self._end_member()
+        self._publish()
         self._raw.close()
+
+    def _discard(self) -> None:
+        """Take the temporary file away."""
+        self._raw.close()
+        if self._rows is not None:
+            self._rows.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -119,10 +174,63 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and self.count == 0:
-            self._release()
-            self._temporary.unlink()
+            self._discard()
         else:
             self.close()
+
+
+class _Rows:
+    """The rows of a table, in a nameless file until all columns are known."""
+
+    def __init__(self, folder: Path) -> None:
+        self._columns: dict[str, None] = {}
+        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+
+    def add(self, row: Mapping[str, str]) -> None:
+        self._columns |= dict.fromkeys(row)
+        self._file.write(json.dumps(row) + "\n")
+
+    def lines(self) -> Iterator[bytes]:
+        """The header, then the rows."""
+        if not self._columns:
+            return
+        line = io.StringIO()
+        table = csv.DictWriter(line, list(self._columns), restval="", lineterminator="\n")
+        table.writeheader()
+        self._file.seek(0)
+        for text in self._file:
+            table.writerow(json.loads(text))
+            yield line.getvalue().encode()
+            line.seek(0)
+            line.truncate()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def check_target(path: str | Path) -> Path:
+    """The path, if molecules can be written to a file of that name.
+
+    Raises:
+        MoldiffError: for an unknown suffix, or a folder that does not exist.
+    """
+    path = Path(path)
+    file_suffix(path, _FORMATS)
+    if path.is_dir():
+        raise MoldiffError(f"{path}: is a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise MoldiffError(f"{path}: the folder {path.parent} does not exist")
+    return path
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.name.lower().endswith(".gz")
+
+
+def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
+    """Open for writing; without a buffer where every record is to reach the file at once."""
+    return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
 
 
 def _is_missing(value: Value | None) -> bool:
@@ -173,5 +281,5 @@ _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
     ".sdf": _sdf_text,
     ".xyz": _xyz_text,
     ".smi": _smiles_text,
-    ".csv": None,  # rows are kept until all columns are known
+    ".csv": None,  # a table, see `_Rows`
 }
