@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.ranks import rank, started_together
-from moldiff.usage import COMMANDS, GENERAL
+from moldiff.usage import COMMANDS, GENERAL, TASKS
 
 if TYPE_CHECKING:
     from moldiff.io import Writer
@@ -72,7 +72,8 @@ def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else ""
     if command in COMMANDS:
         if wants_help:
-            print(COMMANDS[command], end="")
+            about_tasks = command == "sample" and any(text.startswith("task=") for text in arguments)
+            print(TASKS if about_tasks else COMMANDS[command], end="")
             return EXIT_OK
         return _run(command, arguments[1:])
     if wants_help:
@@ -216,6 +217,7 @@ def _sample(options: Mapping[str, Any]) -> int:
     from moldiff.io import Writer
 
     sampler = construct(options["sampler"], None)
+    task = construct(options["task"], None) if options.get("task") else None
     with Writer(options["out"]) as writer:
         from moldiff.generate import load
 
@@ -225,17 +227,20 @@ def _sample(options: Mapping[str, Any]) -> int:
             samples = generator.sample(
                 options["n"],
                 seed=options["seed"],
+                task=task,
                 size=size,
+                elements=_as_list(options["elements"]),
+                forbid=_as_list(options["forbid"]) or (),
                 steps=options["steps"],
                 sampler=sampler,
                 keep=_keep(options),
                 decode=options["decode"],
-                max_draws=_draw_limit(options),
+                max_draws=options["max_draws"],
                 trajectory=options["trajectory"],
                 on_progress=on_progress,
             )
         unwritten = _write(samples, writer)
-        interrupted = not samples.complete and samples.drawn < _draw_limit(options)
+        interrupted = not samples.complete and samples.drawn < _draw_limit(options, samples.asked)
         if not writer.count:  # an exception leaves an older file of that name as it was
             if interrupted:
                 raise KeyboardInterrupt
@@ -267,14 +272,18 @@ def _check_at_least(name: str, value: int | None, low: int) -> None:
 
 
 def _keep(options: Mapping[str, Any]) -> list[str]:
-    keep = options["keep"]
-    return [keep] if isinstance(keep, str) else list(keep)
+    return _as_list(options["keep"]) or []
 
 
-def _draw_limit(options: Mapping[str, Any]) -> int:
+def _as_list(value: Any) -> list[Any] | None:
+    """A value alone stands for a list of one."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _draw_limit(options: Mapping[str, Any], asked: int) -> int:
     from moldiff.run import default_max_draws
 
-    return default_max_draws(options["n"]) if options["max_draws"] is None else int(options["max_draws"])
+    return default_max_draws(asked) if options["max_draws"] is None else int(options["max_draws"])
 
 
 def _parse_size(size: int | str | None) -> tuple[int, int] | None:
@@ -331,6 +340,8 @@ def _conclude(options: Mapping[str, Any], samples: Samples, unwritten: Sequence[
 
     from moldiff.report import summary_table
 
+    for note in samples.notes:
+        print(f"moldiff: {note}", file=sys.stderr)
     Console().print(summary_table(samples.results, asked=samples.asked, drawn=samples.drawn, path=options["out"]))
     if unwritten:
         print(
@@ -340,7 +351,7 @@ def _conclude(options: Mapping[str, Any], samples: Samples, unwritten: Sequence[
         print(f"moldiff: interrupted; {options['out']} holds what was finished", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not samples.complete:
-        limit = f"max_draws={_draw_limit(options)} reached"
+        limit = f"max_draws={_draw_limit(options, samples.asked)} reached"
         print(f"moldiff: warning: {len(samples)} of {samples.asked} molecules kept; {limit}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK

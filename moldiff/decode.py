@@ -21,6 +21,9 @@ _KEEP_WITHIN = 12.0
 _NEVER = -1e3
 """Log-probability below which a class is none of the choices; what is known rules classes out by such logits."""
 
+_MAX_CUTS = 50
+"""Times that an answer in several fragments is sent back; a trained network's needs a few at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Total:
@@ -126,7 +129,7 @@ def most_probable(
 
     Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and at every atom the orders
     add up to a sum that the chosen class allows. A class with several allowed sums (sulfur) enters once for each.
-    Connectedness is added by cuts: while the answer has several fragments, the first must gain a bond to the others.
+    Connectedness is added by cuts: while the answer has several fragments, each must gain a bond to the others.
 
     Args:
         atoms: log-probabilities [n, K]; below -1e3 = never.
@@ -145,14 +148,15 @@ def most_probable(
         programme = _Programme.build(atoms, pairs, vocabulary, keep)
         for total in totals:
             programme.demand(total)
-        for _ in range(len(atoms)):
+        for _ in range(_MAX_CUTS):
             answer = programme.solve(time_limit)
             if answer is None:
                 break
             count, fragment = connected_components(answer[1], directed=False)
             if not connected or count == 1:
                 return answer
-            programme.cut(fragment == 0)
+            for number in range(count if count > 2 else 1):
+                programme.cut(fragment == number)
     return None
 
 

@@ -67,6 +67,10 @@ class Task(Protocol):
         """The smallest and largest number of heavy atoms."""
         ...
 
+    def notes(self) -> Sequence[str]:
+        """What it made of what it was given, for the user, a line each."""
+        ...
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of molecule `index` alone, on the CPU: [1, its heavy atoms, ...].
 
@@ -84,7 +88,7 @@ class Task(Protocol):
         ...
 
     def admission(self, n: int) -> Admission | None:
-        """A new count of those that come in when n are asked for; None = all may."""
+        """A new count of those that come in, of n that make up the answer (see `count`); None = all may."""
         ...
 
 
@@ -105,6 +109,10 @@ class NewMolecules:
     def sizes(self) -> tuple[int, int]:
         """The smallest and largest number of heavy atoms."""
         return min(self.size_weights), max(self.size_weights)
+
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """A start without anything known."""

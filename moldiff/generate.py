@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
-from moldiff.drawing import MemoryBudget, NewMolecules
+from moldiff.drawing import MemoryBudget, NewMolecules, Task
+from moldiff.elements import Limited, element_mask
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex
@@ -17,6 +20,9 @@ from moldiff.recipe import Recipe
 from moldiff.run import DECODE, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
+
+if TYPE_CHECKING:
+    from moldiff.tasks.task import Request
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
 
@@ -40,7 +46,10 @@ class MoleculeGenerator:
         n: int = 100,
         *,
         seed: int = 0,
+        task: Request | None = None,
         size: int | tuple[int, int] | None = None,
+        elements: Sequence[str] | None = None,
+        forbid: Sequence[str] = (),
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid",),
@@ -57,9 +66,12 @@ class MoleculeGenerator:
         floating-point numbers.
 
         Args:
-            n: molecules to keep.
+            n: molecules to keep; of tasks that start from given molecules, for each of them.
             seed: of the run, 0 to 2**32 - 1.
+            task: what to start from, see `moldiff.tasks`; None = whole new molecules.
             size: heavy atoms of every molecule, or the smallest and largest number; None = as in the training data.
+            elements: symbols of the only elements that may be drawn, H apart; None = all that the model knows.
+            forbid: symbols of elements that must not be drawn.
             steps: network calls a molecule; None = the sampler's own number.
             sampler: how to step; None = the default.
             keep: what a kept molecule must be: any of valid, unique, novel; empty keeps all.
@@ -80,7 +92,10 @@ class MoleculeGenerator:
         run = self.run(
             n,
             seed=seed,
+            task=task,
             size=size,
+            elements=elements,
+            forbid=forbid,
             steps=steps,
             sampler=sampler,
             keep=keep,
@@ -92,14 +107,17 @@ class MoleculeGenerator:
             on_progress=on_progress,
         )
         kept = list(run)
-        return Samples(kept, n, run.drawn, run.results(), run.complete)
+        return Samples(kept, run.order.n, run.drawn, run.results(), run.complete, run.recipe.task.notes())
 
     def run(
         self,
         n: int = 100,
         *,
         seed: int = 0,
+        task: Request | None = None,
         size: int | tuple[int, int] | None = None,
+        elements: Sequence[str] | None = None,
+        forbid: Sequence[str] = (),
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid",),
@@ -124,6 +142,9 @@ class MoleculeGenerator:
         Raises:
             MoldiffError: for an impossible value.
         """
+        check_whole("n", n, 1, 2**31)
+        prepared = self._prepared(task, size, elements, forbid)
+        n = prepared.count(n)
         order = Order(
             n=n,
             first=first,
@@ -142,13 +163,32 @@ class MoleculeGenerator:
         recipe = Recipe(
             model=self.checkpoint.model,
             sampler=sampler if steps is None else replace(sampler, num_steps=steps),
-            task=NewMolecules(self._size_weights(size)),
+            task=prepared,
             seed=seed,
             decode=decode,
             trajectory=trajectory,
             budget=MemoryBudget.of(self.device),
+            asked=_asked(task, elements, forbid),
         )
         return SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+
+    def _prepared(
+        self,
+        task: Request | None,
+        size: int | tuple[int, int] | None,
+        elements: Sequence[str] | None,
+        forbid: Sequence[str],
+    ) -> Task:
+        """What is known of every molecule."""
+        model = self.checkpoint.model
+        mask = element_mask(model.vocabulary, elements, forbid)
+        if task is None:
+            plain: Task = NewMolecules(self._size_weights(size))
+        elif size is not None:
+            raise MoldiffError(f"size: got {size} together with a task, which says how many atoms there are")
+        else:
+            plain = task.prepare(model.vocabulary, model.statistics)
+        return plain if mask is None else Limited(plain, mask)
 
     def _size_weights(self, size: int | tuple[int, int] | None) -> dict[int, int]:
         """Weight of every number of heavy atoms; sizes the training data lacks are all given the same weight."""
@@ -165,6 +205,18 @@ class MoleculeGenerator:
         """The smallest and largest number of heavy atoms in the training data."""
         sizes = self.checkpoint.model.statistics.size_counts
         return min(sizes), max(sizes)
+
+
+def _asked(task: Request | None, elements: Sequence[str] | None, forbid: Sequence[str]) -> str:
+    """What is asked for beside the size, in JSON; "" = nothing."""
+    wanted: dict[str, Any] = {}
+    if task is not None:
+        from moldiff.tasks.task import description  # only here, for the tasks' own imports take a moment
+
+        wanted = description(task)
+    wanted |= {} if elements is None else {"elements": list(elements)}
+    wanted |= {"forbid": list(forbid)} if forbid else {}
+    return json.dumps(wanted) if wanted else ""
 
 
 def load(model: str | Path = "qm9", *, device: str = "auto") -> MoleculeGenerator:

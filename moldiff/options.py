@@ -30,7 +30,19 @@ from moldiff.errors import MoldiffError
 CONFIG_MODULE = "moldiff.conf"
 
 _PACKAGE_PREFIX = "pkg://"
-_PATHS = ("out", "input", "reference", "model", "init", "data.folder", "data.path")
+_PATHS = (
+    "out",
+    "input",
+    "reference",
+    "model",
+    "init",
+    "data.folder",
+    "data.path",
+    "task.core",
+    "task.input",
+    "task.of",
+)
+_FILTERS = ("valid", "unique", "novel")  # what `keep` asks of a molecule
 _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -46,6 +58,19 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "steps": (int, type(None)),
     "max_draws": (int, type(None)),
     "keep": (list, str),
+    "elements": (list, str, type(None)),
+    "forbid": (list, str),
+    "task.core": (str, type(None)),
+    "task.keep": (list, int, str, type(None)),
+    "task.remove": (list, int, str, type(None)),
+    "task.attach": (list, int, str, type(None)),
+    "task.new_atoms": (int, str, type(None)),
+    "task.smiles": (str, type(None)),
+    "task.input": (str, type(None)),
+    "task.rmsd": (float, type(None)),
+    "task.charge": (int, type(None)),
+    "task.formula": (str, type(None)),
+    "task.of": (str, type(None)),
     "init": (str, type(None)),
     "compile": (bool, str),
     "input": (str, type(None)),
@@ -94,6 +119,8 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
                 _check_choice(override, loader, folders)
         chosen = [text for text, o in zip(arguments, overrides, strict=True) if o.key_or_group in groups]
         defaults = _resolved(_compose(command, [*search, *chosen]))
+        arguments = [_in_task(text, o, defaults) for text, o in zip(arguments, overrides, strict=True)]
+        overrides = [_parse(text) for text in arguments]
         for text, override in zip(arguments, overrides, strict=True):
             if override.key_or_group not in groups:
                 _check_value(text, override, defaults, groups)
@@ -118,6 +145,22 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
 def as_yaml(options: Mapping[str, Any]) -> str:
     """The options as YAML text."""
     return str(OmegaConf.to_yaml(OmegaConf.create(dict(options))))
+
+
+def _in_task(text: str, override: Override, defaults: Mapping[str, Any]) -> str:
+    """`core=...` for `task.core=...`, where the chosen task has such an option and the command none of that name.
+
+    Both may have a `keep`: what a molecule must be, in the words for that, and which atoms stay.
+    """
+    key = override.key_or_group
+    if override.is_delete() or override.is_add() or key not in (defaults.get("task") or {}):
+        return text
+    if key in defaults:
+        value = override.value()
+        words = value if isinstance(value, list) else [value]
+        if all(word in _FILTERS for word in words):
+            return text
+    return f"task.{text}"
 
 
 def _config_folder(folder: str) -> Path:

@@ -30,8 +30,11 @@ _MIN_TAIL = 8  # molecules of a block behind those that are needed at the least
 _CALL_SECONDS = 1.4e-3
 """A network call for one molecule of 9 heavy atoms on one core of the machine the shipped model was trained on."""
 
-_WORTH_WORKERS = 30.0
-"""Seconds of one core's work from which on workers, which take about 3 s to start, are worth it."""
+_START_SECONDS = 3.5
+"""What workers take to start."""
+
+_THREADS_GAIN = 1.65
+"""How much faster all threads of one process are than one thread; batches are too small for more than two."""
 
 _NO_LIMIT = 1e8
 """Seconds that a worker may spend on a block: three years."""
@@ -74,6 +77,7 @@ class Recipe:
         decode: "valence" or "raw".
         trajectory: keep the way from noise.
         budget: how large a batch may be.
+        asked: the task and limits as they were asked for, in JSON; "" = whole new molecules.
     """
 
     model: MoleculeDiffusion
@@ -83,6 +87,7 @@ class Recipe:
     decode: str
     trajectory: bool
     budget: MemoryBudget
+    asked: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -167,15 +172,15 @@ class Blocks:
 def choose_workers(recipe: Recipe, first: int, needed: int) -> int:
     """How many worker processes to share the work among; 0 = none, all is done here.
 
-    As many single-thread processes as torch may use threads draw 1.2 to 1.5 times as many molecules as one process
-    with all threads, once they have started.
+    As many single-thread processes as torch may use threads draw faster than one process with all threads, once they
+    have started; on two cores that pays from about 600 molecules of QM9's size on.
     """
     processes = min(available_cpus(), torch.get_num_threads())
     if recipe.device.type != "cpu" or processes < 2:
         return 0
     cost = (recipe.mean_pairs(first) / 81) ** 0.8  # from 10 to 50 heavy atoms it grows with their number to the 1.6
     seconds = needed * recipe.sampler.num_steps * _CALL_SECONDS * cost
-    return processes if seconds >= _WORTH_WORKERS * processes / 2 else 0
+    return processes if _START_SECONDS + seconds / processes < seconds / _THREADS_GAIN else 0
 
 
 def draw_blocks(

@@ -215,9 +215,10 @@ def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, pa
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
     found = {result.name: result for result in results}
-    for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel"):
+    of_task = [name for name in found if name.startswith("task_") and "_status_" not in name]
+    for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel", *of_task):
         if name in found:
-            table.add_row(_label(name), _counts(found[name]), format_value(found[name]))
+            table.add_row(_label(name), format_fraction(found[name]), format_value(found[name]))
     for name, result in found.items():
         if "_status_" in name and result.numerator:
             table.add_row(f"rejected: {name.partition('_status_')[2]}", f"{result.numerator:.0f}", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
@@ -11,6 +10,7 @@ from moldiff.checkpoint import Checkpoint
 from moldiff.drawing import Admission
 from moldiff.errors import MoldiffError
 from moldiff.metrics.novelty import NoveltyCounts, NoveltyIndex
+from moldiff.metrics.outcomes import TaskCounts
 from moldiff.metrics.validity import ValidityCounts
 from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks
 from moldiff.results import MetricResult
@@ -92,7 +92,6 @@ class SamplingRun:
         done: what is finished already; its molecules are not drawn again.
         on_progress: called with the number of molecules kept so far, in fractions.
         kept: molecules kept so far, those of `done` included.
-        missed: how many were not what the task asked for, by reason.
         interrupted: Ctrl-C ended the run.
     """
 
@@ -103,11 +102,11 @@ class SamplingRun:
     done: Done
     on_progress: Callable[[float], None] | None = None
     kept: int = 0
-    missed: Counter[str] = field(default_factory=Counter)
     interrupted: bool = False
     _shown: float = 0.0
     _validity: ValidityCounts = field(default_factory=ValidityCounts)
     _novelty: NoveltyCounts = field(default_factory=NoveltyCounts)
+    _task: TaskCounts = field(default_factory=TaskCounts)
     _seen: set[str] = field(default_factory=set)
 
     @property
@@ -121,7 +120,7 @@ class SamplingRun:
 
     def results(self) -> list[MetricResult]:
         """Numbers over all molecules drawn by this run."""
-        return [*self._validity.results(), *self._novelty.results(self.novelty)]
+        return [*self._validity.results(), *self._novelty.results(self.novelty), *self._task.results()]
 
     def __iter__(self) -> Iterator[SampledMolecule]:
         """Draw; Ctrl-C ends the iteration, and what was not handed over until then is lost."""
@@ -176,6 +175,7 @@ class SamplingRun:
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
         sampler = self.recipe.sampler
+        asked = {"task": self.recipe.asked} if self.recipe.asked else {}
         return {
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,
@@ -183,6 +183,7 @@ class SamplingRun:
             "steps": sampler.num_steps,
             "decode": self.recipe.decode,
             "sampler": json.dumps(asdict(sampler)),
+            **asked,
         }
 
     def _is_wanted(self, sample: SampledMolecule) -> bool:
@@ -196,5 +197,7 @@ class SamplingRun:
         if problem is None and admission is not None:
             problem = admission.admit(drawn.index, drawn.molecule)
         if problem is not None:
-            self.missed[problem] += 1
+            self._task.miss(problem)
+        else:
+            self._task.add(drawn.fields)
         return problem is None

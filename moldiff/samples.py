@@ -95,6 +95,7 @@ class Samples(Sequence[SampledMolecule]):
         results: numbers over all that were drawn, the rejected ones included.
         drawn: how many were drawn.
         complete: False when the limit of draws or an interruption ended the run early.
+        notes: what the task made of what it was given, a line each.
     """
 
     kept: Sequence[SampledMolecule]
@@ -102,6 +103,7 @@ class Samples(Sequence[SampledMolecule]):
     drawn: int
     results: Sequence[MetricResult]
     complete: bool
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -43,6 +43,11 @@ options and their defaults:
   model=qm9           a model of the package, or a trained one's folder
   seed=0              another seed, other molecules
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
+  elements=null       the only elements, such as [C,H,O]; null = all it knows
+  forbid=[]           elements that must not occur
+  task=NAME           instead of whole new molecules: grow, link, replace,
+                      conformers, bonds, formula or analogues, with options of
+                      their own, shown by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
   max_draws=null      stop after so many draws; null = 20 n + 200
   steps=null          network calls a molecule; null = the sampler's 50
@@ -58,6 +63,43 @@ examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff sample n=20 'keep=[valid,unique,novel]' out=new.csv
   moldiff sample n=50 model=runs/quick steps=20 out=quick.sdf.gz
+"""
+
+TASKS = """\
+moldiff sample task=NAME - start from what is known of a molecule
+
+grow       new atoms on a molecule or a part of it, which stays as it is
+  core=FILE|SMILES    one molecule in 3D, or a SMILES; * marks an open end
+  keep=null           atoms that stay: [0,1,2] (from 0) or a SMARTS; null = all
+  attach=null         atoms that gain a bond; null = open ends, else any
+  new_atoms=null      heavy atoms to add: 3, or 2..4
+link       new atoms between two or more pieces
+  core=FILE           the pieces in 3D, in one record or several
+  keep, attach, new_atoms   as for grow; attach: at least one in each piece
+replace    new atoms in the place of others
+  core=FILE|SMILES    remove=ATOMS   attach, new_atoms   as for grow
+conformers n conformers of each molecule, with its stereochemistry
+  smiles=SMILES       or input=FILE; smiles=- reads standard input
+  rmsd=null           leave out those nearer than this to one before (A)
+bonds      bonds and charges for coordinates
+  input=FILE          with all hydrogens, such as an .xyz file
+  charge=null         of each; null = what the file says, else 0
+  any_charge=false    true = leave the charge to the model
+formula    molecules of one formula
+  formula=C7H10N2O    with its charge, if any: C2H8N+
+analogues  n neighbours of each molecule
+  of=FILE|SMILES      noise=0.4   from 0 to 1: how far from it
+
+Text with special characters goes in quotes: 'smiles="C#N"'.
+All options of `moldiff sample` but size go with them.
+
+examples:
+  moldiff sample task=grow core=c1ccccc1 attach=0 new_atoms=2..3 n=20
+  moldiff sample task=replace 'core="CC(=O)NC"' 'remove="C(=O)"' n=20
+  moldiff sample task=conformers 'smiles="C[C@H](O)CN"' n=10 out=conf.sdf
+  moldiff sample task=formula formula=C7H10O2 n=20
+  moldiff sample task=bonds input=molecules.xyz out=bonds.sdf
+  moldiff sample task=analogues of=molecules.sdf noise=0.5 n=5 out=near.sdf
 """
 
 EVALUATE = f"""\

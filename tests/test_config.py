@@ -56,13 +56,14 @@ def test_every_group_is_a_folder_of_the_package() -> None:
         "prior",
         "process",
         "sampler",
+        "task",
     }
     assert not list(CONF.glob("*/*/*")), "groups are one folder deep"
     assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
-    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment", "metrics")]
+    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment", "metrics", "task")]
 )
 def test_every_choice_builds(group: str, choice: str) -> None:
     config = compose_options("train", [f"{group}={choice}"])

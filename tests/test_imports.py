@@ -27,7 +27,7 @@ LAYERS = (
     },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},
-    {"model", "sampler", "trajectory", "drawing", "recipe", "tasks"},
+    {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "tasks"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve"}
     | {"generate", "run", "samples"},
@@ -51,6 +51,7 @@ SIBLINGS = {
     "drawing": {"model", "sampler", "trajectory"},
     "recipe": {"drawing", "model", "sampler"},
     "run": {"checkpoint", "samples"},
+    "elements": {"drawing", "sampler"},
     "tasks": {"drawing", "sampler"},
     "training": {"callbacks", "checkpoint", "logs", "state", "stream", "transfer"},
     "callbacks": {"checkpoint", "curve", "logs", "state"},

@@ -82,7 +82,7 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     for language, block in BLOCKS:
         if language == "python":
             exec(compile(block, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 5 + 2
 
 
 @needs_weights
@@ -93,7 +93,10 @@ def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for command in OURS:
         if command not in HOURS:
             assert main(shlex.split(command)[1:]) == 0, command
-    assert {path.name for path in tmp_path.glob("*.sdf")} == {"molecules.sdf", "small.sdf", "quick.sdf"}
+    assert {path.name for path in tmp_path.glob("*.sdf")} == {
+        f"{name}.sdf"
+        for name in ("molecules", "small", "quick", "grown", "replaced", "conformers", "isomers", "bonds", "analogues")
+    }
 
 
 def test_first_line_says_that_it_is_another_program() -> None:

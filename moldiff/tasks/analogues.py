@@ -86,6 +86,10 @@ class AnalogueTask:
         sizes = [molecule.num_heavy_atoms for molecule in self.molecules]
         return min(sizes), max(sizes)
 
+    def notes(self) -> Sequence[str]:
+        """The inputs that are left out."""
+        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """One of the molecules at the level of noise."""
         molecule = self.molecules[index % len(self.molecules)]
@@ -113,8 +117,8 @@ class AnalogueTask:
         return Finished(moved, fields)
 
     def admission(self, n: int) -> Turns:
-        """N neighbours of each molecule."""
-        return Turns(len(self.molecules), n)
+        """As many neighbours of each molecule."""
+        return Turns(len(self.molecules), n // len(self.molecules))
 
 
 def similarity(one: Molecule, other: Molecule) -> float | None:

@@ -141,6 +141,10 @@ class BondTask:
         sizes = [one.molecule.num_heavy_atoms for one in self.skeletons]
         return min(sizes), max(sizes)
 
+    def notes(self) -> Sequence[str]:
+        """The inputs that are left out."""
+        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Elements, hydrogens and coordinates of one of the molecules."""
         one = self.skeletons[index % len(self.skeletons)]

@@ -81,12 +81,12 @@ class _Target:
     @classmethod
     def of(cls, name: str, source: Given, vocabulary: Vocabulary) -> _Target:
         part = KeptPart.of(name, source, range(len(source.index)), vocabulary)
-        part.check_known(name, (), vocabulary)
         if part.pieces().max() > 0:
             raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))
             raise MoldiffError(f"{name}: atom {atom} of {source.name} lacks bonds, expected a whole molecule")
+        part.check_known(name, (), vocabulary)
         mol = source.mol
         heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
@@ -122,6 +122,10 @@ class ConformerTask:
         sizes = [target.molecule.num_heavy_atoms for target in self.targets]
         return min(sizes), max(sizes)
 
+    def notes(self) -> Sequence[str]:
+        """The inputs that are left out."""
+        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The graph of one of the molecules; nothing is known of its coordinates."""
         molecule = self.targets[index % len(self.targets)].molecule
@@ -152,15 +156,15 @@ class ConformerTask:
         return Finished(molecule, fields, "stereo" if match is Match.WRONG else None)
 
     def admission(self, n: int) -> Apart:
-        """N conformers of each molecule, none too near another."""
+        """As many conformers of each molecule, none too near another."""
         return Apart(self, n)
 
 
 class Apart(Turns):
-    """Takes conformers until there are n of each molecule, none too near another of the same."""
+    """Takes conformers until there are n in all, as many of each molecule, none too near another of the same."""
 
     def __init__(self, task: ConformerTask, n: int) -> None:
-        super().__init__(len(task.targets), n)
+        super().__init__(len(task.targets), n // len(task.targets))
         self._task = task
         self._placed: list[list[Chem.Mol]] = [[] for _ in task.targets]
 

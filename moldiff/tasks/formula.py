@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,13 +75,17 @@ class FormulaTask:
         """The smallest and largest number of heavy atoms."""
         return len(self.elements), len(self.elements)
 
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Atoms of which only the elements are known."""
         start = Start.unknown(torch.ones(1, len(self.elements), dtype=torch.bool))
         allowed = self.vocabulary.table[None, :, 0] == self.elements[:, None]
         return Start(start.clean, start.level, torch.from_numpy(allowed)[None])
 
-    def totals(self, index: int) -> tuple[Total, ...]:
+    def totals(self, index: int) -> Sequence[Total]:
         """The numbers of hydrogens and of charges."""
         return self.rules
 

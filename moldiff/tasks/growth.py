@@ -58,9 +58,9 @@ class Grow:
         source = _one_molecule("core", self.core)
         rows = range(len(source.index)) if self.keep is None else select("keep", self.keep, source)
         part = KeptPart.of("core", source, rows, vocabulary)
+        attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(self.new_atoms, part.size, statistics)
-        groups = [tuple(range(part.size))]
-        return _task("grow", part, _atoms_to_attach(self.attach, part), groups, sizes, vocabulary, statistics)
+        return _task("grow", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +131,9 @@ class Replace:
         if not rows:
             raise MoldiffError("remove: takes all atoms, expected some to stay; whole new molecules need no task")
         part = KeptPart.of("core", source, rows, vocabulary)
-        wanted = len(removed) if self.new_atoms is None else self.new_atoms
-        sizes = _new_sizes(wanted, part.size, statistics)
-        groups = [tuple(range(part.size))]
-        return _task("replace", part, _atoms_to_attach(self.attach, part), groups, sizes, vocabulary, statistics)
+        attach = _atoms_to_attach(self.attach, part)
+        sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part.size, statistics)
+        return _task("replace", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
 def _one_molecule(name: str, source: Any) -> Given:
@@ -194,10 +193,10 @@ def _task(
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
     losing = [atom for atom in attach if not part.open[atom]]
-    part.check_known("core", losing, vocabulary)
     for atom in losing:
-        if not part.can_lose_hydrogen(atom, vocabulary):
+        if not part.molecule.num_hydrogens[atom]:
             raise MoldiffError(f"attach: atom {part.label(atom)} has no hydrogen to lose and no open end")
+    part.check_known("core", losing, vocabulary)
     choices = []
     for group in groups:
         if any(atom in attach for atom in group):

@@ -143,6 +143,15 @@ class KeptTask:
         """The smallest and largest number of heavy atoms."""
         return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
 
+    def notes(self) -> Sequence[str]:
+        """What is kept, and where it is attached, by the numbers of the input."""
+        part = self.part
+        ends = [part.label(atom) for atom in self.attach]
+        ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
+        pieces = int(part.pieces().max()) + 1
+        stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
+        return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The kept atoms with their open ends, and as many new ones as are drawn."""
         new = draw_size(generator, self.size_weights)

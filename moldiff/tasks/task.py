@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -71,8 +70,8 @@ def start_at(
     )
 
 
-def description(request: Request) -> str:
-    """The request as JSON: its name and options, of files also a hash of what they hold."""
+def description(request: Request) -> dict[str, Any]:
+    """The request in JSON's types: its name and options, of files also a hash of what they hold."""
     options: dict[str, Any] = {"name": type(request).__name__.lower()}
     for option in fields(request):  # type: ignore[arg-type]  # every request is a dataclass
         value = getattr(request, option.name)
@@ -81,7 +80,7 @@ def description(request: Request) -> str:
         options[option.name] = _plain(value)
         if isinstance(value, str | Path) and len(str(value)) < _MAX_NAME and Path(value).is_file():
             options[f"{option.name}_sha256"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
-    return json.dumps(options)
+    return options
 
 
 def _plain(value: Any) -> Any:

@@ -66,6 +66,10 @@ class Limited:
         """Those of the task."""
         return self.task.sizes()
 
+    def notes(self) -> Sequence[str]:
+        """Those of the task."""
+        return self.task.notes()
+
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of the task within the mask."""
         return limit(self.task.begin(index, generator), self.mask)

@@ -1,0 +1,56 @@
+"""What a run's molecules are to the task they were drawn for, counted one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from moldiff.results import MetricResult
+
+
+class TaskCounts:
+    """Counts molecules that are what a task asked for, and why others are not."""
+
+    def __init__(self) -> None:
+        self.missed: Counter[str] = Counter()
+        self._met = 0
+        self._attached: list[int] = [0, 0]
+        self._similarity: list[float] = [0.0, 0]
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Count one that is kept, by what its record says of the task."""
+        self._met += 1
+        if "attached" in fields:
+            self._attached[0] += bool(fields["attached"])
+            self._attached[1] += 1
+        if fields.get("similarity") is not None:
+            self._similarity[0] += fields["similarity"]
+            self._similarity[1] += 1
+
+    def miss(self, reason: str) -> None:
+        """Count one that is not what was asked for."""
+        self.missed[reason] += 1
+
+    def results(self) -> list[MetricResult]:
+        """The counts; those that no task asked for are left out."""
+        found = []
+        if self.missed:
+            total = self._met + self.missed.total()
+            found.append(MetricResult("task_met", self._met, total, _MET))
+        for reason, count in sorted(self.missed.items()):
+            definition = f"Molecules left out because of '{reason}', over those that `keep` lets pass."
+            found.append(MetricResult(f"task_status_{reason}", count, self._met + self.missed.total(), definition))
+        if self._attached[1]:
+            found.append(MetricResult("task_attached", self._attached[0], self._attached[1], _ATTACHED))
+        if self._similarity[1]:
+            total_similarity, counted = self._similarity
+            found.append(
+                MetricResult("task_mean_similarity", total_similarity, float(counted), _SIMILARITY, int(counted))
+            )
+        return found
+
+
+_MET = "Molecules that are what the task asked for, over those that `keep` lets pass."
+_ATTACHED = "Kept molecules in one piece in which every atom to attach to is bonded to a new one, over all kept."
+_SIMILARITY = "Mean Tanimoto similarity (Morgan fingerprints, radius 2, 2,048 bits) of kept molecules to their input."
