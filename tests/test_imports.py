@@ -31,7 +31,7 @@ LAYERS = (
     {"checkpoint", "scoring", "stream", "callbacks", "training", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve"}
     | {"generate", "run", "samples"},
-    {"cli", "options", "usage", "testing"},
+    {"cli", "options", "usage", "testing", "benchmark"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
 
@@ -68,7 +68,19 @@ SIBLINGS = {
 """What a module may import of its own layer."""
 
 LIBRARIES = {
-    "rdkit": {"chem", "records", "io", "data", "metrics", "report", "evaluation", "samples", "tasks", "view"},
+    "rdkit": {
+        "chem",
+        "records",
+        "io",
+        "data",
+        "metrics",
+        "report",
+        "evaluation",
+        "samples",
+        "tasks",
+        "view",
+        "benchmark",
+    },
     "hydra": {"options"},
     "omegaconf": {"options"},
     "lightning": {"training", "callbacks", "stream", "logs"},

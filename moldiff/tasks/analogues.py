@@ -116,8 +116,10 @@ class AnalogueTask:
         }
         return Finished(moved, fields)
 
-    def admission(self, n: int) -> Turns:
+    def admission(self, n: int) -> Turns | None:
         """As many neighbours of each molecule."""
+        if len(self.molecules) == 1:
+            return None
         return Turns(len(self.molecules), n // len(self.molecules))
 
 

@@ -155,8 +155,10 @@ class ConformerTask:
         }
         return Finished(molecule, fields, "stereo" if match is Match.WRONG else None)
 
-    def admission(self, n: int) -> Apart:
+    def admission(self, n: int) -> Apart | None:
         """As many conformers of each molecule, none too near another."""
+        if len(self.targets) == 1 and self.rmsd is None:
+            return None
         return Apart(self, n)
 
 

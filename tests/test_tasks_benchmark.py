@@ -1,0 +1,105 @@
+"""The benchmark of the tasks: which parts it removes, and what it counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import MODEL_CONFIG, SIZES
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from moldiff import benchmark
+from moldiff.batch import Molecule
+from moldiff.checkpoint import save_model
+from moldiff.chem import from_rdkit
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.statistics import Statistics
+from moldiff.model import MoleculeDiffusion
+from moldiff.nn.denoiser import PairTransformer
+from moldiff.options import compose_options
+from moldiff.process.joint import JointProcessConfig
+
+
+def embedded(smiles: str) -> Molecule:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    molecule = from_rdkit(mol)
+    assert isinstance(molecule, Molecule)
+    return molecule
+
+
+def parts(smiles: str, kind: str) -> set[tuple[int, ...]]:
+    molecule, random = embedded(smiles), np.random.default_rng(0)
+    found = [benchmark.choose_part(molecule, kind, random) for _ in range(40)]
+    return {tuple(part) for part in found if part is not None}
+
+
+def model_for(folder: str) -> MoleculeDiffusion:
+    """Random weights for the classes of a prepared set."""
+    prepared = PreparedSet.load(folder)
+    statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
+    frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
+    torch.manual_seed(0)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
+    return MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
+
+
+def test_parts_that_can_be_removed() -> None:
+    assert parts("CCO", "grow") == {(0,), (2,)}
+    assert parts("CCCCC", "link") == {(2,)}
+    assert parts("c1ccccc1", "grow") == parts("C=CC=C", "link") == set()
+    assert parts("c1ccccc1CC", "grow") == {(6, 7), (7,)}
+    cut_twice = parts("C1CCCC1", "replace")
+    assert all(len(part) <= 3 for part in cut_twice)
+    assert (0,) in cut_twice
+    assert parts("CC(C)O", "replace") == {(0,), (2,), (3,)}
+
+
+def test_what_counts_as_untouched() -> None:
+    whole = embedded("c1ccccc1CO")
+    kept = np.arange(6)
+    assert benchmark._is_untouched(whole, whole, kept)
+    other_kekule = whole.bonds.copy()
+    ring = (other_kekule[:, :2] < 6).all(1)
+    other_kekule[ring, 2] = 3 - other_kekule[ring, 2]
+    assert benchmark._is_untouched(replace(whole, bonds=other_kekule), whole, kept)
+    moved = whole.pos.copy()
+    moved[2, 0] += 0.002
+    assert not benchmark._is_untouched(replace(whole, pos=moved), whole, kept)
+    lost = whole.num_hydrogens.copy()
+    lost[1] = 0
+    assert not benchmark._is_untouched(replace(whole, num_hydrogens=lost), whole, kept)
+    gained = np.concatenate([whole.bonds, [[0, 3, 1]]])
+    assert not benchmark._is_untouched(replace(whole, bonds=gained), whole, kept)
+
+
+def test_conformers_are_counted_by_molecule_and_one_by_one() -> None:
+    results = benchmark._conformer_results([[0.1, 0.9], [0.6], []])
+    assert [(r.numerator, r.denominator) for r in results[::2]] == [(1, 3), (1, 3)]
+    assert [r.value for r in results[1::2]] == pytest.approx([0.35, 0.6])
+
+
+@pytest.mark.parametrize("task", ["grow", "link", "replace", "conformers", "bonds"])
+def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = compose_options("train", ["data=sample"])["data"]["folder"]
+    save_model(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
+    out = tmp_path / "numbers.json"
+    arguments = ["--model", str(tmp_path / "model"), "--data", folder, "--molecules", "6", "--samples", "2"]
+    assert benchmark.main([task, *arguments, "--steps", "2", "--out", str(out)]) == 0
+    assert f"### {task}" in capsys.readouterr().out
+    results = json.loads(out.read_text(encoding="utf-8"))["results"]
+    assert len(results) >= 2
+    for column in results.values():
+        names = {row["name"]: row for row in column}
+        untouched = names.get(f"{task}_kept_untouched")
+        assert untouched is None or untouched["numerator"] == untouched["denominator"] > 0
+
+
+def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["grow", "--model", "nope"]) == 2
+    assert capsys.readouterr().err.startswith("moldiff: error: model: got 'nope'")
