@@ -14,6 +14,7 @@ from moldiff.errors import MoldiffError
 from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES, Vocabulary
 
 _T = TypeVar("_T", bound="MolBatch | NoiseLevel")
+_Rows = TypeVar("_Rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +189,13 @@ class Prediction:
 def _on_device(value: _T, device: torch.device | str) -> _T:
     moved: Any = {k: v.to(device) for k, v in vars(value).items() if isinstance(v, Tensor)}
     return replace(value, **moved)
+
+
+def take_rows(value: _Rows, place: slice) -> _Rows:
+    """The molecules at `place` of a dataclass whose tensors all have one row for each molecule of a batch."""
+    instance: Any = value
+    taken: Any = replace(instance, **{k: v[place] for k, v in vars(value).items() if isinstance(v, Tensor)})
+    return taken  # type: ignore[no-any-return]
 
 
 def pair_mask(node_mask: Tensor) -> Tensor:

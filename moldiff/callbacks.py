@@ -1,7 +1,8 @@
-"""What happens around the steps of a training: progress lines, exported weights, scored samples."""
+"""What happens around the steps of a training: progress lines, scored samples, saved states and exported weights."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -10,10 +11,19 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from moldiff.batch import MolBatch
-from moldiff.checkpoint import save_model
+from moldiff.checkpoint import NOVELTY_FILE, save_model, write_atomically
+from moldiff.curve import CURVE_FILE, write_curve
+from moldiff.logs import MetricsTable
 from moldiff.model import MoleculeDiffusion
+from moldiff.state import save_state
+
+BEST_FOLDER = "best"
+_FORECAST_STEPS = 50
+_UNTIMED_STEPS = 2
+"""The first steps compile and warm up, and tell nothing of the speed."""
 
 
 def time_limit(trainer: Any) -> Timer | None:
@@ -22,60 +32,115 @@ def time_limit(trainer: Any) -> Timer | None:
 
 
 class ProgressLine(Callback):
-    """Prints step, loss, speed and the time that is left, every so many steps."""
+    """Prints step, loss, speed and the time that is left, every so many steps.
+
+    After the first 50 steps comes a forecast: how long the whole training will take and how much memory it needs.
+    """
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._since = (0, 0.0)
+        self._since: tuple[int, float] | None = None
+        self._first: tuple[int, float] | None = None
         self._molecules = 0
+        self._started_at = 0
+        self._paused_at = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._started_at = trainer.global_step
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._paused_at = time.monotonic()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the time of validation and samples out of the speed."""
+        pause = time.monotonic() - self._paused_at
+        self._since, self._first = (t and (t[0], t[1] + pause) for t in (self._since, self._first))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        step = trainer.global_step
+        step, now = trainer.global_step, time.monotonic()
         self._molecules += batch.num_molecules * trainer.world_size
-        if not trainer.is_global_zero or (step % self.every and step != 2):
+        if step - self._started_at == _UNTIMED_STEPS:
+            self._first = self._since = (step, now)
+            self._molecules = 0
+        if not trainer.is_global_zero or self._since is None or self._first is None:
             return
-        now = time.monotonic()
-        if self._since[1]:
+        if step % self.every == 0 and step > self._since[0]:
             seconds = now - self._since[1]
-            left = self._left(trainer, seconds / max(1, step - self._since[0]))
-            loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
+            left = self._left(trainer, seconds / (step - self._since[0]))
+            loss = float(outputs["loss"])
             print(f"step {step}  loss {loss:.3f}  {self._molecules / seconds:.0f} molecules/s  left {left}", flush=True)
-        self._since, self._molecules = (step, now), 0
+            self._since, self._molecules = (step, now), 0
+        if step - self._started_at == _FORECAST_STEPS:
+            pace = (now - self._first[1]) / (step - self._first[0])
+            print(self._forecast(trainer, pl_module.device, pace), flush=True)
+
+    def _forecast(self, trainer: Any, device: torch.device, seconds_a_step: float) -> str:
+        left = self._seconds_left(trainer, seconds_a_step)
+        length = "no limit of steps or time"
+        if left < float("inf"):
+            steps = trainer.global_step + round(left / seconds_a_step)
+            length = f"about {steps} steps, done in {timedelta(seconds=round(left))}"
+        memory = f"{peak_memory(device) / 2**30:.1f} GB of memory a process so far"
+        return f"forecast: {length} without validation and samples; {seconds_a_step:.3g} s a step; {memory}"
+
+    @classmethod
+    def _left(cls, trainer: Any, seconds_a_step: float) -> timedelta:
+        left = cls._seconds_left(trainer, seconds_a_step)
+        return timedelta(seconds=round(left)) if left < float("inf") else timedelta.max
 
     @staticmethod
-    def _left(trainer: Any, seconds_a_step: float) -> timedelta:
+    def _seconds_left(trainer: Any, seconds_a_step: float) -> float:
         by_steps = (trainer.max_steps - trainer.global_step) * seconds_a_step if trainer.max_steps > 0 else float("inf")
         timer = time_limit(trainer)
-        by_time = float("inf") if timer is None else timer.time_remaining() or 0.0
-        left = min(by_steps, by_time)
-        return timedelta(seconds=round(left)) if left < float("inf") else timedelta.max
+        by_time = float("inf") if timer is None else max(0.0, timer.time_remaining() or 0.0)
+        return min(by_steps, by_time)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory in use at once so far (bytes): of the GPU, or of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # only Unix has it
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class ModelExport(Callback):
-    """Writes the averaged model to a folder after every validation and at the end.
+    """Writes the averaged model to a folder.
 
     Args:
         folder: where to.
         config: `denoiser` and `process` configs and the training's own.
         history: the stretches of training that the weights have behind them already.
+        novelty: the file of keys of the training molecules; it goes with the model, for novelty is judged by it.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], history: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.folder, self.config, self.history = folder, config, history
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], *, history: Sequence[Mapping[str, Any]] = (), novelty: Path
+    ) -> None:
+        self.folder, self.config, self.history, self.novelty = folder, config, list(history), novelty
         self._start = time.monotonic()
 
-    def export(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            seconds = round(time.monotonic() - self._start)
-            batch_size = self.config["training"]["batch_size"] * trainer.world_size
-            stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": seconds}
-            save_model(self.folder, pl_module.averaged, {**self.config, "history": [*self.history, stretch]})
+    def export(self, trainer: Any, pl_module: Any, *, inside: str = "", **facts: Any) -> None:
+        """Write to the folder, or to one `inside` it, with `facts` about the model."""
+        batch_size = self.config["training"]["batch_size"] * trainer.world_size
+        stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
+        config = {**self.config, "history": [*self.history, stretch], **facts}
+        save_model(self.folder / inside, pl_module.averaged, config)
+        keys = self.folder / inside / NOVELTY_FILE
+        if self.novelty.is_file() and not keys.is_file():
+            write_atomically(keys, self.novelty.read_bytes())
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.export(trainer, pl_module)
+    def _seconds(self) -> float:
+        return time.monotonic() - self._start
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self.export(trainer, pl_module)
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._seconds(), "history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start = time.monotonic() - state_dict["seconds"]
+        self.history = state_dict["history"]
 
 
 class SampleQuality(Callback):
@@ -83,20 +148,133 @@ class SampleQuality(Callback):
 
     Args:
         score: model -> numbers by name; samples and judges.
+        export: keeps the best model in the folder `best`.
         every: validations between two scorings.
+        best_by: the number whose highest value makes a model the best; None = none is kept.
     """
 
-    def __init__(self, score: Callable[[MoleculeDiffusion], Mapping[str, float]], every: int = 1) -> None:
-        self.score, self.every = score, every
+    def __init__(
+        self,
+        score: Callable[[MoleculeDiffusion], Mapping[str, float]],
+        *,
+        export: ModelExport,
+        every: int = 1,
+        best_by: str | None = None,
+    ) -> None:
+        self.score, self.export, self.every, self.best_by = score, export, every, best_by
         self._validations = 0
+        self._best: float | None = None
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.sanity_checking:
-            return
         self._validations += 1
         if self._validations % self.every == 0 and trainer.is_global_zero:
             with torch.autocast(pl_module.device.type, enabled=False):
                 scores = self.score(pl_module.averaged)
             print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
-            trainer.logger.log_metrics({f"sample/{k}": v for k, v in scores.items()}, step=trainer.global_step)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"sample/{k}": v for k, v in scores.items()}, step=trainer.global_step)
+            self._keep_best(trainer, pl_module, scores)
         trainer.strategy.barrier()
+
+    def _keep_best(self, trainer: Any, pl_module: Any, scores: Mapping[str, float]) -> None:
+        value = scores.get(self.best_by or "")
+        if value is not None and (self._best is None or value > self._best):
+            self._best = value
+            self.export.export(trainer, pl_module, inside=BEST_FOLDER, quality=dict(scores))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self._validations, "best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validations, self._best = state_dict["validations"], state_dict["best"]
+
+
+class StateKeeper(Callback):
+    """Saves state and model every so many steps, at the end and on an interruption; resumes from a saved state.
+
+    A state is that between two steps, after the validation and the scoring of the earlier one. What Lightning counts
+    is set from its number of steps, so that nothing else of Lightning's own is kept.
+
+    Args:
+        path: the file of the state.
+        export: writes the model.
+        every: steps.
+        facts: of the training, kept with the state.
+        state: to resume from.
+    """
+
+    def __init__(
+        self, path: Path, export: ModelExport, *, every: int, facts: Mapping[str, Any], state: Mapping[str, Any] | None
+    ) -> None:
+        self.path, self.export, self.every, self.facts = path, export, every, facts
+        self.interrupted = False
+        self._state = state
+        self._saved = -1 if state is None else int(state["step"])
+        self._running = self._between_steps = False
+
+    def interrupt(self) -> None:
+        """Ask for an end after the present step; a second time, or before the first step, it comes at once."""
+        if self.interrupted or not self._running:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("interrupted: this step and what it ends with are finished first; Ctrl-C again ends at once", flush=True)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self._state is None:
+            return
+        loop, step = trainer.fit_loop.epoch_loop, int(self._state["step"])
+        for progress in (loop.batch_progress.total, loop.manual_optimization.optim_step_progress.total):
+            for name in vars(progress):
+                setattr(progress, name, step)
+        loop._batches_that_stepped = step
+        for callback in trainer.callbacks:
+            if (kept := self._state["callbacks"].get(type(callback).__name__)) is not None:
+                callback.load_state_dict(kept)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._running = self._between_steps = True
+        if self._state is not None:
+            pl_module.model.denoiser.load_state_dict(self._state["model"])
+            pl_module.averaged.denoiser.load_state_dict(self._state["averaged"])
+            trainer.optimizers[0].load_state_dict(self._state["optimizer"])
+            pl_module.num_parts = self._state["num_parts"]
+            self._state = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: MolBatch, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0:
+            self._save(trainer, pl_module)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self._between_steps = False
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        self._between_steps = True
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and self._between_steps:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Any, pl_module: Any) -> None:
+        """Write everything; the state last, for what is logged and exported belongs to it."""
+        step = trainer.global_step
+        if step == self._saved or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsTable):
+                write_curve(self.path.with_name(CURVE_FILE), logger.rows)
+        self.export.export(trainer, pl_module)
+        state = {
+            **self.facts,
+            "step": step,
+            "model": pl_module.model.denoiser.state_dict(),
+            "averaged": pl_module.averaged.denoiser.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "num_parts": pl_module.num_parts,
+            "callbacks": {type(callback).__name__: callback.state_dict() for callback in trainer.callbacks},
+        }
+        save_state(self.path, state)
+        self._saved = step

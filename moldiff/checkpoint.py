@@ -83,13 +83,27 @@ def save_model(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds either its old content or all of the new one."""
+    """Write a file so that `path` holds either its old content or all of the new one, even after a power cut.
+
+    Raises:
+        OSError: naming `path`, for example when the disk is full; the old content then still stands.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> set[Path]:
+    """What `write_atomically` was writing into a folder when its process was killed."""
+    return {path for path in folder.glob(".*.*") if path.suffix.removeprefix(".").isdigit() and path.is_file()}
 
 
 def available_models() -> list[str]:

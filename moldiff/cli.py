@@ -149,20 +149,20 @@ def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False)
 def _train(options: Mapping[str, Any]) -> int:
     _check_train(options)
     options = _with_set(options)
-    from moldiff.training import STATE_FILE, train
+    from moldiff.state import STATE_FILE
+    from moldiff.training import train
 
     settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
     try:
         with _without_tips():
             folder = train(settings)
-    except SystemExit as error:  # Lightning's answer to Ctrl-C
-        if isinstance(error.__context__, KeyboardInterrupt):
-            saved = (Path(options["out"]) / STATE_FILE).is_file()
-            advice = (
-                f"out={options['out']} resume=true goes on from the last validation" if saved else "nothing saved yet"
-            )
-            raise KeyboardInterrupt(f"; {advice}") from error
-        raise
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Lightning's answer to Ctrl-C is a SystemExit.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        saved = (Path(options["out"]) / STATE_FILE).is_file()
+        advice = f"out={options['out']} resume=true goes on with it" if saved else "nothing saved yet"
+        raise KeyboardInterrupt(f"; {advice}") from error
     if rank() == 0:
         print(f"model in {folder}; to use it: moldiff sample model={folder}")
     return EXIT_OK

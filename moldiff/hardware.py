@@ -26,6 +26,16 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the GPU or the machine, was too small for what was asked."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory")
+    )
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products are done by the hardware rather than emulated."""
     if device.type == "cuda":

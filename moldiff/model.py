@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.batch import MolBatch, NoiseLevel, Prediction, take_rows
 from moldiff.data.statistics import Statistics
 from moldiff.geometry import Coupling, center
 from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
-from moldiff.randomness import BatchDraws
+from moldiff.randomness import BatchDraws, Draws, PartDraws
 from moldiff.vocabulary import Vocabulary
 
 BOUND_LEVELS = (0.01, 0.999)
@@ -21,6 +22,27 @@ BOUND_LEVELS = (0.01, 0.999)
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Molecules of a training step with and without noise, in the model's units.
+
+    Attributes:
+        clean: the molecules.
+        noisy: the same with noise.
+        level: how noisy each field of each atom is.
+    """
+
+    clean: MolBatch
+    noisy: MolBatch
+    level: NoiseLevel
+
+    def split(self, num_parts: int) -> list[Noised]:
+        """The molecules in order, in at most so many parts of nearly equal size."""
+        size = -(-self.clean.num_molecules // num_parts)
+        places = [slice(start, start + size) for start in range(0, self.clean.num_molecules, size)]
+        return [Noised(*(take_rows(value, place) for value in vars(self).values())) for place in places]
 
 
 class MoleculeDiffusion(nn.Module):
@@ -63,6 +85,56 @@ class MoleculeDiffusion(nn.Module):
         denoiser: Denoiser = self.denoiser
         return denoiser(noisy, noise_level, previous)
 
+    def noise(
+        self,
+        batch: MolBatch,
+        times: TimeDistribution,
+        generator: torch.Generator,
+        *,
+        tasks: TaskDistribution | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> Noised:
+        """Noise for a training step.
+
+        Args:
+            batch: clean molecules (Å).
+            times: draws noise levels.
+            generator: source of all random numbers.
+            tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
+            part: (k, n): the batch is the k-th of n equally large parts of a step's molecules and gets the noise that
+                these molecules would get in the whole.
+        """
+        mask, count = batch.node_mask, batch.num_molecules
+        number, parts = part
+        place = slice(number * count, (number + 1) * count)
+        draws: Draws = BatchDraws(generator)
+        if parts > 1:
+            draws = PartDraws(draws, start=place.start, total=parts * count)
+        if tasks is None:
+            level, coupling, known = NoiseLevel.uniform(times(parts * count, generator)[place], mask), None, None
+        else:
+            levels, couplings = tasks(_among_others(batch, place, parts * count), times, generator)
+            level, coupling = take_rows(levels, place), take_rows(couplings, place)
+            known = (level.pos == 0) & mask
+        clean, noise = self.process.couple(
+            self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
+        )
+        return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
+
+    def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
+        """Loss of every field.
+
+        Args:
+            noised: the molecules of a step.
+            self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
+        """
+        previous = None
+        if self_condition:
+            with torch.no_grad():
+                previous = self.denoise(noised.noisy, noised.level).detach()
+        prediction = self.denoise(noised.noisy, noised.level, previous)
+        return self.process.loss(prediction, noised.clean, noised.level)
+
     def losses(
         self,
         batch: MolBatch,
@@ -72,31 +144,8 @@ class MoleculeDiffusion(nn.Module):
         self_condition: bool,
         tasks: TaskDistribution | None = None,
     ) -> dict[str, Tensor]:
-        """Loss of every field for clean molecules in Å.
-
-        Args:
-            batch: clean molecules (Å).
-            times: draws noise levels.
-            generator: source of all random numbers.
-            tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
-            self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
-        """
-        draws = BatchDraws(generator)
-        mask = batch.node_mask
-        if tasks is None:
-            level, coupling, known = NoiseLevel.uniform(times(batch.num_molecules, generator), mask), None, None
-        else:
-            level, coupling = tasks(batch, times, generator)
-            known = (level.pos == 0) & mask
-        clean, noise = self.process.couple(
-            self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
-        )
-        noisy = self.process.corrupt(clean, noise, level, draws)
-        previous = None
-        if self_condition:
-            with torch.no_grad():
-                previous = self.denoise(noisy, level).detach()
-        return self.process.loss(self.denoise(noisy, level, previous), clean, level)
+        """Loss of every field for clean molecules in Å: `noise`, then `losses_of`."""
+        return self.losses_of(self.noise(batch, times, generator, tasks=tasks), self_condition=self_condition)
 
     @torch.no_grad()
     def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:
@@ -117,3 +166,14 @@ class MoleculeDiffusion(nn.Module):
         prediction = self.denoise(noisy, t, self.denoise(noisy, t))
         terms = self.process.bound(prediction, clean, noisy, t, s)
         return {name: term * num_steps for name, term in terms.items()}
+
+
+def _among_others(batch: MolBatch, place: slice, total: int) -> MolBatch:
+    """The batch as rows `place` of a larger one whose other molecules are not at hand; these have no atoms."""
+    if total == batch.num_molecules:
+        return batch
+    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    whole = {name: value.new_zeros(total, *value.shape[1:]) for name, value in fields.items()}
+    for name, value in fields.items():
+        whole[name][place] = value
+    return batch.replace(**whole)

@@ -12,6 +12,7 @@ from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, evaluation_batches
 
 _MANY_STEPS = 10**9
+_MOST_TOGETHER = 8
 
 
 class StepDataset(Dataset[MolBatch]):
@@ -27,16 +28,16 @@ class StepDataset(Dataset[MolBatch]):
 
 
 class _StepSampler(Sampler[int]):
-    """Steps from `start` on. The length is that of the whole training, which is how Lightning counts on resuming."""
+    """The steps from `start` on."""
 
     def __init__(self, start: int, total: int) -> None:
-        self.start, self.total = start, total
+        self.steps = range(start, total)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
+        return iter(self.steps)
 
     def __len__(self) -> int:
-        return self.total
+        return len(self.steps)
 
 
 class TrainingData(lightning.LightningDataModule):
@@ -73,5 +74,10 @@ class TrainingData(lightning.LightningDataModule):
         indices = self.prepared.split("valid")[: self.num_validation]
         if len(indices) == 0:
             return []
-        batches = evaluation_batches(self.prepared, indices, batch_size=self.batch_size)
+        # Noise is drawn for whole batches; so that it does not depend on the number of processes, theirs are put
+        # together here, as far as memory allows: without gradients a molecule takes a small part of it.
+        trainer = self.trainer
+        assert trainer is not None
+        size = self.batch_size * min(trainer.world_size, _MOST_TOGETHER)
+        batches = evaluation_batches(self.prepared, indices, batch_size=size)
         return DataLoader(batches, batch_size=None, shuffle=False)

@@ -5,31 +5,35 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from moldiff.batch import MolBatch
-from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, time_limit
+from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, StateKeeper, time_limit
 from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint
 from moldiff.construct import construct
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
-from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16
-from moldiff.model import MoleculeDiffusion, TaskDistribution, TimeDistribution
+from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16, is_out_of_memory
+from moldiff.model import MoleculeDiffusion, Noised, TaskDistribution, TimeDistribution
 from moldiff.ranks import rank
+from moldiff.state import STATE_FILE, check_options, claimed
 from moldiff.stream import TrainingData
 from moldiff.transfer import take_over
 
-STATE_FILE = "last.ckpt"
+_DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.logs.MetricsTable"}}
 _COMPILE_FROM = 3000
 """Compiling costs about two minutes, so it is left out of shorter trainings."""
 
@@ -40,8 +44,11 @@ _FEW = 1000
 class DiffusionTraining(lightning.LightningModule):
     """Loss, optimizer and averaged weights of one model.
 
-    Every random number of a step comes from a generator seeded by (seed, step, rank), so a resumed training draws
-    what an uninterrupted one would have drawn.
+    Every random number of a step comes from a generator seeded by (seed, step), so a resumed training draws what an
+    uninterrupted one would have drawn. Processes that share a step's molecules share its numbers, too, and gradients
+    are summed with the weight that each process's atoms and pairs have in the whole: two processes do what one does
+    with the double batch, up to rounding. A batch that does not fit into memory is worked on in parts, with the same
+    result.
 
     Args:
         model: the model to train.
@@ -71,11 +78,14 @@ class DiffusionTraining(lightning.LightningModule):
         max_norm: float = 1.0,
     ) -> None:
         super().__init__()
+        # Lightning would average gradients with equal weights and could not go back on a lack of memory.
+        self.automatic_optimization = False
         self.model = model
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.make_optimizer, self.schedule, self.times, self.tasks = optimizer, schedule, times, tasks
         self.field_weights, self.self_conditioning = field_weights, self_conditioning
         self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
+        self.num_parts = 1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.model.denoiser.named_parameters())
@@ -83,29 +93,100 @@ class DiffusionTraining(lightning.LightningModule):
             group["full_lr"] = group["lr"]
         return optimizer
 
-    def generator(self, step: int, rank: int) -> torch.Generator:
-        """The source of a step's random numbers on one rank."""
-        return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10) + rank)
+    def generator(self, step: int) -> torch.Generator:
+        """The source of a step's random numbers, the same in every process."""
+        return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10))
 
-    def training_step(self, batch: MolBatch) -> Tensor:
-        coin = torch.rand((), generator=torch.Generator().manual_seed(((self.seed + 1) << 40) + self.global_step))
-        losses = self.model.losses(
-            batch,
-            self.times,
-            self.generator(self.global_step, self.global_rank),
-            self_condition=bool(coin < self.self_conditioning),
-            tasks=self.tasks,
-        )
+    def training_step(self, batch: MolBatch) -> dict[str, Tensor]:
+        step = self.global_step
+        self._set_learning_rate(step)
+        coin = torch.rand((), generator=torch.Generator().manual_seed(((self.seed + 1) << 40) + step))
+        part = (self.global_rank, self.trainer.world_size)
+        noised = self.model.noise(batch, self.times, self.generator(step), tasks=self.tasks, part=part)
+        losses = self._gradients(noised, self_condition=bool(coin < self.self_conditioning))
+        self._update()
         total = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
         self.log_dict(
-            {f"train/{name}": loss.detach() for name, loss in losses.items()} | {"train/loss": total.detach()}
+            {f"train/{name}": loss for name, loss in losses.items()}
+            | {"train/loss": total, "step": float(self.global_step)}
         )
-        return total
+        return {"loss": total}
 
-    def on_train_batch_start(self, batch: MolBatch, batch_idx: int) -> None:
-        factor = self.schedule(self.global_step, self.progress())
+    def _set_learning_rate(self, step: int) -> None:
+        factor = self.schedule(step, self.progress())
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["full_lr"]
+
+    def _gradients(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
+        """Leave the gradient of the whole step's loss in the parameters; returns the losses."""
+        names, counts = zip(*self.model.process.counts(noised.clean, noised.level).items(), strict=True)
+        totals = self.trainer.strategy.reduce(torch.stack(counts).float(), reduce_op="sum").clamp(min=1)
+        weights = dict(zip(names, (1 / totals).unbind(), strict=True))
+        while True:
+            self._optimizer().zero_grad(set_to_none=True)
+            try:
+                losses = self._backward(noised.split(self.num_parts), weights, self_condition=self_condition)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve(noised.clean.num_molecules)  # not above, where the error keeps the tensors alive
+        return self._summed(losses)
+
+    def _backward(
+        self, parts: Sequence[Noised], weights: Mapping[str, Tensor], *, self_condition: bool
+    ) -> dict[str, Tensor]:
+        """Add up gradients and losses of parts of a batch; `weights` are one by the entries of the whole step."""
+        sums: dict[str, Tensor] = {}
+        alone = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        with alone():  # `_summed` adds the processes up
+            for part in parts:
+                counts = self.model.process.counts(part.clean, part.level)
+                losses = self.model.losses_of(part, self_condition=self_condition)
+                shares = {name: loss * (counts[name] * weights[name]) for name, loss in losses.items()}
+                self.manual_backward(torch.stack([self.field_weights[k] * share for k, share in shares.items()]).sum())
+                sums = {name: sums.get(name, 0.0) + share.detach() for name, share in shares.items()}
+        return sums
+
+    def _halve(self, num_molecules: int) -> None:
+        if self.num_parts >= num_molecules:
+            raise MoldiffError("out of memory: not even one molecule at a time fits; a smaller denoiser may")
+        self.num_parts = min(num_molecules, 2 * self.num_parts)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        print(f"out of memory: batches are worked on in {self.num_parts} parts from now on", flush=True)
+
+    def _summed(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add up gradients and losses over all processes, in one message."""
+        if self.trainer.world_size == 1:
+            return losses
+        parameters = list(self.model.denoiser.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        sent = torch.cat([value.flatten() for value in (*gradients, *losses.values())])
+        sizes = [gradient.numel() for gradient in gradients]
+        received = self.trainer.strategy.reduce(sent, reduce_op="sum").split([*sizes, len(losses)])
+        for parameter, gradient in zip(parameters, received, strict=False):
+            if parameter.grad is not None or gradient.any():  # what no process has used stays without
+                parameter.grad = gradient.view_as(parameter)
+        return dict(zip(losses, received[-1].unbind(), strict=True))
+
+    def _update(self) -> None:
+        """One step of the optimizer and of the averaged weights."""
+        parameters = list(self.model.denoiser.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
+            self._optimizer().zero_grad(set_to_none=True)
+        self._optimizer().step()
+        decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
+        with torch.no_grad():
+            for averaged, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                averaged.lerp_(current, 1 - decay)
+
+    def _optimizer(self) -> LightningOptimizer:
+        """The optimizer as Lightning counts its steps."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
 
     def progress(self) -> float:
         """Share of the training that is done, by steps or by time, whichever is further."""
@@ -117,28 +198,15 @@ class DiffusionTraining(lightning.LightningModule):
         # Every rank has its own clock, but all need the same learning rate.
         return float(min(1.0, max(steps, self.trainer.strategy.broadcast(elapsed / (elapsed + left)))))
 
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        parameters = list(self.model.denoiser.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
-        if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
-            optimizer.zero_grad(set_to_none=True)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One step of the optimizer and, before any checkpoint can be written, of the averaged weights."""
-        super().optimizer_step(*args, **kwargs)
-        decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
-        with torch.no_grad():
-            for averaged, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-                averaged.lerp_(current, 1 - decay)
-
     def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
-        generator = self.generator(batch_idx, 0)
+        generator = self.generator(batch_idx)
         losses = self.averaged.losses(batch, self.times, generator, self_condition=True)
         bound = self.averaged.bound(batch, generator)
         logged = {f"valid/{name}": loss for name, loss in losses.items()}
         logged["valid/loss"] = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
         logged |= {f"valid/bound_{name}": value.mean() for name, value in bound.items()}
         logged["valid/bound"] = torch.stack([value.mean() for value in bound.values()]).sum()
+        logged["step"] = torch.tensor(float(self.global_step))
         self.log_dict(logged, batch_size=batch.num_molecules, sync_dist=True)
 
 
@@ -147,16 +215,58 @@ def train(config: Mapping[str, Any]) -> Path:
 
     Raises:
         MoldiffError: for data, a model to start from or a folder that cannot be used.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when state and model have been saved.
     """
     out = Path(config["out"])
     prepared = PreparedSet.load(config["data"]["folder"])
-    state = _claim(out, resume=config["resume"])
-    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
-        torch.manual_seed(config["seed"])
-        model = build_model(config, prepared.vocabulary, prepared.statistics)
-    history = [] if config["init"] is None else _start_from(model, config)
-    _warn_of_few(prepared)
-    device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
+    with claimed(out, config) as state:
+        facts = {"config": dict(config), "data": prepared.meta["sha256"]}
+        if state is not None:
+            check_options(state, config, facts["data"])
+        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+            torch.manual_seed(config["seed"])
+            model = build_model(config, prepared.vocabulary, prepared.statistics)
+        starts_elsewhere = config["init"] is not None and state is None
+        history = _start_from(model, config) if starts_elsewhere else []
+        _warn_of_few(prepared)
+        device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
+        module = _module(config, model, device)
+        data = TrainingData(
+            prepared,
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+            num_validation=config["trainer"]["num_validation"],
+        )
+        described = {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}
+        export = ModelExport(out, described, history=history, novelty=prepared.path / NOVELTY_FILE)
+        keeper = StateKeeper(
+            out / STATE_FILE, export, every=config["trainer"]["validate_every"], facts=facts, state=state
+        )
+        trainer = _trainer(config, out, device, export, keeper, step=0 if state is None else int(state["step"]))
+        del state  # it would hold the weights twice
+        with _on_interrupt(keeper):
+            trainer.fit(module, datamodule=data)
+    return out
+
+
+@contextmanager
+def _on_interrupt(keeper: StateKeeper) -> Iterator[None]:
+    """Ctrl-C ends a training between two steps; SIGTERM does so by Lightning, and then counts as the same."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+    # A terminal sends Ctrl-C to every process; the first one ends the others.
+    handler = signal.SIG_IGN if rank() > 0 else lambda *_: keeper.interrupt()
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except SIGTERMException:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _module(config: Mapping[str, Any], model: MoleculeDiffusion, device: torch.device) -> DiffusionTraining:
     module = DiffusionTraining(
         model,
         optimizer=_optimizer(config["optimizer"], torch.bfloat16 if has_fast_bfloat16(device) else None),
@@ -171,31 +281,7 @@ def train(config: Mapping[str, Any]) -> Path:
     if _wants_compile(config, device):
         for layer in model.denoiser.get_submodule("layers").children():
             layer.compile(dynamic=False)
-    data = TrainingData(
-        prepared,
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        num_validation=config["trainer"]["num_validation"],
-    )
-    trainer = _trainer(config, out, device, history)
-    trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
-    if trainer.is_global_zero and (prepared.path / NOVELTY_FILE).is_file():
-        shutil.copyfile(prepared.path / NOVELTY_FILE, out / NOVELTY_FILE)
-    return out
-
-
-def _claim(out: Path, *, resume: bool) -> Path | None:
-    """The state to resume from, or None for a new run, whose folder must be empty."""
-    state = out / STATE_FILE
-    if resume:
-        if not state.is_file():
-            raise MoldiffError(f"resume: {state} not found, expected the folder of an interrupted training")
-        return state
-    # Of several processes the first claims the folder.
-    if out.exists() and any(out.iterdir()) and rank() == 0:
-        raise MoldiffError(f"out: {out} is not empty; choose another folder, or resume=true to continue there")
-    out.mkdir(parents=True, exist_ok=True)
-    return None
+    return module
 
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
@@ -235,37 +321,37 @@ def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
     return min(2, os.cpu_count() or 1) if on_cpu and devices == "auto" else devices
 
 
-def _trainer(config: Mapping[str, Any], out: Path, device: torch.device, history: list[Any]) -> lightning.Trainer:
+def _trainer(
+    config: Mapping[str, Any], out: Path, device: torch.device, export: ModelExport, keeper: StateKeeper, *, step: int
+) -> lightning.Trainer:
     options = config["trainer"]
     precision = options["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
-    callbacks: list[Callback] = [
-        ProgressLine(options["log_every"]),
-        ModelExport(out, {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}, history),
-        ModelCheckpoint(
-            out, filename="last", every_n_train_steps=options["validate_every"], enable_version_counter=False
-        ),
-    ]
+    callbacks: list[Callback] = [ProgressLine(options["log_every"]), export]
     if options["num_quality_samples"] and config["quality"] is not None:
         score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
-        callbacks.insert(1, SampleQuality(score, options["sample_every"]))
+        best_by = options.get("best_by")
+        callbacks.append(SampleQuality(score, export=export, every=options["sample_every"], best_by=best_by))
     if options["max_time"]:
         callbacks.append(Timer(options["max_time"], interval="step"))
+    loggers = config.get("logger", _DEFAULT_LOGGER) or {}
     return lightning.Trainer(
         accelerator=options["accelerator"],
         devices=_num_devices(options["devices"], on_cpu=device.type == "cpu"),
+        num_nodes=options.get("num_nodes", 1),
         strategy=options["strategy"],
         precision=precision,
         max_steps=options["max_steps"] or -1,
         max_epochs=-1,
-        callbacks=callbacks,
-        logger=CSVLogger(out, name="", version="log"),
+        callbacks=[*callbacks, keeper],  # last, for it saves what the others know
+        logger=[construct(logger, None, folder=out, step=step) for logger in loggers.values()],
         log_every_n_steps=options["log_every"],
         val_check_interval=options["validate_every"],
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=out,

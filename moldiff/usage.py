@@ -176,14 +176,14 @@ examples:
 """
 
 TRAIN = f"""\
-moldiff train - train a model on molecules of your own or on a prepared set
+moldiff train - train a model on your own molecules or on a prepared set
 
 usage: moldiff train [key=value ...]
 
 options and their defaults:
   experiment=NAME     qm9 = the shipped model, quick = two minutes in all
   data=qm9            qm9 or sample (1,000 molecules); data.folder=prepared/qm9
-  data.path=FILE      instead: own molecules, prepared first as `moldiff prepare`
+  data.path=FILE      instead: own molecules, prepared first as moldiff prepare
                       does, with its options, into prepared/ and their name
   out=runs/qm9        run folder; the trained model ends up in it
   resume=false        true = go on with the interrupted training in `out`
@@ -198,6 +198,8 @@ options and their defaults:
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
   trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=auto
   trainer.validate_every=500   steps
+  trainer.best_by=p2_valid_unique   score of the model kept in out/best; null
+  logger=csv          log/metrics.csv and curve.svg; or [csv,tensorboard]
   other: self_conditioning, ema_decay, compile, field_weights, times, tasks,
          schedule, sampler, quality; --cfg shows their values
 {_COMMON}

@@ -361,7 +361,7 @@ def test_interrupted_training_says_how_to_go_on(
     def interrupted(config: dict[str, Any]) -> None:
         Path(config["out"]).mkdir()
         if saved:
-            (Path(config["out"]) / "last.ckpt").touch()
+            (Path(config["out"]) / "state.safetensors").touch()
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -369,5 +369,5 @@ def test_interrupted_training_says_how_to_go_on(
 
     monkeypatch.setattr("moldiff.training.train", interrupted)
     assert main(["train", "experiment=quick", "out=run"]) == 130
-    said = "out=run resume=true goes on from the last validation" if saved else "nothing saved yet"
+    said = "out=run resume=true goes on with it" if saved else "nothing saved yet"
     assert capsys.readouterr().err == f"moldiff: interrupted; {said}\n"

@@ -32,6 +32,10 @@ SMILES = (
 )
 
 
+GROUPS_APART = ("data", "experiment", "logger", "metrics", "task")
+"""Groups whose choices are built in other ways, or not by every training."""
+
+
 def built(name: str, config: dict[str, Any]) -> Any:
     """What a part of the train config stands for, built as the training builds it."""
     if name == "denoiser":
@@ -51,6 +55,7 @@ def test_every_group_is_a_folder_of_the_package() -> None:
         "data",
         "denoiser",
         "experiment",
+        "logger",
         "metrics",
         "optimizer",
         "prior",
@@ -62,9 +67,7 @@ def test_every_group_is_a_folder_of_the_package() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize(
-    ("group", "choice"), [pair for pair in CHOICES if pair[0] not in ("data", "experiment", "metrics", "task")]
-)
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] not in GROUPS_APART])
 def test_every_choice_builds(group: str, choice: str) -> None:
     config = compose_options("train", [f"{group}={choice}"])
     for name in {group, "process"}:
@@ -87,6 +90,14 @@ def test_metrics_are_chosen_one_by_one() -> None:
     assert not compose_options("evaluate", ["metrics=[]"]).get("metrics")
     with pytest.raises(MoldiffError, match="metrics: got 'p4', expected one of: distribution"):
         compose_options("evaluate", ["metrics=[p3,p4]"])
+
+
+def test_loggers_are_chosen_one_by_one(tmp_path: Path) -> None:
+    assert list(compose_options("train", [])["logger"]) == ["csv"]
+    options = compose_options("train", ["logger=[csv,tensorboard]"])["logger"]
+    assert list(options) == ["csv", "tensorboard"]
+    assert construct(options["csv"], None, folder=tmp_path, step=0).name == "csv"
+    assert not compose_options("train", ["logger=[]"]).get("logger")
 
 
 @pytest.mark.parametrize("name", ["schedule", "times", "quality"])

@@ -63,7 +63,7 @@ def test_table_of_options_is_that_of_the_config() -> None:
 
 def test_table_of_groups_is_that_of_the_configs() -> None:
     table = re.findall(r"^\| `(\w+)` \| ((?:`\w+`,? ?)+)\|", TEXT.partition("## Train")[2], flags=re.MULTILINE)
-    assert len(table) == 6
+    assert len(table) == 7
     for group, choices in table:
         files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
         assert set(re.findall(r"\w+", choices)) == files

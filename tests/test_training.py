@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
+from trainings import QUIET, SAMPLE, config, rows, weights
 
 from moldiff.batch import NoiseLevel
 from moldiff.checkpoint import build_model, load_checkpoint, save_model
@@ -26,90 +24,12 @@ from moldiff.nn.denoiser import PairTransformer
 from moldiff.optimizer import MuonAdamW, orthogonalize
 from moldiff.process.time import PowerTimes
 from moldiff.schedule import TrapezoidSchedule
+from moldiff.state import load_state
 from moldiff.training import train
 from moldiff.transfer import take_over
 from moldiff.vocabulary import AtomClass, Vocabulary
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning"),
-    pytest.mark.filterwarnings("ignore:.*treespec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-]
-
-SAMPLE = str(resources.files("moldiff.example_data") / "sample")
-
-
-def config(out: Path, **changes: Any) -> dict[str, Any]:
-    """A training of a tiny network, as the command line would pass it on."""
-    trainer = {
-        "max_steps": 6,
-        "max_time": None,
-        "accelerator": "cpu",
-        "devices": 1,
-        "strategy": "auto",
-        "precision": "32-true",
-        "log_every": 1,
-        "validate_every": 3,
-        "num_validation": 20,
-        "sample_every": 1,
-        "num_quality_samples": 4,
-    }
-    return {
-        "out": str(out),
-        "data": {"folder": SAMPLE},
-        "seed": 0,
-        "init": None,
-        "resume": False,
-        "batch_size": 8,
-        "self_conditioning": 0.5,
-        "ema_decay": 0.9,
-        "compile": False,
-        "field_weights": {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0},
-        "times": {"_target_": "moldiff.process.time.PowerTimes"},
-        "schedule": {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2},
-        "optimizer": {"_target_": "moldiff.optimizer.MuonAdamW", "_partial_": True},
-        "denoiser": {
-            "_target_": "moldiff.nn.denoiser.PairTransformer",
-            "hidden_dim": 32,
-            "pair_dim": 16,
-            "steerable_dim": 16,
-            "num_layers": 1,
-            "num_heads": 2,
-        },
-        "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
-        "quality": {
-            "_target_": "moldiff.scoring.sample_quality",
-            "_partial_": True,
-            "sampler": {"_target_": "moldiff.sampler.PowerSampler", "num_steps": 2},
-        },
-        "trainer": trainer | changes.pop("trainer", {}),
-    } | changes
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "log" / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return dict(load_checkpoint(out).model.denoiser.state_dict())
-
-
-def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    train(config(tmp_path / "straight"))
-    train(config(tmp_path / "parted", trainer={"max_steps": 3}, schedule=_fixed_schedule()))
-    train(config(tmp_path / "parted", resume=True, schedule=_fixed_schedule()))
-    train(config(tmp_path / "whole", schedule=_fixed_schedule()))
-    parted, whole = weights(tmp_path / "parted"), weights(tmp_path / "whole")
-    assert all(torch.equal(parted[name], whole[name]) for name in whole)
-    different = weights(tmp_path / "straight")  # another schedule of the learning rate: the comparison can fail
-    assert not all(torch.equal(different[name], whole[name]) for name in whole)
-
-
-def _fixed_schedule() -> dict[str, Any]:
-    """A learning rate that does not know how long the training will be."""
-    return {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2, "decay_share": 0.0}
+pytestmark = QUIET
 
 
 def test_log_and_model_folder_hold_what_is_promised(tmp_path: Path) -> None:
@@ -117,13 +37,12 @@ def test_log_and_model_folder_hold_what_is_promised(tmp_path: Path) -> None:
     columns = {name for row in rows(out) for name, value in row.items() if value}
     for name in ("pos", "hydrogen", "atom_type", "bond", "loss"):
         assert {f"train/{name}", f"valid/{name}"} <= columns
-    assert {"valid/bound", "valid/bound_bond", "sample/p2_valid", "sample/decoded_p2_valid"} <= columns
+    assert {"valid/bound", "valid/bound_bond", "sample/p2_valid", "sample/p2_valid_unique"} <= columns
     config_file = json.loads((out / "config.json").read_text())
     assert [(part["steps"], part["batch_size"]) for part in config_file["history"]] == [(6, 8)]
     assert config_file["training"]["batch_size"] == 8
     assert (out / "novelty.safetensors").is_file()
-    checkpoint = torch.load(out / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 6
+    assert load_state(out / "state.safetensors")["step"] == 6
 
 
 def test_a_used_folder_is_refused_and_a_missing_state_named(tmp_path: Path) -> None:

@@ -101,6 +101,17 @@ class JointProcess:
             "bond": self.bond.loss(prediction.bond, clean.bond, pairs & (noise_level.bond > 0)),
         }
 
+    def counts(self, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+        """Over how many entries `loss` averages each field; weighted by them, losses of parts of a batch add up."""
+        mask, pairs = clean.node_mask, clean.pair_mask
+        vectors = (mask & (noise_level.pos > 0)).sum()
+        return {
+            "pos": vectors,
+            "hydrogen": vectors,
+            "atom_type": (mask & (noise_level.atom > 0)).sum(),
+            "bond": (pairs & (noise_level.bond > 0)).sum(),
+        }
+
     def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
         """From level t to level s <= t; known entries (t = 0) stay as they are."""
         mask = noisy.node_mask

@@ -1,0 +1,107 @@
+"""Where the numbers of a training are written as it goes: a table, and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from moldiff.checkpoint import write_atomically
+from moldiff.errors import MoldiffError
+
+TABLE_FILE = "log/metrics.csv"
+_SECONDS = 10.0
+"""The table is written at most this often, save at the end and before the state is."""
+
+
+class MetricsTable(Logger):
+    """`log/metrics.csv`: a row for every step at which something was measured.
+
+    A resumed training goes on with the table of the interrupted one; what that one had logged after the state that is
+    resumed from is logged again and stands only once.
+
+    Args:
+        folder: of the training.
+        step: the training starts after this step.
+    """
+
+    def __init__(self, folder: str | Path, *, step: int = 0) -> None:
+        super().__init__()
+        self._path = Path(folder) / TABLE_FILE
+        self._rows: dict[int, dict[str, float]] = {}
+        self._written = float("-inf")
+        self._read(step)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return "log"
+
+    @property
+    def rows(self) -> Mapping[int, Mapping[str, float]]:
+        """All numbers by step and name."""
+        return self._rows
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the training's config lies beside its weights."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        assert step is not None
+        is_new = step not in self._rows
+        self._rows.setdefault(step, {}).update({name: float(value) for name, value in metrics.items()})
+        if is_new and time.monotonic() - self._written > _SECONDS:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the whole table, so that it is never seen half."""
+        if not self._rows:
+            return
+        columns = ["step", *sorted({name for row in self._rows.values() for name in row})]
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, text.getvalue().encode())
+        self._written = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _read(self, last: int) -> None:
+        if not (last and self._path.is_file()):
+            return
+        with self._path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if (step := int(row.pop("step"))) <= last:
+                    self._rows[step] = {name: float(text) for name, text in row.items() if text}
+
+
+def tensorboard(folder: str | Path, *, step: int = 0) -> Logger:
+    """A logger that writes event files to `tensorboard/` in the training's folder.
+
+    Args:
+        folder: of the training.
+        step: the training starts after this step; later events of an interrupted one are hidden.
+
+    Raises:
+        MoldiffError: when the package tensorboard is not installed.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step + 1 if step else None)
+    except ModuleNotFoundError:
+        raise MoldiffError('logger: tensorboard is not installed; pip install "moldiff[tensorboard]"') from None

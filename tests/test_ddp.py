@@ -1,0 +1,230 @@
+"""Several processes train what one would, and a batch in parts does what it does in one piece."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import random_batch, small_model
+from trainings import QUIET, config, rows, weights
+
+from moldiff.batch import MolBatch, take_rows
+from moldiff.checkpoint import build_model, load_checkpoint
+from moldiff.errors import MoldiffError
+from moldiff.hardware import is_out_of_memory
+from moldiff.nn.denoiser import PairTransformer
+from moldiff.process.mixture import TaskMixture
+from moldiff.process.time import PowerTimes
+from moldiff.ranks import rank, started_together
+from moldiff.state import STATE_FILE, load_state
+from moldiff.training import train
+
+pytestmark = QUIET
+
+STEPS = 8
+TASKS = TaskMixture(whole=0.4, part=0.3, graph=0.1, geometry=0.1, composition=0.1)
+
+
+def command(out: Path, **changes: Any) -> list[str]:
+    settings = config(out, **changes)
+    path = out.with_suffix(".json")
+    path.write_text(json.dumps(settings))
+    return [sys.executable, "-W", "ignore", "-m", "moldiff.training", str(path)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+
+
+def assert_same_curve(out: Path, double: Path, *, rel: float) -> None:
+    one, other = rows(out), rows(double)
+    assert [row["step"] for row in one] == [row["step"] for row in other] == [str(k) for k in range(1, STEPS + 1)]
+    for mine, theirs in zip(one, other, strict=True):
+        for name in theirs:
+            if not name.startswith("sample/") and theirs[name]:
+                assert float(mine[name]) == pytest.approx(float(theirs[name]), rel=rel), (mine["step"], name)
+
+
+def test_two_processes_have_the_loss_curve_of_one_with_the_double_batch(tmp_path: Path) -> None:
+    double = train(config(tmp_path / "double", batch_size=16, trainer={"max_steps": STEPS}))
+    out = tmp_path / "run"
+    run = command(out, trainer={"devices": 2, "strategy": "ddp", "max_steps": STEPS})
+    subprocess.run(run, env=environment(), check=True, capture_output=True)
+    # Muon turns rounding errors of small gradients into steps of full size.
+    assert_same_curve(out, double, rel=2e-3)
+    history = load_checkpoint(out).config["history"]
+    assert [(part["steps"], part["batch_size"]) for part in history] == [(STEPS, 16)]
+
+
+def test_processes_started_by_slurm_go_on_where_one_process_stopped(tmp_path: Path) -> None:
+    """As `srun` starts them: one process a task, each with its number."""
+    plain = {"optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.02}}
+    double = train(config(tmp_path / "double", batch_size=16, **plain, trainer={"max_steps": STEPS}))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    out = tmp_path / "run"
+    train(config(out, batch_size=16, **plain, trainer={"max_steps": 2}))
+    run = command(out, resume=True, **plain, trainer={"devices": 2, "strategy": "ddp", "max_steps": STEPS})
+    slurm = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
+    processes = [
+        subprocess.Popen(
+            run,
+            env=environment(**slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "step 6 " in said[0]
+    assert "step" not in said[1]
+    assert_same_curve(out, double, rel=1e-4)
+    first, second, start = weights(out), weights(double), fresh_weights(out)
+    for name in second:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(second["embedding.atom.weight"], start["embedding.atom.weight"], rtol=1e-4, atol=1e-6)
+
+
+def fresh_weights(out: Path) -> dict[str, torch.Tensor]:
+    """The weights a training begins with."""
+    found = load_checkpoint(out)
+    torch.manual_seed(0)
+    model = build_model(found.config, found.model.vocabulary, found.model.statistics)
+    return dict(model.denoiser.state_dict())
+
+
+def test_rank_is_that_of_whoever_started_the_process() -> None:
+    assert rank({}) == 0
+    assert rank({"LOCAL_RANK": "1"}) == 1
+    assert rank({"RANK": "5", "LOCAL_RANK": "1"}) == 5
+    assert rank({"SLURM_PROCID": "3"}) == 3
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+    assert started_together(step)
+    assert not started_together(step | {"SLURM_STEP_NUM_TASKS": "1"})
+    assert not started_together({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"})  # in a batch script, outside srun
+    assert not started_together(step | {"SLURM_JOB_NAME": "interactive"})
+    assert started_together({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("tasks", [None, TASKS])
+def test_parts_of_a_batch_get_the_noise_of_the_whole(tasks: TaskMixture | None) -> None:
+    model, batch = small_model().float(), float_batch([5, 4, 5, 3, 2, 5])
+
+    def noise(molecules: MolBatch, part: tuple[int, int]) -> Any:
+        return model.noise(molecules, PowerTimes(), torch.Generator().manual_seed(3), tasks=tasks, part=part)
+
+    whole = noise(batch, (0, 1))
+    for number in range(3):
+        place = slice(2 * number, 2 * number + 2)
+        part = noise(take_rows(batch, place), (number, 3))
+        for name in ("pos", "atom", "bond"):
+            assert torch.equal(getattr(part.level, name), getattr(whole.level, name)[place])
+        for name in ("atom_type", "bond"):
+            assert torch.equal(getattr(part.noisy, name), getattr(whole.noisy, name)[place])
+        for name in ("pos", "hydrogen"):
+            torch.testing.assert_close(getattr(part.noisy, name), getattr(whole.noisy, name)[place])
+
+
+@pytest.mark.parametrize("tasks", [None, TASKS])
+def test_losses_of_parts_add_up_by_their_counts(tasks: TaskMixture | None) -> None:
+    model, batch = small_model().float(), float_batch([5, 4, 5, 3, 2, 5, 1])
+    noised = model.noise(batch, PowerTimes(), torch.Generator().manual_seed(3), tasks=tasks)
+    whole, total = model.losses_of(noised, self_condition=True), model.process.counts(noised.clean, noised.level)
+    parts = noised.split(3)
+    assert [part.clean.num_molecules for part in parts] == [3, 3, 1]
+    for name, loss in whole.items():
+        shares = [
+            model.losses_of(part, self_condition=True)[name] * model.process.counts(part.clean, part.level)[name]
+            for part in parts
+        ]
+        torch.testing.assert_close(torch.stack(shares).sum() / total[name], loss)
+
+
+def float_batch(sizes: list[int]) -> MolBatch:
+    batch = random_batch(sizes)
+    return batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
+
+
+class Cramped(PairTransformer):
+    """A network that runs out of memory above so many molecules."""
+
+    room = 3
+    error: BaseException = MemoryError()
+
+    def forward(self, noisy: MolBatch, *args: Any) -> Any:
+        if self.training and noisy.num_molecules > self.room:
+            raise self.error
+        return super().forward(noisy, *args)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_without_enough_memory_the_batch_is_halved_and_work_goes_on(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert is_out_of_memory(error)
+    monkeypatch.setattr(Cramped, "error", error)
+    roomy = train(config(tmp_path / "roomy"))
+    cramped = config(tmp_path / "roomy")["denoiser"] | {"_target_": "test_ddp.Cramped"}
+    capsys.readouterr()
+    out = train(config(tmp_path / "cramped", denoiser=cramped, trainer={"num_quality_samples": 0}))
+    said = capsys.readouterr().out
+    assert said.count("out of memory") == 2
+    assert "out of memory: batches are worked on in 4 parts from now on" in said
+    assert load_state(out / STATE_FILE)["num_parts"] == 4
+    for mine, theirs in zip(rows(out), rows(roomy), strict=True):
+        assert float(mine["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=1e-3)
+
+
+def test_resuming_after_a_lack_of_memory_is_exact_too(tmp_path: Path) -> None:
+    cramped = config(tmp_path)["denoiser"] | {"_target_": "test_ddp.Cramped"}
+    options = {"denoiser": cramped, "quality": None}
+    train(config(tmp_path / "whole", **options))
+    train(config(tmp_path / "parted", **options, trainer={"max_steps": 4}))
+    train(config(tmp_path / "parted", **options, resume=True))
+    assert same_weights_of_state(tmp_path / "whole", tmp_path / "parted")
+
+
+def same_weights_of_state(one: Path, other: Path) -> bool:
+    first, second = (load_state(path / STATE_FILE)["model"] for path in (one, other))
+    return all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_other_errors_and_a_hopeless_lack_of_memory_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cramped = config(tmp_path)["denoiser"] | {"_target_": "test_ddp.Cramped"}
+    monkeypatch.setattr(Cramped, "room", 0)
+    with pytest.raises(MoldiffError, match="out of memory: not even one molecule at a time fits"):
+        train(config(tmp_path / "hopeless", denoiser=cramped))
+    monkeypatch.setattr(Cramped, "error", RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        train(config(tmp_path / "other", denoiser=cramped))
