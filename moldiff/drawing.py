@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,11 +42,20 @@ class Finished:
         molecule: in the frame of what was known of it (Å).
         fields: what its record says of the task; None is left out.
         problem: why it is not what was asked for, in a word or two; None = it is.
+        offset: what was added to its coordinates to come into that frame [3] (Å).
+        mirrored: whether its third coordinate was inverted before.
     """
 
     molecule: Molecule
     fields: Mapping[str, Value | None] = field(default_factory=dict)
     problem: str | None = None
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    mirrored: bool = False
+
+    def in_its_frame(self, frame: Molecule) -> Molecule:
+        """A frame of the way to it, moved as it was."""
+        signs = np.array([1.0, 1.0, -1.0 if self.mirrored else 1.0])
+        return replace(frame, pos=frame.pos * signs + self.offset, hydrogen_offset=frame.hydrogen_offset * signs)
 
 
 class Admission(Protocol):

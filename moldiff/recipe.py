@@ -125,6 +125,7 @@ class Recipe:
     ) -> Drawn:
         finished = self.task.finish(beginning.index, beginning.start, molecule)
         verdict = judge(finished.molecule, self.model.vocabulary)
+        frames = None if frames is None else tuple(finished.in_its_frame(frame) for frame in frames)
         return Drawn(beginning.index, finished.molecule, mended, verdict, finished.fields, finished.problem, frames)
 
     def mean_pairs(self, first: int) -> float:

@@ -6,12 +6,13 @@ import io
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import MODEL_CONFIG, small_model
+from models import MODEL_CONFIG, small_model, small_process
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdMolAlign
 
@@ -23,6 +24,7 @@ from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator, available_models, load
 from moldiff.io import read, write
 from moldiff.options import compose_options
+from moldiff.process.categorical import absorbing_prior
 from moldiff.sampler import PowerSampler
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow
 from moldiff.tasks.stereo import Match, compare, marks
@@ -136,6 +138,35 @@ def test_a_sample_of_a_task_is_the_same_in_any_run(generator: MoleculeGenerator)
         np.testing.assert_allclose(alone.molecule.pos, one.molecule.pos, atol=1e-4)
 
 
+def test_films_end_where_the_molecule_is(generator: MoleculeGenerator) -> None:
+    core = from_rdkit(embedded("CCO"))
+    assert isinstance(core, Molecule)
+    core = replace(core, pos=core.pos + np.array([40.0, 0.0, 0.0]))
+    task = Grow(core=core, new_atoms=2)
+    sample = generator.sample(1, sampler=FAST, keep=(), task=task, trajectory=True)[0]
+    assert sample.trajectory is not None
+    for frame in sample.trajectory:
+        np.testing.assert_allclose(frame.pos[:3], core.pos, atol=1e-4)
+
+
+@needs_weights
+def test_films_of_mirrored_conformers_are_mirrored() -> None:
+    task = Conformers(smiles="C[C@H](O)N")
+    for sample in load("qm9").sample(4, task=task, steps=10, workers=0, trajectory=True):
+        assert sample.trajectory is not None
+        np.testing.assert_allclose(sample.trajectory[-1].pos, sample.molecule.pos, atol=0.2)
+
+
+@pytest.mark.parametrize("decode", ["valence", "raw"])
+def test_the_mask_is_never_an_element(decode: str) -> None:
+    model = small_model().float()
+    model.process = small_process(atom_prior=absorbing_prior)
+    checkpoint = Checkpoint(model, Path("nowhere"), "small", "0123456789ab", {})
+    masked = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    samples = masked.sample(8, sampler=FAST, keep=(), decode=decode, elements=["C", "O"])
+    assert {int(z) for sample in samples for z in sample.molecule.atomic_number} <= {6, 8}
+
+
 def test_the_record_says_what_was_known(generator: MoleculeGenerator) -> None:
     sample = generator.sample(1, sampler=FAST, keep=(), task=Grow(core="CCO", attach=0, new_atoms=1), forbid=["N"])[0]
     record = sample.record()
@@ -192,9 +223,7 @@ def test_grow_from_a_file_in_its_frame(folder: Path, capsys: pytest.CaptureFixtu
     core = from_rdkit(embedded("c1ccccc1"))
     assert isinstance(core, Molecule)
     far = np.array([50.0, -20.0, 3.0])
-    moved = Molecule(
-        core.pos + far, core.atomic_number, core.formal_charge, core.num_hydrogens, core.hydrogen_offset, core.bonds
-    )
+    moved = replace(core, pos=core.pos + far)
     write("core.sdf", [moved])
     assert command("task=grow core=core.sdf attach=0 new_atoms=2..3 n=3 keep=[] out=new.sdf") == 0
     out, err = capsys.readouterr()

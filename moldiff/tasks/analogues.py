@@ -107,14 +107,14 @@ class AnalogueTask:
         """The molecule in the input's frame, with its similarity to the input."""
         number = index % len(self.molecules)
         origin = self.molecules[number]
-        moved = replace(molecule, pos=molecule.pos + origin.pos.mean(0))
+        offset = origin.pos.mean(0)
         fields: dict[str, Value | None] = {
             "input": origin.name,
             "input_record": number + 1,
             "noise": self.noise,
             "similarity": similarity(molecule, origin),
         }
-        return Finished(moved, fields)
+        return Finished(replace(molecule, pos=molecule.pos + offset), fields, offset=offset)
 
     def admission(self, n: int) -> Turns | None:
         """As many neighbours of each molecule."""

@@ -174,7 +174,7 @@ class BondTask:
             "input_record": number + 1,
             "input_atoms": " ".join(map(str, one.order.tolist())),
         }
-        return Finished(exact, fields)
+        return Finished(exact, fields, offset=exact.pos.mean(0))
 
     def admission(self, n: int) -> Turns | None:
         """One answer for each molecule."""

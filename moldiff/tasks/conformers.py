@@ -145,15 +145,14 @@ class ConformerTask:
         number = index % len(self.targets)
         target = self.targets[number]
         match = compare(target.marks, target.mol, positions(molecule))
-        if match is Match.MIRRORED:
-            mirror = np.array([1.0, 1.0, -1.0])
-            molecule = replace(molecule, pos=molecule.pos * mirror, hydrogen_offset=molecule.hydrogen_offset * mirror)
         fields: dict[str, Value | None] = {
             "input": target.name,
             "input_record": number + 1,
             "mirrored": match is Match.MIRRORED,
         }
-        return Finished(molecule, fields, "stereo" if match is Match.WRONG else None)
+        problem = "stereo" if match is Match.WRONG else None
+        finished = Finished(molecule, fields, problem, mirrored=match is Match.MIRRORED)
+        return replace(finished, molecule=finished.in_its_frame(molecule))
 
     def admission(self, n: int) -> Apart | None:
         """As many conformers of each molecule, none too near another."""

@@ -193,7 +193,7 @@ class KeptTask:
             "attach": _numbers(ends),
             "attached": _is_attached(molecule, size, ends),
         }
-        return Finished(replace(molecule, pos=pos, hydrogen_offset=offset), fields)
+        return Finished(replace(molecule, pos=pos, hydrogen_offset=offset), fields, offset=part.pos.mean(0))
 
     def admission(self, n: int) -> Admission | None:
         """All may come in."""
