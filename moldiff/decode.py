@@ -127,9 +127,8 @@ def most_probable(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Solve the assignment exactly.
 
-    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and at every atom the orders
-    add up to a sum that the chosen class allows. A class with several allowed sums (sulfur) enters once for each.
-    Connectedness is added by cuts: while the answer has several fragments, each must gain a bond to the others.
+    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and orders that add up to a
+    sum which the atom's class allows. Connectedness is added by cuts: each fragment of an answer must gain a bond.
 
     Args:
         atoms: log-probabilities [n, K]; below -1e3 = never.
@@ -170,7 +169,8 @@ def _within(scores: np.ndarray, keep: float) -> np.ndarray:
 class _Programme:
     """The integer programme: a 0/1 variable for every choice of an atom, then for every order of a pair.
 
-    An atom's choice is a class together with one allowed sum of the orders of its bonds to heavy atoms.
+    An atom's choice is a class together with one allowed sum of the orders of its bonds to heavy atoms, so that a class
+    with several (sulfur) enters once for each.
     """
 
     num_atoms: int
