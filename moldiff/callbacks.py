@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -11,13 +13,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from moldiff.batch import MolBatch
 from moldiff.checkpoint import NOVELTY_FILE, save_model, write_atomically
 from moldiff.curve import CURVE_FILE, write_curve
 from moldiff.logs import MetricsTable
 from moldiff.model import MoleculeDiffusion
+from moldiff.ranks import rank
 from moldiff.state import save_state
 
 BEST_FOLDER = "best"
@@ -208,6 +210,7 @@ class StateKeeper(Callback):
     ) -> None:
         self.path, self.export, self.every, self.facts = path, export, every, facts
         self.interrupted = False
+        """Whether this process has been asked to end."""
         self._state = state
         self._saved = -1 if state is None else int(state["step"])
         self._running = self._between_steps = False
@@ -217,7 +220,8 @@ class StateKeeper(Callback):
         if self.interrupted or not self._running:
             raise KeyboardInterrupt
         self.interrupted = True
-        print("interrupted: this step and what it ends with are finished first; Ctrl-C again ends at once", flush=True)
+        if rank() == 0:
+            print("interrupted: this step is finished and saved first; Ctrl-C again ends at once", flush=True)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self._state is None:
@@ -233,6 +237,9 @@ class StateKeeper(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._running = self._between_steps = True
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's own would send a message to the other processes from within the handler, and wait for ever.
+            signal.signal(signal.SIGTERM, lambda *_: self.interrupt())
         if self._state is not None:
             pl_module.model.denoiser.load_state_dict(self._state["model"])
             pl_module.averaged.denoiser.load_state_dict(self._state["averaged"])
@@ -243,8 +250,9 @@ class StateKeeper(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: MolBatch, batch_idx: int) -> None:
         if trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
-        if self.interrupted:
+        if pl_module.is_ending or (self.interrupted and trainer.world_size == 1):
             raise KeyboardInterrupt
+        pl_module.wants_end = self.interrupted
         self._between_steps = False
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
@@ -254,7 +262,7 @@ class StateKeeper(Callback):
         self._save(trainer, pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException) and self._between_steps:
+        if isinstance(exception, KeyboardInterrupt) and self._between_steps:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Any, pl_module: Any) -> None:

@@ -160,6 +160,8 @@ def _train(options: Mapping[str, Any]) -> int:
         # Lightning's answer to Ctrl-C is a SystemExit.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
+        if rank() > 0:  # the first process says it for all
+            return EXIT_INTERRUPTED
         saved = (Path(options["out"]) / STATE_FILE).is_file()
         advice = f"out={options['out']} resume=true goes on with it" if saved else "nothing saved yet"
         raise KeyboardInterrupt(f"; {advice}") from error
@@ -176,6 +178,8 @@ def _check_train(options: Mapping[str, Any]) -> None:
     _check_at_least("seed", options["seed"], 0)
     for name in ("max_steps", "log_every", "validate_every", "sample_every"):
         _check_at_least(f"trainer.{name}", trainer[name], 1)
+    if options["resume"] not in (True, False, "auto"):
+        raise MoldiffError(f"resume: got {options['resume']!r}, expected true, false or auto")
     duration = trainer["max_time"]
     if duration is not None and not _DURATION.fullmatch(duration):
         expected = "days:hours:minutes:seconds, such as 00:08:00:00"

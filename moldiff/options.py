@@ -73,6 +73,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "task.of": (str, type(None)),
     "init": (str, type(None)),
     "compile": (bool, str),
+    "resume": (bool, str),
     "input": (str, type(None)),
     "reference": (str, type(None)),
     "data.folder": (str, type(None)),

@@ -88,12 +88,15 @@ def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
     """Hold a run folder as long as a training lasts; gives the state to resume from, or None to start anew.
 
-    The training's options are written there at once, which marks the folder as a training's.
+    With `resume: auto` it is resumed if there is something to resume. The options are written at once, which marks the
+    folder as a training's.
 
     Raises:
         MoldiffError: when the folder is in use, a new training's is not empty, or there is nothing to resume.
     """
     resume = config["resume"]
+    if resume == "auto":
+        resume = any((out / name).is_file() for name in (STATE_FILE, _OPTIONS_FILE))
     if rank() > 0:  # the first of several processes holds the folder for all
         path = out / STATE_FILE
         yield load_state(path) if resume and path.is_file() else None

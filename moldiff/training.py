@@ -17,7 +17,6 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from moldiff.batch import MolBatch
@@ -86,6 +85,8 @@ class DiffusionTraining(lightning.LightningModule):
         self.field_weights, self.self_conditioning = field_weights, self_conditioning
         self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
         self.num_parts = 1
+        self.wants_end = self.is_ending = False
+        self._asked_to_end = torch.tensor(0.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.model.denoiser.named_parameters())
@@ -120,8 +121,10 @@ class DiffusionTraining(lightning.LightningModule):
     def _gradients(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
         """Leave the gradient of the whole step's loss in the parameters; returns the losses."""
         names, counts = zip(*self.model.process.counts(noised.clean, noised.level).items(), strict=True)
-        totals = self.trainer.strategy.reduce(torch.stack(counts).float(), reduce_op="sum").clamp(min=1)
-        weights = dict(zip(names, (1 / totals).unbind(), strict=True))
+        # Processes end after the same step, whichever of them was asked to.
+        sent = torch.stack([*counts, torch.tensor(self.wants_end, device=self.device)]).float()
+        *totals, self._asked_to_end = self.trainer.strategy.reduce(sent, reduce_op="sum").unbind()
+        weights = {name: 1 / total.clamp(min=1) for name, total in zip(names, totals, strict=True)}
         while True:
             self._optimizer().zero_grad(set_to_none=True)
             try:
@@ -176,6 +179,7 @@ class DiffusionTraining(lightning.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
         if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
             self._optimizer().zero_grad(set_to_none=True)
+        self.is_ending = bool(self._asked_to_end)  # here, where the GPU is waited for anyway
         self._optimizer().step()
         decay = min(self.ema_decay, self.global_step / (self.global_step + 9))
         with torch.no_grad():
@@ -251,19 +255,17 @@ def train(config: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _on_interrupt(keeper: StateKeeper) -> Iterator[None]:
-    """Ctrl-C ends a training between two steps; SIGTERM does so by Lightning, and then counts as the same."""
+    """Ctrl-C, SIGTERM and SIGUSR1, with which SLURM gives notice, end a training between two steps."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-    # A terminal sends Ctrl-C to every process; the first one ends the others.
-    handler = signal.SIG_IGN if rank() > 0 else lambda *_: keeper.interrupt()
-    before = signal.signal(signal.SIGINT, handler)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: keeper.interrupt()) for number in numbers}
     try:
         yield
-    except SIGTERMException:
-        raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _module(config: Mapping[str, Any], model: MoleculeDiffusion, device: torch.device) -> DiffusionTraining:

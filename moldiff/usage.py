@@ -186,7 +186,8 @@ options and their defaults:
   data.path=FILE      instead: own molecules, prepared first as moldiff prepare
                       does, with its options, into prepared/ and their name
   out=runs/qm9        run folder; the trained model ends up in it
-  resume=false        true = go on with the interrupted training in `out`
+  resume=false        true = go on with the interrupted training in `out`;
+                      auto = if there is one
   init=null           start from the weights of a model (name or folder); atom
                       classes it does not know start fresh
   batch_size=128      molecules a step and device

@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_last_state_intact(nursery: Nursery, whole: Path,
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interruption_before_the_first_validation_saves_state_and_model(
     number: signal.Signals, nursery: Nursery, whole: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +164,17 @@ def test_resuming_where_nothing_was_saved_starts_from_the_beginning(
     for folder in ("other", "missing"):
         with pytest.raises(MoldiffError, match="not found, expected the folder of an interrupted training"):
             train(config(tmp_path / folder, resume=True))
+
+
+def test_resume_auto_starts_or_goes_on(tmp_path: Path) -> None:
+    train(config(tmp_path / "run", resume="auto", trainer={"max_steps": 4}))
+    train(config(tmp_path / "run", resume="auto"))
+    train(config(tmp_path / "whole"))
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("precious")
+    with pytest.raises(MoldiffError, match="is not empty"):
+        train(config(tmp_path / "other", resume="auto"))
 
 
 def test_b59_of_two_trainings_in_one_folder_one_is_refused(nursery: Nursery, tmp_path: Path) -> None:
