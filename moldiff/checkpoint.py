@@ -210,6 +210,10 @@ def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) ->
         raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
     if surplus := sorted(weights.keys() - expected.keys()):
         raise MoldiffError(f"{path}: holds {surplus[0]} and {len(surplus) - 1} more that its config.json does not know")
+    if axes := getattr(module, "class_axes", {}):  # the mask is a class more in some of them
+        held, listed = (min(values[name].shape[axis] for name, axis in axes.items()) for values in (weights, expected))
+        if held != listed:
+            raise MoldiffError(f"{path}: made for {held} atom classes, but its config.json lists {listed}")
     for name, value in expected.items():
         if value.shape != weights[name].shape:
             got, want = tuple(weights[name].shape), tuple(value.shape)

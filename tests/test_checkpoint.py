@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from models import STATISTICS, VOCABULARY
 from moldiff.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
 from moldiff.construct import construct
 from moldiff.errors import MoldiffError
+from moldiff.vocabulary import AtomClass, Vocabulary
 
 CONFIG: dict[str, Any] = {
     "denoiser": {
@@ -86,7 +88,7 @@ def test_a_fresh_process_loads_it_without_unpickling(folder: Path) -> None:
         (None, "truncated"),
     ],
 )
-def test_files_that_are_no_weights_are_told_apart(folder: Path, content: bytes | None, message: str) -> None:
+def test_b52_files_that_are_no_weights_are_told_apart(folder: Path, content: bytes | None, message: str) -> None:
     path = folder / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:-200] if content is None else content)
     with pytest.raises(MoldiffError, match=message) as caught:
@@ -101,10 +103,21 @@ def edit(folder: Path, **changes: Any) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
-def test_configs_that_do_not_fit_are_named(folder: Path) -> None:
+def larger_vocabulary() -> dict[str, Any]:
+    """The config of a model that knows sulfur and phosphorus, too."""
+    classes = (*VOCABULARY.atom_classes, AtomClass(15, 0, 0), AtomClass(16, 0, 0))
+    marginal = (1 / len(classes),) * len(classes)
+    return {
+        "vocabulary": Vocabulary(classes, {}).to_dict(),
+        "statistics": replace(STATISTICS, atom_marginal=marginal).to_dict(),
+    }
+
+
+def test_b53_configs_that_do_not_fit_are_named(folder: Path) -> None:
     good = (folder / CONFIG_FILE).read_text()
     for changes, message in [
         ({"format_version": 999}, "got format_version 999, expected 1"),
+        (larger_vocabulary(), r"made for 7 atom classes, but its config\.json lists 9"),
         ({"vocabulary": None}, "lacks vocabulary"),
         ({"denoiser": CONFIG["denoiser"] | {"pair_dim": 16}}, r"has shape \(.*\), expected \(.*\)"),
         ({"denoiser": CONFIG["denoiser"] | {"num_layers": 2}}, "lacks layers.1"),

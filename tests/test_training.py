@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
@@ -159,6 +160,15 @@ def test_training_starts_from_a_model_of_other_molecules(tmp_path: Path, capsys:
     )
     assert "init: other knows 7 of the" in capsys.readouterr().out
     assert "O" in str(load_checkpoint(tmp_path / "run").model.vocabulary)
+
+
+def test_sets_mapped_from_disk_train_as_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config(tmp_path / "memory"))
+    monkeypatch.setattr("moldiff.data.dataset.MAP_FROM", 0)
+    assert isinstance(PreparedSet.load(SAMPLE).flat["pos"], np.memmap)
+    train(config(tmp_path / "disk"))
+    first, second = weights(tmp_path / "memory"), weights(tmp_path / "disk")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_loss_falls_on_one_batch() -> None:
