@@ -12,7 +12,7 @@ import torch
 
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
 from moldiff.drawing import MemoryBudget, NewMolecules, Task
-from moldiff.elements import Limited, element_mask
+from moldiff.elements import LIMITED_CLASS_LEAD, Limited, element_mask
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex
@@ -160,6 +160,8 @@ class MoleculeGenerator:
                 f"keep: model {self.checkpoint.name} has no list of its training molecules to be novel against"
             )
         sampler = sampler or PowerSampler()
+        if sampler.class_lead is None:
+            sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
         recipe = Recipe(
             model=self.checkpoint.model,
             sampler=sampler if steps is None else replace(sampler, num_steps=steps),

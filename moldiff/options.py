@@ -60,6 +60,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "keep": (list, str),
     "elements": (list, str, type(None)),
     "forbid": (list, str),
+    "sampler.class_lead": (float, type(None)),
     "task.core": (str, type(None)),
     "task.keep": (list, int, str, type(None)),
     "task.remove": (list, int, str, type(None)),

@@ -95,6 +95,9 @@ class PowerSampler:
         corrector: corrector noise η of atom classes and bonds.
         churn: share of the ancestral noise that is drawn anew for coordinates; 0 = deterministic.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
+        class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
+            None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
+            taken, the graph has to be settled before the coordinates are.
     """
 
     num_steps: int = 50
@@ -102,6 +105,7 @@ class PowerSampler:
     corrector: float = 10.0
     churn: float = 0.0
     order: int = 1
+    class_lead: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -111,6 +115,8 @@ class PowerSampler:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
         if self.churn > 1:
             raise MoldiffError(f"sampler.churn: got {self.churn}, expected a number from 0 to 1")
+        if self.class_lead is not None and not self.class_lead >= 1:
+            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
         if self.order not in (1, 2):
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
 
@@ -127,16 +133,17 @@ class PowerSampler:
         )
         grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
         half_log_snr = log_snr(process.pos.schedule, grid.double()) / 2
+        lead = self.class_lead or 1.0
         previous = None
         for step, level in enumerate(grid):
-            t = scale_level(noise_level, level)
+            t = scale_level(noise_level, level, lead)
             prediction = denoise(noisy, t, previous)
             yield SamplerState(noisy, prediction, step)
             if step + 1 < self.num_steps:
                 target = prediction
                 if self.order == 2 and previous is not None:
                     target = extrapolate(prediction, previous, half_log_snr[step - 1 : step + 2])
-                noisy = process.step(noisy, target, t, scale_level(noise_level, grid[step + 1]), draws)
+                noisy = process.step(noisy, target, t, scale_level(noise_level, grid[step + 1], lead), draws)
             previous = prediction
 
 
@@ -160,9 +167,10 @@ def extrapolate(prediction: Prediction, previous: Prediction, half_log_snr: Tens
     )
 
 
-def scale_level(noise_level: NoiseLevel, factor: Tensor) -> NoiseLevel:
-    """Every level times a factor in [0, 1]; what is known (0) stays known."""
-    return NoiseLevel(noise_level.pos * factor, noise_level.atom * factor, noise_level.bond * factor)
+def scale_level(noise_level: NoiseLevel, factor: Tensor, class_lead: float = 1.0) -> NoiseLevel:
+    """Every level times a factor in [0, 1], its power for classes and bonds; what is known (0) stays known."""
+    ahead = factor**class_lead
+    return NoiseLevel(noise_level.pos * factor, noise_level.atom * ahead, noise_level.bond * ahead)
 
 
 def restrict(prediction: Prediction, start: Start) -> Prediction:

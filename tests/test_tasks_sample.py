@@ -190,8 +190,19 @@ def test_only_elements_asked_for_in_every_sample(generator: MoleculeGenerator) -
     assert [one.smiles for one in plain] == [one.smiles for one in limited]
     with pytest.raises(MoldiffError, match="forbid: got 'Xx', expected elements that the model knows: C, H, N, O"):
         generator.sample(1, forbid=["Xx"])
-    with pytest.raises(MoldiffError, match="elements: elements and forbid leave no class for atom 2"):
+    with pytest.raises(MoldiffError, match="elements and forbid have nothing to limit, the task says what every"):
         generator.sample(1, task=Formula(formula="C2H6O"), forbid=["O"])
+
+
+def test_classes_run_ahead_where_elements_are_limited(generator: MoleculeGenerator) -> None:
+    for elements, lead in ((None, 1.0), (["C", "N", "O"], 1.0), (["C", "O"], 6.0)):
+        sample = generator.sample(1, sampler=FAST, keep=(), elements=elements)[0]
+        assert json.loads(str(sample.record()["sampler"]))["class_lead"] == lead
+    own = PowerSampler(num_steps=3, class_lead=2.0)
+    sample = generator.sample(1, sampler=own, keep=(), elements=["C"])[0]
+    assert json.loads(str(sample.record()["sampler"]))["class_lead"] == 2.0
+    with pytest.raises(MoldiffError, match=r"sampler.class_lead: got 0.5"):
+        PowerSampler(class_lead=0.5)
 
 
 def test_a_size_and_a_task_contradict_one_another(generator: MoleculeGenerator) -> None:

@@ -21,6 +21,7 @@ from moldiff.errors import MoldiffError
 from moldiff.io import write
 from moldiff.sampler import PowerSampler, Start
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
+from moldiff.tasks.formula import Composition
 from moldiff.tasks.task import Request, description
 from moldiff.vocabulary import AtomClass, Vocabulary
 
@@ -166,9 +167,8 @@ def test_with_everything_known_nothing_moves() -> None:
 
 def test_with_nothing_known_the_molecules_are_those_of_no_task() -> None:
     plain = NewMolecules(STATISTICS.size_counts)
-    mask = element_mask(VOCABULARY, ["C", "N", "O", "H"])
-    assert mask is not None
-    assert mask.all()
+    assert element_mask(VOCABULARY, ["C", "N", "O", "H"]) is None
+    mask = np.ones(len(VOCABULARY.atom_classes), dtype=bool)
     for one, other in zip(draw(plain, 4), draw(Limited(plain, mask), 4), strict=True):
         assert np.array_equal(one.molecule.pos, other.molecule.pos)
         assert np.array_equal(one.molecule.bonds, other.molecule.bonds)
@@ -195,14 +195,39 @@ def test_only_the_elements_asked_for_occur(rule: str) -> None:
         element_mask(VOCABULARY, ["C"], ["C"])
 
 
-def test_formula_is_met_by_decoding_and_checked_without() -> None:
-    task = prepared(Formula(formula="C4H8O"))
-    for one in draw(task, 6):
+@pytest.mark.parametrize("rule", ["valence", "raw"])
+def test_every_molecule_has_the_formula(rule: str) -> None:
+    for one in draw(prepared(Formula(formula="C4H8O")), 12, rule):
         assert one.problem is None
         assert sorted(one.molecule.atomic_number.tolist()) == [6, 6, 6, 6, 8]
         assert one.molecule.num_hydrogens.sum() == 8
-    assert {one.problem for one in draw(task, 12, "raw")} <= {None, "formula"}
-    assert "formula" in {one.problem for one in draw(task, 12, "raw")}
+
+
+def test_compositions_are_drawn_in_proportion_to_their_weights() -> None:
+    carbons = (AtomClass(6, 0, h) for h in range(4))
+    vocabulary = Vocabulary((*carbons, AtomClass(7, 1, 3), AtomClass(8, -1, 0)), {})
+    marginal = np.array([0.1, 0.2, 0.3, 0.2, 0.15, 0.05])
+    elements = np.array([6, 6, 7, 8])
+    composition = Composition.of(elements, 6, 0, vocabulary, marginal)
+    assert composition is not None
+    # N+H3 and O- are certain; three hydrogens are left for two carbons.
+    weights = {(h, 3 - h): marginal[h] * marginal[3 - h] for h in range(4)}
+    generator = torch.Generator().manual_seed(0)
+    drawn = [tuple(composition.draw(generator).tolist()) for _ in range(4000)]
+    assert {one[2:] for one in drawn} == {(4, 5)}
+    for pair, weight in weights.items():
+        share = sum(one[:2] == pair for one in drawn) / len(drawn)
+        assert share == pytest.approx(weight / sum(weights.values()), abs=0.03)
+    assert Composition.of(elements, 6, 1, vocabulary, marginal) is None
+    assert Composition.of(elements, 13, 0, vocabulary, marginal) is None
+
+
+def test_a_charged_formula() -> None:
+    task = Formula(formula="C2H8N+").prepare(WIDE, replace(STATISTICS, atom_marginal=(1 / 21,) * 21))
+    for k in range(20):
+        start = task.begin(k, torch.Generator().manual_seed(k))
+        table = WIDE.table[start.clean.atom_type[0].numpy()]
+        assert (table[:, 1].sum(), table[:, 2].sum()) == (1, 8)
 
 
 def test_bonds_leave_coordinates_and_order_traceable(tmp_path: Path) -> None:
@@ -280,7 +305,7 @@ WRONG: list[tuple[Request, str]] = [
     (Formula(formula="C3Br"), "formula: got Br in C3Br, expected elements of the model: C, H, N, O"),
     (Formula(formula="C2H5"), "formula: C2H5 has an odd number of electrons, expected a closed shell"),
     (Formula(formula="C2H8"), "formula: C2H8 has 8 hydrogens, expected 6 at most"),
-    (Formula(formula="H2"), "expected 1 to 1000 heavy atoms"),
+    (Formula(formula="H2"), "expected 1 to 250 heavy atoms"),
     (Analogues(of="CCO", noise=1.5), "noise: got 1.5, expected a number from 0 to 1"),
 ]
 

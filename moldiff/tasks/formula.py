@@ -1,11 +1,11 @@
-"""Molecules of a given formula."""
+"""Molecules of a given formula: atom classes that add up to it are drawn first, then bonds and coordinates."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,21 @@ from moldiff.sampler import Start
 from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
+_MAX_OPPOSITE = 3
+"""Charges beyond the total one that may cancel each other, as in a zwitterion."""
+
+_LEAST = 1e-9
+"""Weight of a class that the training data lack."""
+
 _NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Formula:
-    """Molecules of one formula: the elements are known; where the hydrogens are and all else is drawn.
+    """Molecules of one formula.
+
+    Which atoms have how many hydrogens is drawn in proportion to how often the training data have such atoms, then
+    bonds and coordinates are.
 
     Args:
         formula: such as C7H10N2O, with its charge if it has one: C2H8N+, C2H3O2-.
@@ -47,25 +56,89 @@ class Formula:
                 raise MoldiffError(f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}")
         elements = np.array([_NUMBERS[symbol] for symbol, count in counts.items() for _ in range(count)])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
-        totals = (Total(vocabulary.table[:, 2], hydrogens), Total(vocabulary.table[:, 1], charge))
-        return FormulaTask(str(self.formula), elements, totals, vocabulary)
+        composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
+        if composition is None:
+            raise MoldiffError(f"formula: {self.formula}: no combination of the model's atom classes makes it")
+        return FormulaTask(str(self.formula), composition)
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """Atom classes that add up to a formula, in proportion to the product of their frequencies.
+
+    Attributes:
+        choices: classes that each heavy atom may have, and their weights.
+        table: [K, 3], element, charge and hydrogens of every class.
+        ways: [n + 1, hydrogens + 1, charges]: weight of all choices for the atoms from i on that use up so much.
+        charge: total charge (e).
+    """
+
+    choices: tuple[tuple[np.ndarray, np.ndarray], ...]
+    table: np.ndarray
+    ways: np.ndarray
+    charge: int
+
+    @classmethod
+    def of(
+        cls, elements: np.ndarray, hydrogens: int, charge: int, vocabulary: Vocabulary, marginal: np.ndarray
+    ) -> Composition | None:
+        """Of heavy atoms [n] by their elements; None if nothing adds up. `marginal` [K] are the frequencies."""
+        table, middle = vocabulary.table, abs(charge) + _MAX_OPPOSITE
+        sums = [vocabulary.allowed_bond_sums(k) for k in range(len(table))]
+        fitting = np.array([max(s, default=0) > 0 if len(elements) > 1 else 0 in s for s in sums])
+        choices = []
+        for element in elements:
+            classes = np.flatnonzero((table[:, 0] == element) & fitting)
+            choices.append((classes, np.maximum(marginal[classes], _LEAST)))
+        ways = np.zeros((len(elements) + 1, hydrogens + 1, 2 * middle + 1))
+        ways[-1, 0, middle] = 1
+        for atom in range(len(elements) - 1, -1, -1):
+            for k, weight in zip(*choices[atom], strict=True):
+                _, q, h = table[k].tolist()
+                ways[atom, h:] += weight * _shifted(ways[atom + 1, : max(hydrogens + 1 - h, 0)], q)
+            ways[atom] /= max(ways[atom].max(), np.finfo(float).tiny)  # only ratios count
+        found = ways[0, hydrogens, middle + charge] > 0
+        return cls(tuple(choices), table, ways, charge) if found else None
+
+    def draw(self, generator: torch.Generator) -> np.ndarray:
+        """Classes [n]."""
+        hydrogens, middle = self.ways.shape[1] - 1, self.ways.shape[2] // 2
+        charge, drawn = self.charge, []
+        for atom, (classes, weights) in enumerate(self.choices):
+            _, q, h = self.table[classes].T
+            inside = (h <= hydrogens) & (np.abs(charge - q) <= middle)
+            rest = self.ways[atom + 1, np.where(inside, hydrogens - h, 0), np.where(inside, middle + charge - q, 0)]
+            total = (weights * rest * inside).cumsum()
+            uniform = float(torch.rand((), generator=generator, dtype=torch.double)) * total[-1]
+            place = int((uniform >= total).sum())
+            drawn.append(classes[place])
+            hydrogens, charge = hydrogens - int(h[place]), charge - int(q[place])
+        return np.array(drawn)
+
+
+def _shifted(values: np.ndarray, by: int) -> np.ndarray:
+    """Columns of [r, c] moved to the right, or to the left where `by` < 0; zeros come in."""
+    if not by:
+        return values
+    moved = np.roll(values, by, axis=1)
+    if by > 0:
+        moved[:, :by] = 0
+    else:
+        moved[:, by:] = 0
+    return moved
 
 
 @dataclass(frozen=True, eq=False)
 class FormulaTask:
-    """Draws molecules whose elements are known.
+    """Draws molecules whose atom classes add up to a formula.
 
     Attributes:
         formula: as it was given.
-        elements: atomic number of every heavy atom [n].
-        rules: the numbers of hydrogens and of charges.
-        vocabulary: classes of the model.
+        composition: the classes.
     """
 
     formula: str
-    elements: np.ndarray
-    rules: tuple[Total, ...]
-    vocabulary: Vocabulary
+    composition: Composition
 
     def count(self, n: int) -> int:
         """Molecules that make up the answer when n are asked for."""
@@ -73,27 +146,26 @@ class FormulaTask:
 
     def sizes(self) -> tuple[int, int]:
         """The smallest and largest number of heavy atoms."""
-        return len(self.elements), len(self.elements)
+        return len(self.composition.choices), len(self.composition.choices)
 
     def notes(self) -> Sequence[str]:
         """None."""
         return ()
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
-        """Atoms of which only the elements are known."""
-        start = Start.unknown(torch.ones(1, len(self.elements), dtype=torch.bool))
-        allowed = self.vocabulary.table[None, :, 0] == self.elements[:, None]
-        return Start(start.clean, start.level, torch.from_numpy(allowed)[None])
+        """Atoms of drawn classes; nothing is known of bonds and coordinates."""
+        classes = torch.from_numpy(self.composition.draw(generator))[None]
+        start = Start.unknown(torch.ones(classes.shape, dtype=torch.bool))
+        level = replace(start.level, atom=torch.zeros_like(start.level.atom))
+        return Start(start.clean.replace(atom_type=classes), level)
 
     def totals(self, index: int) -> Sequence[Total]:
-        """The numbers of hydrogens and of charges."""
-        return self.rules
+        """None: the classes are known."""
+        return ()
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """The molecule; a problem if it has another formula, as an argmax without rules may have."""
-        hydrogens, charge = (rule.value for rule in self.rules)
-        right = molecule.num_hydrogens.sum() == hydrogens and molecule.formal_charge.sum() == charge
-        return Finished(molecule, {"formula": self.formula}, None if right else "formula")
+        """The molecule."""
+        return Finished(molecule, {"formula": self.formula})
 
     def admission(self, n: int) -> Admission | None:
         """All may come in."""
@@ -111,8 +183,8 @@ def _parsed(formula: str | None) -> tuple[Counter[str], int]:
         counts[symbol] += int(number or 1)
     charge = int(found[3] or 1) * (1 if found[2] == "+" else -1) if found[2] else 0
     heavy = sum(counts.values()) - counts["H"]
-    if not 1 <= heavy <= 1000 or min(counts.values()) < (0 if "H" in counts else 1):
-        raise MoldiffError(f"formula: got {formula!r}, expected 1 to 1000 heavy atoms and no element 0 times")
+    if not 1 <= heavy <= 250 or min(counts.values()) < (0 if "H" in counts else 1):
+        raise MoldiffError(f"formula: got {formula!r}, expected 1 to 250 heavy atoms and no element 0 times")
     return counts, charge
 
 
