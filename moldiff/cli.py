@@ -14,21 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moldiff import __version__
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, check_at_least
 from moldiff.ranks import rank, started_together
-from moldiff.usage import COMMANDS, GENERAL, TASKS
-
-if TYPE_CHECKING:
-    from moldiff.io import Writer
-    from moldiff.samples import Samples
-
-EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+from moldiff.usage import COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 
 _DURATION = re.compile(r"\d+:\d+:\d+:\d+")
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +124,7 @@ def _prepare(options: Mapping[str, Any]) -> int:
         ("data.min_count", data.get("min_count")),
         ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
     ):
-        _check_at_least(name, value, 1)
+        check_at_least(name, value, 1)
     print(f"prepared set in {_make_set(data, options['out'], strict=options['strict'])}")
     return EXIT_OK
 
@@ -174,10 +167,10 @@ def _check_train(options: Mapping[str, Any]) -> None:
     trainer = options["trainer"]
     if options["data"]["folder"] is None and options["data"].get("path") is None:
         raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
-    _check_at_least("batch_size", options["batch_size"], 1)
-    _check_at_least("seed", options["seed"], 0)
+    check_at_least("batch_size", options["batch_size"], 1)
+    check_at_least("seed", options["seed"], 0)
     for name in ("max_steps", "log_every", "validate_every", "sample_every"):
-        _check_at_least(f"trainer.{name}", trainer[name], 1)
+        check_at_least(f"trainer.{name}", trainer[name], 1)
     if options["resume"] not in (True, False, "auto"):
         raise MoldiffError(f"resume: got {options['resume']!r}, expected true, false or auto")
     duration = trainer["max_time"]
@@ -215,150 +208,9 @@ def _without_tips() -> Iterator[None]:
 
 
 def _sample(options: Mapping[str, Any]) -> int:
-    _check_sample(options)
-    size = _parse_size(options["size"])
-    from moldiff.construct import construct
-    from moldiff.io import Writer
+    from moldiff.sampling import sample
 
-    sampler = construct(options["sampler"], None)
-    task = construct(options["task"], None) if options.get("task") else None
-    with Writer(options["out"]) as writer:
-        from moldiff.generate import load
-
-        generator = load(options["model"], device=options["device"])
-        _warn_of_size(size, generator.trained_sizes())
-        with _progress_bar(options["n"]) as on_progress:
-            samples = generator.sample(
-                options["n"],
-                seed=options["seed"],
-                task=task,
-                size=size,
-                elements=_as_list(options["elements"]),
-                forbid=_as_list(options["forbid"]) or (),
-                steps=options["steps"],
-                sampler=sampler,
-                keep=_keep(options),
-                decode=options["decode"],
-                max_draws=options["max_draws"],
-                trajectory=options["trajectory"],
-                on_progress=on_progress,
-            )
-        unwritten = _write(samples, writer)
-        interrupted = not samples.complete and samples.drawn < _draw_limit(options, samples.asked)
-        if not writer.count:  # an exception leaves an older file of that name as it was
-            if interrupted:
-                raise KeyboardInterrupt
-            wanted = " and ".join(_keep(options)) or "to be written"
-            raise MoldiffError(f"none of the {samples.drawn} drawn molecules is {wanted}, so no file was written")
-    if options["trajectory"]:
-        from moldiff.trajectory import trajectory_path, write_trajectories
-
-        write_trajectories(trajectory_path(options["out"]), samples)
-    return _conclude(options, samples, unwritten, interrupted=interrupted)
-
-
-def _check_sample(options: Mapping[str, Any]) -> None:
-    """Refuse impossible values before anything slow happens."""
-    for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0)):
-        _check_at_least(name, options[name], low)
-    if options["seed"] >= 2**32:
-        raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
-    for item in _keep(options):
-        if item not in ("valid", "unique", "novel"):
-            raise MoldiffError(f"keep: got {item!r}, expected any of valid, unique, novel")
-    if options["decode"] not in ("valence", "raw"):
-        raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
-
-
-def _check_at_least(name: str, value: int | None, low: int) -> None:
-    if value is not None and value < low:
-        raise MoldiffError(f"{name}: got {value}, expected a whole number of at least {low}")
-
-
-def _keep(options: Mapping[str, Any]) -> list[str]:
-    return _as_list(options["keep"]) or []
-
-
-def _as_list(value: Any) -> list[Any] | None:
-    """A value alone stands for a list of one."""
-    return value if value is None or isinstance(value, list) else [value]
-
-
-def _draw_limit(options: Mapping[str, Any], asked: int) -> int:
-    from moldiff.run import default_max_draws
-
-    return default_max_draws(asked) if options["max_draws"] is None else int(options["max_draws"])
-
-
-def _parse_size(size: int | str | None) -> tuple[int, int] | None:
-    """The smallest and largest number of heavy atoms that is meant."""
-    if size is None:
-        return None
-    found = _RANGE.fullmatch(str(size))
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= low <= high:
-        raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
-    return low, high
-
-
-def _warn_of_size(size: tuple[int, int] | None, trained: tuple[int, int]) -> None:
-    if size is not None and (size[0] < trained[0] or size[1] > trained[1]):
-        learned = f"the model has seen {trained[0]} to {trained[1]} heavy atoms"
-        print(f"moldiff: warning: size: {learned}; other sizes may come out badly", file=sys.stderr)
-
-
-@contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    task = bar.add_task("", total=total)
-
-    def on_progress(done: float) -> None:
-        bar.start()  # only now, so that values refused by the model leave no empty bar; later calls do nothing
-        bar.update(task, completed=done)
-
-    try:
-        yield on_progress
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-def _write(samples: Samples, writer: Writer) -> list[str]:
-    """Write what can be written; returns why the others cannot."""
-    reasons = []
-    for sample in samples:
-        try:
-            writer.write(sample.molecule, sample.record())
-        except MoldiffError as error:
-            reasons.append(str(error))
-    return reasons
-
-
-def _conclude(options: Mapping[str, Any], samples: Samples, unwritten: Sequence[str], *, interrupted: bool) -> int:
-    """Print the summary; the exit code says whether all that was asked for is there."""
-    from rich.console import Console
-
-    from moldiff.report import summary_table
-
-    for note in samples.notes:
-        print(f"moldiff: {note}", file=sys.stderr)
-    Console().print(summary_table(samples.results, asked=samples.asked, drawn=samples.drawn, path=options["out"]))
-    if unwritten:
-        print(
-            f"moldiff: warning: {len(unwritten)} molecules not written; first reason: {unwritten[0]}", file=sys.stderr
-        )
-    if interrupted:
-        print(f"moldiff: interrupted; {options['out']} holds what was finished", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if not samples.complete:
-        limit = f"max_draws={_draw_limit(options, samples.asked)} reached"
-        print(f"moldiff: warning: {len(samples)} of {samples.asked} molecules kept; {limit}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
+    return sample(options)
 
 
 def _check_input(options: Mapping[str, Any]) -> None:
@@ -368,7 +220,7 @@ def _check_input(options: Mapping[str, Any]) -> None:
 
 def _evaluate(options: Mapping[str, Any]) -> int:
     _check_input(options)
-    _check_at_least("reference_size", options["reference_size"], 1)
+    check_at_least("reference_size", options["reference_size"], 1)
     from rich.console import Console
 
     from moldiff.evaluation import evaluate

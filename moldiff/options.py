@@ -58,6 +58,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "steps": (int, type(None)),
     "max_draws": (int, type(None)),
     "keep": (list, str),
+    "workers": (int, str),
     "elements": (list, str, type(None)),
     "forbid": (list, str),
     "sampler.class_lead": (float, type(None)),

@@ -1,6 +1,8 @@
-"""What `moldiff --help` and `moldiff COMMAND --help` print; each fits on a screen."""
+"""What `moldiff --help` and `moldiff COMMAND --help` print, each fitting on a screen, and what the exit codes are."""
 
 from __future__ import annotations
+
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 GENERAL = """\
 moldiff - 3D molecules by E(3)-equivariant diffusion
@@ -53,6 +55,9 @@ options and their defaults:
   steps=null          network calls a molecule; null = the sampler's 50
   decode=valence      valence = obey valence rules, raw = most probable classes
   device=auto         auto, cpu, cuda, cuda:1, ...
+  workers=auto        processes; 0 = one alone
+  first=0             index of the first molecule, to share a seed's work
+  resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
   sampler=power       how to step: sampler.grid_power=2, sampler.corrector=10,

@@ -19,6 +19,7 @@ from moldiff import generate
 from moldiff.checkpoint import save_model
 from moldiff.cli import main
 from moldiff.options import compose_options
+from moldiff.run import SamplingRun
 from moldiff.usage import COMMANDS, GENERAL
 
 
@@ -223,12 +224,9 @@ def test_nothing_kept_leaves_the_older_file(
 ) -> None:
     (folder / "molecules.sdf").write_text("older")
 
-    def none(*_: Any, **__: Any) -> generate.Samples:
-        return generate.Samples([], 4, 280, [], complete=False)
-
-    monkeypatch.setattr(generate.MoleculeGenerator, "sample", none)
-    assert sample("keep=[valid,unique]") == 2
-    assert "none of the 280 drawn molecules is valid and unique, so no file was written" in capsys.readouterr().err
+    monkeypatch.setattr(SamplingRun, "_is_wanted", lambda *_: False)
+    assert sample("keep=[valid,unique]", "max_draws=5") == 2
+    assert "none of the 5 drawn molecules is valid and unique, so no file was written" in capsys.readouterr().err
     assert (folder / "molecules.sdf").read_text() == "older"
     assert not list(folder.glob(".*"))
 
@@ -238,12 +236,13 @@ def test_ctrl_c_keeps_what_is_finished(
     finished: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "molecules.sdf").write_text("older")
-    whole = moldiff.load("tiny").sample(2, steps=2, keep=())
 
-    def interrupted(*_: Any, **__: Any) -> generate.Samples:
-        return generate.Samples(whole.kept[:finished], 4, finished, whole.results, complete=False)
+    def interrupted(run: SamplingRun, _: object) -> bool:
+        if run.kept == finished:
+            raise KeyboardInterrupt
+        return True
 
-    monkeypatch.setattr(generate.MoleculeGenerator, "sample", interrupted)
+    monkeypatch.setattr(SamplingRun, "_is_wanted", interrupted)
     assert sample() == 130
     assert "moldiff: interrupted" in capsys.readouterr().err
     if finished:
