@@ -30,8 +30,8 @@ LAYERS = (
     {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "tasks"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve"}
-    | {"generate", "run", "samples"},
-    {"cli", "options", "usage", "testing", "benchmark"},
+    | {"generate", "run", "samples", "resume"},
+    {"cli", "sampling", "options", "usage", "testing", "benchmark"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
 
@@ -63,7 +63,9 @@ SIBLINGS = {
     "card": {"checkpoint"},
     "evaluation": {"known"},
     "view": {"checkpoint", "evaluation"},
-    "cli": {"options", "usage"},
+    "resume": {"run"},
+    "sampling": {"usage"},
+    "cli": {"options", "sampling", "usage"},
 }
 """What a module may import of its own layer."""
 

@@ -392,3 +392,10 @@ def test_records_are_a_stream(tmp_path):
     stream = records(tmp_path / "a.sdf")
     assert next(stream).number == 1
     assert [record.number for record in stream] == [2, 3]
+
+
+def test_a_compressed_file_without_records_is_a_gzip_file(tmp_path: Path) -> None:
+    with Writer(tmp_path / "none.sdf.gz"):
+        pass
+    assert gzip.decompress((tmp_path / "none.sdf.gz").read_bytes()) == b""
+    assert (tmp_path / "none.sdf.gz").stat().st_size > 0

@@ -156,6 +156,8 @@ class Writer:
                 self._add(line)
             self._rows.close()
         self._end_member()
+        if self._member is not None and not self.count:
+            self._put(gzip.compress(b"", mtime=0))  # a file of no bytes would be no gzip file
         self._publish()
         self._raw.close()
 
