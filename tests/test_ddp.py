@@ -36,7 +36,8 @@ def command(out: Path, **changes: Any) -> list[str]:
     settings = config(out, **changes)
     path = out.with_suffix(".json")
     path.write_text(json.dumps(settings))
-    return [sys.executable, "-W", "ignore", "-m", "moldiff.training", str(path)]
+    # -P: the installed package, not the source tree that may be the current folder
+    return [sys.executable, "-P", "-W", "ignore", "-m", "moldiff.training", str(path)]
 
 
 def environment(**more: str) -> dict[str, str]:
