@@ -36,13 +36,13 @@ def command(out: Path, **changes: Any) -> list[str]:
     settings = config(out, **changes)
     path = out.with_suffix(".json")
     path.write_text(json.dumps(settings))
-    # -P: the installed package, not the source tree that may be the current folder
-    return [sys.executable, "-P", "-W", "ignore", "-m", "moldiff.training", str(path)]
+    return [sys.executable, "-W", "ignore", "-m", "moldiff.training", str(path)]
 
 
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
+    # The installed package, not the source tree that may be the current folder; processes hand this on to their own.
+    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"} | more
 
 
 def assert_same_curve(out: Path, double: Path, *, rel: float) -> None:
