@@ -192,3 +192,14 @@ def test_whole_sampler_commutes_with_the_noises_rotation_translation_and_permuta
     )
     moved = run_sampler(model, sampler, Start.unknown(mask), TransformedDraws(1, matrix, order, shift=2.5))
     assert_same(moved, turned(permuted_prediction(plain, order), matrix), mask, tolerance=1e-8)
+
+
+def test_every_block_of_the_network_can_be_traced_for_torch_compile(denoiser: Denoiser) -> None:
+    """Training compiles block by block; what the compiler cannot follow would only show on a long run."""
+    batch, level, previous = random_batch(SIZES), random_level(random_batch(SIZES)), None
+    for parameter in denoiser.parameters():  # type: ignore[attr-defined]
+        parameter.requires_grad_(False)  # with gradients the tracing itself warns
+    expected = denoiser(batch, level, previous)
+    for layer in denoiser.get_submodule("layers").children():  # type: ignore[attr-defined]
+        layer.compile(backend="eager", fullgraph=True, dynamic=False)
+    assert_same(denoiser(batch, level, previous), expected, batch.node_mask)

@@ -24,7 +24,9 @@ class SteerableLayout:
         self.num_channels = num_channels
         self.irreps = o3.Irreps("1o + 2e")
         self.num_components: int = self.irreps.dim
+        # Plain numbers, since torch.compile cannot follow e3nn's irreps.
         self.slices: list[slice] = self.irreps.slices()
+        self.parities: list[int] = [irrep.p for _, irrep in self.irreps]
 
     def split(self, features: Tensor) -> list[Tensor]:
         """Views [..., 2l + 1, C] of features [..., M, C], one for each irrep."""

@@ -54,11 +54,10 @@ class PairUpdate(nn.Module):
         Seen from the other end the direction is reversed, so an irrep of odd parity changes its sign.
         """
         products = []
-        for part, where, (_, irrep) in zip(
-            self.layout.split(probe), self.layout.slices, self.layout.irreps, strict=True
-        ):
+        layout = self.layout
+        for part, where, parity in zip(layout.split(probe), layout.slices, layout.parities, strict=True):
             along = harmonics[..., where].to(part.dtype) @ part
-            products += [(part[:, :, None] * part[:, None]).sum(-2), along, irrep.p * along.transpose(1, 2)]
+            products += [(part[:, :, None] * part[:, None]).sum(-2), along, parity * along.transpose(1, 2)]
         return products
 
 
