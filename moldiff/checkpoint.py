@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from moldiff.condition import Properties
 from moldiff.construct import OWN_PREFIXES, construct
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
@@ -48,14 +49,23 @@ class Checkpoint:
 
 
 def build_model(
-    config: Mapping[str, Any], vocabulary: Vocabulary, statistics: Statistics, allowed: Sequence[str] | None = None
+    config: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    statistics: Statistics,
+    allowed: Sequence[str] | None = None,
+    *,
+    properties: Properties | None = None,
 ) -> MoleculeDiffusion:
-    """A model with fresh weights from the configs of its `denoiser` and `process`."""
-    denoiser = construct(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes)
+    """A model with fresh weights from the configs of its `denoiser` and `process`.
+
+    A denoiser is only asked for properties (`num_properties`) if the model is to have some.
+    """
+    told = {"num_properties": len(properties)} if properties else {}
+    denoiser = construct(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
     process = construct(config["process"], allowed).build(
         torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     )
-    return MoleculeDiffusion(denoiser, process, vocabulary, statistics)
+    return MoleculeDiffusion(denoiser, process, vocabulary, statistics, properties)
 
 
 def save_model(
@@ -75,6 +85,7 @@ def save_model(
         "format_version": FORMAT_VERSION,
         "vocabulary": model.vocabulary.to_dict(),
         "statistics": model.statistics.to_dict(),
+        **({"properties": model.properties.to_dict()} if model.properties else {}),
         **config,
     }
     write_atomically(folder / WEIGHTS_FILE, save(weights))
@@ -146,7 +157,11 @@ def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = 
     if content is None:
         raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
     model = build_model(
-        config, Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"]), allowed
+        config,
+        Vocabulary.from_dict(config["vocabulary"]),
+        Statistics.from_dict(config["statistics"]),
+        allowed,
+        properties=Properties.from_dict(config.get("properties", [])),
     )
     _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
     weights_hash = hashlib.sha256(content).hexdigest()[:12]

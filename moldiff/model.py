@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction, take_rows
+from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.geometry import Coupling, center
 from moldiff.process.joint import JointProcess
@@ -21,6 +22,7 @@ BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
+PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
 TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
 
 
@@ -56,22 +58,35 @@ class MoleculeDiffusion(nn.Module):
         process: the joint noising process.
         vocabulary: classes of atoms and bonds.
         statistics: sizes, frequencies and scales of the training data.
+        properties: that molecules can be drawn towards; none by default.
     """
 
     def __init__(
-        self, denoiser: nn.Module, process: JointProcess, vocabulary: Vocabulary, statistics: Statistics
+        self,
+        denoiser: nn.Module,
+        process: JointProcess,
+        vocabulary: Vocabulary,
+        statistics: Statistics,
+        properties: Properties | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.process = process
         self.vocabulary = vocabulary
         self.statistics = statistics
+        self.properties = Properties() if properties is None else properties
 
     def to_model_units(self, batch: MolBatch, known: Tensor | None = None) -> MolBatch:
-        """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all."""
+        """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all.
+
+        Properties go from the data's units to multiples of their standard deviation from the mean; a model without
+        properties drops them.
+        """
+        known_values = batch.condition if self.properties else None
         return batch.replace(
             pos=center(batch.pos, batch.node_mask, known) / self.statistics.pos_scale,
             hydrogen=batch.hydrogen / self.statistics.hydrogen_scale,
+            condition=None if known_values is None else self.properties.normalised(known_values),
         )
 
     def to_angstrom(self, batch: MolBatch) -> MolBatch:
@@ -92,6 +107,7 @@ class MoleculeDiffusion(nn.Module):
         generator: torch.Generator,
         *,
         tasks: TaskDistribution | None = None,
+        told: PropertyChoice | None = None,
         part: tuple[int, int] = (0, 1),
     ) -> Noised:
         """Noise for a training step.
@@ -101,6 +117,7 @@ class MoleculeDiffusion(nn.Module):
             times: draws noise levels.
             generator: source of all random numbers.
             tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
+            told: which properties the network is told of each molecule; None = all that the batch has.
             part: (k, n): the batch is the k-th of n equally large parts of a step's molecules and gets the noise that
                 these molecules would get in the whole.
         """
@@ -119,6 +136,10 @@ class MoleculeDiffusion(nn.Module):
         clean, noise = self.process.couple(
             self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
         )
+        if clean.condition is not None and told is not None:
+            others = clean.condition.new_zeros(parts * count, clean.condition.shape[1])
+            others[place] = clean.condition
+            clean = clean.replace(condition=told(others, generator)[place])
         return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
@@ -143,9 +164,11 @@ class MoleculeDiffusion(nn.Module):
         *,
         self_condition: bool,
         tasks: TaskDistribution | None = None,
+        told: PropertyChoice | None = None,
     ) -> dict[str, Tensor]:
         """Loss of every field for clean molecules in Å: `noise`, then `losses_of`."""
-        return self.losses_of(self.noise(batch, times, generator, tasks=tasks), self_condition=self_condition)
+        noised = self.noise(batch, times, generator, tasks=tasks, told=told)
+        return self.losses_of(noised, self_condition=self_condition)
 
     @torch.no_grad()
     def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:
@@ -166,6 +189,35 @@ class MoleculeDiffusion(nn.Module):
         prediction = self.denoise(noisy, t, self.denoise(noisy, t))
         terms = self.process.bound(prediction, clean, noisy, t, s)
         return {name: term * num_steps for name, term in terms.items()}
+
+
+class GuidedDiffusion(MoleculeDiffusion):
+    """A model whose estimates are drawn from what it would say without properties towards what it says with them.
+
+    Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1), applied to the clean
+    coordinates and to the logits of the classes.
+
+    Args:
+        model: shares its weights.
+        scale: 0 = as without properties, 1 = as with them, more = beyond. Every scale but 0 and 1 takes two calls.
+    """
+
+    def __init__(self, model: MoleculeDiffusion, *, scale: float) -> None:
+        super().__init__(model.denoiser, model.process, model.vocabulary, model.statistics, model.properties)
+        self.scale = scale
+        self.train(model.training)
+
+    def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        """The guided estimate of the clean data, in the model's units."""
+        if noisy.condition is None or self.scale == 1:
+            return super().denoise(noisy, noise_level, previous)
+        without = super().denoise(noisy.replace(condition=None), noise_level, previous)
+        if self.scale == 0:
+            return without
+        towards = vars(super().denoise(noisy, noise_level, previous))
+        return Prediction(
+            **{name: torch.lerp(value, towards[name], self.scale) for name, value in vars(without).items()}
+        )
 
 
 def _among_others(batch: MolBatch, place: slice, total: int) -> MolBatch:

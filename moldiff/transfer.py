@@ -1,6 +1,7 @@
 """Weights of a trained model as the start of another, whose atom classes may be others.
 
-What belongs to an atom class, a row of the embedding or of a read-out, follows the class and not its index.
+What belongs to an atom class, a row of the embedding or of a read-out, follows the class and not its index. What
+belongs to the properties that a model is told is taken over where both have the same ones, and stays fresh otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from moldiff.checkpoint import Checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.model import MoleculeDiffusion
 from moldiff.vocabulary import Vocabulary
+
+_CONDITION = "condition."
+"""What the names of the weights for properties begin with."""
 
 
 def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapping[str, Any]) -> str:
@@ -40,6 +44,9 @@ def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapp
             "say which weights belong to which class"
         )
     fresh, trained = model.denoiser.state_dict(), start.model.denoiser.state_dict()
+    if not (same := model.properties.names == start.model.properties.names):
+        trained = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
+        trained |= {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
     if (odd := _odd_one(fresh, trained, axes)) is not None:
         raise MoldiffError(_difference(start, denoiser_config, odd))
     rows = _shared_rows(ours, theirs)
@@ -48,7 +55,8 @@ def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapp
         for name, value in fresh.items()
     }
     model.denoiser.load_state_dict(filled)
-    return _summary(start.name, ours, theirs)
+    told = "" if same else f"; properties, with fresh weights: {' '.join(model.properties.names) or 'none'}"
+    return _summary(start.name, ours, theirs) + told
 
 
 def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: Mapping[str, int]) -> str | None:

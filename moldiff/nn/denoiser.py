@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.errors import MoldiffError
 from moldiff.geometry import center
-from moldiff.nn.embedding import StateEmbedding
+from moldiff.nn.embedding import PropertyEmbedding, StateEmbedding
 from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.layer import PairTransformerBlock
 from moldiff.nn.radial import ExponentialBasis
@@ -29,6 +29,7 @@ class PairTransformer(nn.Module):
         num_layers: blocks.
         num_heads: attention heads; divides D and C.
         num_probes: steerable channels that enter the pair update.
+        num_properties: C, that the network may be told of a molecule; 0 = it takes none.
 
     Raises:
         MoldiffError: when the heads do not divide the dimensions.
@@ -52,6 +53,7 @@ class PairTransformer(nn.Module):
         num_layers: int = 6,
         num_heads: int = 8,
         num_probes: int = 8,
+        num_properties: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
@@ -79,14 +81,19 @@ class PairTransformer(nn.Module):
             nn.LayerNorm(pair_dim), nn.Linear(pair_dim, pair_dim), nn.SiLU(), nn.Linear(pair_dim, NUM_BOND_CLASSES)
         )
         self.hydrogen = ChannelMix(steerable_dim, MAX_HYDROGENS)
+        self.condition = None
+        if num_properties:
+            self.condition = PropertyEmbedding(num_properties=num_properties, hidden_dim=hidden_dim)
 
     def forward(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
-        """Estimate the clean data; coordinates in the model's units.
+        """Estimate the clean data; coordinates in the model's units, properties normalised.
 
         pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
         """
         mask = noisy.node_mask
         atom, pair, steerable = self.embedding(noisy, noise_level, previous)
+        if self.condition is not None:
+            atom = atom + self.condition(self._told(noisy))[:, None]
         pos = noisy.pos
         for layer in self.layers:
             atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
@@ -99,6 +106,13 @@ class PairTransformer(nn.Module):
             atom_type=self.atom_type(atom).float() if atom.dtype == torch.bfloat16 else self.atom_type(atom),
             bond=self.bond(pair + pair.transpose(1, 2)),
         )
+
+    def _told(self, noisy: MolBatch) -> Tensor:
+        """Properties [B, C], NaN = not given."""
+        if noisy.condition is not None:
+            return noisy.condition
+        assert self.condition is not None
+        return noisy.pos.new_full((noisy.num_molecules, self.condition.num_properties), torch.nan)
 
     def _settle(self, pos: Tensor, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
         """Zero mean where nothing is known; known atoms stay where they are."""

@@ -85,6 +85,40 @@ class StateEmbedding(nn.Module):
         return scalar, pair, steerable
 
 
+class PropertyEmbedding(nn.Module):
+    """What the network is told of a molecule's properties, as features of its atoms.
+
+    Every property that is given enters as its value, sines and cosines of it, and a one that says that it is there;
+    one that is not given enters as zeros. The last layer starts at zero, so that a network without properties and the
+    same one with a fresh embedding are the same function.
+
+    Args:
+        num_properties: C.
+        hidden_dim: scalar features of an atom, D.
+        num_frequencies: of the sines and cosines, doubling from 1/2 on (per standard deviation).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, *, num_properties: int, hidden_dim: int, num_frequencies: int = 5) -> None:
+        super().__init__()
+        self.num_properties = num_properties
+        self.register_buffer("frequencies", 2.0 ** torch.arange(-1, num_frequencies - 1), persistent=False)
+        self.values = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim)
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Features [B, D] of normalised values [B, C], NaN = not given."""
+        given = condition.isfinite()[..., None]
+        value = condition.nan_to_num()[..., None]
+        angle = value * self.frequencies
+        features = torch.cat([torch.ones_like(value), value, angle.sin(), angle.cos()], dim=-1) * given
+        embedded: Tensor = self.out(nn.functional.silu(self.values(features.flatten(1))))
+        return embedded
+
+
 def pair_vectors(pos: Tensor) -> Tensor:
     """Vectors [B, N, N, 3] from atom i (second axis) to atom j (third axis) of pos [B, N, 3]."""
     return pos[:, None] - pos[:, :, None]

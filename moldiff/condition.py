@@ -1,0 +1,260 @@
+"""Property targets: their scales and ranges in the training data, and which of them a training molecule is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moldiff.errors import MoldiffError
+
+_NUM_BINS = 64
+"""Bins of the histogram of a property's values over its range."""
+
+HALVES = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Property:
+    """What a model knows of a property of its training molecules.
+
+    Attributes:
+        name: as in the data set.
+        unit: as in the data set.
+        mean: of the training molecules whose value is known.
+        std: standard deviation of the same.
+        low: the smallest value.
+        high: the largest one.
+        counts: by number of heavy atoms, how many molecules have a value in each of the equally wide bins from `low`
+            to `high`.
+    """
+
+    name: str
+    unit: str
+    mean: float
+    std: float
+    low: float
+    high: float
+    counts: Mapping[int, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: np.ndarray, sizes: np.ndarray) -> Self:
+        """Of values [M] (NaN = not known) of molecules with so many heavy atoms [M].
+
+        Raises:
+            MoldiffError: when fewer than two different values are known.
+        """
+        known = np.isfinite(values)
+        values, sizes = values[known].astype(np.float64), sizes[known]
+        if not len(values) or values.min() == values.max():
+            raise MoldiffError(f"condition: {name} has fewer than two different values, expected a varying property")
+        low, high = float(values.min()), float(values.max())
+        counts = {
+            int(size): tuple(np.histogram(values[sizes == size], _NUM_BINS, (low, high))[0].tolist())
+            for size in np.unique(sizes)
+        }
+        return cls(name, unit, float(values.mean()), float(values.std()), low, high, counts)
+
+    def range(self) -> str:
+        """The trained range with its unit."""
+        return f"{self.low:.4g} to {self.high:.4g}{f' {self.unit}' if self.unit else ''}"
+
+    def near(self, value: float) -> dict[int, int]:
+        """How many training molecules of each size have a value near this one: in its bin, or the nearest filled."""
+        table = np.array(list(self.counts.values()))
+        place = (value - self.low) / (self.high - self.low) * _NUM_BINS - 0.5
+        filled = np.flatnonzero(table.sum(0))
+        column = table[:, filled[np.abs(filled - place).argmin()]]
+        return dict(zip(self.counts, column.tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` is its inverse."""
+        counts = [[size, " ".join(map(str, row))] for size, row in self.counts.items()]
+        return {**vars(self), "counts": counts}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        counts = {int(size): tuple(map(int, row.split())) for size, row in data["counts"]}
+        numbers = {key: float(data[key]) for key in ("mean", "std", "low", "high")}
+        return cls(name=str(data["name"]), unit=str(data["unit"]), counts=counts, **numbers)
+
+
+class Properties:
+    """The properties that a model can be conditioned on, in the order of the columns of a batch's `condition`.
+
+    Args:
+        entries: the properties.
+    """
+
+    def __init__(self, entries: Sequence[Property] = ()) -> None:
+        self.entries = tuple(entries)
+        self.names = tuple(entry.name for entry in entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Properties) and self.entries == other.entries
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    @classmethod
+    def of(cls, units: Mapping[str, str], values: np.ndarray, sizes: np.ndarray) -> Self:
+        """Of training molecules.
+
+        Args:
+            units: unit of every property, in the order of the columns.
+            values: [M, C], NaN = not known.
+            sizes: heavy atoms [M].
+        """
+        columns = zip(units.items(), values.T, strict=True)
+        return cls([Property.of(name, unit, column, sizes) for (name, unit), column in columns])
+
+    def normalised(self, condition: Tensor) -> Tensor:
+        """Values [B, C] in the data's units, NaN = not given, as multiples of the standard deviation from the mean."""
+        mean, std = (condition.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        return (condition - mean) / std
+
+    def condition(self, asked: Mapping[str, Any]) -> Tensor:
+        """Target values by name as one row [1, C], NaN = not given.
+
+        Raises:
+            MoldiffError: for a name that the model does not know or a value that is no finite number.
+        """
+        listed = ", ".join(f"{p.name} ({p.range()})" for p in self.entries)
+        for name, value in asked.items():
+            if not self.entries:
+                raise MoldiffError(f"condition.{name}: the model was trained without properties, expected none")
+            if name not in self.names:
+                raise MoldiffError(f"condition: got {name!r}, expected any of: {listed}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise MoldiffError(f"condition.{name}: got {value!r}, expected a number, such as {listed}")
+        return torch.tensor([[float(asked.get(name, math.nan)) for name in self.names]])
+
+    def notes(self, asked: Mapping[str, float]) -> list[str]:
+        """For the user, a line for each target value: the trained range, and a warning outside of it."""
+        lines = []
+        for entry in self.entries:
+            if (value := asked.get(entry.name)) is None:
+                continue
+            inside = entry.low <= value <= entry.high
+            warning = "" if inside else "warning: outside of what the model was trained on: "
+            lines.append(f"{warning}condition.{entry.name}={value:g}; trained range {entry.range()}")
+        return lines
+
+    def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, float]:
+        """Weight of every number of heavy atoms, given target values.
+
+        In proportion to p(n) times p(value | n) for every property, as if these were independent for molecules of a
+        size; where no size has all of the values, to `counts`, those of the training data.
+        """
+        weights = {size: float(count) for size, count in counts.items()}
+        for entry in self.entries:
+            if (value := asked.get(entry.name)) is None:
+                continue
+            near = entry.near(value)
+            for size in weights:
+                weights[size] *= near.get(size, 0) / max(1, sum(entry.counts.get(size, ())))
+        weights = {size: weight for size, weight in weights.items() if weight > 0}
+        return weights or {size: float(count) for size, count in counts.items()}
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """A JSON-ready description; `from_dict` is its inverse."""
+        return [entry.to_dict() for entry in self.entries]
+
+    @classmethod
+    def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            MoldiffError: when an entry is missing or malformed.
+        """
+        try:
+            return cls([Property.from_dict(entry) for entry in data])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MoldiffError(f"properties: missing or malformed entry ({error})") from None
+
+
+@dataclass(frozen=True)
+class PropertyDropout:
+    """Draws for every training molecule which of its properties the network is told.
+
+    Args:
+        names: the properties that are learnt; None = all that are stored with the set.
+        unconditional: share of the molecules that come without any.
+        alone: share that comes with one, each of them as often.
+        present: in the rest, the chance of every property to be told.
+
+    Raises:
+        MoldiffError: for what is no share.
+    """
+
+    names: Sequence[str] | None = None
+    unconditional: float = 0.2
+    alone: float = 0.5
+    present: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("unconditional", "alone", "present"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MoldiffError(f"condition.{name}: got {getattr(self, name)}, expected a share from 0 to 1")
+        if self.unconditional + self.alone > 1:
+            total = self.unconditional + self.alone
+            raise MoldiffError(f"condition: unconditional and alone add up to {total:g}, expected at most 1")
+
+    def chosen(self, units: Mapping[str, str], data: str) -> list[str]:
+        """Names of the properties that are learnt, out of those of a set.
+
+        Raises:
+            MoldiffError: for a set without properties, or without one of `names`.
+        """
+        if not units:
+            raise MoldiffError(f"condition: {data} has no properties to be learnt, expected at least one")
+        names = list(units) if self.names is None else list(self.names)
+        for name in names:
+            if name not in units:
+                raise MoldiffError(
+                    f"condition.names: {data} has no property {name!r}, expected any of: {', '.join(units)}"
+                )
+        return names
+
+    def __call__(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Values [B, C] with those that are not told set to NaN."""
+        count, number = condition.shape
+        device = condition.device
+        kind = torch.rand(count, 1, generator=generator, device=device)
+        rank = torch.rand(count, number, generator=generator, device=device)
+        one = rank == rank.amax(1, keepdim=True)
+        each = torch.rand(count, number, generator=generator, device=device) < self.present
+        told = torch.where(kind < self.unconditional + self.alone, one, each) & (kind >= self.unconditional)
+        return torch.where(told, condition, torch.nan)
+
+
+def half_of(indices: np.ndarray, half: str | None) -> np.ndarray:
+    """One half of the training molecules: those in even (a) or odd (b) places of a fixed permutation; None = all.
+
+    A property predictor that was trained on one half judges a generator that was trained on the other.
+
+    Args:
+        indices: the training molecules in the set's own order.
+        half: "a", "b" or None.
+
+    Raises:
+        MoldiffError: for another half, or a half without molecules.
+    """
+    if half is None:
+        return indices
+    if half not in HALVES:
+        raise MoldiffError(f"half: got {half!r}, expected a or b; null = all training molecules")
+    order = np.random.RandomState(0).permutation(len(indices))  # a frozen generator: the same in every version
+    chosen = np.sort(order[HALVES.index(half) :: 2])
+    if not len(chosen):
+        raise MoldiffError(f"half: {len(indices)} training molecules have no half {half!r}")
+    return indices[chosen]
