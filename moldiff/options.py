@@ -90,6 +90,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "trainer.max_time": (str, type(None)),
     "trainer.devices": (int, str),
     "trainer.precision": (int, str),
+    "trainer.best_by": (str, type(None)),
+    "quality": (dict, type(None)),
+    "tasks": (dict, type(None)),
 }
 """Kinds of value of the options whose default does not tell them."""
 

@@ -220,3 +220,15 @@ def test_help_shows_the_true_defaults(command: str) -> None:
         if equals and key in options and not isinstance(options[key], dict) and shown not in ("FILE", "NAME", "true"):
             default = "null" if options[key] is None else str(options[key]).lower().replace("'", "")
             assert shown == default, f"{command}: {word}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_whose_comment_explains_null_take_it(command: str) -> None:
+    path = resources.files("moldiff.conf").joinpath(f"{command}.yaml")
+    parents: list[str] = []
+    for line in path.read_text().splitlines():
+        name = line.split(":")[0]
+        depth = (len(name) - len(name.lstrip())) // 2
+        parents[depth:] = [name.strip()]
+        if "null = " in line:
+            assert f"{name.strip()}: null" in as_yaml(compose_options(command, [f"{'.'.join(parents)}=null"]))
