@@ -1,198 +1,243 @@
-"""Throughput as a share of what this machine's matrix products reach in the same run.
+"""Speed beside the ceiling that this machine's matrix products reach in the same run.
 
-`python tests/benchmarks/throughput.py [--quick] [--out benchmark.json]` prints one table and writes JSON. Every figure
-is the median of five; rates are for all cores, by as many single-thread processes.
+`python tests/benchmarks/throughput.py` takes about ten minutes on two idle cores, prints one table and writes JSON.
+Every figure is the median of five; rates are for all cores, which are used by as many single-thread processes, and so
+is the ceiling. `--only training memory` measures parts, `--compiled` adds trainings that torch.compile has compiled.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
+from single_thread import (
+    REPEATS,
+    SideBySide,
+    flop_a_call,
+    largest_memory,
+    matrix_products,
+    network_call,
+    sampling,
+    seconds,
+    side_by_side,
+)
+from trainings_at_size import BATCH, mean_rate
 
-from moldiff.batch import MolBatch, NoiseLevel
-from moldiff.checkpoint import load_checkpoint
-from moldiff.generate import load
-from moldiff.hardware import can_compile, has_fast_bfloat16
-from moldiff.model import MoleculeDiffusion
-from moldiff.optimizer import MuonAdamW
-from moldiff.process.time import PowerTimes
+from moldiff.data.prepare import prepare
+from moldiff.data.qm9 import NUM_RECORDS, QM9
+from moldiff.hardware import has_fast_bfloat16
+from moldiff.pool import available_cpus
 from moldiff.report import versions
 
-CPU = torch.device("cpu")
-BATCH = 128
-REPEATS = 5
+QM9_SIZE, DRUG_SIZE = 9, 22
+SIZES = (5, 10, 20, 35, 50, 80, 120)
+FITTED = (10, 50)
+MEMORY_SIZE = 120
+
+PROTOTYPE_SHARE = 42 / 170
+"""Of the ceiling, in training at QM9's size, by the prototype of this network (GFLOP/s on two cores, float32)."""
+
+_DTYPES = {"float32": (torch.float32, "32-true"), "bfloat16": (torch.bfloat16, "bf16-mixed")}
 
 
-def median_seconds(run: Callable[[], object], repeats: int = REPEATS) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        what: was measured.
+        value: the median.
+        unit: of the value.
+        gflops: arithmetic of the network a second, counted from its matrix products (GFLOP/s); None = does not apply.
+        dtype: of the ceiling it is compared with.
+        repeats: what the median is of.
+        limit: what the value has to be, in words; "" = nothing.
+    """
+
+    what: str
+    value: float
+    unit: str
+    gflops: float | None = None
+    dtype: str = "float32"
+    repeats: Sequence[float] = field(default_factory=list)
+    limit: str = ""
+
+    def share(self, ceiling: dict[str, float]) -> float | None:
+        """Of the ceiling in the same run."""
+        return None if self.gflops is None else self.gflops / ceiling[self.dtype]
 
 
-def ceiling(dtype: torch.dtype) -> float:
-    """Matrix products a second on one thread (FLOP/s)."""
-    torch.set_num_threads(1)
-    size = 2048
-    a, b = torch.randn(2, size, size).to(dtype)
-    return 2 * size**3 / median_seconds(lambda: a @ b)
+@dataclass(frozen=True)
+class Run:
+    """Where and with what it is measured."""
+
+    pool: SideBySide
+    folder: Path
+    dtypes: Sequence[str]
+    compiled: bool
+
+    @property
+    def processes(self) -> int:
+        return self.pool.processes
 
 
-def random_batch(model: MoleculeDiffusion, size: int, count: int) -> MolBatch:
-    """Molecules of random classes and coordinates: the arithmetic does not depend on their chemistry."""
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.ones(count, size, dtype=torch.bool)
-    atoms = torch.randint(model.vocabulary.num_atom_classes, (count, size), generator=generator)
-    bond = torch.randint(4, (count, size, size), generator=generator).triu(1)
-    pos = torch.randn(count, size, 3, generator=generator)
-    hydrogen = torch.randn(count, size, 4, 3, generator=generator)
-    return MolBatch(pos, hydrogen, atoms, bond + bond.mT, mask)
+def ceilings(run: Run) -> list[Figure]:
+    """Matrix products of all processes side by side."""
+    found = []
+    for name in run.dtypes:
+        value = sum(run.pool.run(partial(matrix_products, _DTYPES[name][0]))) / 1e9
+        found.append(Figure(f"matrix products, {name}", value, "GFLOP/s", value, name))
+    return found
 
 
-def flops_a_call(model: MoleculeDiffusion, size: int) -> float:
-    """Arithmetic of one network call for one molecule (FLOP), counted."""
-    batch = random_batch(model, size, 2)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.denoise(batch, NoiseLevel.uniform(torch.full((2,), 0.5), batch.node_mask))
-    return counter.get_total_flops() / 2
+def training(run: Run) -> list[Figure]:
+    """The command that users run, with exchange of gradients, optimizer, averaging and data."""
+    found = []
+    for size in (QM9_SIZE, DRUG_SIZE):
+        for name in run.dtypes:
+            for compiled in (False, True) if run.compiled else (False,):
+                rate, repeats = mean_rate(
+                    run.folder, size, processes=run.processes, precision=_DTYPES[name][1], compiled=compiled
+                )
+                # Forward and backward are three passes; half of the steps have one more, without a gradient.
+                flop = 3.5 * flop_a_call(run.folder / f"trained{size}", size)
+                what = f"training, {size} heavy atoms, {BATCH} a batch, {name}{', compiled' if compiled else ''}"
+                found.append(Figure(what, rate, "molecules/s", rate * flop / 1e9, name, repeats))
+    return found
 
 
-def training_rate(size: int, dtype: torch.dtype, compiled: bool) -> float:
-    """Molecules a second on one thread: coupling, loss, gradient and optimizer."""
-    torch.set_num_threads(1)
-    model = load_checkpoint("qm9").model.train().requires_grad_(True)
-    if compiled:
-        for layer in model.denoiser.get_submodule("layers").children():
-            layer.compile(dynamic=False)
-    count = max(1, round(BATCH * (9 / size) ** 2))
-    batch = random_batch(model, size, count)
-    low = torch.bfloat16 if dtype == torch.bfloat16 else None
-    optimizer = MuonAdamW(model.denoiser.named_parameters(), muon_lr=0.0, adamw_lr=0.0, dtype=low)
-    generator, times = torch.Generator().manual_seed(0), PowerTimes()
-
-    def step(self_condition: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            losses = model.losses(batch, times, generator, self_condition=self_condition)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-
-    # Half of the steps feed the network its own estimate, as in training.
-    return count / statistics.mean(median_seconds(partial(step, flag)) for flag in (False, True))
+def drawing(run: Run) -> list[Figure]:
+    """Sampling with the default steps, checks included."""
+    found = []
+    for what, count, size, decode in (
+        ("QM9's sizes, decoding", 48, None, "valence"),
+        (f"{DRUG_SIZE} heavy atoms, raw", 12, DRUG_SIZE, "raw"),
+    ):
+        answers = run.pool.run(partial(sampling, count, size, decode))
+        repeats = [sum(rates) for rates in zip(*(answer["rates"] for answer in answers), strict=True)]
+        rate, flop = statistics.median(repeats), answers[0]["flop"]
+        label = f"sampling, {what} and checks, {answers[0]['steps']} steps"
+        found.append(Figure(label, rate, "molecules/s", rate * flop / 1e9, repeats=repeats))
+    return found
 
 
-def sampling_rate(number: int) -> float:
-    """Molecules a second on one thread, decoding and checks included, with the default steps."""
-    torch.set_num_threads(1)
-    generator = load("qm9", device="cpu")
-    generator.sample(8, steps=2)
-    return number / median_seconds(lambda: generator.sample(number, keep=()), repeats=1)
+def cost(run: Run) -> list[Figure]:
+    """Network calls of all processes side by side, against the number of atoms."""
+    found, logs = [], []
+    for size in SIZES:
+        each = run.pool.run(partial(network_call, size))
+        mean = statistics.mean(each)
+        gflops = run.processes * flop_a_call("qm9", size) / mean / 1e9
+        found.append(Figure(f"network call, {size} heavy atoms", 1e3 * mean, "ms a molecule and core", gflops))
+        if FITTED[0] <= size <= FITTED[1]:
+            logs.append((np.log(size), np.log(mean)))
+    exponent = float(np.polyfit(*np.array(logs).T, 1)[0])
+    what = f"exponent of the cost, {FITTED[0]} to {FITTED[1]} heavy atoms"
+    return [*found, Figure(what, exponent, "", limit="below 1.7")]
 
 
-def call_seconds(sizes: list[int]) -> dict[int, float]:
-    """Seconds of one network call for one molecule, by number of heavy atoms."""
-    torch.set_num_threads(1)
-    model = load_checkpoint("qm9").model
-    seconds = {}
-    for size in sizes:
-        count = max(1, 10_000 // size**2)
-        batch = random_batch(model, size, count)
-        level = NoiseLevel.uniform(torch.full((count,), 0.5), batch.node_mask)
-        with torch.no_grad():
-            seconds[size] = median_seconds(partial(model.denoise, batch, level)) / count
-    return seconds
+def memory(run: Run) -> list[Figure]:
+    """Peak memory of a fresh process."""
+    with side_by_side(1) as fresh:
+        peak = fresh.run(partial(largest_memory, MEMORY_SIZE))[0]
+    return [Figure(f"peak memory, sampling {MEMORY_SIZE} heavy atoms", peak, "GB", limit="below 4")]
 
 
-def together(function: Callable[[], float], processes: int) -> float:
-    """The sum of what `processes` of the same job reach side by side."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return sum(job.get() for job in [pool.apply_async(function) for _ in range(processes)])
+def start_up(run: Run) -> list[Figure]:
+    """Commands in fresh processes."""
+    found = []
+    for arguments, limit in ((["sample", "n=1"], "below 4"), (["--help"], "below 0.5")):
+        command = [sys.executable, "-m", "moldiff.cli", *arguments]
+        times = seconds(partial(subprocess.run, command, check=True, capture_output=True, cwd=run.folder))
+        what = f"moldiff {' '.join(arguments)}"
+        found.append(Figure(what, statistics.median(times), "s", repeats=times, limit=limit))
+    return found
 
 
-def start_up_seconds() -> float:
-    """Seconds of `moldiff sample n=1` in a fresh process."""
-    code = "import sys; from moldiff.cli import main; sys.exit(main(['sample', 'n=1']))"
-    with tempfile.TemporaryDirectory() as folder:
-        run = partial(subprocess.run, [sys.executable, "-c", code], check=True, capture_output=True, cwd=folder)
-        return median_seconds(run, repeats=3)
+def preparation(run: Run) -> list[Figure]:
+    """Records of QM9 a second, from the time of two parts of the set, so that starting up does not count."""
+    small, large = 1000, 4000
+
+    def part(limit: int) -> None:
+        prepare(QM9(limit=limit, num_workers=run.processes), run.folder / "qm9", progress=False)
+
+    short, long = (statistics.median(seconds(partial(part, limit))) for limit in (small, large))
+    rate = (large - small) / (long - short)
+    what = f"moldiff prepare data=qm9, records {small} to {large} of {NUM_RECORDS}"
+    return [Figure(what, rate, "records/s")]
 
 
-def measure(*, quick: bool) -> dict[str, Any]:
-    """All figures."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    model = load_checkpoint("qm9").model
-    figures: dict[str, Any] = {"cores": cores, "machine": platform.machine(), "versions": versions()}
-    dtypes = [torch.float32] + ([torch.bfloat16] if has_fast_bfloat16(CPU) else [])
-    top = {str(dtype): together(partial(ceiling, dtype), cores) for dtype in dtypes}
-    figures["ceiling_gflops"] = {name: value / 1e9 for name, value in top.items()}
-    figures["mflop_a_call"] = {size: flops_a_call(model, size) / 1e6 for size in (9, 22)}
-    figures["training"] = []
-    for size in (9, 22):
-        work = flops_a_call(model, size) * 3.5  # forward and backward, and a forward pass in half of the steps
-        for dtype in dtypes:
-            for compiled in [False] if quick or not can_compile(CPU) else [False, True]:
-                rate = together(partial(training_rate, size, dtype, compiled), cores)
-                row = {"heavy_atoms": size, "dtype": str(dtype), "compiled": compiled, "molecules_a_second": rate}
-                figures["training"].append(row | {"share_of_ceiling": rate * work / top[str(dtype)]})
-    number = 32 if quick else 256
-    rate = together(partial(sampling_rate, number), cores)
-    share = rate * 50 * flops_a_call(model, 9) / top["torch.float32"]
-    figures["sampling"] = {"molecules_a_second": rate, "steps": 50, "share_of_ceiling": share}
-    seconds = call_seconds([5, 10, 20, 35, 50] if quick else [5, 10, 20, 35, 50, 80, 120])
-    fit = [(np.log(size), np.log(value)) for size, value in seconds.items() if 10 <= size <= 50]
-    figures["call_seconds"] = seconds
-    figures["cost_exponent_10_to_50"] = float(np.polyfit(*np.array(fit).T, 1)[0])
-    figures["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    figures["start_up_seconds"] = start_up_seconds()
-    return figures
+SECTIONS: dict[str, Callable[[Run], list[Figure]]] = {
+    "training": training,
+    "sampling": drawing,
+    "cost": cost,
+    "memory": memory,
+    "start": start_up,
+    "preparation": preparation,
+}
 
 
-def show(figures: dict[str, Any]) -> None:
-    table = Table("what", "figure", "share of ceiling", title=f"{figures['machine']}, {figures['cores']} cores")
-    for dtype, value in figures["ceiling_gflops"].items():
-        table.add_row(f"matrix products, {dtype}", f"{value:.0f} GFLOP/s", "")
-    for row in figures["training"]:
-        name = f"training, {row['heavy_atoms']} heavy atoms, {row['dtype']}{', compiled' if row['compiled'] else ''}"
-        table.add_row(name, f"{row['molecules_a_second']:.0f} molecules/s", f"{row['share_of_ceiling']:.0%}")
-    sampling = figures["sampling"]
-    rate = f"{sampling['molecules_a_second']:.1f} molecules/s"
-    table.add_row(f"sampling, {sampling['steps']} steps", rate, f"{sampling['share_of_ceiling']:.0%}")
-    table.add_row("cost exponent, 10 to 50 heavy atoms", f"{figures['cost_exponent_10_to_50']:.2f}", "")
-    table.add_row("moldiff sample n=1", f"{figures['start_up_seconds']:.1f} s", "")
-    table.add_row("peak memory", f"{figures['peak_memory_gb']:.2f} GB", "")
-    Console().print(table)
+def processor() -> str:
+    """The processor's name where the system tells it, and the instructions that torch uses."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").is_file() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def show(figures: Sequence[Figure], ceiling: dict[str, float], title: str) -> None:
+    table = Table("what", "figure", "share of ceiling", "has to be", title=title)
+    for figure in figures:
+        share = figure.share(ceiling)
+        table.add_row(
+            figure.what, f"{figure.value:.4g} {figure.unit}", "" if share is None else f"{share:.0%}", figure.limit
+        )
+    Console(width=120).print(table)
+
+
+def beside_prototype(figures: Sequence[Figure], ceiling: dict[str, float]) -> list[Figure]:
+    """How many times the prototype's arithmetic a second, each as a share of its machine's ceiling."""
+    start = f"training, {QM9_SIZE} heavy atoms"
+    shares = [f.share(ceiling) for f in figures if f.what.startswith(start) and f.dtype == "float32"]
+    what = "training, molecules a second per MFLOP, beside the prototype's"
+    return [Figure(what, max(s for s in shares if s) / PROTOTYPE_SHARE, "times", limit="1.4 or more")] if shares else []
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, nothing compiled")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="PART")
+    parser.add_argument("--compiled", action="store_true", help="also trainings that torch.compile has compiled")
+    parser.add_argument("--processes", type=int, default=available_cpus(), help="default: one for every core")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
     options = parser.parse_args()
-    figures = measure(quick=options.quick)
-    show(figures)
-    options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    dtypes = list(_DTYPES) if has_fast_bfloat16(torch.device("cpu")) else ["float32"]
+    with side_by_side(options.processes) as pool, tempfile.TemporaryDirectory() as folder:
+        run = Run(pool, Path(folder), dtypes, options.compiled)
+        figures = ceilings(run)
+        for name in options.only:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            figures += SECTIONS[name](run)
+    ceiling = {figure.dtype: figure.value for figure in figures if figure.what.startswith("matrix products")}
+    figures += beside_prototype(figures, ceiling)
+    machine = {"processor": processor(), "processes": options.processes, "threads_a_process": 1, "repeats": REPEATS}
+    show(figures, ceiling, f"{machine['processor']}, {options.processes} processes of one thread")
+    rows = [asdict(figure) | {"share_of_ceiling": figure.share(ceiling)} for figure in figures]
+    document = machine | {"versions": {**versions(), "torch": metadata.version("torch")}, "figures": rows}
+    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
