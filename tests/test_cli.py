@@ -90,7 +90,7 @@ WRONG = [
     ("view input=nope.sdf", "nope.sdf: no such file"),
     ("view input=tiny/config.json out=page.html", "unknown type of file"),
     ("view input=nope.sdf out=page.txt", "page.txt, expected a name that ends in .html"),
-    ("prepare data=qm8", "data: got 'qm8', expected one of: files, qm9, sample"),
+    ("prepare data=qm8", "data: got 'qm8', expected one of: drugs, files, qm9, sample"),
     ("prepare data=files", "data.path: nothing given"),
     ("prepare data.path=nope.sdf", "nope.sdf: no such file or folder"),
     ("prepare data.path=tiny", "no file of molecules in this folder"),

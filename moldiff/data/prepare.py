@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from moldiff.chem import canonical_key, key_hash
 from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet
 from moldiff.data.draft import Draft, is_prepared, observed_vocabulary, refuse_foreign
 from moldiff.data.gathering import Gathering
+from moldiff.data.journal import Journal
 from moldiff.data.packed import take
 from moldiff.data.selection import rare_classes, unplaced_hydrogens
-from moldiff.data.source import Fingerprinted, Source, SourceRecord
+from moldiff.data.source import Fingerprinted, Resumable, Source, SourceRecord
 from moldiff.data.tally import account_table
 from moldiff.data.treatment import HYDROGENS_NOT_PLACED
 from moldiff.errors import MoldiffError
@@ -33,6 +35,7 @@ def prepare(
     """Read a source and write a prepared folder `out`, which replaces an older one as a whole.
 
     A source that has a fingerprint is not read again when `out` was made of the same content with the same options.
+    One that is resumable goes on where an earlier call was ended.
 
     Args:
         source: where the molecules come from.
@@ -52,8 +55,9 @@ def prepare(
     ready = _up_to_date(out, fingerprint, console)
     if ready is None:
         gathering = Gathering(out)
+        journal = _journal(source, out, console)
         try:
-            draft = _read(source, gathering, min_count, progress)
+            draft = _read(source, gathering, journal, min_count, progress)
             _refuse_rejects(draft, source.name, strict=strict)
             if fingerprint is not None:
                 draft.meta["fingerprint"] = fingerprint
@@ -61,6 +65,8 @@ def prepare(
         finally:
             gathering.close()
         ready = PreparedSet.load(out)
+        if isinstance(source, Resumable) and journal is not None and source.parts is None:
+            journal.remove()
     elif strict and ready.meta["counts"]["rejected"]:
         raise MoldiffError(f"{source.name}: {ready.meta['counts']['rejected']} records rejected, but strict=true")
     console.print(account_table(source.name, ready.meta["counts"]))
@@ -97,9 +103,38 @@ def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _read(source: Source, gathering: Gathering, min_count: int | None, progress: bool) -> Draft:
+def _journal(source: Source, out: Path, console: Console) -> Journal | None:
+    """What is finished of a resumable source, None for another."""
+    if not isinstance(source, Resumable):
+        return None
+    key = hashlib.sha256(json.dumps([source.parts_key(), FORMAT_VERSION, __version__]).encode()).hexdigest()
+    journal = Journal(source.parts or out.with_name(f".{out.name}-parts"), key)
+    if len(journal):
+        _say(console, f"{out}: goes on after {len(journal)} records that are finished")
+    return journal
+
+
+def _records(source: Source, journal: Journal | None) -> Iterator[SourceRecord]:
+    """Every record once: those that are finished, then the others, of which the journal is kept."""
+    if journal is None or not isinstance(source, Resumable):
+        yield from source.records()
+        return
+    finished = min(len(journal), len(source))
+    yield from islice(iter(journal), finished)
+    try:
+        for record in source.records(finished):
+            journal.append(record)
+            yield record
+    finally:
+        journal.flush()
+
+
+def _read(
+    source: Source, gathering: Gathering, journal: Journal | None, min_count: int | None, progress: bool
+) -> Draft:
     """All records of a source, sorted into kept and rejected."""
-    for place, record in enumerate(_tracked(source.records(), len(source), f"reading {source.name}", progress)):
+    records = _records(source, journal)
+    for place, record in enumerate(_tracked(records, len(source), f"reading {source.name}", progress)):
         gathering.add(place, record)
     gathering.finish(source.properties)
     if len(gathering):

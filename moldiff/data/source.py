@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -76,6 +77,25 @@ class Fingerprinted(Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the content and of all options that have a say in the molecules."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source that is slow and can begin at any of its records.
+
+    Attributes:
+        parts: folder for finished records, which stays; None = beside the result, and deleted when that is made.
+    """
+
+    parts: Path | None
+
+    def parts_key(self) -> str:
+        """A digest of all that decides what the records are, but not how many of them are asked for."""
+        ...
+
+    def records(self, start: int = 0) -> Iterator[SourceRecord]:
+        """The records from number `start` on."""
         ...
 
 
