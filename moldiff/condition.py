@@ -122,6 +122,11 @@ class Properties:
         mean, std = (condition.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
         return (condition - mean) / std
 
+    def restored(self, normalised: Tensor) -> Tensor:
+        """The inverse of `normalised`."""
+        mean, std = (normalised.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        return normalised * std + mean
+
     def condition(self, asked: Mapping[str, Any]) -> Tensor:
         """Target values by name as one row [1, C], NaN = not given.
 
@@ -149,8 +154,8 @@ class Properties:
             lines.append(f"{warning}condition.{entry.name}={value:g}; trained range {entry.range()}")
         return lines
 
-    def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, float]:
-        """Weight of every number of heavy atoms, given target values.
+    def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
+        """Weight of every number of heavy atoms, given target values, in millionths of the largest.
 
         In proportion to p(n) times p(value | n) for every property, as if these were independent for molecules of a
         size; where no size has all of the values, to `counts`, those of the training data.
@@ -162,8 +167,11 @@ class Properties:
             near = entry.near(value)
             for size in weights:
                 weights[size] *= near.get(size, 0) / max(1, sum(entry.counts.get(size, ())))
-        weights = {size: weight for size, weight in weights.items() if weight > 0}
-        return weights or {size: float(count) for size, count in counts.items()}
+        largest = max(weights.values(), default=0.0)
+        if not largest > 0:
+            return dict(counts)
+        millionths = {size: round(1e6 * weight / largest) for size, weight in weights.items()}
+        return {size: weight for size, weight in millionths.items() if weight}
 
     def to_dict(self) -> list[dict[str, Any]]:
         """A JSON-ready description; `from_dict` is its inverse."""

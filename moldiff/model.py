@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moldiff.batch import MolBatch, NoiseLevel, Prediction, take_rows
 from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
+from moldiff.errors import MoldiffError
 from moldiff.geometry import Coupling, center
 from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
@@ -22,6 +23,9 @@ BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
+MAX_GUIDANCE = 20.0
+"""The largest scale of guidance; good ones are around 2."""
+
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
 TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
 
@@ -204,6 +208,8 @@ class GuidedDiffusion(MoleculeDiffusion):
 
     def __init__(self, model: MoleculeDiffusion, *, scale: float) -> None:
         super().__init__(model.denoiser, model.process, model.vocabulary, model.statistics, model.properties)
+        if not 0 <= scale <= MAX_GUIDANCE:
+            raise MoldiffError(f"guidance: got {scale}, expected a number from 0 to {MAX_GUIDANCE:g}")
         self.scale = scale
         self.train(model.training)
 

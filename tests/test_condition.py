@@ -53,6 +53,7 @@ def test_scales_ignore_what_is_not_known() -> None:
     assert {size: sum(row) for size, row in mu.counts.items()} == {4: 2, 6: 2}
     normal = PROPERTIES.normalised(told((3 + 2**0.5, NAN)))
     torch.testing.assert_close(normal, told((1.0, NAN)), equal_nan=True)
+    torch.testing.assert_close(PROPERTIES.restored(normal), told((3 + 2**0.5, NAN)), equal_nan=True)
 
 
 def test_a_property_has_to_vary() -> None:
@@ -90,11 +91,11 @@ def test_notes_show_the_range_and_warn_outside_of_it() -> None:
 
 def test_sizes_follow_the_target() -> None:
     counts = {4: 2, 5: 1, 6: 2}
-    assert PROPERTIES.size_weights({"gap": 1.0}, counts) == {4: 1.0}
-    assert PROPERTIES.size_weights({"gap": 3.1}, counts) == {5: 1.0}
-    assert PROPERTIES.size_weights({"gap": -7.0}, counts) == {4: 1.0}  # the nearest that there is
-    assert PROPERTIES.size_weights({"gap": 1.0, "mu": 50.0}, counts) == {4: 2.0, 5: 1.0, 6: 2.0}  # no size has both
-    assert PROPERTIES.size_weights({}, counts) == {4: 2.0, 5: 1.0, 6: 2.0}
+    assert PROPERTIES.size_weights({"gap": 1.0}, counts) == {4: 1_000_000}
+    assert PROPERTIES.size_weights({"gap": 3.1}, counts) == {5: 1_000_000}
+    assert PROPERTIES.size_weights({"gap": -7.0}, counts) == {4: 1_000_000}  # the nearest that there is
+    assert PROPERTIES.size_weights({"gap": 1.0, "mu": 50.0}, counts) == counts  # no size has both
+    assert PROPERTIES.size_weights({}, counts) == {4: 1_000_000, 5: 500_000, 6: 1_000_000}
 
 
 def test_dropout_tells_the_shares_it_is_asked_for() -> None:

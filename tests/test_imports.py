@@ -22,15 +22,16 @@ LAYERS = (
         "randomness",
         "construct",
         "hardware",
+        "arithmetic",
         "pool",
         "ranks",
     },
     {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},
-    {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "tasks"},
-    {"checkpoint", "scoring", "stream", "callbacks", "training", "known", "evaluation", "card", "view"}
-    | {"transfer", "state", "logs", "curve"}
-    | {"generate", "run", "samples", "resume"},
+    {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "targets", "tasks", "descendants"},
+    {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
+    | {"transfer", "state", "logs", "curve", "predictor"}
+    | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
     {"cli", "sampling", "options", "usage", "testing", "benchmark"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
@@ -52,10 +53,14 @@ SIBLINGS = {
     "recipe": {"drawing", "model", "sampler"},
     "run": {"checkpoint", "samples"},
     "elements": {"drawing", "sampler"},
+    "targets": {"drawing", "sampler"},
     "tasks": {"drawing", "sampler"},
-    "training": {"callbacks", "checkpoint", "logs", "state", "stream", "transfer"},
+    "descendants": {"drawing", "sampler"},
+    "training": {"callbacks", "checkpoint", "logs", "state", "stream", "transfer", "trial"},
+    "trial": {"callbacks"},
     "callbacks": {"checkpoint", "curve", "logs", "state"},
     "transfer": {"checkpoint"},
+    "predictor": {"callbacks", "checkpoint", "stream"},
     "state": {"checkpoint"},
     "logs": {"checkpoint"},
     "curve": {"checkpoint"},
@@ -63,7 +68,10 @@ SIBLINGS = {
     "card": {"checkpoint"},
     "evaluation": {"known"},
     "view": {"checkpoint", "evaluation"},
-    "resume": {"run"},
+    "resume": {"filters", "run"},
+    "filters": {"run", "samples"},
+    "catalogue": {"checkpoint"},
+    "likeness": {"filters", "run", "samples"},
     "sampling": {"usage"},
     "cli": {"options", "sampling", "usage"},
 }
@@ -85,14 +93,25 @@ LIBRARIES = {
     },
     "hydra": {"options"},
     "omegaconf": {"options"},
-    "lightning": {"training", "callbacks", "stream", "logs"},
+    "lightning": {"training", "callbacks", "stream", "trial", "logs", "predictor"},
     "pytorch_lightning": set(),
     "torch_geometric": {"data"},
     "e3nn": {"nn"},
 }
 """Where a library may be imported."""
 
-OPTIONAL = {"tblite", "posebusters", "fcd", "matplotlib", "qm9pack", "biotite", "moses", "datamol", "pandas"}
+OPTIONAL = {
+    "tblite",
+    "posebusters",
+    "fcd",
+    "matplotlib",
+    "qm9pack",
+    "biotite",
+    "moses",
+    "datamol",
+    "pandas",
+    "molbloom",
+}
 """Libraries of the extras: only inside the function that needs them."""
 
 

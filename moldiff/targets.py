@@ -1,0 +1,83 @@
+"""Molecules drawn towards property values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+
+from moldiff.batch import Molecule
+from moldiff.condition import Properties
+from moldiff.decode import Total
+from moldiff.drawing import Admission, Finished, Task
+from moldiff.sampler import Start
+
+
+class Predictor(Protocol):
+    """Says what properties a molecule has."""
+
+    def predict(self, molecules: Sequence[Molecule]) -> list[dict[str, float]]:
+        """The values of every molecule by name, in the units of the data; {} = it cannot say."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Targeted:
+    """A task whose molecules are drawn towards property values.
+
+    Attributes:
+        task: any task.
+        properties: those that the model knows.
+        asked: the values by name, in the data's units.
+        predictor: says what the molecules turn out to have; None = nothing does.
+    """
+
+    task: Task
+    properties: Properties
+    asked: Mapping[str, float]
+    predictor: Predictor | None = None
+
+    def count(self, n: int) -> int:
+        """That of the task."""
+        return self.task.count(n)
+
+    def sizes(self) -> tuple[int, int]:
+        """Those of the task."""
+        return self.task.sizes()
+
+    def notes(self) -> Sequence[str]:
+        """Those of the task, and the trained range of every property."""
+        return [*self.task.notes(), *self.properties.notes(self.asked)]
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The start of the task with the values."""
+        return with_target(self.task.begin(index, generator), self.properties, self.asked)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task."""
+        return self.task.totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """That of the task; the record says what was asked for and, if there is a predictor, what it predicts."""
+        finished = self.task.finish(index, start, molecule)
+        fields = {f"asked_{name}": float(value) for name, value in self.asked.items()}
+        if self.predictor is not None:
+            values = self.predictor.predict([finished.molecule])[0]
+            fields |= {f"predicted_{name}": values[name] for name in self.asked if name in values}
+        return replace(finished, fields={**finished.fields, **fields})
+
+    def admission(self, n: int) -> Admission | None:
+        """That of the task."""
+        return self.task.admission(n)
+
+
+def with_target(start: Start, properties: Properties, asked: Mapping[str, float]) -> Start:
+    """The same start with property values for all of its molecules.
+
+    Raises:
+        MoldiffError: for a name that the model does not know or a value that is no finite number.
+    """
+    rows = properties.condition(asked).expand(start.clean.num_molecules, -1)
+    return replace(start, clean=start.clean.replace(condition=rows))
