@@ -30,10 +30,12 @@ TITLES = {
     "geometry": "Geometry: clashes and torn bonds",
     "diversity": "Diversity",
     "distribution": "Distributions against the reference",
+    "neighbours": "Nearest known molecules",
     "druglike": "Drug-likeness",
     "posebusters": "PoseBusters, configuration mol",
     "fcd": "Fréchet ChemNet Distance",
     "xtb": "Relaxation with GFN2-xTB",
+    "bound": "Variational bound",
 }
 MISSING = "–"
 

@@ -444,7 +444,14 @@ def test_missing_packages_are_an_error_by_name_and_a_note_in_full(monkeypatch):
     with pytest.raises(MoldiffError, match=r'tblite is not installed; .*pip install "moldiff\[eval\]"'):
         evaluate([], metrics=["xtb"])
     chosen, skipped = suite.choose("full")
-    assert [metric.name for metric in chosen] == ["p3", "geometry", "diversity", "distribution", "druglike"]
+    assert [metric.name for metric in chosen] == [
+        "p3",
+        "geometry",
+        "diversity",
+        "distribution",
+        "neighbours",
+        "druglike",
+    ]
     assert set(skipped) == {"posebusters", "fcd", "xtb"}
     chosen, skipped = suite.choose([Relaxation(skip_if_missing=True)])
     assert (chosen, list(skipped)) == ([], ["xtb"])
@@ -478,7 +485,7 @@ def test_single_atoms_and_nothing_valid(name):
     chloride = Molecule(
         np.zeros((1, 3)), np.array([17]), np.array([-1]), nothing, np.zeros((1, 4, 3)), np.zeros((0, 3), dtype=int)
     )
-    compares = name in ("distribution", "fcd", "druglike")
+    compares = name in ("distribution", "neighbours", "fcd", "druglike")
     for some in (subjects(chloride), subjects(chain([1.4, 1.4]), UNREADABLE), subjects()):
         for other in (subjects(chloride, water()), subjects()) if compares else (None,):
             found = metric(some, other, None)

@@ -13,6 +13,7 @@ from moldiff.metrics.diversity import Diversity
 from moldiff.metrics.druglike import DrugLikeness
 from moldiff.metrics.frechet import FrechetDistance
 from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES
+from moldiff.metrics.neighbours import NearestNeighbours
 from moldiff.metrics.perception import Perception
 from moldiff.metrics.posebusters import PoseBustersChecks
 from moldiff.metrics.relaxation import Relaxation
@@ -24,6 +25,7 @@ SUITE: Mapping[str, Callable[[], Measure]] = {
     "geometry": Contacts,
     "diversity": Diversity,
     "distribution": Distribution,
+    "neighbours": NearestNeighbours,
     "druglike": DrugLikeness,
     "posebusters": PoseBustersChecks,
     "fcd": FrechetDistance,
@@ -103,8 +105,10 @@ def run_metrics(
     known: Subjects | None,
     findings: Findings,
     on_progress: OnMetric | None = None,
+    *,
+    beside: bool = True,
 ) -> None:
-    """Add to `findings` what the metrics say of `subjects`, and of as many known molecules.
+    """Add to `findings` what the metrics say of `subjects` and, unless `beside` is false, of as many known molecules.
 
     Ctrl-C ends it with what was found until then, and `findings.interrupted` says so.
     """
@@ -116,10 +120,10 @@ def run_metrics(
         try:
             found = measure(subjects, known, _named(on_progress, measure.name))
             _add(findings, measure.name, found)
-            if known is not None and not found.interrupted:
-                beside = _of_known(measure, known, len(subjects), on_progress)
-                findings.reference_results += beside.results
-                findings.interrupted |= beside.interrupted
+            if beside and known is not None and not found.interrupted:
+                same = _of_known(measure, known, len(subjects), on_progress)
+                findings.reference_results += same.results
+                findings.interrupted |= same.interrupted
         except KeyboardInterrupt:
             findings.interrupted = True
         if findings.interrupted:

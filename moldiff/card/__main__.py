@@ -1,0 +1,123 @@
+"""`python -m moldiff.card write`: the card of a model; `python -m moldiff.card curve`: its quality against steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from rich.console import Console
+from rich.status import Status
+
+from moldiff.card.bound import bounds
+from moldiff.card.columns import FIRST, METRICS, Background, Column, column
+from moldiff.card.curve import measure_curve, table
+from moldiff.card.document import TEXT_FILE, write_card, write_text
+from moldiff.card.drawn import Drawn, draw_all, sampler_of
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint
+from moldiff.data.dataset import PreparedSet
+from moldiff.errors import MoldiffError
+from moldiff.metrics.novelty import NoveltyIndex
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the two commands; 0 = well."""
+    options = _parser().parse_args(arguments)
+    try:
+        checkpoint = load_checkpoint(find_model(options.model))
+        (write if options.command == "write" else curve)(checkpoint, options)
+    except MoldiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m moldiff.card", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    card = commands.add_parser("write", help="draw, evaluate, and write card.json and card.md")
+    card.add_argument("--data", required=True, help="the prepared set the model was trained on")
+    card.add_argument("--samples", type=int, default=10_000)
+    card.add_argument("--steps", type=int, default=None, help="network calls a molecule")
+    card.add_argument("--sampler", default="default", help="settings such as order=2,corrector=30")
+    card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
+    card.add_argument("--bound", type=int, default=2_000, help="molecules of which the variational bound is taken")
+    steps = commands.add_parser("curve", help="steps.json and steps.svg; goes on where it was ended")
+    steps.add_argument("--steps", default="5,10,20,50,100", help="numbers of network calls, as 5,10,20")
+    steps.add_argument("--samples", type=int, default=2_000)
+    steps.add_argument("--sampler", nargs="*", default=["default"], help="one or more, each as default or order=2,...")
+    for command in (card, steps):
+        command.add_argument("--model", default="qm9", help="a model of the package, or its folder")
+        command.add_argument("--workers", type=int, default=None, help="processes that draw; 1 = this one alone")
+    return parser
+
+
+def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Draw the molecules, evaluate them beside real ones, and write the card."""
+    prepared = PreparedSet.load(options.data)
+    first = dict(FIRST) | _numbers(options.first)
+    sampler = sampler_of(options.sampler, num_steps=options.steps)
+    drawn = draw_all(checkpoint.folder, sampler, options.samples, num_workers=options.workers)
+    columns = evaluate_columns(checkpoint, prepared, drawn, first)
+    bound = bounds(checkpoint.model, prepared, options.bound)
+    write_card(checkpoint, prepared, columns, bound, drawn=drawn, sampler=sampler)
+    print((checkpoint.folder / TEXT_FILE).read_text(encoding="utf-8"))
+
+
+def evaluate_columns(
+    checkpoint: Checkpoint,
+    prepared: PreparedSet,
+    drawn: Drawn,
+    first: Mapping[str, int] = FIRST,
+    metrics: Sequence[str] = METRICS,
+) -> dict[str, Column]:
+    """All metrics of the raw and the decoded molecules, and of as many real test molecules."""
+    number = len(drawn.raw)
+    real = [prepared.molecule(int(index)) for index in prepared.split("test")[:number]]
+    background = Background.of(prepared, NoveltyIndex.load(checkpoint.folder / NOVELTY_FILE), number)
+    lists = {
+        "model, raw": drawn.raw,
+        "model, decoded": drawn.decoded,
+        f"real test molecules ({len(real):,})": real,
+    }
+    columns, console = {}, Console(stderr=True)
+    for title, molecules in lists.items():
+        with console.status(title) as status:
+            show = partial(_show, status, title)
+            columns[title] = column(molecules, background, metrics=metrics, first=first, on_metric=show)
+    return columns
+
+
+def _show(status: Status, title: str, metric: str) -> None:
+    status.update(f"{title}: {metric}")
+
+
+def curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Measure the points that are not there yet, and put them into the card."""
+    steps = [_whole("steps", text) for text in options.steps.split(",")]
+    samplers = [sampler_of(text, num_steps=number) for text in options.sampler for number in steps]
+    points = measure_curve(checkpoint, samplers, options.samples, num_workers=options.workers)
+    write_text(checkpoint)
+    print(table(points))
+
+
+def _numbers(texts: Sequence[str]) -> dict[str, int]:
+    """Texts such as "xtb=50" by name."""
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if name not in METRICS:
+            raise MoldiffError(f"first: got {text!r}, expected METRIC=NUMBER with any of {', '.join(METRICS)}")
+        found[name] = _whole("first", number)
+    return found
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise MoldiffError(f"{name}: got {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
