@@ -127,8 +127,8 @@ class Properties:
         mean, std = (normalised.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
         return normalised * std + mean
 
-    def condition(self, asked: Mapping[str, Any]) -> Tensor:
-        """Target values by name as one row [1, C], NaN = not given.
+    def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
+        """Target values by name, as the user wrote them.
 
         Raises:
             MoldiffError: for a name that the model does not know or a value that is no finite number.
@@ -141,7 +141,11 @@ class Properties:
                 raise MoldiffError(f"condition: got {name!r}, expected any of: {listed}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise MoldiffError(f"condition.{name}: got {value!r}, expected a number, such as {listed}")
-        return torch.tensor([[float(asked.get(name, math.nan)) for name in self.names]])
+        return {name: float(value) for name, value in asked.items()}
+
+    def row(self, asked: Mapping[str, float]) -> Tensor:
+        """Target values by name as one row [1, C] of a batch's `condition`, NaN = not given."""
+        return torch.tensor([[asked.get(name, math.nan) for name in self.names]])
 
     def notes(self, asked: Mapping[str, float]) -> list[str]:
         """For the user, a line for each target value: the trained range, and a warning outside of it."""

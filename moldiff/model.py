@@ -209,7 +209,7 @@ class GuidedDiffusion(MoleculeDiffusion):
     def __init__(self, model: MoleculeDiffusion, *, scale: float) -> None:
         super().__init__(model.denoiser, model.process, model.vocabulary, model.statistics, model.properties)
         if not 0 <= scale <= MAX_GUIDANCE:
-            raise MoldiffError(f"guidance: got {scale}, expected a number from 0 to {MAX_GUIDANCE:g}")
+            raise MoldiffError(f"guidance: got {scale:g}, expected a number from 0 to {MAX_GUIDANCE:g}")
         self.scale = scale
         self.train(model.training)
 

@@ -74,10 +74,6 @@ class Targeted:
 
 
 def with_target(start: Start, properties: Properties, asked: Mapping[str, float]) -> Start:
-    """The same start with property values for all of its molecules.
-
-    Raises:
-        MoldiffError: for a name that the model does not know or a value that is no finite number.
-    """
-    rows = properties.condition(asked).expand(start.clean.num_molecules, -1)
+    """The same start with property values for all of its molecules."""
+    rows = properties.row(asked).expand(start.clean.num_molecules, -1)
     return replace(start, clean=start.clean.replace(condition=rows))

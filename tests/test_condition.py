@@ -69,17 +69,19 @@ def test_description_survives_json() -> None:
 
 
 def test_targets_by_name() -> None:
-    torch.testing.assert_close(PROPERTIES.condition({"mu": 3}), torch.tensor([[NAN, 3.0]]), equal_nan=True)
+    asked = PROPERTIES.checked({"mu": 3})
+    assert (asked, type(asked["mu"])) == ({"mu": 3.0}, float)
+    torch.testing.assert_close(PROPERTIES.row(asked), torch.tensor([[NAN, 3.0]]), equal_nan=True)
     with pytest.raises(
         MoldiffError, match=r"condition: got 'gop', expected any of: gap \(1 to 5 eV\), mu \(10 to 50 D"
     ):
-        PROPERTIES.condition({"gop": 1.0})
+        PROPERTIES.checked({"gop": 1.0})
     with pytest.raises(MoldiffError, match=r"condition.mu: got 'high', expected a number, such as gap"):
-        PROPERTIES.condition({"mu": "high"})
+        PROPERTIES.checked({"mu": "high"})
     with pytest.raises(MoldiffError, match=r"condition.mu: got nan, expected a number"):
-        PROPERTIES.condition({"mu": NAN})
+        PROPERTIES.checked({"mu": NAN})
     with pytest.raises(MoldiffError, match=r"condition.mu: the model was trained without properties"):
-        Properties().condition({"mu": 1.0})
+        Properties().checked({"mu": 1.0})
 
 
 def test_notes_show_the_range_and_warn_outside_of_it() -> None:
