@@ -34,6 +34,8 @@ class FinishedRecords:
 def finished_records(path: str | Path) -> FinishedRecords:
     """The whole records of a file that `moldiff.io.Writer` streamed; of a compressed file those of its full members.
 
+    Who is ended before the first record leaves no file, so that one that is missing has no records.
+
     Raises:
         MoldiffError: for a file of another type.
     """
@@ -41,6 +43,8 @@ def finished_records(path: str | Path) -> FinishedRecords:
     if file_suffix(path, (".sdf", ".xyz", ".smi", ".csv")) != ".sdf":
         raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
     found = FinishedRecords()
+    if not path.exists():
+        return found
     for size, text in _members(path) if is_packed(path) else _plain(path):
         blocks = text.split(_END)[:-1]
         if is_packed(path) and len(blocks) != MEMBER_RECORDS:

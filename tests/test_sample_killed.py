@@ -1,0 +1,131 @@
+"""`moldiff sample` killed at random moments: the file is whole up to its last record, and goes on to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moldiff.io.finished import finished_records
+
+_SERVE = """
+import os, sys
+import torch
+import moldiff.recipe
+from moldiff.cli import main
+from moldiff.generate import load
+
+torch.set_num_threads(1)
+moldiff.recipe._MAX_BLOCK = 4  # molecules drawn before any is written, so that the file grows in many steps
+load("qm9")
+print("ready", flush=True)
+for line in sys.stdin:
+    pid = os.fork()
+    if not pid:
+        log = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os._exit(main(line.split()))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""A process that has imported everything and forks a child for each command, so that a child starts at once."""
+
+
+class Commands:
+    """Runs of `moldiff sample`, of which one at a time is alive."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-W", "ignore", "-c", _SERVE]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._read() == "ready"
+
+    def start(self, out: Path, n: int) -> int:
+        """Begin or go on with a file; returns the process id."""
+        assert self._process.stdin is not None
+        options = f"model=qm9 n={n} steps=3 keep=[valid,unique] workers=0 device=cpu resume=true out={out}"
+        print(f"sample {options}", file=self._process.stdin, flush=True)
+        return int(self._read())
+
+    def wait(self) -> int:
+        """The exit status, negative = the signal that ended it."""
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    found = Commands()
+    yield found
+    found.close()
+
+
+def wait_for_growth(out: Path, size: float, limit: float) -> None:
+    """Until the file has grown by so many bytes, or so many seconds have passed."""
+    end = time.monotonic() + limit
+    target = size + (out.stat().st_size if out.exists() else 0)
+    while time.monotonic() < end and not (out.exists() and out.stat().st_size > target):
+        time.sleep(0.002)
+
+
+def kill_at_random(commands: Commands, folder: Path, suffix: str, *, n: int, kills: int, seed: int) -> None:
+    """Kill a run again and again; whenever a file has become full, compare it and begin another."""
+    whole, out = folder / f"whole{suffix}", folder / f"out{suffix}"
+    start = time.monotonic()
+    commands.start(whole, n)
+    assert commands.wait() == 0
+    longest = time.monotonic() - start
+    content = whole.read_bytes()
+    records = finished_records(whole).fields
+    moments = random.Random(seed)
+    found: set[int] = set()
+    for kill in range(kills):
+        pid = commands.start(out, n)
+        if kill % 2:
+            time.sleep(moments.uniform(0.0, 0.6 * longest))
+        else:
+            wait_for_growth(out, moments.uniform(0.0, 0.6) * len(content), longest)
+        os.kill(pid, signal.SIGKILL)  # of a zombie too, until it has been waited for
+        status = commands.wait()
+        assert status in (0, -signal.SIGKILL)
+        finished = finished_records(out)
+        assert finished.fields == records[: len(finished)]
+        found.add(len(finished))
+        if out.exists():
+            assert content[: finished.size] == out.read_bytes()[: finished.size]
+            # A record reaches the file in one piece; of a compressed file, a member does.
+            assert suffix == ".sdf.gz" or finished.size == out.stat().st_size
+        if status == 0:
+            assert out.read_bytes() == content
+            out.unlink()
+    commands.start(out, n)
+    assert commands.wait() == 0
+    assert out.read_bytes() == content
+    assert found - {0, len(records)}, "no kill came between two records"
+
+
+def test_killed_at_random_moments(commands: Commands, tmp_path: Path) -> None:
+    kill_at_random(commands, tmp_path, ".sdf", n=12, kills=4, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "n"), [(".sdf", 40), (".sdf.gz", 140)])
+def test_killed_fifty_times(suffix: str, n: int, commands: Commands, tmp_path: Path) -> None:
+    kill_at_random(commands, tmp_path, suffix, n=n, kills=50, seed=1)
