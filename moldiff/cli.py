@@ -19,7 +19,7 @@ from typing import Any
 from moldiff import __version__
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.ranks import rank, started_together
-from moldiff.usage import COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
+from moldiff.usage import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 
 _DURATION = re.compile(r"\d+:\d+:\d+:\d+")
 
@@ -65,12 +65,16 @@ def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else ""
     if command in COMMANDS:
         if wants_help:
-            about_tasks = command == "sample" and any(text.startswith("task=") for text in arguments)
-            print(TASKS if about_tasks else COMMANDS[command], end="")
+            print(_help(command, arguments), end="")
             return EXIT_OK
         return _run(command, arguments[1:])
     if wants_help:
         print(GENERAL, end="")
+        return EXIT_OK
+    if command == "models":
+        from moldiff.catalogue import model_lines
+
+        print("\n".join(model_lines()))
         return EXIT_OK
     if command == "--version":
         print(f"moldiff {__version__}")
@@ -78,9 +82,19 @@ def _dispatch(arguments: list[str]) -> int:
     if not command:
         print(GENERAL, end="", file=sys.stderr)
         return EXIT_WRONG_INPUT
-    close = get_close_matches(command, COMMANDS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(COMMANDS)}"
+    known = [*COMMANDS, "models"]
+    close = get_close_matches(command, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(known)}"
     raise MoldiffError(f"unknown command {command!r}; {hint}")
+
+
+def _help(command: str, arguments: Sequence[str]) -> str:
+    """The help of a command, or of what its arguments ask about."""
+    if command == "sample" and any(text.startswith("task=") for text in arguments):
+        return TASKS
+    if command == "sample" and any(text.startswith(("filters=", "columns=", "like")) for text in arguments):
+        return CHOICE
+    return COMMANDS[command]
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

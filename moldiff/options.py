@@ -41,6 +41,7 @@ _PATHS = (
     "task.core",
     "task.input",
     "task.of",
+    "like.reference",
 )
 _FILTERS = ("valid", "unique", "novel")  # what `keep` asks of a molecule
 _NAMES: dict[type, str] = {
@@ -61,6 +62,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "workers": (int, str),
     "elements": (list, str, type(None)),
     "forbid": (list, str),
+    "filters": (list, str),
+    "columns": (list, str),
+    "like.reference": (str, type(None)),
+    "like.parents": (int, type(None)),
+    "like.align": (bool, type(None)),
     "sampler.class_lead": (float, type(None)),
     "task.core": (str, type(None)),
     "task.keep": (list, int, str, type(None)),
@@ -115,7 +121,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         )
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
-    arguments = _with_implied(arguments)
+    arguments = [_written_out(text) for text in _with_implied(arguments)]
     overrides = [_parse(text) for text in arguments]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -146,6 +152,18 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     implied = [] if chosen else ["data=files"]
     implied += [] if named else [f"data.name={_quoted(name_of(path.strip(chr(34) + chr(39))))}"]
     return [*implied, *arguments]
+
+
+def _written_out(text: str) -> str:
+    """An argument as Hydra takes it: `like=FILE` for `like.reference=FILE`, bounds such as `sa<4.5` in quotes."""
+    key, _, value = text.partition("=")
+    if key == "like":
+        return f"like.reference={value}"
+    if key != "filters" or '"' in value or "'" in value:
+        return text
+    words = [word.strip() for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
+    quoted = ",".join(_quoted(word) for word in words if word)
+    return f"filters=[{quoted}]"
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from moldiff import chem
 from moldiff.drawing import Beginning
 from moldiff.errors import MoldiffError
+from moldiff.filters import ScreenedRun
 from moldiff.io.finished import FinishedRecords
 from moldiff.run import Done, SamplingRun
 
@@ -31,7 +32,8 @@ def resumed(run: SamplingRun, finished: FinishedRecords, path: str | Path) -> Sa
     indices = _checked(run, finished.fields, Path(path))
     behind = indices[-1] + 1
     # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
-    kept = len(indices) if run.order.keep else behind - run.order.first
+    required = run.order.keep or (isinstance(run, ScreenedRun) and run.filters)
+    kept = len(indices) if required else behind - run.order.first
     return replace(run, done=Done(kept, behind, frozenset(_keys(finished.fields))))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from moldiff.usage import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
     from moldiff.io.finished import FinishedRecords
+    from moldiff.likeness import Likeness
+    from moldiff.results import MetricResult
     from moldiff.run import SamplingRun
 
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
@@ -21,13 +23,34 @@ _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 def sample(options: Mapping[str, Any]) -> int:
     """Run the command; returns the exit code."""
+    if options["model"] == "?":
+        from moldiff.catalogue import model_lines
+
+        print("\n".join(model_lines()))
+        return EXIT_OK
     _check(options)
-    size = _parse_size(options["size"])
     finished = _finished(options)
+    run, likeness = _ordered(options)
+    if likeness is not None:
+        return _sample_alike(run, likeness, options)
+    if finished is not None:
+        from moldiff.resume import resumed
+
+        run = resumed(run, finished, options["out"])
+        print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
+    with _progress_bar(run.order.n) as run.on_progress:
+        unwritten = _write(run, options, finished)
+    return _conclude(run, options, unwritten, run.results(), run.recipe.task.notes())
+
+
+def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
+    """The run that the options ask for, and what its molecules are to be like."""
     from moldiff.construct import construct
 
+    size = _parse_size(options["size"])
     sampler = construct(options["sampler"], None)
     task = construct(options["task"], None) if options.get("task") else None
+    likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.generate import load
 
     generator = load(options["model"], device=options["device"])
@@ -48,14 +71,12 @@ def sample(options: Mapping[str, Any]) -> int:
         trajectory=options["trajectory"],
         workers=None if options["workers"] == "auto" else options["workers"],
     )
-    if finished is not None:
-        from moldiff.resume import resumed
+    filters, columns = _as_list(options["filters"]), _as_list(options["columns"])
+    if filters or columns or likeness is not None:
+        from moldiff.filters import screened
 
-        run = resumed(run, finished, options["out"])
-        print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
-    with _progress_bar(run.order.n) as run.on_progress:
-        unwritten = _write(run, options, finished)
-    return _conclude(run, options, unwritten)
+        run = screened(run, filters=filters or (), columns=columns or ())
+    return run, likeness
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -74,9 +95,29 @@ def _check(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
     if options["resume"] and options["trajectory"]:
         raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
+    _check_choices(options)
     from moldiff.io.writer import check_target
 
     check_target(options["out"])
+
+
+def _check_choices(options: Mapping[str, Any]) -> None:
+    """Refuse impossible filters, columns and rankings; what they need is imported only where one is asked for."""
+    if filters := _as_list(options["filters"]):
+        from moldiff.metrics.filters import parse_filters
+
+        parse_filters(filters)
+    if columns := _as_list(options["columns"]):
+        from moldiff.metrics.columns import check_columns
+
+        check_columns(columns)
+    like = options["like"]
+    if like["reference"] is None and like["rounds"]:
+        raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
+    if like["reference"] is not None:
+        for name in ("resume", "trajectory"):
+            if options[name]:
+                raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
 
 
 def _keep(options: Mapping[str, Any]) -> list[str]:
@@ -160,30 +201,76 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         if not writer.count:  # an exception leaves an older file of that name as it was
             if run.interrupted:
                 raise KeyboardInterrupt
-            wanted = " and ".join(_keep(options)) or "to be written"
-            raise MoldiffError(f"none of the {run.drawn} drawn molecules is {wanted}, so no file was written")
+            raise MoldiffError(_nothing(run, options))
     return reasons
 
 
-def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: list[str]) -> int:
+def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
+    """Why there is no file."""
+    wanted = " and ".join(_keep(options)) or "to be written"
+    passing = " and passes the filters" if options["filters"] else ""
+    problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
+    return problem + _hardest(run.results())
+
+
+def _hardest(results: Sequence[MetricResult]) -> str:
+    """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
+    passes = [result for result in results if result.name.startswith("task_passes_") and (result.value or 0) < 1]
+    if not passes:
+        return ""
+    least = min(passes, key=lambda result: result.value or 0)
+    name = least.name.removeprefix("task_passes_")
+    return f"; the hardest filter is {name}, which {least.numerator:.0f} of {least.denominator:.0f} pass"
+
+
+def _sample_alike(run: SamplingRun, likeness: Likeness, options: Mapping[str, Any]) -> int:
+    """Draw, rank and write the best; nothing is in the file until all are ranked."""
+    from moldiff.io import Writer
+    from moldiff.likeness import rank
+
+    with _progress_bar(run.order.n * (likeness.rounds + 1)) as run.on_progress:
+        samples = rank(run, likeness)
+    unwritten = []
+    with Writer(options["out"]) as writer:
+        for sample in samples:
+            try:
+                writer.write(sample.molecule, sample.record())
+            except MoldiffError as error:
+                unwritten.append(str(error))
+        if not writer.count:
+            if run.interrupted:
+                raise KeyboardInterrupt
+            raise MoldiffError(_nothing(run, options))
+    return _conclude(run, options, unwritten, samples.results, samples.notes)
+
+
+def _conclude(
+    run: SamplingRun,
+    options: Mapping[str, Any],
+    unwritten: Sequence[str],
+    results: Sequence[MetricResult],
+    notes: Sequence[str],
+) -> int:
     """Print the summary; the exit code says whether all that was asked for is there."""
     from rich.console import Console
 
     from moldiff.report import summary_table
 
     out, asked = options["out"], run.order.n
-    for note in run.recipe.task.notes():
+    for note in notes:
         print(f"moldiff: {note}", file=sys.stderr)
-    Console().print(summary_table(run.results(), asked=asked, drawn=run.drawn, path=out))
+    Console().print(summary_table(results, asked=asked, drawn=run.drawn, path=out))
     if unwritten:
         first = f"first reason: {unwritten[0]}"
         print(f"moldiff: warning: {len(unwritten)} molecules not written; {first}", file=sys.stderr)
     if run.interrupted:
-        advice = "; the same command with resume=true goes on" if Path(out).suffix in (".sdf", ".gz") else ""
+        ranked = options["like"]["reference"] is not None
+        can_go_on = Path(out).suffix in (".sdf", ".gz") and not ranked
+        advice = "; the same command with resume=true goes on" if can_go_on else ""
         print(f"moldiff: interrupted; {out} holds what was finished{advice}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not run.complete:
-        limit = f"max_draws={run.order.max_draws} reached"
+        limit = f"max_draws={run.order.max_draws} reached{_hardest(results)}"
         print(f"moldiff: warning: {run.kept} of {asked} molecules kept; {limit}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK

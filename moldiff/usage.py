@@ -15,6 +15,7 @@ commands:
   view       a file of molecules as one HTML page: 2D, 3D, filters, plots
   prepare    turn a source of molecules into a prepared set
   train      train a model on a prepared set
+  models     list the models of the package
 
 options:
   -h, --help         this text; moldiff COMMAND --help shows a command's options
@@ -42,7 +43,7 @@ usage: moldiff sample [key=value ...]
 options and their defaults:
   n=100               molecules to deliver
   out=molecules.sdf   .sdf, .xyz, .smi or .csv, each also with .gz
-  model=qm9           a model of the package, or a trained one's folder
+  model=qm9           a model of the package, or a trained one's folder; ? lists
   seed=0              another seed, other molecules
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
@@ -51,6 +52,9 @@ options and their defaults:
                       conformers, bonds, formula or analogues, with options of
                       their own, shown by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
+  filters=[]          what they must pass, such as pains, nibr, sa<4.5, qed>0.5;
+                      columns=[] of known lists; like=FILE ranks by likeness to
+                      a molecule; explained by: moldiff sample like=FILE --help
   max_draws=null      stop after so many draws; null = 20 n + 200
   steps=null          network calls a molecule; null = the sampler's 50
   decode=valence      valence = obey valence rules, raw = most probable classes
@@ -64,7 +68,6 @@ options and their defaults:
                       sampler.churn=0, sampler.num_steps=50
 {_COMMON}
 examples:
-  moldiff sample
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff sample n=20 'keep=[valid,unique,novel]' out=new.csv
   moldiff sample n=50 model=runs/quick steps=20 out=quick.sdf.gz
@@ -105,6 +108,34 @@ examples:
   moldiff sample task=formula formula=C7H10O2 n=20
   moldiff sample task=bonds input=molecules.xyz out=bonds.sdf
   moldiff sample task=analogues of=molecules.sdf noise=0.5 n=5 out=near.sdf
+"""
+
+CHOICE = """\
+moldiff sample filters=... columns=... like=... - choose among the molecules
+
+filters=[]  kept molecules pass all of them; counts of each are in the summary,
+            the values in the records; drawing goes on until n pass (max_draws)
+  pains, nibr, brenk       no structural alert of that list
+  lipinski, veber, ro3     rules of thumb
+  sa<4.5, qed>=0.5, ...    bounds on qed, sa, logp, tpsa, mw, heavy_atoms,
+                           rotatable_bonds, rings, donors, acceptors, fsp3
+columns=[]  for the records of kept ones; pip install "moldiff[lookup]"
+  purchasable    in stock in ZINC20; 7 % of others are found, too
+  known_drug     the name of an approved drug of the same graph in ChEMBL
+like=FILE   a molecule in 3D, or a SMILES: the n best by overlay of shape and
+            pharmacophore, best first, moved onto it; like_score is from 0 to 1.
+            All is written at the end, so resume=true cannot go on with it
+  like.rounds=0            of steering: draw n more from near the best, and keep
+                           the n best of all; what a task keeps stays
+  like.parents=null        how many best ones; null = a tenth of n
+  like.noise=0.5           how near, from 0 to 1
+  like.pharmacophore=0.5   its weight in the score; the shape has the rest
+  like.align=null          false = compare as they lie; null = move, unless the
+                           task keeps atoms where they are
+
+examples:
+  moldiff sample n=20 'filters=[pains,nibr,sa<4.5]' columns=[known_drug]
+  moldiff sample n=50 like=ligand.sdf like.rounds=3 out=alike.sdf
 """
 
 EVALUATE = f"""\

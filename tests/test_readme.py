@@ -58,7 +58,7 @@ def test_table_of_options_is_that_of_the_config() -> None:
     assert set(shown) == set(options) - {"sampler", "debug"}
     for name, default in shown.items():
         value = options[name]
-        assert default == ("" if value is None else str(value).lower().replace("'", ""))
+        assert default == ("" if value is None or isinstance(value, dict) else str(value).lower().replace("'", ""))
 
 
 def test_table_of_groups_is_that_of_the_configs() -> None:
@@ -82,7 +82,7 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
     for language, block in BLOCKS:
         if language == "python":
             exec(compile(block, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 5 + 2
+    assert len(capsys.readouterr().out.splitlines()) == 5 + 2 + 4
 
 
 @needs_weights
@@ -95,7 +95,10 @@ def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             assert main(shlex.split(command)[1:]) == 0, command
     assert {path.name for path in tmp_path.glob("*.sdf")} == {
         f"{name}.sdf"
-        for name in ("molecules", "small", "quick", "grown", "replaced", "conformers", "isomers", "bonds", "analogues")
+        for name in (
+            *("molecules", "small", "chosen", "alike", "quick"),
+            *("grown", "replaced", "conformers", "isomers", "bonds", "analogues"),
+        )
     }
 
 

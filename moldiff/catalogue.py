@@ -1,0 +1,32 @@
+"""Which models there are, each in one line from its config and its card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moldiff.checkpoint import CONFIG_FILE, WEIGHTS_FILE, available_models, find_model
+from moldiff.vocabulary import SYMBOLS
+
+
+def model_lines() -> list[str]:
+    """Name, data, heavy atoms, elements and size of every model that ships with the package."""
+    names = available_models()
+    width = max((len(name) for name in names), default=0)
+    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
+
+
+def _line(folder: Path) -> str:
+    config = _read(folder / CONFIG_FILE)
+    sizes = [size for size, _ in config["statistics"]["size_counts"]]
+    numbers = sorted({number for number, _, _ in config["vocabulary"]["atom_classes"]})
+    elements = " ".join(SYMBOLS.get(number, f"#{number}") for number in numbers)
+    megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
+    card = folder / "card.json"
+    data = _read(card)["facts"]["data"] if card.is_file() else "no card"
+    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {megabytes:.1f} MB; {data}"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,194 @@
+"""Filters of medicinal chemists, each by one word: structural alerts, rules of thumb, and bounds such as `sa<4.5`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, cached_property
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import FilterCatalog, rdMolDescriptors
+
+from moldiff.errors import MoldiffError
+from moldiff.metrics.druglike import ALERTS, Described, describe
+
+Value = str | float | int | bool
+
+_FORM = re.compile(r"\s*(\w+)\s*(?:(<=|>=|<|>)\s*(\S+?))?\s*")
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    "<": lambda value, bound: value < bound,
+    "<=": lambda value, bound: value <= bound,
+    ">": lambda value, bound: value > bound,
+    ">=": lambda value, bound: value >= bound,
+}
+
+
+class Profile:
+    """What filters ask of one molecule, each value worked out once and only if it is asked for.
+
+    Args:
+        smiles: a valid molecule without stereo, so that its graph alone decides what passes (`sa` sees stereo marks).
+    """
+
+    def __init__(self, smiles: str) -> None:
+        self.smiles = smiles
+
+    @cached_property
+    def mol(self) -> Chem.Mol:
+        """The molecule with implicit hydrogens."""
+        return Chem.MolFromSmiles(self.smiles)
+
+    @cached_property
+    def described(self) -> Described:
+        """QED, synthetic accessibility, logP, surface, weight and the alerts of `druglike.ALERTS`."""
+        return describe(self.smiles)
+
+    def alert(self, catalogue: str) -> str | None:
+        """The first alert of a catalogue; None = none."""
+        if catalogue.upper() in ALERTS:
+            return self.described.alerts[ALERTS.index(catalogue.upper())]
+        with rdBase.BlockLogs():
+            entry = _brenk().GetFirstMatch(self.mol)
+        return None if entry is None else str(entry.GetDescription())
+
+
+QUANTITIES: Mapping[str, tuple[Callable[[Profile], float], str]] = {
+    "qed": (lambda one: one.described.qed, "quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012)"),
+    "sa": (lambda one: one.described.sa, "synthetic accessibility, 1 easy to 10 (Ertl and Schuffenhauer 2009)"),
+    "logp": (lambda one: one.described.logp, "Crippen logP (Wildman and Crippen 1999)"),
+    "tpsa": (lambda one: one.described.tpsa, "topological polar surface area in Å² (Ertl et al. 2000)"),
+    "mw": (lambda one: one.described.mw, "average molecular weight in g/mol"),
+    "heavy_atoms": (lambda one: one.mol.GetNumHeavyAtoms(), "atoms other than hydrogen"),
+    "rotatable_bonds": (lambda one: rdMolDescriptors.CalcNumRotatableBonds(one.mol), "RDKit's rotatable bonds"),
+    "rings": (lambda one: rdMolDescriptors.CalcNumRings(one.mol), "rings of the smallest set"),
+    "donors": (lambda one: rdMolDescriptors.CalcNumHBD(one.mol), "RDKit's donors of hydrogen bonds"),
+    "acceptors": (lambda one: rdMolDescriptors.CalcNumHBA(one.mol), "RDKit's acceptors of hydrogen bonds"),
+    "fsp3": (lambda one: rdMolDescriptors.CalcFractionCSP3(one.mol), "share of sp3 among the carbons"),
+    "nh_oh": (lambda one: rdMolDescriptors.CalcNumLipinskiHBD(one.mol), "hydrogens on N and O, Lipinski's donors"),
+    "n_o": (lambda one: rdMolDescriptors.CalcNumLipinskiHBA(one.mol), "atoms of N and O, Lipinski's acceptors"),
+}
+"""What can be compared with a number."""
+
+CATALOGUES: Mapping[str, str] = {
+    "pains": "no alert of PAINS (Baell and Holloway 2010)",
+    "nibr": "no alert that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)",
+    "brenk": "no alert of Brenk et al. (2008)",
+}
+"""Lists of unwanted substructures."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Bounds that most good molecules keep.
+
+    Attributes:
+        bounds: the largest value of each quantity.
+        forgiven: how many of them may be broken.
+        definition: where it comes from.
+    """
+
+    bounds: Mapping[str, float]
+    forgiven: int
+    definition: str
+
+
+RULES: Mapping[str, Rule] = {
+    "lipinski": Rule(
+        {"mw": 500, "logp": 5, "nh_oh": 5, "n_o": 10},
+        1,
+        "at most one of mw > 500, logp > 5, nh_oh > 5, n_o > 10 (Lipinski et al. 1997)",
+    ),
+    "veber": Rule({"rotatable_bonds": 10, "tpsa": 140}, 0, "rotatable_bonds <= 10, tpsa <= 140 (Veber et al. 2002)"),
+    "ro3": Rule(
+        {"mw": 300, "logp": 3, "donors": 3, "acceptors": 3, "rotatable_bonds": 3},
+        0,
+        "fragments: mw <= 300; logp, donors, acceptors, rotatable_bonds <= 3 (Congreve et al. 2003)",
+    ),
+}
+"""Rules of thumb."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One filter.
+
+    Attributes:
+        name: a catalogue, a rule or a quantity.
+        sign: of a comparison, "" for the others.
+        bound: what the quantity is compared with.
+    """
+
+    name: str
+    sign: str = ""
+    bound: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.sign}{self.bound:g}" if self.sign else self.name
+
+    @property
+    def definition(self) -> str:
+        """What a molecule that passes has."""
+        if self.name in CATALOGUES:
+            return CATALOGUES[self.name]
+        return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name][1]}"
+
+    def judge(self, one: Profile) -> tuple[bool, dict[str, Value]]:
+        """Whether a molecule passes, and the values that it was decided on."""
+        if self.name in CATALOGUES:
+            alert = one.alert(self.name)
+            return alert is None, {self.name: alert or "none"}
+        if self.name in RULES:
+            rule = RULES[self.name]
+            values = {name: QUANTITIES[name][0](one) for name in rule.bounds}
+            return sum(values[name] > bound for name, bound in rule.bounds.items()) <= rule.forgiven, {**values}
+        value = QUANTITIES[self.name][0](one)
+        return _COMPARE[self.sign](value, self.bound), {self.name: value}
+
+
+def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
+    """Filters by their words; one that is named twice counts once.
+
+    Example:
+        >>> [str(one) for one in parse_filters(["PAINS", "sa < 4.50"])]
+        ['pains', 'sa<4.5']
+
+    Raises:
+        MoldiffError: for a word that means nothing.
+    """
+    return tuple(dict.fromkeys(_parsed(text) for text in texts))
+
+
+def _parsed(text: str) -> Filter:
+    found = _FORM.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        raise MoldiffError(f"filters: got {text!r}, expected {_expected()}")
+    name, sign, number = found[1].lower(), found[2] or "", found[3] or ""
+    if name in QUANTITIES:
+        if not _is_number(number):
+            raise MoldiffError(f"filters: got {text!r}, expected a bound on {name}, such as {name}<4.5")
+        return Filter(name, sign, float(number))
+    words = [*CATALOGUES, *RULES]
+    if name in words and not sign:
+        return Filter(name)
+    if name in words:
+        raise MoldiffError(f"filters: got {text!r}, expected {name} alone, without a number")
+    close = get_close_matches(name, [*words, *QUANTITIES], n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise MoldiffError(f"filters: got {text!r}; {hint}expected {_expected()}")
+
+
+def _expected() -> str:
+    return f"any of {', '.join([*CATALOGUES, *RULES])}, or a bound such as sa<4.5 on {', '.join(QUANTITIES)}"
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
+
+
+@cache
+def _brenk() -> FilterCatalog.FilterCatalog:
+    parameters = FilterCatalog.FilterCatalogParams()
+    parameters.AddCatalog(FilterCatalog.FilterCatalogParams.FilterCatalogs.BRENK)
+    return FilterCatalog.FilterCatalog(parameters)
