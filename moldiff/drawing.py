@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moldiff.arithmetic import PLAIN, Arithmetic
 from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction, to_molecules
 from moldiff.data.hydrogens import with_ideal_hydrogens
 from moldiff.decode import Decoded, Total, decode_raw, decode_valence
 from moldiff.errors import MoldiffError
+from moldiff.hardware import is_out_of_memory
 from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.sampler import Sampler, SamplerState, Start, run_sampler
@@ -25,10 +27,6 @@ CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
 
 A pair takes about 4 kB, so that a batch of many on a CPU stays below 30 MB; there, larger ones are slower, too.
 """
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-"""What torch's allocators say in a plain `RuntimeError`."""
-
 
 Value = str | float | int | bool
 """What a data field of a record may hold."""
@@ -212,6 +210,7 @@ def draw_chunk(
     *,
     num_frames: int = 0,
     on_step: Callable[[SamplerState], None] | None = None,
+    arithmetic: Arithmetic = PLAIN,
 ) -> Chunk:
     """Draw molecules in one batch, on the model's device.
 
@@ -221,6 +220,7 @@ def draw_chunk(
         beginnings: of the molecules; similar sizes waste least.
         num_frames: network calls of the sampler, if the way from noise is to be kept; 0 = it is not.
         on_step: called after every network call.
+        arithmetic: how the network is computed; compiling it is left to the caller.
     """
     device = next(model.parameters()).device
     start = _to_device(stack_starts([beginning.start for beginning in beginnings]), device)
@@ -233,7 +233,8 @@ def draw_chunk(
             recorder(state)
 
     draws = MoleculeDraws([beginning.generator for beginning in beginnings], device=device)
-    prediction = run_sampler(model, sampler, start, draws, on_step=watch)
+    with arithmetic.autocast(device):
+        prediction = run_sampler(model, sampler, start, draws, on_step=watch)
     totals = [beginning.totals for beginning in beginnings]
     return Chunk(model, start, prediction, totals, None if recorder is None else recorder.trajectories())
 
@@ -274,6 +275,7 @@ def draw_within(
     *,
     num_frames: int = 0,
     on_step: Callable[[SamplerState], None] | None = None,
+    arithmetic: Arithmetic = PLAIN,
 ) -> Iterator[tuple[list[Beginning], Chunk]]:
     """Draw molecules in as many batches as the budget asks for, and in smaller ones where memory runs out.
 
@@ -283,7 +285,7 @@ def draw_within(
     waiting = deque(in_chunks(beginnings, budget.pairs))
     while waiting:
         chunk = waiting.popleft()
-        drawn = _attempt(model, sampler, chunk, num_frames, on_step)
+        drawn = _attempt(model, sampler, chunk, num_frames, on_step, arithmetic)
         if drawn is not None:
             yield chunk, drawn
             continue
@@ -301,17 +303,16 @@ def _attempt(
     chunk: Sequence[Beginning],
     num_frames: int,
     on_step: Callable[[SamplerState], None] | None,
+    arithmetic: Arithmetic,
 ) -> Chunk | None:
     """The drawn molecules, or None for want of memory; the generators are left as they were."""
     copies = [replace(one, generator=one.generator.clone_state()) for one in chunk]
     try:
-        return draw_chunk(model, sampler, copies, num_frames=num_frames, on_step=on_step)
-    except (MemoryError, torch.OutOfMemoryError):
+        return draw_chunk(model, sampler, copies, num_frames=num_frames, on_step=on_step, arithmetic=arithmetic)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None
-    except RuntimeError as error:
-        if any(text in str(error) for text in _OUT_OF_MEMORY):
-            return None
-        raise
 
 
 def stack_starts(starts: Sequence[Start]) -> Start:

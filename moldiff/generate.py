@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moldiff.arithmetic import PLAIN, Arithmetic
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
 from moldiff.drawing import MemoryBudget, NewMolecules, Task
 from moldiff.elements import LIMITED_CLASS_LEAD, Limited, element_mask
@@ -58,6 +59,7 @@ class MoleculeGenerator:
         max_draws: int | None = None,
         trajectory: bool = False,
         workers: int | None = None,
+        arithmetic: Arithmetic | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Samples:
         """Draw molecules until n are kept.
@@ -81,6 +83,9 @@ class MoleculeGenerator:
             trajectory: keep the way from noise to every kept molecule, about 100 kB each.
             workers: single-thread processes that share the work; None = one for every thread of torch where that
                 pays, 0 = none. On a GPU there are none by default.
+            arithmetic: how the network is computed; None = in float32, compiled where the run is long and a trial found
+                that to pay. In bfloat16, which is faster where the hardware has it, rounding is so coarse that
+                molecule k of a seed depends on which molecules share its batch.
             on_progress: called with the number of molecules finished so far, in fractions.
 
         Returns:
@@ -104,6 +109,7 @@ class MoleculeGenerator:
             max_draws=max_draws,
             trajectory=trajectory,
             workers=workers,
+            arithmetic=arithmetic,
             on_progress=on_progress,
         )
         kept = list(run)
@@ -126,6 +132,7 @@ class MoleculeGenerator:
         max_draws: int | None = None,
         trajectory: bool = False,
         workers: int | None = None,
+        arithmetic: Arithmetic | None = None,
         on_progress: Callable[[float], None] | None = None,
         done: Done | None = None,
     ) -> SamplingRun:
@@ -151,6 +158,7 @@ class MoleculeGenerator:
             keep=frozenset(keep),
             max_draws=default_max_draws(n) if max_draws is None else max_draws,
             workers=workers,
+            tries_compiling=arithmetic is None,
         )
         check_whole("seed", seed, 0, 2**32)
         if decode not in DECODE:
@@ -171,6 +179,7 @@ class MoleculeGenerator:
             trajectory=trajectory,
             budget=MemoryBudget.of(self.device),
             asked=_asked(task, elements, forbid),
+            arithmetic=arithmetic or PLAIN,
         )
         return SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
 

@@ -45,7 +45,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether `torch.compile` is known to pay: on GPUs, and on CPUs with AVX-512 and a C++ compiler."""
+    """Whether `torch.compile` is worth a trial: on GPUs, and on CPUs with AVX-512 and a C++ compiler."""
     if device.type == "cuda":
         return True
     has_avx512 = getattr(torch.cpu, "_is_avx512_supported", lambda: False)()

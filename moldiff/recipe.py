@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, seconds, verdict
 from moldiff.batch import Molecule
-from moldiff.drawing import Beginning, MemoryBudget, Task, Value, draw_within
+from moldiff.drawing import Beginning, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
+from moldiff.hardware import can_compile, is_out_of_memory
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
 from moldiff.pool import Failure, available_cpus, stream_limited
@@ -35,6 +38,11 @@ _START_SECONDS = 3.5
 
 _THREADS_GAIN = 1.65
 """How much faster all threads of one process are than one thread; batches are too small for more than two."""
+
+_TRIAL_SECONDS, _GPU_TRIAL_SECONDS = 3_600.0, 360_000.0
+"""Seconds on one core from which on compiling, which takes some minutes, is tried."""
+
+_TRIAL_STEPS = 3
 
 _NO_LIMIT = 1e8
 """Seconds that a worker may spend on a block: three years."""
@@ -78,6 +86,7 @@ class Recipe:
         trajectory: keep the way from noise.
         budget: how large a batch may be.
         asked: the task and limits as they were asked for, in JSON; "" = whole new molecules.
+        arithmetic: how the network is computed.
     """
 
     model: MoleculeDiffusion
@@ -88,6 +97,7 @@ class Recipe:
     trajectory: bool
     budget: MemoryBudget
     asked: str = ""
+    arithmetic: Arithmetic = PLAIN
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +114,8 @@ class Recipe:
             if on_fraction is not None:
                 on_fraction(finished + len(state.noisy.node_mask) * (state.step + 1) / num_steps)
 
+        if self.arithmetic.compiled != is_compiled(self.model.denoiser):  # a copy of a compiled network is not
+            compile_blocks(self.model.denoiser, self.arithmetic.compiled, dynamic=True)
         drawing = draw_within(
             self.budget,
             self.model,
@@ -111,6 +123,7 @@ class Recipe:
             beginnings,
             num_frames=num_steps if self.trajectory else 0,
             on_step=on_step,
+            arithmetic=self.arithmetic,
         )
         for chunk, drawn in drawing:
             molecules, mended = drawn.decode(self.decode)
@@ -179,9 +192,47 @@ def choose_workers(recipe: Recipe, first: int, needed: int) -> int:
     processes = min(available_cpus(), torch.get_num_threads())
     if recipe.device.type != "cpu" or processes < 2:
         return 0
-    cost = (recipe.mean_pairs(first) / 81) ** 0.8  # from 10 to 50 heavy atoms it grows with their number to the 1.6
-    seconds = needed * recipe.sampler.num_steps * _CALL_SECONDS * cost
-    return processes if _START_SECONDS + seconds / processes < seconds / _THREADS_GAIN else 0
+    total = core_seconds(recipe, first, needed)
+    return processes if _START_SECONDS + total / processes < total / _THREADS_GAIN else 0
+
+
+def core_seconds(recipe: Recipe, first: int, needed: int) -> float:
+    """About how long the network calls of so many molecules take on one core."""
+    # From 10 to 50 heavy atoms the cost grows with their number to the 1.6.
+    seconds_a_call: float = _CALL_SECONDS * (recipe.mean_pairs(first) / 81) ** 0.8
+    return needed * recipe.sampler.num_steps * seconds_a_call
+
+
+def with_trial(recipe: Recipe, first: int, needed: int, num_workers: int) -> Recipe:
+    """The recipe with compiled blocks where the run is long and a trial on its first molecules found them to pay.
+
+    Compiled or not, the molecules are the same up to the rounding of floating-point numbers.
+    """
+    device = recipe.device
+    worth = _TRIAL_SECONDS if device.type == "cpu" else _GPU_TRIAL_SECONDS
+    if core_seconds(recipe, first, needed) < worth or not can_compile(device):
+        return recipe
+    short = replace(recipe.sampler, num_steps=_TRIAL_STEPS)
+    beginnings = [Beginning.of(recipe.task, recipe.seed, first + k) for k in range(min(needed, _MAX_BLOCK))]
+    chunk = next(in_chunks(beginnings, recipe.budget.pairs))
+    plain, tried = recipe.arithmetic, replace(recipe.arithmetic, compiled=True)
+    figures, length = {}, 0.0
+    for arithmetic in (plain, tried):
+        compile_blocks(recipe.model.denoiser, arithmetic.compiled, dynamic=True)
+        run = partial(draw_chunk, recipe.model, short, chunk, arithmetic=arithmetic)
+        try:
+            figures[arithmetic], length = seconds(run, device)
+        except Exception as error:  # no memory, or a compiler that does not work
+            if arithmetic == plain and not is_out_of_memory(error):
+                raise
+            figures[arithmetic] = float("inf")
+    compile_blocks(recipe.model.denoiser, False, dynamic=True)
+    batches = needed / len(chunk) * recipe.sampler.num_steps / _TRIAL_STEPS / max(1, num_workers)
+    # Workers compile once more, at the same time as each other.
+    saved, cost = (figures[plain] - figures[tried]) * batches, length * (2 if num_workers else 1)
+    chosen = tried if saved > cost else plain
+    _log.info(verdict(chosen, figures))
+    return replace(recipe, arithmetic=chosen)
 
 
 def draw_blocks(

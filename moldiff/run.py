@@ -12,7 +12,7 @@ from moldiff.errors import MoldiffError
 from moldiff.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.metrics.outcomes import TaskCounts
 from moldiff.metrics.validity import ValidityCounts
-from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks
+from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks, with_trial
 from moldiff.results import MetricResult
 from moldiff.samples import SampledMolecule
 
@@ -38,6 +38,7 @@ class Order:
         keep: what a kept molecule must be, any of `KEEP`.
         max_draws: give up after so many.
         workers: processes that share the work; None = as many as pay, 0 = none.
+        tries_compiling: compile the network where the run is long and a trial found that to pay.
     """
 
     n: int
@@ -45,6 +46,7 @@ class Order:
     keep: frozenset[str]
     max_draws: int
     workers: int | None
+    tries_compiling: bool = False
 
     def __post_init__(self) -> None:
         bounds = {
@@ -129,11 +131,11 @@ class SamplingRun:
             return
         order = self.order
         workers = choose_workers(self.recipe, order.first, order.n) if order.workers is None else order.workers
-        blocks = Blocks.of(self.recipe, order.first, order.n, order.max_draws)
-        drawing = draw_blocks(
-            self.recipe, blocks, behind=self.done.behind, num_workers=workers, on_fraction=self._progress
-        )
-        admission = self.recipe.task.admission(order.n)
+        left = order.n - self.done.kept
+        recipe = with_trial(self.recipe, order.first, left, workers) if order.tries_compiling else self.recipe
+        blocks = Blocks.of(recipe, order.first, order.n, order.max_draws)
+        drawing = draw_blocks(recipe, blocks, behind=self.done.behind, num_workers=workers, on_fraction=self._progress)
+        admission = recipe.task.admission(order.n)
         try:
             for block in drawing:
                 for drawn in block:
@@ -176,6 +178,7 @@ class SamplingRun:
         """What the records of all molecules of the run have in common."""
         sampler = self.recipe.sampler
         asked = {"task": self.recipe.asked} if self.recipe.asked else {}
+        asked |= {"precision": "bfloat16"} if self.recipe.arithmetic.bfloat16 else {}
         return {
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,

@@ -19,22 +19,25 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
+from moldiff.arithmetic import Arithmetic, compile_blocks
 from moldiff.batch import MolBatch
 from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, StateKeeper, time_limit
 from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint
 from moldiff.construct import construct
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
-from moldiff.hardware import can_compile, choose_device, has_fast_bfloat16, is_out_of_memory
+from moldiff.hardware import choose_device, has_fast_bfloat16, is_out_of_memory
 from moldiff.model import MoleculeDiffusion, Noised, TaskDistribution, TimeDistribution
+from moldiff.optimizer import MuonAdamW
 from moldiff.ranks import rank
 from moldiff.state import STATE_FILE, check_options, claimed
 from moldiff.stream import TrainingData
 from moldiff.transfer import take_over
+from moldiff.trial import ArithmeticTrial
 
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.logs.MetricsTable"}}
-_COMPILE_FROM = 3000
-"""Compiling costs about two minutes, so it is left out of shorter trainings."""
+_PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
+"""Names of precision that are an `Arithmetic`; Lightning takes care of all others."""
 
 _FEW = 1000
 """Below so many molecules a model of millions of parameters remembers each."""
@@ -85,6 +88,7 @@ class DiffusionTraining(lightning.LightningModule):
         self.field_weights, self.self_conditioning = field_weights, self_conditioning
         self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
         self.num_parts = 1
+        self.arithmetic = Arithmetic()
         self.wants_end = self.is_ending = False
         self._asked_to_end = torch.tensor(0.0)
 
@@ -92,7 +96,18 @@ class DiffusionTraining(lightning.LightningModule):
         optimizer = self.make_optimizer(self.model.denoiser.named_parameters())
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
+        if isinstance(optimizer, MuonAdamW):
+            optimizer.share = (self.global_rank, self.trainer.world_size)
         return optimizer
+
+    def use(self, arithmetic: Arithmetic) -> None:
+        """Compute so from now on, in the optimizer's matrix products, too."""
+        if arithmetic.compiled != self.arithmetic.compiled:
+            compile_blocks(self.model.denoiser, arithmetic.compiled, dynamic=False)
+        self.arithmetic = arithmetic
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, MuonAdamW):
+                optimizer.dtype = torch.bfloat16 if arithmetic.bfloat16 and has_fast_bfloat16(self.device) else None
 
     def generator(self, step: int) -> torch.Generator:
         """The source of a step's random numbers, the same in every process."""
@@ -145,7 +160,8 @@ class DiffusionTraining(lightning.LightningModule):
         with alone():  # `_summed` adds the processes up
             for part in parts:
                 counts = self.model.process.counts(part.clean, part.level)
-                losses = self.model.losses_of(part, self_condition=self_condition)
+                with self.arithmetic.autocast(self.device):
+                    losses = self.model.losses_of(part, self_condition=self_condition)
                 shares = {name: loss * (counts[name] * weights[name]) for name, loss in losses.items()}
                 self.manual_backward(torch.stack([self.field_weights[k] * share for k, share in shares.items()]).sum())
                 sums = {name: sums.get(name, 0.0) + share.detach() for name, share in shares.items()}
@@ -204,8 +220,9 @@ class DiffusionTraining(lightning.LightningModule):
 
     def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
         generator = self.generator(batch_idx)
-        losses = self.averaged.losses(batch, self.times, generator, self_condition=True)
-        bound = self.averaged.bound(batch, generator)
+        with self.arithmetic.autocast(self.device):
+            losses = self.averaged.losses(batch, self.times, generator, self_condition=True)
+            bound = self.averaged.bound(batch, generator)
         logged = {f"valid/{name}": loss for name, loss in losses.items()}
         logged["valid/loss"] = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
         logged |= {f"valid/bound_{name}": value.mean() for name, value in bound.items()}
@@ -234,7 +251,7 @@ def train(config: Mapping[str, Any]) -> Path:
         history = _start_from(model, config) if starts_elsewhere else []
         _warn_of_few(prepared)
         device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
-        module = _module(config, model, device)
+        module = _module(config, model)
         data = TrainingData(
             prepared,
             batch_size=config["batch_size"],
@@ -268,10 +285,10 @@ def _on_interrupt(keeper: StateKeeper) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _module(config: Mapping[str, Any], model: MoleculeDiffusion, device: torch.device) -> DiffusionTraining:
-    module = DiffusionTraining(
+def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTraining:
+    return DiffusionTraining(
         model,
-        optimizer=_optimizer(config["optimizer"], torch.bfloat16 if has_fast_bfloat16(device) else None),
+        optimizer=_optimizer(config["optimizer"]),
         schedule=construct(config["schedule"], None),
         times=construct(config["times"], None),
         tasks=construct(config["tasks"], None) if config.get("tasks") else None,
@@ -280,10 +297,6 @@ def _module(config: Mapping[str, Any], model: MoleculeDiffusion, device: torch.d
         ema_decay=config["ema_decay"],
         seed=config["seed"],
     )
-    if _wants_compile(config, device):
-        for layer in model.denoiser.get_submodule("layers").children():
-            layer.compile(dynamic=False)
-    return module
 
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
@@ -305,17 +318,11 @@ def _warn_of_few(prepared: PreparedSet) -> None:
         )
 
 
-def _optimizer(config: Mapping[str, Any], dtype: torch.dtype | None) -> Callable[..., torch.optim.Optimizer]:
+def _optimizer(config: Mapping[str, Any]) -> Callable[..., torch.optim.Optimizer]:
     build: Callable[..., torch.optim.Optimizer] = construct(config, None)
     if "MuonAdamW" in str(config["_target_"]):
-        return lambda named: build(named, dtype=dtype)
+        return build
     return lambda named: build([parameter for _, parameter in named])
-
-
-def _wants_compile(config: Mapping[str, Any], device: torch.device) -> bool:
-    if config["compile"] != "auto":
-        return bool(config["compile"])
-    return can_compile(device) and (config["trainer"]["max_steps"] or 0) >= _COMPILE_FROM
 
 
 def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
@@ -328,9 +335,11 @@ def _trainer(
 ) -> lightning.Trainer:
     options = config["trainer"]
     precision = options["precision"]
-    if precision == "auto":
-        precision = "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
-    callbacks: list[Callback] = [ProgressLine(options["log_every"]), export]
+    bfloat16 = None if precision == "auto" else _PRECISIONS.get(str(precision), False)
+    trial = ArithmeticTrial(
+        bfloat16=bfloat16, compiled=None if config["compile"] == "auto" else bool(config["compile"])
+    )
+    callbacks: list[Callback] = [ProgressLine(options["log_every"]), export, trial]
     if options["num_quality_samples"] and config["quality"] is not None:
         score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
         best_by = options.get("best_by")
@@ -343,7 +352,7 @@ def _trainer(
         devices=_num_devices(options["devices"], on_cpu=device.type == "cpu"),
         num_nodes=options.get("num_nodes", 1),
         strategy=options["strategy"],
-        precision=precision,
+        precision="32-true" if precision == "auto" or str(precision) in _PRECISIONS else precision,
         max_steps=options["max_steps"] or -1,
         max_epochs=-1,
         callbacks=[*callbacks, keeper],  # last, for it saves what the others know
