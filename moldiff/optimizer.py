@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: AdamW's decay rates.
         weight_decay: decoupled, for both.
         dtype: arithmetic of the orthogonalisation; None = the parameters' own.
+
+    Processes that all step with the same gradients can share the orthogonalisation: `share` = (rank, their number).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MuonAdamW(torch.optim.Optimizer):
             {"momentum": momentum, "betas": betas, "weight_decay": weight_decay},
         )
         self.dtype = dtype
+        self.share = (0, 1)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -86,15 +89,35 @@ class MuonAdamW(torch.optim.Optimizer):
         for parameter in group["params"]:
             if parameter.grad is not None:
                 by_shape.setdefault(parameter.shape, []).append((parameter, parameter.grad))
-        for shape, pairs in by_shape.items():
+        stacks = []
+        for pairs in by_shape.values():
             parameters, gradients = (list(column) for column in zip(*pairs, strict=True))
             momenta = [self._state(p, "momentum") for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            updates = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-            updates = orthogonalize(updates.to(self.dtype or updates.dtype)).to(updates.dtype)
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            stacks.append(torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])))
+        for pairs, updates in zip(by_shape.values(), self._orthogonalized(stacks), strict=True):
+            parameters = [parameter for parameter, _ in pairs]
+            rows, columns = updates.shape[1:]
+            scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
+
+    def _orthogonalized(self, stacks: Sequence[Tensor]) -> list[Tensor]:
+        """Stacks of matrices [S, m, n], every matrix orthogonalised by one of the processes and sent to all."""
+        rank, count = self.share
+        own = [orthogonalize(stack[rank::count].to(self.dtype or stack.dtype)).to(stack.dtype) for stack in stacks]
+        if count == 1 or not stacks:
+            return own
+        sizes = [[stack[number::count].numel() for stack in stacks] for number in range(count)]
+        sent = stacks[0].new_zeros(max(sum(each) for each in sizes))
+        sent[: sum(sizes[rank])] = torch.cat([update.flatten() for update in own])
+        received = [torch.empty_like(sent) for _ in range(count)]
+        torch.distributed.all_gather(received, sent)
+        updates = [torch.empty_like(stack) for stack in stacks]
+        for number, (flat, each) in enumerate(zip(received, sizes, strict=True)):
+            for update, part in zip(updates, torch.split(flat[: sum(each)], each), strict=True):
+                update[number::count] = part.view(-1, *update.shape[1:])
+        return updates
 
     def _adamw(self, group: dict[str, Any]) -> None:
         pairs: list[tuple[Tensor, Tensor]] = [(p, p.grad) for p in group["params"] if p.grad is not None]
