@@ -26,11 +26,15 @@ class SteerableLayout:
         self.num_components: int = self.irreps.dim
         # Plain numbers, since torch.compile cannot follow e3nn's irreps.
         self.slices: list[slice] = self.irreps.slices()
+        self.sizes: list[int] = [part.stop - part.start for part in self.slices]
         self.parities: list[int] = [irrep.p for _, irrep in self.irreps]
 
-    def split(self, features: Tensor) -> list[Tensor]:
-        """Views [..., 2l + 1, C] of features [..., M, C], one for each irrep."""
-        return [features[..., part, :] for part in self.slices]
+    def split(self, features: Tensor, dim: int = -2) -> tuple[Tensor, ...]:
+        """Views [..., 2l + 1, C] of features [..., M, C], one for each irrep, whose components are axis `dim`.
+
+        Unlike slices, views of one split have their gradients joined without a tensor of zeros for each.
+        """
+        return torch.split(features, self.sizes, dim)
 
     def rotation(self, matrix: Tensor) -> Tensor:
         """The matrix [M, M] by which a rotation or reflection [3, 3] acts on the component axis."""

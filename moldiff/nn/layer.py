@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,8 @@ class PairUpdate(nn.Module):
         invariants = self._invariants(self.probe(steerable), harmonics)
         geometry = self.geometry(torch.cat([self.radial(distance), *invariants], dim=-1))
         first, second = self.ends(atom).chunk(2, dim=-1)
-        mixed = self.norm(pair) + first[:, :, None] + second[:, None] + geometry
+        # Sums over pairs are in place, where no gradient needs the summand any more: they are bound by memory.
+        mixed = self.norm(pair).add_(first[:, :, None]).add_(second[:, None]).add_(geometry)
         update: Tensor = self.contract(nn.functional.silu(self.expand(mixed)))
         return pair + update
 
@@ -55,9 +58,11 @@ class PairUpdate(nn.Module):
         """
         products = []
         layout = self.layout
-        for part, where, parity in zip(layout.split(probe), layout.slices, layout.parities, strict=True):
-            along = harmonics[..., where].to(part.dtype) @ part
-            products += [(part[:, :, None] * part[:, None]).sum(-2), along, parity * along.transpose(1, 2)]
+        split = zip(layout.split(probe), layout.split(harmonics, -1), layout.parities, strict=True)
+        for part, direction, parity in split:
+            along = direction.to(part.dtype) @ part
+            other = along.transpose(1, 2)
+            products += [(part[:, :, None] * part[:, None]).sum(-2), along, other if parity == 1 else -other]
         return products
 
 
@@ -132,10 +137,12 @@ class PairTransformerBlock(nn.Module):
         normed = self.norm(atom)
         pair = self.pair_update(pair, normed, steerable, distance, harmonics)
         pair_out = self.pair_out(pair)
-        messages, carried = self._attend(normed, pair, steerable, pair_out[..., : self.num_heads], node_mask)
+        bias, *weights = pair_out.split([self.num_heads, *[self.layout.num_channels] * len(self.layout.sizes)], dim=-1)
+        messages, carried = self._attend(normed, pair, steerable, bias, node_mask)
         atom = atom + messages
-        weights = pair_out[..., self.num_heads :] * (node_mask[:, None, :, None] * _NEIGHBOUR_SCALE)
-        steerable = steerable + carried + self._point(weights, harmonics)
+        # The mask goes to the harmonics, of which there are fewer than weights.
+        directions = harmonics * (node_mask[:, None, :, None] * _NEIGHBOUR_SCALE)
+        steerable = steerable + carried + self._point(weights, directions)
         atom, gates = self._feed_forward(atom, steerable)
         pos, steerable = self._move(pos, steerable, gates)
         return atom, pair, pos, steerable
@@ -159,14 +166,10 @@ class PairTransformerBlock(nn.Module):
         messages = self.atom_out(message.transpose(1, 2).flatten(2)) + self.pair_value_out(from_pairs.flatten(2))
         return messages, carried
 
-    def _point(self, weights: Tensor, harmonics: Tensor) -> Tensor:
-        """Weights [B, N, N, L C] times the harmonics [B, N, N, M], summed over neighbours: [B, N, M, C]."""
-        channels = self.layout.num_channels
-        parts = []
-        for index, where in enumerate(self.layout.slices):
-            weight = weights[..., index * channels : (index + 1) * channels]
-            parts.append(harmonics[..., where].transpose(-1, -2).to(weight.dtype) @ weight)
-        return torch.cat(parts, dim=-2)
+    def _point(self, weights: Sequence[Tensor], harmonics: Tensor) -> Tensor:
+        """Weights [B, N, N, C] of each irrep times the harmonics [B, N, N, M], summed over neighbours: [B, N, M, C]."""
+        parts = zip(self.layout.split(harmonics, -1), weights, strict=True)
+        return torch.cat([part.transpose(-1, -2).to(weight.dtype) @ weight for part, weight in parts], dim=-2)
 
     def _feed_forward(self, atom: Tensor, steerable: Tensor) -> tuple[Tensor, Tensor]:
         """Atoms [B, N, D] after the norms of the steerable features fed in, and gates [B, N, L C]."""
