@@ -253,6 +253,17 @@ def test_the_command_delivers_or_says_why_not(
     assert not Path("none.sdf").exists()
 
 
+def test_the_command_goes_on_with_filters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = shlex.split("sample n=4 steps=4 workers=0 filters=[sa<5]")
+    assert main(command) == 0
+    whole = Path("molecules.sdf").read_bytes()
+    Path("molecules.sdf").write_bytes(whole[: whole.index(b"$$$$\n") + 100])
+    assert main([*command, "resume=true"]) == 0
+    assert Path("molecules.sdf").read_bytes() == whole
+    assert main([*shlex.split("sample n=4 steps=4 workers=0 filters=[sa<4]"), "resume=true"]) == 2
+
+
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     listed = capsys.readouterr().out

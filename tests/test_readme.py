@@ -96,7 +96,7 @@ def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.sdf")} == {
         f"{name}.sdf"
         for name in (
-            *("molecules", "small", "chosen", "alike", "quick"),
+            *("molecules", "small", "chosen", "alike", "regrown", "quick"),
             *("grown", "replaced", "conformers", "isomers", "bonds", "analogues"),
         )
     }
