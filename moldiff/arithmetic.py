@@ -39,6 +39,9 @@ class Arithmetic:
 PLAIN = Arithmetic()
 """float32, as the network is written."""
 
+PRECISIONS = {"float32": PLAIN, "bfloat16": Arithmetic(bfloat16=True)}
+"""By the names that users give them."""
+
 
 def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
     """Have a network compiled block by block when it is called next, or as it was written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,9 +39,24 @@ def sample(options: Mapping[str, Any]) -> int:
 
         run = resumed(run, finished, options["out"])
         print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
-    with _progress_bar(run.order.n) as run.on_progress:
+    with _notices(), _progress_bar(run.order.n) as run.on_progress:
         unwritten = _write(run, options, finished)
     return _conclude(run, options, unwritten, run.results(), run.recipe.task.notes())
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """What a run tells of its course, on standard error."""
+    logger, handler = logging.getLogger("moldiff"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("moldiff: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
@@ -51,6 +67,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     sampler = construct(options["sampler"], None)
     task = construct(options["task"], None) if options.get("task") else None
     likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
+    from moldiff.arithmetic import PRECISIONS
     from moldiff.generate import load
 
     generator = load(options["model"], device=options["device"])
@@ -70,6 +87,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         max_draws=options["max_draws"],
         trajectory=options["trajectory"],
         workers=None if options["workers"] == "auto" else options["workers"],
+        arithmetic=PRECISIONS.get(options["precision"]),
     )
     filters, columns = _as_list(options["filters"]), _as_list(options["columns"])
     if filters or columns or likeness is not None:
@@ -90,6 +108,8 @@ def _check(options: Mapping[str, Any]) -> None:
             raise MoldiffError(f"keep: got {item!r}, expected any of valid, unique, novel")
     if options["decode"] not in ("valence", "raw"):
         raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
+    if options["precision"] not in ("auto", "float32", "bfloat16"):
+        raise MoldiffError(f"precision: got {options['precision']!r}, expected auto, float32 or bfloat16")
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")

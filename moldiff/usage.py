@@ -60,6 +60,8 @@ options and their defaults:
   decode=valence      valence = obey valence rules, raw = most probable classes
   device=auto         auto, cpu, cuda, cuda:1, ...
   workers=auto        processes; 0 = one alone
+  precision=auto      float32, compiled where a trial in a long run found that
+                      to pay; float32 = no trial; bfloat16 = faster, if coarse
   first=0             index of the first molecule, to share a seed's work
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in

@@ -66,6 +66,7 @@ WRONG = [
     ("sample size=[7,9]", "size: got [7,9] (a list)"),
     ("sample keep=[good]", "keep: got 'good', expected any of valid, unique, novel"),
     ("sample decode=best", "decode: got 'best', expected valence or raw"),
+    ("sample precision=half", "precision: got 'half', expected auto, float32 or bfloat16"),
     ("sample sampler.churn=2", "sampler.churn: got 2, expected a number from 0 to 1"),
     ("sample sampler=euler", "sampler: got 'euler', expected one of: power"),
     ("sample out=a.pdb", "a.pdb: unknown type of file"),
