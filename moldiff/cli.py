@@ -72,6 +72,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(GENERAL, end="")
         return EXIT_OK
     if command == "models":
+        if arguments[1:]:
+            raise MoldiffError(f"models: got {arguments[1]!r}, expected nothing")
         from moldiff.catalogue import model_lines
 
         print("\n".join(model_lines()))

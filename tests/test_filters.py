@@ -273,6 +273,8 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     line = next(line for line in listed.splitlines() if line.startswith("qm9"))
     assert "1 to 9 heavy atoms of C N O F" in line
     assert "MB; qm9: 100,000 train" in line
+    assert main(["models", "qm9"]) == 2
+    assert "models: got 'qm9', expected nothing" in capsys.readouterr().err
     assert main(["sample", "model=qm8"]) == 2
     assert "expected a trained model's folder or one of: " in capsys.readouterr().err
 
