@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--steps", type=int, default=None, help="network calls a molecule")
     card.add_argument("--sampler", default="default", help="settings such as order=2,corrector=30")
     card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
-    card.add_argument("--bound", type=int, default=2_000, help="molecules of which the variational bound is taken")
+    card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
     steps = commands.add_parser("curve", help="steps.json and steps.svg; goes on where it was ended")
     steps.add_argument("--steps", default="5,10,20,50,100", help="numbers of network calls, as 5,10,20")
     steps.add_argument("--samples", type=int, default=2_000)
@@ -59,9 +60,11 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     first = dict(FIRST) | _numbers(options.first)
     sampler = sampler_of(options.sampler, num_steps=options.steps)
     drawn = draw_all(checkpoint.folder, sampler, options.samples, num_workers=options.workers)
+    start = time.monotonic()
     columns = evaluate_columns(checkpoint, prepared, drawn, first)
     bound = bounds(checkpoint.model, prepared, options.bound)
-    write_card(checkpoint, prepared, columns, bound, drawn=drawn, sampler=sampler)
+    seconds = time.monotonic() - start
+    write_card(checkpoint, prepared, columns, bound, drawn=drawn, sampler=sampler, seconds=seconds)
     print((checkpoint.folder / TEXT_FILE).read_text(encoding="utf-8"))
 
 
@@ -107,8 +110,9 @@ def _numbers(texts: Sequence[str]) -> dict[str, int]:
     found = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if name not in METRICS:
-            raise MoldiffError(f"first: got {text!r}, expected METRIC=NUMBER with any of {', '.join(METRICS)}")
+        known = (*METRICS, "neighbours")
+        if name not in known:
+            raise MoldiffError(f"first: got {text!r}, expected METRIC=NUMBER with any of {', '.join(known)}")
         found[name] = _whole("first", number)
     return found
 

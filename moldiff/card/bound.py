@@ -50,7 +50,7 @@ def _bound(model: MoleculeDiffusion, prepared: PreparedSet, split: np.ndarray, n
     return [
         *results,
         _mean("bound_all", total, "all fields"),
-        MetricResult("bound_all_error", error, 1 if len(chosen) > 1 else 0, definition, len(chosen), "nats"),
+        MetricResult("bound_all_standard_error", error, 1 if len(chosen) > 1 else 0, definition, len(chosen), "nats"),
     ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moldiff.card.drawn import SEED, draw_all, label
+from moldiff.card.drawn import SEED, draw_all, label, plural
 from moldiff.checkpoint import Checkpoint, write_atomically
 from moldiff.metrics.summary import score
 from moldiff.report import versions
@@ -94,7 +94,7 @@ def table(points: Sequence[Point]) -> str:
         shares = [value(point, form, name) for name in SHOWN for form in FORMS]
         errors = [math.sqrt(share * (1 - share) / point["samples"]) for share in shares]
         cells = [f"{100 * share:.1f} ± {100 * error:.1f} %" for share, error in zip(shares, errors, strict=True)]
-        rate = f"{point['molecules_a_second']:.0f} ({point['processes']} processes)"
+        rate = f"{point['molecules_a_second']:.0f} ({plural(point['processes'])})"
         head = [point["sampler"], str(point["steps"]), *cells, rate, f"{point['samples']:,}"]
         lines.append(f"| {' | '.join(head)} |")
     return "\n".join(lines)

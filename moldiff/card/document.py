@@ -12,7 +12,7 @@ import torch
 
 from moldiff.card.columns import Column
 from moldiff.card.curve import PLOT_FILE, Point, load_points, table
-from moldiff.card.drawn import SEED, Drawn
+from moldiff.card.drawn import SEED, Drawn, plural
 from moldiff.checkpoint import Checkpoint, write_atomically
 from moldiff.data.dataset import PreparedSet
 from moldiff.report import format_fraction, format_value, markdown, versions, write_json
@@ -30,11 +30,12 @@ def write_card(
     *,
     drawn: Drawn,
     sampler: PowerSampler,
+    seconds: float,
 ) -> None:
-    """Write `card.json` and `card.md` beside the weights."""
+    """Write `card.json` and `card.md` beside the weights; the evaluation took so many seconds."""
     first = next(iter(columns.values()))
     document = {
-        "facts": _facts(checkpoint, prepared, drawn, sampler),
+        "facts": _facts(checkpoint, prepared, drawn, sampler) | {"evaluation": _minutes(seconds)},
         "versions": versions(),
         "options": first.options,
         "skipped": first.skipped,
@@ -73,7 +74,7 @@ def _facts(checkpoint: Checkpoint, prepared: PreparedSet, drawn: Drawn, sampler:
     parameters = sum(parameter.numel() for parameter in checkpoint.model.denoiser.parameters())
     splits = ", ".join(f"{len(prepared.split(name)):,} {name}" for name in ("train", "valid", "test"))
     stretches = [_stretch(stretch) for stretch in checkpoint.config.get("history", [])]
-    number, processes = len(drawn.raw), f"{drawn.processes} processes"
+    number, processes = len(drawn.raw), plural(drawn.processes)
     return {
         "weights": f"{checkpoint.weights_hash} ({parameters:,} parameters)",
         "data": f"{prepared.name}: {splits} ({_package(prepared)})",
@@ -83,6 +84,10 @@ def _facts(checkpoint: Checkpoint, prepared: PreparedSet, drawn: Drawn, sampler:
         "sampling speed": f"{number / drawn.seconds:.1f} molecules a second, decoding included, {processes}",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",
     }
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes, bound included"
 
 
 def _package(prepared: PreparedSet) -> str:
@@ -145,7 +150,8 @@ def _memorising(bound: Mapping[str, Sequence[MetricResult]], data: Sequence[Metr
         return []
     drawn = [
         "Of molecules drawn from the data itself without replacement, "
-        f"{format_value(result)} ({format_fraction(result)}) would be valid, unique and novel at once."
+        f"{format_value(result)} ({format_fraction(result)}) would be valid, unique and novel at once; "
+        "the others would be training molecules."
         for result in data
     ]
     return [

@@ -112,6 +112,11 @@ def sampler_of(text: str, *, num_steps: int | None = None) -> PowerSampler:
     return replace(sampler, **settings)
 
 
+def plural(processes: int) -> str:
+    """How many processes, in words."""
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
 def label(sampler: PowerSampler) -> str:
     """The settings, other than the number of steps, that differ from the default's; "default" = none."""
     default = PowerSampler()
