@@ -48,6 +48,8 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
+  condition.gap=0.25  towards property values, where the model knows them, in
+                      the units of its data; guidance=2.0 says how far
   task=NAME           instead of whole new molecules: grow, link, replace,
                       conformers, bonds, formula or analogues, with options of
                       their own, shown by: moldiff sample task=NAME --help
@@ -151,8 +153,8 @@ options and their defaults:
                       file; for novelty alone, a model's name or folder
   reference_size=10000   molecules of the reference at most
   metrics=fast        beside P1, P2, uniqueness and novelty: fast, full, or any
-                      of p3, geometry, diversity, distribution, druglike,
-                      posebusters, fcd, xtb; metrics.xtb.limit=60 ...;
+                      of p3, geometry, diversity, distribution, neighbours,
+                      druglike, posebusters, fcd, xtb; metrics.xtb.limit=60;
                       some need: pip install "moldiff[eval]"
   out=null            folder for report.json, report.md and molecules.csv, or
                       NAME.json
@@ -231,6 +233,8 @@ options and their defaults:
                       auto = if there is one
   init=null           start from the weights of a model (name or folder); atom
                       classes it does not know start fresh
+  condition=properties         learn to draw towards the set's properties
+  half=null           a or b = learn from one half of the training molecules
   batch_size=128      molecules a step and device
   seed=0
   denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
