@@ -102,9 +102,9 @@ class PowerSampler:
 
     num_steps: int = 50
     grid_power: float = 2.0
-    corrector: float = 10.0
+    corrector: float = 30.0
     churn: float = 0.0
-    order: int = 1
+    order: int = 2
     class_lead: float | None = None
 
     def __post_init__(self) -> None:

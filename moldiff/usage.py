@@ -68,7 +68,7 @@ options and their defaults:
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       how to step: sampler.grid_power=2, sampler.corrector=10,
+  sampler=power       how to step: sampler.grid_power=2, sampler.corrector=30,
                       sampler.churn=0, sampler.num_steps=50
 {_COMMON}
 examples:
@@ -132,7 +132,7 @@ like=FILE   a molecule in 3D, or a SMILES: the n best by overlay of shape and
   like.rounds=0            of steering: draw n more from near the best, and keep
                            the n best of all; what a task keeps stays
   like.parents=null        how many best ones; null = a tenth of n
-  like.noise=0.5           how near, from 0 to 1
+  like.noise=0.3           how near, from 0 to 1: lower repeats the best ones
   like.pharmacophore=0.5   its weight in the score; the shape has the rest
   like.align=null          false = compare as they lie; null = move, unless the
                            task keeps atoms where they are
