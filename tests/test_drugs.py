@@ -9,9 +9,9 @@ from rdkit import Chem
 
 from moldiff.batch import Molecule
 from moldiff.chem import canonical_key, strict_key
-from moldiff.data import drugs, ligands
+from moldiff.data import conformers, drugs, ligands
 from moldiff.data.descriptors import descriptors
-from moldiff.data.drugs import Drugs
+from moldiff.data.drugs import Drugs, Entry
 from moldiff.data.journal import Journal
 from moldiff.data.ligands import Component, smiles_of
 from moldiff.data.prepare import prepare
@@ -126,6 +126,13 @@ def test_molecules_keep_their_graph_and_stereo(made):
     # Neutral as a whole, with charged atoms in the nitro group and the N-oxides.
     assert all(made.molecule(index).formal_charge.sum() == 0 for index in range(len(made)))
     assert made.molecule(made.names.index("pdb_4PO")).formal_charge.tolist().count(1) == 2
+
+
+def test_there_is_one_level_of_geometry(monkeypatch):
+    monkeypatch.setattr(conformers.rdForceFieldHelpers, "MMFFHasAllMoleculeParams", lambda mol: False)
+    record = drugs.DrugWork(valid_share=0.1, test_share=0.1, seed=0)(Entry(1, "moses_1", MOSES[0]))
+    assert isinstance(record.outcome, InvalidMolecule)
+    assert record.outcome.reason == "MMFF94s has no parameters, so not at the set's level of geometry"
 
 
 def test_properties_are_those_of_the_evaluation(made):

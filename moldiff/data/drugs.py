@@ -83,6 +83,9 @@ class DrugWork:
         outcome, notes = treatment.apply(smiles_record(entry.number, text, entry.name, {}))
         if isinstance(outcome, InvalidMolecule):
             return _rejected(entry, outcome)
+        if conformers.ETKDG not in notes:
+            reason = "MMFF94s has no parameters, so not at the set's level of geometry"
+            return _rejected(entry, InvalidMolecule(Status.FAILED, reason))
         keys = both_keys(outcome)
         if entry.origin == LIGANDS and keys[1] != strict_key(text):
             return _rejected(entry, InvalidMolecule(Status.FAILED, "the conformer has other stereocentres"))

@@ -1,0 +1,217 @@
+"""How fast a user's molecules become a set, and in how much memory large ones are read and trained from.
+
+`python tests/benchmarks/prepare.py [--sdf-gb 1] [--molecules 200000] [--out benchmark.json]` prints one table and
+writes JSON; Linux alone says how much memory several processes take. Rates are for one core and its processor time,
+the median of three. The large SDF holds the 1,000 molecules of the package again and again, and so does the large set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from evaluation import processor
+from rdkit import Chem, RDConfig, rdBase
+from rich.console import Console
+from rich.table import Table
+
+from moldiff.data.dataset import SPLITS, PreparedSet
+from moldiff.data.draft import Draft
+from moldiff.data.files import Files
+from moldiff.data.gathering import _flat, _rows
+from moldiff.data.prepare import prepare
+from moldiff.data.spool import Spool
+from moldiff.io import write
+from moldiff.pool import available_cpus
+from moldiff.report import versions
+
+AIM_3D, AIM_CONFORMERS = 1_000.0, 12.0
+"""Molecules a second and core from an SDF with coordinates (QM9's size), and with conformers made (drug size)."""
+
+AIM_STREAM_GB, AIM_TRAIN_GB = 2.0, 3.0
+
+_COMMAND = "import sys; from moldiff.cli import main; sys.exit(main(sys.argv[1:]))"
+_DRUG_SIZE = range(18, 31)
+_REPEATS = 3
+
+
+def sample() -> PreparedSet:
+    """The molecules of QM9 that come with the package."""
+    return PreparedSet.load(str(files("moldiff.example_data") / "sample"))
+
+
+def rate(path: Path, folder: Path) -> float:
+    """Molecules a second of processor time, in this process alone."""
+    found = []
+    for repeat in range(_REPEATS):
+        start = time.process_time()
+        made = prepare(Files(path, num_workers=0), folder / f"{path.stem}-{repeat}", progress=False)
+        found.append(made.meta["counts"]["seen"] / (time.process_time() - start))
+    return statistics.median(found)
+
+
+def rate_of_3d(folder: Path, number: int) -> float:
+    data, path = sample(), folder / "with_3d.sdf"
+    write(path, [data.molecule(k) for k in islice(cycle(range(len(data))), number)])
+    return rate(path, folder)
+
+
+def rate_of_conformers(folder: Path, number: int) -> float:
+    """From SMILES of RDKit's part of the NCI set that have the size of drugs."""
+    path, lines = folder / "without_3d.smi", []
+    for line in (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines():
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(line.split()[0])
+        if mol is not None and mol.GetNumHeavyAtoms() in _DRUG_SIZE and "." not in line:
+            lines.append(line)
+    path.write_text("\n".join(lines[:number]) + "\n")
+    return rate(path, folder)
+
+
+def memory_of(*options: str) -> tuple[float, float]:
+    """Seconds of a command, and the largest sum of the memory of its processes (GB)."""
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen([sys.executable, "-c", _COMMAND, *options], stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, sum(resident(pid) for pid in family(process.pid)))
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(f"{options}: exit code {process.returncode}")
+    return time.perf_counter() - start, peak / 1e6
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started."""
+    try:
+        children = [
+            int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()
+        ]
+    except OSError:  # it has just ended
+        children = []
+    return [pid, *(other for child in children for other in family(child))]
+
+
+def resident(pid: int) -> int:
+    """Memory of a process (kB), with what it shares with others."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def stream(folder: Path, gigabytes: float) -> dict[str, float]:
+    """An SDF of so many GB prepared by the command."""
+    data, path = sample(), folder / "large.sdf"
+    write(path, [data.molecule(k) for k in range(len(data))])
+    text = path.read_bytes()
+    with path.open("wb") as file:
+        for _ in range(max(1, round(gigabytes * 1e9 / len(text)))):
+            file.write(text)
+    records = len(data) * (path.stat().st_size // len(text))
+    workers = available_cpus()
+    seconds, peak = memory_of("prepare", f"data.path={path}", f"out={folder / 'large'}", f"num_workers={workers}")
+    size = path.stat().st_size / 1e9
+    path.unlink()
+    return {"file_gb": size, "records": records, "workers": workers, "seconds": seconds, "peak_gb": peak}
+
+
+def write_large(out: Path, number: int) -> int:
+    """A prepared set that repeats the package's molecules; returns how many it has."""
+    data = sample()
+    copies = max(1, round(number / len(data)))
+    total = copies * len(data)
+    spool, rows = Spool(out), _rows(data.flat)
+    lines = [f"{smiles}\t{name}" for smiles, name in zip(data.smiles, data.names, strict=True)]
+    for copy in range(copies):
+        spool.append(rows)
+        spool.append({"hashes": np.random.default_rng(copy).integers(-(2**62), 2**62, (len(data), 2))})
+        spool.append_lines(lines)
+    arrays = spool.arrays()
+    parts = np.split(np.random.default_rng(0).permutation(total), [total * 98 // 100, total * 99 // 100])
+    smiles, names = spool.columns()
+    draft = Draft(
+        flat=_flat(arrays) | {"y": np.zeros((total, 0), np.float32)},
+        splits=dict(zip(SPLITS, map(np.sort, parts), strict=True)),
+        smiles=smiles,
+        names=names,
+        properties={},
+        hashes=np.asarray(arrays["hashes"]),
+        rejected=[],
+        meta={"name": "large"},
+        notes={},
+    )
+    draft.write(out)
+    spool.remove()
+    return total
+
+
+def train(folder: Path, number: int) -> dict[str, float]:
+    """A few steps of training from a set of so many molecules, loading and first validation included."""
+    total = write_large(folder / "many", number)
+    options = ["denoiser=small", "compile=false", "trainer.accelerator=cpu", "trainer.max_steps=20"]
+    options += ["trainer.validate_every=10", "trainer.num_quality_samples=0", "batch_size=64"]
+    seconds, peak = memory_of("train", f"data.folder={folder / 'many'}", f"out={folder / 'run'}", *options)
+    size = (folder / "many" / "molecules.safetensors").stat().st_size / 1e9
+    return {"molecules": total, "set_gb": size, "seconds": seconds, "peak_gb": peak}
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    return {
+        "from_3d": {"molecules": args.number_3d, "per_second_and_core": rate_of_3d(folder, args.number_3d)},
+        "with_conformers": {
+            "molecules": args.number_conformers,
+            "per_second_and_core": rate_of_conformers(folder, args.number_conformers),
+        },
+        "large_sdf": stream(folder, args.sdf_gb),
+        "large_set": train(folder, args.molecules),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    table = Table(title="preparation", title_justify="left")
+    for name, justify in (("what", "left"), ("measured", "right"), ("aim", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    fast, slow, sdf, large = (found[key] for key in ("from_3d", "with_conformers", "large_sdf", "large_set"))
+    unit = "molecules/s/core"
+    table.add_row("SDF with 3D, QM9's size", f"{fast['per_second_and_core']:.0f} {unit}", f"{AIM_3D:.0f}")
+    table.add_row(
+        "SMILES, drug size, ETKDG + MMFF", f"{slow['per_second_and_core']:.1f} {unit}", f"{AIM_CONFORMERS:.0f}"
+    )
+    what = (
+        f"SDF of {sdf['file_gb']:.2f} GB, {sdf['records']:,} records, {sdf['workers']} workers, {sdf['seconds']:.0f} s"
+    )
+    table.add_row(what, f"{sdf['peak_gb']:.2f} GB", f"{AIM_STREAM_GB:.0f}")
+    what = f"training from {large['molecules']:,} molecules, {large['set_gb']:.2f} GB, {large['seconds']:.0f} s"
+    table.add_row(what, f"{large['peak_gb']:.2f} GB", f"{AIM_TRAIN_GB:.0f}")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number-3d", type=int, default=5_000, help="molecules read from an SDF with coordinates")
+    parser.add_argument("--number-conformers", type=int, default=100, help="molecules that conformers are made of")
+    parser.add_argument("--sdf-gb", type=float, default=1.0, help="size of the large SDF")
+    parser.add_argument("--molecules", type=int, default=200_000, help="of the large set")
+    parser.add_argument("--out", type=Path, default=None, help="a JSON file for the figures")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(args, Path(folder))
+    found["machine"] = {"processor": processor(), "cpus": available_cpus(), **versions()}
+    show(found)
+    if args.out is not None:
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
