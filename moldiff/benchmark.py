@@ -3,6 +3,7 @@
 - grow, link, replace: a part of every molecule is removed and drawn anew; counted raw and decoded.
 - conformers: n of every molecule against its true geometry, beside RDKit's ETKDG.
 - bonds: from the elements and coordinates of every molecule, beside RDKit's perception.
+- properties: how near drawn molecules come to values that were asked for, see `moldiff.conditional`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from scipy.spatial.distance import pdist
 
 from moldiff import chem
 from moldiff.batch import Molecule
+from moldiff.conditional import Protocol, measure_properties
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator, load
 from moldiff.metrics.contacts import Contacts
 from moldiff.metrics.intake import Intake
 from moldiff.metrics.perception import Perception
+from moldiff.predictor import load_predictor
 from moldiff.report import markdown, versions, write_json
 from moldiff.results import MetricResult
 from moldiff.samples import SampledMolecule
@@ -318,11 +321,43 @@ _MEASURES: dict[str, tuple[Callable[[Settings], Columns], int, int]] = {
 }
 """What measures a task, on how many molecules, with how many samples of each."""
 
+_PROPERTY_SAMPLES = 10_000
+"""Molecules drawn for each property."""
+
+
+def _measured(options: argparse.Namespace) -> Columns:
+    """The numbers of the task that is asked for."""
+    generator = load(options.model, device=options.device)
+    if options.task == "properties":
+        protocol = Protocol(
+            generator=generator,
+            predictor=load_predictor(options.predictor),
+            prepared=PreparedSet.load(options.data),
+            samples=options.samples or _PROPERTY_SAMPLES,
+            properties=options.properties.split(",") if options.properties else None,
+            guidance=options.guidance,
+            steps=options.steps,
+            seed=options.seed,
+        )
+        if protocol.learnt_half is None:
+            print(f"moldiff: {generator.checkpoint.name} has learnt from both halves", file=sys.stderr)
+        return measure_properties(protocol)
+    measure, molecules, samples = _MEASURES[options.task]
+    return measure(
+        Settings(
+            generator=generator,
+            molecules=list(_held_out(options.data, options.split, options.molecules or molecules, options.seed)),
+            samples=options.samples or samples,
+            steps=options.steps,
+            seed=options.seed,
+        )
+    )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a task and print its table; the exit code is 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="python -m moldiff.benchmark", description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=_MEASURES)
+    parser.add_argument("task", choices=[*_MEASURES, "properties"])
     parser.add_argument("--model", default="qm9", help="name or folder")
     parser.add_argument("--data", default="prepared/qm9", help="prepared set with held-out molecules")
     parser.add_argument("--split", default="test")
@@ -332,17 +367,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the numbers as JSON")
+    properties = parser.add_argument_group("properties")
+    properties.add_argument("--predictor", default="qm9_predictor", help="name or folder")
+    properties.add_argument("--properties", help="such as gap,mu; default: all that the model knows")
+    properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
     options = parser.parse_args(arguments)
-    measure, molecules, samples = _MEASURES[options.task]
     try:
-        settings = Settings(
-            generator=load(options.model, device=options.device),
-            molecules=list(_held_out(options.data, options.split, options.molecules or molecules, options.seed)),
-            samples=options.samples or samples,
-            steps=options.steps,
-            seed=options.seed,
-        )
-        columns = measure(settings)
+        columns = _measured(options)
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2

@@ -330,6 +330,7 @@ def stack_starts(starts: Sequence[Start]) -> Start:
             atom_type=stacked((start.clean.atom_type for start in starts), 1),
             bond=stacked((start.clean.bond for start in starts), 2),
             node_mask=stacked((start.clean.node_mask for start in starts), 1),
+            condition=_conditions(starts),
         ),
         NoiseLevel(
             pos=stacked((start.level.pos for start in starts), 1, fill=1),
@@ -338,6 +339,16 @@ def stack_starts(starts: Sequence[Start]) -> Start:
         ),
         None if allowed is None else stacked(allowed, 1, fill=True),
     )
+
+
+def _conditions(starts: Sequence[Start]) -> Tensor | None:
+    """The property targets of each [B, C]; where only some have any, none are given for the others."""
+    widths = {start.clean.condition.shape[1] for start in starts if start.clean.condition is not None}
+    if not widths:
+        return None
+    none = (start.clean.pos.new_full((start.clean.num_molecules, *widths), torch.nan) for start in starts)
+    given = (start.clean.condition for start in starts)
+    return torch.cat([other if rows is None else rows for rows, other in zip(given, none, strict=True)])
 
 
 def _allowed(starts: Sequence[Start]) -> list[Tensor] | None:

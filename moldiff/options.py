@@ -43,6 +43,9 @@ _PATHS = (
     "task.of",
     "like.reference",
 )
+_OPEN = ("condition",)
+"""Empty groups whose names are not known beforehand: the model's properties."""
+
 _FILTERS = ("valid", "unique", "novel")  # what `keep` asks of a molecule
 _NAMES: dict[type, str] = {
     bool: "true or false",
@@ -80,6 +83,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "task.formula": (str, type(None)),
     "task.of": (str, type(None)),
     "init": (str, type(None)),
+    "half": (str, type(None)),
     "compile": (bool, str),
     "resume": (bool, str),
     "input": (str, type(None)),
@@ -132,6 +136,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         chosen = [text for text, o in zip(arguments, overrides, strict=True) if o.key_or_group in groups]
         defaults = _resolved(_compose(command, [*search, *chosen]))
         arguments = [_in_task(text, o, defaults) for text, o in zip(arguments, overrides, strict=True)]
+        arguments = [_in_open_group(text, defaults) for text in arguments]
         overrides = [_parse(text) for text in arguments]
         for text, override in zip(arguments, overrides, strict=True):
             if override.key_or_group not in groups:
@@ -185,6 +190,12 @@ def _in_task(text: str, override: Override, defaults: Mapping[str, Any]) -> str:
         if all(word in _FILTERS for word in words):
             return text
     return f"task.{text}"
+
+
+def _in_open_group(text: str, defaults: Mapping[str, Any]) -> str:
+    """`+condition.gap=...` for `condition.gap=...`, as Hydra wants it where the config does not have the name yet."""
+    group, dot, _ = text.partition("=")[0].partition(".")
+    return f"+{text}" if dot and group in _OPEN and defaults.get(group) == {} else text
 
 
 def _config_folder(folder: str) -> Path:

@@ -79,6 +79,8 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         size=size,
         elements=_as_list(options["elements"]),
         forbid=_as_list(options["forbid"]) or (),
+        condition=options["condition"],
+        guidance=options["guidance"],
         steps=options["steps"],
         sampler=sampler,
         keep=_keep(options),

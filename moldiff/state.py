@@ -25,10 +25,20 @@ _KEY = "moldiff_state"
 _OPTIONS_FILE = "training.json"
 _LOCK_FILE = ".lock"
 
-_DECISIVE = ("denoiser", "process", "optimizer")
+_DECISIVE = ("denoiser", "process", "optimizer", "condition")
 """Options without which a state cannot be used."""
 
-_INFLUENTIAL = ("batch_size", "seed", "field_weights", "times", "tasks", "schedule", "self_conditioning", "ema_decay")
+_INFLUENTIAL = (
+    "batch_size",
+    "seed",
+    "field_weights",
+    "times",
+    "tasks",
+    "schedule",
+    "self_conditioning",
+    "ema_decay",
+    "half",
+)
 """Options that may change, but then the training goes another way than it would have."""
 
 
@@ -149,8 +159,9 @@ def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str
         MoldiffError: naming the first option, or the set, that does not fit.
     """
     for name in _DECISIVE:
-        if (was := state["config"][name]) != config[name]:
-            raise MoldiffError(f"resume: this training was started with {_first_change(name, was, config[name])}")
+        if (was := state["config"].get(name)) != config.get(name):
+            change = _first_change(name, was, config.get(name))
+            raise MoldiffError(f"resume: this training was started with {change}")
     if state["data"] != data:
         raise MoldiffError(
             f"resume: the set {config['data']['folder']} has changed since; to train on it, start anew with "

@@ -8,6 +8,7 @@ import lightning
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moldiff.batch import MolBatch
+from moldiff.condition import half_of
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, evaluation_batches
 
@@ -48,23 +49,36 @@ class TrainingData(lightning.LightningDataModule):
         batch_size: molecules a step and device.
         seed: of the order.
         num_validation: molecules of the validation part that are used.
+        half: of the training molecules that is used, "a" or "b"; None = all.
+        properties: that the network is told, in the order of the columns of `condition`.
     """
 
-    def __init__(self, prepared: PreparedSet, *, batch_size: int, seed: int, num_validation: int) -> None:
+    def __init__(
+        self,
+        prepared: PreparedSet,
+        *,
+        batch_size: int,
+        seed: int,
+        num_validation: int,
+        half: str | None = None,
+        properties: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.prepared, self.batch_size, self.seed = prepared, batch_size, seed
         self.num_validation = num_validation
+        self.half, self.properties = half, properties
 
     def train_dataloader(self) -> DataLoader[MolBatch]:
         trainer = self.trainer
         assert trainer is not None
         batches = DenseBatches(
             self.prepared,
-            self.prepared.split("train"),
+            half_of(self.prepared.split("train"), self.half),
             batch_size=self.batch_size,
             seed=self.seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            properties=self.properties,
         )
         total = trainer.max_steps if trainer.max_steps > 0 else _MANY_STEPS
         sampler = _StepSampler(trainer.global_step, total)

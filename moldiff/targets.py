@@ -18,6 +18,11 @@ from moldiff.sampler import Start
 class Predictor(Protocol):
     """Says what properties a molecule has."""
 
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """Its mean absolute error of every property, in the units of the data."""
+        ...
+
     def predict(self, molecules: Sequence[Molecule]) -> list[dict[str, float]]:
         """The values of every molecule by name, in the units of the data; {} = it cannot say."""
         ...
@@ -48,8 +53,14 @@ class Targeted:
         return self.task.sizes()
 
     def notes(self) -> Sequence[str]:
-        """Those of the task, and the trained range of every property."""
-        return [*self.task.notes(), *self.properties.notes(self.asked)]
+        """Those of the task, the trained range of every property, and how far its prediction can be trusted."""
+        errors = {} if self.predictor is None else self.predictor.errors
+        lines = [*self.task.notes(), *self.properties.notes(self.asked)]
+        for entry in self.properties.entries:
+            if entry.name in self.asked and entry.name in errors:
+                error = f"{errors[entry.name]:.3g} {entry.unit}"
+                lines.append(f"predicted_{entry.name} is off by {error} on average for molecules of the data")
+        return lines
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of the task with the values."""

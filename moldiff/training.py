@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -23,11 +24,12 @@ from moldiff.arithmetic import Arithmetic, compile_blocks
 from moldiff.batch import MolBatch
 from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, StateKeeper, time_limit
 from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint
+from moldiff.condition import Properties, PropertyDropout, half_of
 from moldiff.construct import construct
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device, has_fast_bfloat16, is_out_of_memory
-from moldiff.model import MoleculeDiffusion, Noised, TaskDistribution, TimeDistribution
+from moldiff.model import MoleculeDiffusion, Noised, PropertyChoice, TaskDistribution, TimeDistribution
 from moldiff.optimizer import MuonAdamW
 from moldiff.ranks import rank
 from moldiff.state import STATE_FILE, check_options, claimed
@@ -58,6 +60,7 @@ class DiffusionTraining(lightning.LightningModule):
         schedule: (step, progress) -> factor on the learning rates.
         times: draws the noise levels of a batch.
         tasks: draws what is known of every molecule; None = nothing.
+        told: draws which properties the network is told of every molecule; None = all that a batch has.
         field_weights: weight of every field's loss.
         self_conditioning: share of the steps that feed the network its own estimate.
         ema_decay: of the averaged weights, reached after a warm-up.
@@ -73,6 +76,7 @@ class DiffusionTraining(lightning.LightningModule):
         schedule: Callable[[int, float], float],
         times: TimeDistribution,
         tasks: TaskDistribution | None = None,
+        told: PropertyChoice | None = None,
         field_weights: Mapping[str, float],
         self_conditioning: float = 0.5,
         ema_decay: float = 0.999,
@@ -85,6 +89,7 @@ class DiffusionTraining(lightning.LightningModule):
         self.model = model
         self.averaged = copy.deepcopy(model).requires_grad_(False)
         self.make_optimizer, self.schedule, self.times, self.tasks = optimizer, schedule, times, tasks
+        self.told = told
         self.field_weights, self.self_conditioning = field_weights, self_conditioning
         self.ema_decay, self.seed, self.max_norm = ema_decay, seed, max_norm
         self.num_parts = 1
@@ -118,7 +123,7 @@ class DiffusionTraining(lightning.LightningModule):
         self._set_learning_rate(step)
         coin = torch.rand((), generator=torch.Generator().manual_seed(((self.seed + 1) << 40) + step))
         part = (self.global_rank, self.trainer.world_size)
-        noised = self.model.noise(batch, self.times, self.generator(step), tasks=self.tasks, part=part)
+        noised = self.model.noise(batch, self.times, self.generator(step), tasks=self.tasks, told=self.told, part=part)
         losses = self._gradients(noised, self_condition=bool(coin < self.self_conditioning))
         self._update()
         total = torch.stack([self.field_weights[name] * loss for name, loss in losses.items()]).sum()
@@ -246,7 +251,8 @@ def train(config: Mapping[str, Any]) -> Path:
             check_options(state, config, facts["data"])
         with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
             torch.manual_seed(config["seed"])
-            model = build_model(config, prepared.vocabulary, prepared.statistics)
+            properties = _properties(config, prepared)
+            model = build_model(config, prepared.vocabulary, prepared.statistics, properties=properties)
         starts_elsewhere = config["init"] is not None and state is None
         history = _start_from(model, config) if starts_elsewhere else []
         _warn_of_few(prepared)
@@ -257,6 +263,8 @@ def train(config: Mapping[str, Any]) -> Path:
             batch_size=config["batch_size"],
             seed=config["seed"],
             num_validation=config["trainer"]["num_validation"],
+            half=config.get("half"),
+            properties=properties.names,
         )
         described = {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}
         export = ModelExport(out, described, history=history, novelty=prepared.path / NOVELTY_FILE)
@@ -292,10 +300,31 @@ def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTra
         schedule=construct(config["schedule"], None),
         times=construct(config["times"], None),
         tasks=construct(config["tasks"], None) if config.get("tasks") else None,
+        told=_dropout(config),
         field_weights=config["field_weights"],
         self_conditioning=config["self_conditioning"],
         ema_decay=config["ema_decay"],
         seed=config["seed"],
+    )
+
+
+def _dropout(config: Mapping[str, Any]) -> PropertyDropout | None:
+    """How much of the properties the network is told; None = it takes none."""
+    return construct(config["condition"], None) if config.get("condition") else None
+
+
+def _properties(config: Mapping[str, Any], prepared: PreparedSet) -> Properties:
+    """The properties that the network is told, with their scales in the training molecules."""
+    dropout = _dropout(config)
+    if dropout is None:
+        return Properties()
+    chosen = dropout.chosen(prepared.properties, prepared.name)
+    indices = half_of(prepared.split("train"), config.get("half"))
+    columns = [list(prepared.properties).index(name) for name in chosen]
+    return Properties.of(
+        {name: prepared.properties[name] for name in chosen},
+        prepared.flat["y"][indices][:, columns],
+        np.diff(prepared.flat["atom_slices"])[indices],
     )
 
 

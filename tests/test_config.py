@@ -52,6 +52,7 @@ def built(name: str, config: dict[str, Any]) -> Any:
 
 def test_every_group_is_a_folder_of_the_package() -> None:
     assert {group for group, _ in CHOICES} == {
+        "condition",
         "data",
         "denoiser",
         "experiment",

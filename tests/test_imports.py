@@ -32,7 +32,7 @@ LAYERS = (
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve", "predictor"}
     | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
-    {"cli", "sampling", "options", "usage", "testing", "benchmark"},
+    {"cli", "sampling", "options", "usage", "testing", "benchmark", "conditional"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
 
@@ -64,7 +64,7 @@ SIBLINGS = {
     "state": {"checkpoint"},
     "logs": {"checkpoint"},
     "curve": {"checkpoint"},
-    "generate": {"checkpoint", "run", "samples"},
+    "generate": {"checkpoint", "predictor", "run", "samples"},
     "card": {"checkpoint"},
     "evaluation": {"known"},
     "view": {"checkpoint", "evaluation"},
@@ -73,6 +73,7 @@ SIBLINGS = {
     "catalogue": {"checkpoint"},
     "likeness": {"filters", "run", "samples"},
     "sampling": {"usage"},
+    "benchmark": {"conditional"},
     "cli": {"options", "sampling", "usage"},
 }
 """What a module may import of its own layer."""

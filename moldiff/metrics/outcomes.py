@@ -17,6 +17,7 @@ class TaskCounts:
         self._met = 0
         self._attached: list[int] = [0, 0]
         self._similarity: list[float] = [0.0, 0]
+        self._errors: dict[str, list[float]] = {}
 
     def add(self, fields: Mapping[str, Any]) -> None:
         """Count one that is kept, by what its record says of the task."""
@@ -27,6 +28,13 @@ class TaskCounts:
         if fields.get("similarity") is not None:
             self._similarity[0] += fields["similarity"]
             self._similarity[1] += 1
+
+        for name, value in fields.items():
+            predicted = fields.get(f"predicted_{name.removeprefix('asked_')}")
+            if name.startswith("asked_") and predicted is not None:
+                sums = self._errors.setdefault(name.removeprefix("asked_"), [0.0, 0])
+                sums[0] += abs(value - predicted)
+                sums[1] += 1
 
     def miss(self, reason: str) -> None:
         """Count one that is not what was asked for."""
@@ -48,9 +56,12 @@ class TaskCounts:
             found.append(
                 MetricResult("task_mean_similarity", total_similarity, float(counted), _SIMILARITY, int(counted))
             )
+        for name, (total_error, counted) in self._errors.items():
+            found.append(MetricResult(f"task_mean_error_{name}", total_error, float(counted), _ERROR, int(counted)))
         return found
 
 
 _MET = "Molecules that are what the task asked for, over those that `keep` lets pass."
 _ATTACHED = "Kept molecules in one piece in which every atom to attach to is bonded to a new one, over all kept."
+_ERROR = "Mean absolute difference of what was asked for and what the shipped predictor says of kept molecules."
 _SIMILARITY = "Mean Tanimoto similarity (Morgan fingerprints, radius 2, 2,048 bits) of kept molecules to their input."

@@ -1,0 +1,233 @@
+"""How near molecules come to the properties that were asked for, by the protocol of Hoogeboom et al. 2022.
+
+(arXiv:2203.17003, section 5.2.) The predictor has learnt from one half of the training molecules, the generator from
+the other. Pairs of size and value are drawn from the generator's half, one molecule is drawn for each, whether it is
+valid or not, and what the predictor says of it is compared with what was asked for. Beside it stand the predictor's own
+error on held-out molecules (no generator can be seen to be better), a guess from the number of atoms alone, and values
+that belong to other molecules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from moldiff.batch import Molecule
+from moldiff.condition import HALVES, Properties, half_of
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.statistics import Statistics
+from moldiff.decode import Total
+from moldiff.drawing import Admission, Finished
+from moldiff.errors import MoldiffError
+from moldiff.generate import MoleculeGenerator
+from moldiff.model import GuidedDiffusion
+from moldiff.predictor import PropertyPredictor
+from moldiff.results import MetricResult
+from moldiff.sampler import Start
+from moldiff.samples import SampledMolecule
+from moldiff.targets import with_target
+from moldiff.vocabulary import Vocabulary
+
+SHOWN_UNITS: Mapping[str, tuple[str, float]] = {"Hartree": ("meV", 27_211.386_245_988)}
+"""Units that the tables of the field use instead of the data's, and how many of them make one (CODATA 2018)."""
+
+Columns = dict[str, list[MetricResult]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What to measure with.
+
+    Attributes:
+        generator: the model.
+        predictor: the judge.
+        prepared: the set that both have learnt from.
+        samples: molecules drawn for each property.
+        properties: names; None = all that the model knows.
+        guidance: scale, see `moldiff.model.GuidedDiffusion`.
+        steps: network calls a molecule; None = the sampler's own number.
+        seed: of the pairs and the draws.
+    """
+
+    generator: MoleculeGenerator
+    predictor: PropertyPredictor
+    prepared: PreparedSet
+    samples: int
+    properties: Sequence[str] | None = None
+    guidance: float = 1.0
+    steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known = self.generator.checkpoint.model.properties
+        known.checked(dict.fromkeys(self.properties or (), 0.0))
+        if not known:
+            raise MoldiffError(f"model: {self.generator.checkpoint.name} was trained without properties")
+        for name in self.names:
+            if name not in self.predictor.properties.names or name not in self.prepared.properties:
+                raise MoldiffError(f"properties: neither predictor nor set may lack {name!r}")
+        if self.predictor.training.get("half") not in HALVES:
+            raise MoldiffError(f"predictor: {self.predictor.name} has learnt from all molecules, expected one half")
+        if self.learnt_half == self.predictor.training["half"]:
+            raise MoldiffError(
+                f"model: it has learnt from half {self.learnt_half!r}, on which the predictor was trained"
+            )
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.properties or self.generator.checkpoint.model.properties.names
+
+    @property
+    def learnt_half(self) -> str | None:
+        """The half of the training molecules whose properties the generator has learnt; None = all."""
+        half: str | None = self.generator.checkpoint.config.get("training", {}).get("half")
+        return half
+
+    def others(self) -> np.ndarray:
+        """The training molecules that the predictor has not seen."""
+        other = HALVES[1 - HALVES.index(self.predictor.training["half"])]
+        return half_of(self.prepared.split("train"), other)
+
+    def values(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """The true values of a property, in the units of the data."""
+        column = list(self.prepared.properties).index(name)
+        return np.asarray(self.prepared.flat["y"][indices, column], dtype=np.float64)
+
+
+def measure_properties(protocol: Protocol) -> Columns:
+    """Mean absolute errors of every property: drawn, the predictor's own, from the number of atoms alone, at random."""
+    columns: Columns = {name: [] for name in ("moldiff", "predictor on test", "number of atoms", "random")}
+    random = np.random.default_rng(protocol.seed)
+    held_out = _predicted(protocol, protocol.prepared.split("test"))
+    others = protocol.others()
+    judged = _predicted(protocol, random.permutation(others)[: max(protocol.samples, 1000)])
+    for name in protocol.names:
+        pairs = random.choice(others, protocol.samples)
+        asked = protocol.values(name, pairs)
+        drawn = _draw(protocol, name, pairs, asked)
+        predicted = _column(protocol.predictor.predict([sample.molecule for sample in drawn]), name)
+        columns["moldiff"] += [
+            _error(protocol, name, predicted - asked),
+            _share(f"{name}_judged", np.isfinite(predicted).sum(), len(drawn), _JUDGED),
+            _share(f"{name}_valid", sum(sample.smiles is not None for sample in drawn), len(drawn), _VALID),
+        ]
+        columns["predictor on test"].append(_error(protocol, name, held_out[name][0] - held_out[name][1]))
+        columns["number of atoms"].append(_error(protocol, name, _from_counts(protocol, name, pairs) - asked))
+        prediction, truth = judged[name]
+        columns["random"].append(_error(protocol, name, prediction - random.permutation(truth)))
+    return columns
+
+
+def _draw(protocol: Protocol, name: str, pairs: np.ndarray, asked: np.ndarray) -> Sequence[SampledMolecule]:
+    """One molecule for each pair of size and value, in their order."""
+    generator = protocol.generator
+    model = generator.checkpoint.model
+    guided = replace(generator.checkpoint, model=GuidedDiffusion(model, scale=protocol.guidance).eval())
+    sizes = np.diff(protocol.prepared.flat["atom_slices"])[pairs]
+    request = Pairs(heavy_atoms=sizes.tolist(), values=asked.tolist(), name=name, properties=model.properties)
+    return replace(generator, checkpoint=guided).sample(
+        len(pairs), task=request, keep=(), steps=protocol.steps, seed=protocol.seed, max_draws=len(pairs)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """One molecule for each of several sizes, drawn towards a value of a property.
+
+    Args:
+        heavy_atoms: of each.
+        values: of each, in the units of the data.
+        name: of the property.
+        properties: those of the model.
+    """
+
+    heavy_atoms: Sequence[int]
+    values: Sequence[float]
+    name: str
+    properties: Properties
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Pairs:
+        """Itself: it is a task already."""
+        return self
+
+    def count(self, n: int) -> int:
+        """As many as are asked for."""
+        return n
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        return min(self.heavy_atoms), max(self.heavy_atoms)
+
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """Nothing but the size is known, and the value is asked for."""
+        start = Start.unknown(torch.ones(1, self.heavy_atoms[index % len(self.heavy_atoms)], dtype=torch.bool))
+        return with_target(start, self.properties, {self.name: self.values[index % len(self.values)]})
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """None."""
+        return ()
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """Any molecule counts."""
+        return Finished(molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """All come in."""
+        return None
+
+
+def _predicted(protocol: Protocol, indices: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Predicted and true values of every property of molecules of the set."""
+    found = protocol.predictor.predict([protocol.prepared.molecule(int(index)) for index in indices])
+    return {name: (_column(found, name), protocol.values(name, indices)) for name in protocol.names}
+
+
+def _column(found: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
+    """The values of one property; NaN where there is none."""
+    return np.array([values.get(name, np.nan) for values in found], dtype=np.float64)
+
+
+def _from_counts(protocol: Protocol, name: str, pairs: np.ndarray) -> np.ndarray:
+    """The median among the predictor's training molecules with the same number of atoms, hydrogens included."""
+    half = half_of(protocol.prepared.split("train"), protocol.predictor.training["half"])
+    number = _num_atoms(protocol.prepared)
+    values = protocol.values(name, half)
+    overall = float(np.nanmedian(values))
+    medians = {int(n): float(np.nanmedian(values[number[half] == n])) for n in np.unique(number[half])}
+    return np.array([medians.get(int(n), overall) for n in number[pairs]])
+
+
+def _num_atoms(prepared: PreparedSet) -> np.ndarray:
+    """Atoms of every molecule, hydrogens included."""
+    flat = prepared.flat
+    number: np.ndarray = np.diff(flat["atom_slices"]) + np.diff(flat["hydrogen_slices"])
+    return number
+
+
+def _error(protocol: Protocol, name: str, differences: np.ndarray) -> MetricResult:
+    """The mean absolute one of those that are known, in the unit of the field's tables."""
+    unit = protocol.prepared.properties[name]
+    shown, factor = SHOWN_UNITS.get(unit, (unit, 1.0))
+    known = np.abs(differences[np.isfinite(differences)]) * factor
+    return MetricResult(f"{name}_mae", float(known.sum()), float(len(known)), _MAE, len(known), shown)
+
+
+def _share(name: str, count: int | np.integer[Any], total: int, definition: str) -> MetricResult:
+    return MetricResult(name, int(count), total, definition)
+
+
+_MAE = (
+    "Mean absolute difference of predicted and asked-for values, valid or not. 'predictor on test': of predicted and "
+    "true values of held-out molecules; 'number of atoms': of asked-for values and the median of molecules with as "
+    "many atoms; 'random': of predicted values and those of other molecules."
+)
+_JUDGED = "Drawn molecules whose atoms the predictor knows, over all."
+_VALID = "Drawn molecules that are P2-valid, over all; the others are judged, too."

@@ -1,0 +1,129 @@
+"""The protocol for property targets: which pairs, which halves, what is compared with what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import MODEL_CONFIG, SIZES
+from trainings import SAMPLE
+
+from moldiff import benchmark
+from moldiff.checkpoint import build_model, save_model
+from moldiff.condition import Properties, half_of
+from moldiff.conditional import Pairs, Protocol, measure_properties
+from moldiff.data.dataset import PreparedSet
+from moldiff.errors import MoldiffError
+from moldiff.generate import load
+from moldiff.model import MoleculeDiffusion
+from moldiff.predictor import PropertyNetwork, PropertyPredictor
+
+NAMES = ("gap", "alpha")
+
+
+@pytest.fixture(scope="module")
+def prepared() -> PreparedSet:
+    return PreparedSet.load(SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def properties(prepared: PreparedSet) -> Properties:
+    columns = [list(prepared.properties).index(name) for name in NAMES]
+    train = prepared.split("train")
+    units = {name: prepared.properties[name] for name in NAMES}
+    return Properties.of(units, prepared.flat["y"][train][:, columns], np.diff(prepared.flat["atom_slices"])[train])
+
+
+def save_generator(folder: Path, prepared: PreparedSet, properties: Properties, half: str | None) -> None:
+    torch.manual_seed(0)
+    model: MoleculeDiffusion = build_model(
+        MODEL_CONFIG, prepared.vocabulary, prepared.statistics, properties=properties
+    )
+    with torch.no_grad():
+        for parameter in model.denoiser.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    save_model(folder, model, MODEL_CONFIG | {"training": {"half": half}})
+
+
+def make_predictor(prepared: PreparedSet, properties: Properties, half: str | None) -> PropertyPredictor:
+    torch.manual_seed(1)
+    network = PropertyNetwork(num_atom_classes=prepared.vocabulary.num_atom_classes, num_properties=2, **SIZES)
+    network.counts.normal_(std=0.1)
+    args = prepared.vocabulary, prepared.statistics, properties, SIZES, {"half": half}, {}, "judge"
+    return PropertyPredictor(network.eval().requires_grad_(False), *args)
+
+
+def test_measured_by_hand(
+    tmp_path: Path, prepared: PreparedSet, properties: Properties, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_generator(tmp_path / "told", prepared, properties, "b")
+    judge = make_predictor(prepared, properties, "a")
+    protocol = Protocol(
+        generator=load(tmp_path / "told", device="cpu"), predictor=judge, prepared=prepared, samples=12, steps=2
+    )
+    columns = measure_properties(protocol)
+    found = {column: {result.name: result for result in results} for column, results in columns.items()}
+    assert list(found) == ["moldiff", "predictor on test", "number of atoms", "random"]
+    assert list(found["moldiff"])[:3] == ["gap_mae", "gap_judged", "gap_valid"]
+    assert (found["moldiff"]["gap_judged"].numerator, found["moldiff"]["gap_valid"].denominator) == (12, 12)
+
+    test = [prepared.molecule(int(place)) for place in prepared.split("test")]
+    wrong = [abs(p["gap"] - m.properties["gap"]) for p, m in zip(judge.predict(test), test, strict=True)]
+    own = found["predictor on test"]["gap_mae"]
+    assert (own.unit, own.counted) == ("meV", len(test))
+    assert own.value == pytest.approx(27_211.386 * np.mean(wrong), rel=1e-5)
+    assert found["moldiff"]["alpha_mae"].unit == "Bohr^3"
+
+    # The pairs are those of the half that the predictor has not seen; the first property draws first.
+    random = np.random.default_rng(0)
+    others = half_of(prepared.split("train"), "b")
+    random.permutation(others)
+    pairs = [prepared.molecule(int(place)) for place in random.choice(others, 12)]
+    seen = [prepared.molecule(int(place)) for place in half_of(prepared.split("train"), "a")]
+    errors = []
+    for pair in pairs:
+        same = [m.properties["gap"] for m in seen if m.num_atoms == pair.num_atoms]
+        errors.append(abs(np.median(same or [m.properties["gap"] for m in seen]) - pair.properties["gap"]))
+    assert found["number of atoms"]["gap_mae"].value == pytest.approx(27_211.386 * np.mean(errors), rel=1e-5)
+
+    judge.save(tmp_path / "judge")
+    options = ["--data", SAMPLE, "--predictor", str(tmp_path / "judge"), "--samples", "4", "--steps", "2"]
+    options += ["--device", "cpu", "--guidance", "1.5", "--properties", "alpha", "--out", str(tmp_path / "out.json")]
+    assert benchmark.main(["properties", "--model", str(tmp_path / "told"), *options]) == 0
+    assert "alpha" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [entry["name"] for entry in report["results"]["moldiff"]] == ["alpha_mae", "alpha_judged", "alpha_valid"]
+
+
+def test_each_molecule_has_its_own_size_and_value(properties: Properties) -> None:
+    task = Pairs(heavy_atoms=[4, 7], values=[0.2, 0.3], name="gap", properties=properties)
+    for index, (size, value) in enumerate([(4, 0.2), (7, 0.3), (4, 0.2)]):
+        clean = task.begin(index, torch.Generator()).clean
+        assert clean.max_atoms == size
+        torch.testing.assert_close(clean.condition, torch.tensor([[value, torch.nan]]), equal_nan=True)
+
+
+def test_halves_that_do_not_fit_are_refused(tmp_path: Path, prepared: PreparedSet, properties: Properties) -> None:
+    save_generator(tmp_path / "told", prepared, properties, "a")
+    generator = load(tmp_path / "told", device="cpu")
+
+    def protocol(half: str | None, **options: object) -> Protocol:
+        judge = make_predictor(prepared, properties, half)
+        return Protocol(generator=generator, predictor=judge, prepared=prepared, samples=1, **options)  # type: ignore[arg-type]
+
+    with pytest.raises(MoldiffError, match="model: it has learnt from half 'a', on which the predictor was trained"):
+        protocol("a")
+    with pytest.raises(MoldiffError, match="predictor: judge has learnt from all molecules, expected one half"):
+        protocol(None)
+    with pytest.raises(MoldiffError, match="condition: got 'mu', expected any of: gap"):
+        protocol("b", properties=["mu"])
+    assert sorted([*protocol("b").others(), *half_of(prepared.split("train"), "b")]) == sorted(prepared.split("train"))
+
+
+def test_a_model_without_properties_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["properties", "--data", SAMPLE, "--predictor", str(tmp_path)]
+    assert benchmark.main(arguments) == 2
+    assert "predictor: got" in capsys.readouterr().err
