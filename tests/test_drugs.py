@@ -239,6 +239,20 @@ def test_a_parts_folder_stays_and_serves_other_limits(tmp_path, monkeypatch):
     assert _content(tmp_path / "b") == _content(tmp_path / "e")
 
 
+def test_parts_that_overlap(tmp_path):
+    # As two processes at the same records may leave them.
+    records = list(small(limit=7).records())
+    for ends in ((3, 7), (5,)):
+        journal = Journal(tmp_path / str(len(ends)), "key")
+        for number, record in enumerate(records[: ends[-1]], start=1):
+            journal.append(record)
+            if number in ends:
+                journal.flush()
+    part = next((tmp_path / "1" / "key").iterdir())
+    part.rename(tmp_path / "2" / "key" / part.name)
+    assert [record.name for record in Journal(tmp_path / "2", "key")] == [record.name for record in records]
+
+
 def test_a_damaged_part(tmp_path):
     parts = tmp_path / "parts"
     prepare(small(parts=str(parts), limit=4), tmp_path / "a", progress=False)

@@ -58,7 +58,7 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True)
         first, count = len(self) - len(self._open), len(self._open)
         path = self._folder / f"{first:010d}-{count:04d}.part"
-        unfinished = path.with_suffix(".tmp")
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         _write(unfinished, self._open)
         os.replace(unfinished, path)
         self._parts.append((count, path))
@@ -71,15 +71,17 @@ class Journal:
 
 
 def _whole_parts(folder: Path) -> list[tuple[int, Path]]:
-    """Number of records and file of every part that follows on the one before."""
+    """Number of records and file of every part that follows on the one before.
+
+    Two processes at the same records may have divided them in different ways, so that some parts overlap.
+    """
     found: list[tuple[int, Path]] = []
     total = 0
     for path in sorted(folder.glob("*.part")):
         first, _, count = path.stem.partition("-")
-        if int(first) != total:
-            break
-        found.append((int(count), path))
-        total += int(count)
+        if int(first) == total:
+            found.append((int(count), path))
+            total += int(count)
     return found
 
 
