@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,9 +77,11 @@ def training_rates(
     data = folder / f"chains{size}"
     if not data.is_dir():
         prepare(Chains(size, 2 * BATCH * processes), data, progress=False)
+    out = folder / f"trained{size}"
+    shutil.rmtree(out, ignore_errors=True)
     options = [
         f"data.folder={data}",
-        f"out={folder / f'trained{size}'}",
+        f"out={out}",
         f"batch_size={BATCH}",
         f"self_conditioning={self_conditioning}",
         f"compile={str(compiled).lower()}",
