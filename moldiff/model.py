@@ -141,9 +141,8 @@ class MoleculeDiffusion(nn.Module):
             self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
         )
         if clean.condition is not None and told is not None:
-            others = clean.condition.new_zeros(parts * count, clean.condition.shape[1])
-            others[place] = clean.condition
-            clean = clean.replace(condition=told(others, generator)[place])
+            values = _among(clean.condition, place, parts * count)
+            clean = clean.replace(condition=told(values, generator)[place])
         return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
@@ -231,7 +230,11 @@ def _among_others(batch: MolBatch, place: slice, total: int) -> MolBatch:
     if total == batch.num_molecules:
         return batch
     fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    whole = {name: value.new_zeros(total, *value.shape[1:]) for name, value in fields.items()}
-    for name, value in fields.items():
-        whole[name][place] = value
-    return batch.replace(**whole)
+    return batch.replace(**{name: _among(value, place, total) for name, value in fields.items()})
+
+
+def _among(value: Tensor, place: slice, total: int) -> Tensor:
+    """The same rows at `place` of so many, the others zero."""
+    whole = value.new_zeros(total, *value.shape[1:])
+    whole[place] = value
+    return whole
