@@ -61,9 +61,9 @@ def test_molecules_come_in_the_order_of_their_indices(folder: Path) -> None:
 
 
 def test_settings_of_a_sampler() -> None:
-    sampler = sampler_of("sampler.order=2,corrector=30", num_steps=7)
-    assert (sampler.order, sampler.corrector, sampler.num_steps) == (2, 30.0, 7)
-    assert label(sampler) == "corrector=30, order=2"
+    sampler = sampler_of("sampler.grid_power=3.5,corrector=7", num_steps=7)
+    assert (sampler.grid_power, sampler.corrector, sampler.num_steps) == (3.5, 7.0, 7)
+    assert label(sampler) == "grid_power=3.5, corrector=7"
     assert sampler_of("default") == PowerSampler()
     assert label(PowerSampler(num_steps=3)) == "default"
     for wrong in ("odrer=2", "order=two", "order"):
@@ -74,21 +74,21 @@ def test_settings_of_a_sampler() -> None:
 def test_curve_goes_on_where_it_was_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["curve", "--model", str(folder), "--samples", "5", "--workers", "1"]
     assert command.main([*words, "--steps", "3"]) == 0
-    real, asked = drawn.draw_all, list[tuple[int, int]]()
+    real, asked = drawn.draw_all, list[tuple[int, bool]]()
 
     def watched(where: Path, sampler: PowerSampler, number: int, **more: int | None) -> drawn.Drawn:
-        asked.append((sampler.num_steps, sampler.order))
+        asked.append((sampler.num_steps, sampler.corrector == 7))
         return real(where, sampler, number, num_workers=1)
 
     monkeypatch.setattr(curve, "draw_all", watched)
-    assert command.main([*words, "--steps", "2,3", "--sampler", "default", "order=2"]) == 0
-    assert asked == [(2, 1), (2, 2), (3, 2)]
+    assert command.main([*words, "--steps", "2,3", "--sampler", "default", "corrector=7"]) == 0
+    assert asked == [(2, False), (2, True), (3, True)]
     points = curve.load_points(folder)
     assert [(point["sampler"], point["steps"]) for point in points] == [
         ("default", 2),
         ("default", 3),
-        ("order=2", 2),
-        ("order=2", 3),
+        ("corrector=7", 2),
+        ("corrector=7", 3),
     ]
     assert {result["denominator"] for point in points for result in point["results"]["raw"]} >= {5}
     ElementTree.parse(folder / curve.PLOT_FILE)

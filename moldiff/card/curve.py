@@ -52,7 +52,9 @@ def measure_curve(
 def load_points(folder: Path) -> list[Point]:
     """The points that the file in a model's folder has, by sampler and number of steps; [] without a file."""
     path = folder / DATA_FILE
-    return list(json.loads(path.read_text(encoding="utf-8"))["points"]) if path.is_file() else []
+    points = json.loads(path.read_text(encoding="utf-8"))["points"] if path.is_file() else []
+    # What the default is may have changed since, and with it the name of a sampler.
+    return [point | {"sampler": label(PowerSampler(**point["settings"]))} for point in points]
 
 
 def _is_of(point: Point, sampler: PowerSampler, number: int) -> bool:
