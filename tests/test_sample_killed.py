@@ -34,6 +34,7 @@ for line in sys.stdin:
         os.dup2(log, 2)
         os._exit(main(line.split()))
     print(pid, flush=True)
+    sys.stdin.readline()  # a child that nobody waits for keeps its number, so that the kill hits no other process
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 """A process that has imported everything and forks a child for each command, so that a child starts at once."""
@@ -56,6 +57,8 @@ class Commands:
 
     def wait(self) -> int:
         """The exit status, negative = the signal that ended it."""
+        assert self._process.stdin is not None
+        print("wait", file=self._process.stdin, flush=True)
         return int(self._read())
 
     def _read(self) -> str:
@@ -102,7 +105,7 @@ def kill_at_random(commands: Commands, folder: Path, suffix: str, *, n: int, kil
             time.sleep(moments.uniform(0.0, 0.6 * longest))
         else:
             wait_for_growth(out, moments.uniform(0.0, 0.6) * len(content), longest)
-        os.kill(pid, signal.SIGKILL)  # of a zombie too, until it has been waited for
+        os.kill(pid, signal.SIGKILL)
         status = commands.wait()
         assert status in (0, -signal.SIGKILL)
         finished = finished_records(out)

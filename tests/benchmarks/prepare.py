@@ -194,7 +194,7 @@ def show(found: dict[str, Any]) -> None:
     table.add_row(what, f"{sdf['peak_gb']:.2f} GB", f"{AIM_STREAM_GB:.0f}")
     what = f"training from {large['molecules']:,} molecules, {large['set_gb']:.2f} GB, {large['seconds']:.0f} s"
     table.add_row(what, f"{large['peak_gb']:.2f} GB", f"{AIM_TRAIN_GB:.0f}")
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def main() -> None:
