@@ -48,11 +48,9 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
-  condition.gap=0.25  towards property values, where the model knows them, in
-                      the units of its data; guidance=2.0 says how far
-  task=NAME           instead of whole new molecules: grow, link, replace,
-                      conformers, bonds, formula or analogues, with options of
-                      their own, shown by: moldiff sample task=NAME --help
+  condition.gap=0.25  towards values that the model knows; guidance=2.0 = how far
+  task=NAME           grow, link, replace, conformers, bonds, formula or
+                      analogues; explained by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
   filters=[]          what they must pass, such as pains, nibr, sa<4.5, qed>0.5;
                       columns=[] of known lists; like=FILE ranks by likeness to
@@ -62,14 +60,12 @@ options and their defaults:
   decode=valence      valence = obey valence rules, raw = most probable classes
   device=auto         auto, cpu, cuda, cuda:1, ...
   workers=auto        processes; 0 = one alone
-  precision=auto      float32, compiled where a trial in a long run found that
-                      to pay; float32 = no trial; bfloat16 = faster, if coarse
+  precision=auto      float32, compiled if a trial says so; bfloat16 = coarser
   first=0             index of the first molecule, to share a seed's work
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       how to step: sampler.grid_power=2, sampler.corrector=30,
-                      sampler.churn=0, sampler.num_steps=50
+  sampler=power       sampler.grid_power=2, sampler.corrector=30, sampler.churn=0
 {_COMMON}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf

@@ -100,7 +100,7 @@ WRONG = [
     ("prepare data=sample", "is prepared already"),
     ("prepare limit=0", "limit: got 0"),
     ("train data.folder=nope", "nope: no prepared set there; run `moldiff prepare data=qm9` first"),
-    ("train experiment=slow", "experiment: got 'slow', expected one of: qm9, quick"),
+    ("train experiment=slow", "experiment: got 'slow', expected one of: drugs, qm9, qm9_properties, quick"),
     ("train experiment=quick out=tiny", "out: tiny is not empty; choose another folder, or resume=true"),
     ("train experiment=quick resume=true out=fresh", "expected the folder of an interrupted training"),
     ("train experiment=quick init=nope out=fresh", "got 'nope'"),
