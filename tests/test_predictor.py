@@ -105,6 +105,19 @@ def test_predictions_do_not_depend_on_their_company(tmp_path: Path) -> None:
     assert predictor_for(PROPERTIES) is None  # none that ships knows a gap in eV
 
 
+def test_the_shipped_predictor_knows_the_properties_of_qm9() -> None:
+    prepared = PreparedSet.load(SAMPLE)
+    units, sizes = dict(prepared.properties), np.diff(prepared.flat["atom_slices"])
+    made = predictor_for(Properties.of(units, prepared.flat["y"], sizes))
+    assert made is not None
+    assert (made.name, made.training["half"], made.training["molecules"]) == ("qm9_predictor", "a", 50_000)
+    molecules = [prepared.molecule(place) for place in range(200)]
+    found = made.predict(molecules)
+    for name, error in made.errors.items():
+        errors = [abs(values[name] - m.properties[name]) for values, m in zip(found, molecules, strict=True)]
+        assert 0.5 * error < np.mean(errors) < 1.5 * error
+
+
 def test_what_is_no_predictor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MoldiffError, match="predictor: got 'nowhere', expected the folder of one or one of"):
         load_predictor("nowhere")
@@ -139,6 +152,9 @@ def test_training_learns_from_one_half(tmp_path: Path, capsys: pytest.CaptureFix
     assert error < 0.5 * np.abs(true - true.mean()).mean()
     assert main(["measure", "--data", SAMPLE, "--model", str(out)]) == 0
     assert f"alpha    {made.errors['alpha']:.5g} Bohr^3" in capsys.readouterr().out
+    seen = [prepared.molecule(int(place)) for place in half]
+    found = [values["cv"] - m.properties["cv"] for values, m in zip(made.predict(seen), seen, strict=True)]
+    assert abs(np.mean(found)) < 1e-3  # the constants are settled on the training molecules
     assert main(["train", "--data", SAMPLE, "--out", str(out), "--steps", "1"]) == 2
     assert "is not empty; choose another folder" in capsys.readouterr().err
 

@@ -43,6 +43,9 @@ _MANY_STEPS = 10**9
 _FIT = 50_000
 """Molecules at most to which the linear function of atom and bond counts is fitted."""
 
+_SETTLE = 5000
+"""Training molecules at most on which the constants are settled."""
+
 _VALIDATE = 2000
 """Molecules at most on which the errors are measured during the training."""
 
@@ -227,7 +230,26 @@ def train(prepared: PreparedSet, out: Path, plan: Plan) -> PropertyPredictor:
     )
     keep(module.averaged, trainer.global_step, {})
     stored = load_predictor(out)  # its weights have been rounded
+    settle(stored, prepared, indices)
     return keep(stored.network, trainer.global_step, held_out_errors(stored, prepared))
+
+
+def settle(predictor: PropertyPredictor, prepared: PreparedSet, indices: np.ndarray) -> None:
+    """Set the constant of every property so that the mean error on training molecules is zero, in place.
+
+    What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
+    """
+    sums = torch.zeros(len(predictor.properties), dtype=torch.double)
+    counts = torch.zeros_like(sums)
+    names = predictor.properties.names
+    for batch in evaluation_batches(prepared, indices[:_SETTLE], batch_size=256, properties=names):
+        assert batch.condition is not None
+        error = predictor.properties.normalised(predictor.values(batch)) - predictor.properties.normalised(
+            batch.condition
+        )
+        sums += error.nan_to_num().sum(0)
+        counts += error.isfinite().sum(0)
+    predictor.network.counts[-1] -= (sums / counts.clamp(min=1)).to(predictor.network.counts)
 
 
 def _described(
