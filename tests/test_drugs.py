@@ -10,12 +10,12 @@ from rdkit import Chem
 from moldiff.batch import Molecule
 from moldiff.chem import canonical_key, strict_key
 from moldiff.data import conformers, drugs, ligands
-from moldiff.data.descriptors import descriptors
 from moldiff.data.drugs import Drugs, Entry
 from moldiff.data.journal import Journal
 from moldiff.data.ligands import Component, smiles_of
 from moldiff.data.prepare import prepare
 from moldiff.data.scaffolds import part_of, scaffold
+from moldiff.descriptors import descriptors
 from moldiff.errors import MoldiffError
 from moldiff.metrics.druglike import describe
 from moldiff.results import InvalidMolecule

@@ -26,7 +26,7 @@ LAYERS = (
         "pool",
         "ranks",
     },
-    {"chem", "records", "io", "process", "nn", "decode", "schedule", "optimizer"},
+    {"chem", "records", "descriptors", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},
     {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "targets", "tasks", "descendants"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
@@ -82,6 +82,7 @@ LIBRARIES = {
     "rdkit": {
         "chem",
         "records",
+        "descriptors",
         "io",
         "data",
         "metrics",

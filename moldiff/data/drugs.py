@@ -22,11 +22,11 @@ from rdkit import Chem
 
 from moldiff.chem import strict_key
 from moldiff.data import conformers
-from moldiff.data.descriptors import UNITS, descriptors
 from moldiff.data.ligands import MAX_HEAVY_ATOMS, MIN_HEAVY_ATOMS, Component, Dictionary, smiles_of
 from moldiff.data.scaffolds import RULE, part_of
 from moldiff.data.source import SourceRecord, both_keys
 from moldiff.data.treatment import Treatment
+from moldiff.descriptors import DESCRIPTORS, descriptors
 from moldiff.errors import MoldiffError
 from moldiff.pool import Failure, status_of, stream_limited
 from moldiff.records import smiles_record
@@ -133,7 +133,7 @@ class Drugs:
         if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
             got = f"valid_share={valid_share} test_share={test_share}"
             raise MoldiffError(f"{got}: expected shares of at least 0 that leave something to train on")
-        self.properties = dict(UNITS)
+        self.properties = {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
         self.parts = Path(parts) if parts else None
         self._work = DrugWork(valid_share=valid_share, test_share=test_share, seed=seed)
         self._limit, self._num_workers, self._time_limit = limit, num_workers, time_limit

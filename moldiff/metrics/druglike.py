@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, RDConfig, rdBase
-from rdkit.Chem import QED, Descriptors, FilterCatalog, rdMolDescriptors
+from rdkit.Chem import FilterCatalog
 
+from moldiff.descriptors import DESCRIPTORS
 from moldiff.pool import Failure, run_limited, was_interrupted
 from moldiff.results import MetricResult
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
     from moldiff.metrics.subjects import Measured, OnProgress, Subjects
-
-_qed: Any = QED.qed
-_descriptors: Any = Descriptors  # untyped parts of RDKit
 
 ALERTS = ("PAINS", "NIBR")
 """PAINS (Baell and Holloway 2010), and the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)."""
@@ -50,7 +46,6 @@ class Described(NamedTuple):
     alerts: tuple[str | None, ...]
 
 
-_UNITS = {"tpsa": "Å²", "mw": "g/mol"}
 _TITLES = {
     "qed": "QED",
     "sa": "synthetic accessibility score (1 easy to 10)",
@@ -119,7 +114,7 @@ def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
     results = [MetricResult("druglike_described", len(found), asked, described)]
     for name, title in _TITLES.items():
         values = [getattr(one, name) for one in found]
-        unit = _UNITS.get(name, "")
+        unit = DESCRIPTORS[name].unit
         results.append(average(f"druglike_{name}_mean", values, f"Mean {title}, {over}.", unit))
         results.append(median(f"druglike_{name}_median", values, f"Median {title}, {over}.", unit))
     for number, catalogue in enumerate(ALERTS):
@@ -140,7 +135,7 @@ def _distances(found: Sequence[Described], known: Sequence[Described]) -> list[M
         sides = [np.array([getattr(one, name) for one in side]) for side in (found, known)]
         definition = f"Wasserstein-1 distance of the {title} of P2-valid molecules to the reference's."
         distance = wasserstein(*sides)
-        unit = _UNITS.get(name, "")
+        unit = DESCRIPTORS[name].unit
         results.append(MetricResult(f"druglike_{name}_distance", distance, 1, definition, len(found), unit))
     return results
 
@@ -154,42 +149,29 @@ def describe(smiles: str) -> Described:
     """
     mol = Chem.MolFromSmiles(smiles)
     with rdBase.BlockLogs():
-        return Described(
-            qed=float(_qed(mol)),
-            sa=float(_sa_scorer().calculateScore(mol)),
-            logp=float(rdMolDescriptors.CalcCrippenDescriptors(mol)[0]),
-            tpsa=float(rdMolDescriptors.CalcTPSA(mol)),
-            mw=float(_descriptors.MolWt(mol)),
-            alerts=tuple(_first_alert(catalogue, mol) for catalogue in _catalogues()),
-        )
+        numbers = {name: float(DESCRIPTORS[name].of(mol)) for name in _TITLES}
+    return Described(**numbers, alerts=tuple(first_alert(catalogue, mol) for catalogue in ALERTS))
 
 
-def _first_alert(catalogue: FilterCatalog.FilterCatalog, mol: Chem.Mol) -> str | None:
-    entry = catalogue.GetFirstMatch(mol)
+def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
+    """The first unwanted substructure of a molecule in NIBR or a catalogue that RDKit names; None = there is none."""
+    with rdBase.BlockLogs():
+        entry = _catalogue(catalogue).GetFirstMatch(mol)
     return None if entry is None else str(entry.GetDescription())
 
 
 @cache
-def _catalogues() -> tuple[FilterCatalog.FilterCatalog, ...]:
-    """The catalogues of `ALERTS`; that of Novartis is a table in RDKit's Contrib."""
-    pains = FilterCatalog.FilterCatalogParams()
-    pains.AddCatalog(FilterCatalog.FilterCatalogParams.FilterCatalogs.PAINS)
+def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
+    """That of Novartis is a table in RDKit's Contrib; RDKit names the others."""
+    if name != "NIBR":
+        parameters = FilterCatalog.FilterCatalogParams()
+        parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
+        return FilterCatalog.FilterCatalog(parameters)
     nibr = FilterCatalog.FilterCatalog()
     with (Path(RDConfig.RDContribDir) / _NIBR_FILE).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["SEVERITY_COMMENT"] == "EXCLUDE":
-                name = row["PATTERN_NAME"]
-                matcher = FilterCatalog.SmartsMatcher(name, row["SMARTS"], max(1, int(row["MIN_COUNT"])))
-                nibr.AddEntry(FilterCatalog.FilterCatalogEntry(name, matcher))
-    return FilterCatalog.FilterCatalog(pains), nibr
-
-
-@cache
-def _sa_scorer() -> Any:
-    """RDKit's `sascorer`, which lies outside its package."""
-    folder = str(Path(RDConfig.RDContribDir) / "SA_Score")
-    sys.path.insert(0, folder)
-    try:
-        return import_module("sascorer")
-    finally:
-        sys.path.remove(folder)
+                title = row["PATTERN_NAME"]
+                matcher = FilterCatalog.SmartsMatcher(title, row["SMARTS"], max(1, int(row["MIN_COUNT"])))
+                nibr.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
+    return nibr

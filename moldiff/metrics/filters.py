@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, cached_property
 
 from rdkit import Chem, rdBase
-from rdkit.Chem import FilterCatalog, rdMolDescriptors
+from rdkit.Chem import rdMolDescriptors
 
+from moldiff.descriptors import DESCRIPTORS, Descriptor
 from moldiff.errors import MoldiffError
-from moldiff.metrics.druglike import ALERTS, Described, describe
+from moldiff.metrics.druglike import first_alert
 
 Value = str | float | int | bool
 
@@ -33,41 +33,27 @@ class Profile:
     """
 
     def __init__(self, smiles: str) -> None:
-        self.smiles = smiles
+        self.mol = Chem.MolFromSmiles(smiles)
+        self._values: dict[str, float] = {}
 
-    @cached_property
-    def mol(self) -> Chem.Mol:
-        """The molecule with implicit hydrogens."""
-        return Chem.MolFromSmiles(self.smiles)
-
-    @cached_property
-    def described(self) -> Described:
-        """QED, synthetic accessibility, logP, surface, weight and the alerts of `druglike.ALERTS`."""
-        return describe(self.smiles)
+    def value(self, quantity: str) -> float:
+        """One of `QUANTITIES`."""
+        if quantity not in self._values:
+            with rdBase.BlockLogs():
+                self._values[quantity] = QUANTITIES[quantity].of(self.mol)
+        return self._values[quantity]
 
     def alert(self, catalogue: str) -> str | None:
-        """The first alert of a catalogue; None = none."""
-        if catalogue.upper() in ALERTS:
-            return self.described.alerts[ALERTS.index(catalogue.upper())]
-        with rdBase.BlockLogs():
-            entry = _brenk().GetFirstMatch(self.mol)
-        return None if entry is None else str(entry.GetDescription())
+        """The first alert of one of `CATALOGUES`; None = none."""
+        return first_alert(catalogue.upper(), self.mol)
 
 
-QUANTITIES: Mapping[str, tuple[Callable[[Profile], float], str]] = {
-    "qed": (lambda one: one.described.qed, "quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012)"),
-    "sa": (lambda one: one.described.sa, "synthetic accessibility, 1 easy to 10 (Ertl and Schuffenhauer 2009)"),
-    "logp": (lambda one: one.described.logp, "Crippen logP (Wildman and Crippen 1999)"),
-    "tpsa": (lambda one: one.described.tpsa, "topological polar surface area in Å² (Ertl et al. 2000)"),
-    "mw": (lambda one: one.described.mw, "average molecular weight in g/mol"),
-    "heavy_atoms": (lambda one: one.mol.GetNumHeavyAtoms(), "atoms other than hydrogen"),
-    "rotatable_bonds": (lambda one: rdMolDescriptors.CalcNumRotatableBonds(one.mol), "RDKit's rotatable bonds"),
-    "rings": (lambda one: rdMolDescriptors.CalcNumRings(one.mol), "rings of the smallest set"),
-    "donors": (lambda one: rdMolDescriptors.CalcNumHBD(one.mol), "RDKit's donors of hydrogen bonds"),
-    "acceptors": (lambda one: rdMolDescriptors.CalcNumHBA(one.mol), "RDKit's acceptors of hydrogen bonds"),
-    "fsp3": (lambda one: rdMolDescriptors.CalcFractionCSP3(one.mol), "share of sp3 among the carbons"),
-    "nh_oh": (lambda one: rdMolDescriptors.CalcNumLipinskiHBD(one.mol), "hydrogens on N and O, Lipinski's donors"),
-    "n_o": (lambda one: rdMolDescriptors.CalcNumLipinskiHBA(one.mol), "atoms of N and O, Lipinski's acceptors"),
+QUANTITIES: Mapping[str, Descriptor] = {
+    **{name: DESCRIPTORS[name] for name in ("qed", "sa", "logp", "tpsa", "mw")},  # what is asked for most comes first
+    **DESCRIPTORS,
+    "fsp3": Descriptor(rdMolDescriptors.CalcFractionCSP3, "share of sp3 among the carbons"),
+    "nh_oh": Descriptor(rdMolDescriptors.CalcNumLipinskiHBD, "hydrogens on N and O, Lipinski's donors"),
+    "n_o": Descriptor(rdMolDescriptors.CalcNumLipinskiHBA, "atoms of N and O, Lipinski's acceptors"),
 }
 """What can be compared with a number."""
 
@@ -132,7 +118,7 @@ class Filter:
         """What a molecule that passes has."""
         if self.name in CATALOGUES:
             return CATALOGUES[self.name]
-        return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name][1]}"
+        return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name].meaning}"
 
     def judge(self, one: Profile) -> tuple[bool, dict[str, Value]]:
         """Whether a molecule passes, and the values that it was decided on."""
@@ -141,9 +127,9 @@ class Filter:
             return alert is None, {self.name: alert or "none"}
         if self.name in RULES:
             rule = RULES[self.name]
-            values = {name: QUANTITIES[name][0](one) for name in rule.bounds}
+            values = {name: one.value(name) for name in rule.bounds}
             return sum(values[name] > bound for name, bound in rule.bounds.items()) <= rule.forgiven, {**values}
-        value = QUANTITIES[self.name][0](one)
+        value = one.value(self.name)
         return _COMPARE[self.sign](value, self.bound), {self.name: value}
 
 
@@ -185,10 +171,3 @@ def _expected() -> str:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
-
-
-@cache
-def _brenk() -> FilterCatalog.FilterCatalog:
-    parameters = FilterCatalog.FilterCatalogParams()
-    parameters.AddCatalog(FilterCatalog.FilterCatalogParams.FilterCatalogs.BRENK)
-    return FilterCatalog.FilterCatalog(parameters)
