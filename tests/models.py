@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.checkpoint import available_models
 from moldiff.data.statistics import Statistics
 from moldiff.model import MoleculeDiffusion
 from moldiff.nn.denoiser import PairTransformer
 from moldiff.process.joint import JointProcess, JointProcessConfig
 from moldiff.vocabulary import AtomClass, Vocabulary
+
+needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
 
 VOCABULARY = Vocabulary(
     (

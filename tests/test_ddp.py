@@ -41,8 +41,7 @@ def command(out: Path, **changes: Any) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # The installed package, not the source tree that may be the current folder; processes hand this on to their own.
-    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"} | more
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | more
 
 
 def assert_same_curve(out: Path, double: Path, *, rel: float) -> None:

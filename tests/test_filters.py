@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models import needs_weights
 
 from moldiff import chem
 from moldiff.batch import Molecule
@@ -30,15 +30,7 @@ from moldiff.sampler import PowerSampler
 
 FAST = PowerSampler(num_steps=4)
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
-pytestmark = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

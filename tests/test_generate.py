@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,13 @@ from moldiff.sampler import PowerSampler
 from moldiff.scoring import sample_quality
 
 FAST = PowerSampler(num_steps=4)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def generator() -> MoleculeGenerator:
     checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
     return MoleculeGenerator(checkpoint, torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def same(one: Molecule, other: Molecule) -> bool:

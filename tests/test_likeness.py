@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from models import needs_weights
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -18,7 +17,7 @@ from moldiff.batch import Molecule
 from moldiff.cli import main
 from moldiff.errors import MoldiffError
 from moldiff.filters import screened
-from moldiff.generate import MoleculeGenerator, available_models, load
+from moldiff.generate import MoleculeGenerator, load
 from moldiff.io import read
 from moldiff.likeness import Likeness, rank
 from moldiff.metrics.shape import ShapeReference
@@ -30,15 +29,7 @@ from moldiff.tasks import Conformers, Formula, Grow
 HISTAMINE = "NCCc1c[nH]cn1"
 FAST = PowerSampler(num_steps=6)
 LIGAND = "pkg://moldiff.example_data/ligands/histamine.sdf"
-pytestmark = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

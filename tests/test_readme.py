@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from models import needs_weights
 
 from moldiff.cli import main
-from moldiff.generate import available_models
 from moldiff.options import compose_options
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +24,6 @@ COMMANDS = [
 OURS = [command for command in COMMANDS if command.startswith("moldiff ")]
 HOURS = ("moldiff prepare data=qm9", "moldiff train experiment=qm9")
 """Commands that take too long to be run here."""
-
-needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
 
 
 def test_first_two_commands() -> None:

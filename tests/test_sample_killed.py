@@ -44,7 +44,7 @@ class Commands:
     """Runs of `moldiff sample`, of which one at a time is alive."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-W", "ignore", "-c", _SERVE]  # -P: what is installed
+        command = [sys.executable, "-W", "ignore", "-c", _SERVE]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read() == "ready"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from models import MODEL_CONFIG, small_model, small_process
+from models import MODEL_CONFIG, needs_weights, small_model, small_process
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdMolAlign
 
@@ -21,7 +20,7 @@ from moldiff.checkpoint import Checkpoint, save_model
 from moldiff.chem import from_rdkit, to_rdkit
 from moldiff.cli import main
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator, available_models, load
+from moldiff.generate import MoleculeGenerator, load
 from moldiff.io import read, write
 from moldiff.options import compose_options
 from moldiff.process.categorical import absorbing_prior
@@ -30,15 +29,7 @@ from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow
 from moldiff.tasks.stereo import Match, compare, marks
 
 FAST = PowerSampler(num_steps=3)
-needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,7 @@ WIDE = Vocabulary(
     ),
     {},
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def embedded(smiles: str, seed: int = 1) -> Molecule:
