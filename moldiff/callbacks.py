@@ -33,6 +33,17 @@ def time_limit(trainer: Any) -> Timer | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
 
 
+def progress(trainer: Any) -> float:
+    """Share of the training that is done, by steps or by time, whichever is further."""
+    steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+    timer = time_limit(trainer)
+    if timer is None:
+        return float(min(1.0, steps))
+    elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
+    # Every rank has its own clock, but all need the same learning rate.
+    return float(min(1.0, max(steps, trainer.strategy.broadcast(elapsed / (elapsed + left)))))
+
+
 class ProgressLine(Callback):
     """Prints step, loss, speed and the time that is left, every so many steps.
 

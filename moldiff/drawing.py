@@ -140,6 +140,45 @@ class NewMolecules:
 
 
 @dataclass(frozen=True, eq=False)
+class WrappedTask:
+    """A task that is another one in all that a subclass does not change.
+
+    Attributes:
+        task: any task.
+    """
+
+    task: Task
+
+    def count(self, n: int) -> int:
+        """That of the task."""
+        return self.task.count(n)
+
+    def sizes(self) -> tuple[int, int]:
+        """Those of the task."""
+        return self.task.sizes()
+
+    def notes(self) -> Sequence[str]:
+        """Those of the task."""
+        return self.task.notes()
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The start of the task."""
+        return self.task.begin(index, generator)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task."""
+        return self.task.totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """That of the task."""
+        return self.task.finish(index, start, molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """That of the task."""
+        return self.task.admission(n)
+
+
+@dataclass(frozen=True, eq=False)
 class Beginning:
     """A molecule that is about to be drawn.
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moldiff.batch import Molecule
-from moldiff.decode import Total
-from moldiff.drawing import Admission, Finished, Task
+from moldiff.drawing import WrappedTask
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
 from moldiff.vocabulary import SYMBOLS, Vocabulary
@@ -56,44 +54,18 @@ def element_mask(
 
 
 @dataclass(frozen=True, eq=False)
-class Limited:
+class Limited(WrappedTask):
     """A task whose free atoms may only be of some classes.
 
     Attributes:
-        task: any task.
         mask: the classes [K].
     """
 
-    task: Task
     mask: np.ndarray
-
-    def count(self, n: int) -> int:
-        """That of the task."""
-        return self.task.count(n)
-
-    def sizes(self) -> tuple[int, int]:
-        """Those of the task."""
-        return self.task.sizes()
-
-    def notes(self) -> Sequence[str]:
-        """Those of the task."""
-        return self.task.notes()
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of the task within the mask."""
         return limit(self.task.begin(index, generator), self.mask)
-
-    def totals(self, index: int) -> Sequence[Total]:
-        """Those of the task."""
-        return self.task.totals(index)
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """That of the task."""
-        return self.task.finish(index, start, molecule)
-
-    def admission(self, n: int) -> Admission | None:
-        """That of the task."""
-        return self.task.admission(n)
 
 
 def limit(start: Start, mask: np.ndarray) -> Start:

@@ -14,12 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import torch
-
 from moldiff import chem
 from moldiff.batch import Molecule
-from moldiff.decode import Total
-from moldiff.drawing import Admission, Finished, Task
+from moldiff.drawing import Finished, Task, WrappedTask
 from moldiff.errors import MoldiffError
 from moldiff.metrics.columns import COLUMNS, Value, check_columns
 from moldiff.metrics.filters import Filter, Profile, parse_filters
@@ -36,36 +33,14 @@ _STATUS = f"task_status_{_FAILED}"
 
 
 @dataclass(frozen=True, eq=False)
-class FilteredTask:
+class FilteredTask(WrappedTask):
     """A task of whose molecules those that fail a filter are not what was asked for.
 
     Attributes:
-        task: any task.
         filters: what a molecule has to pass.
     """
 
-    task: Task
     filters: tuple[Filter, ...]
-
-    def count(self, n: int) -> int:
-        """That of the task."""
-        return self.task.count(n)
-
-    def sizes(self) -> tuple[int, int]:
-        """Those of the task."""
-        return self.task.sizes()
-
-    def notes(self) -> Sequence[str]:
-        """Those of the task."""
-        return self.task.notes()
-
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        """The start of the task."""
-        return self.task.begin(index, generator)
-
-    def totals(self, index: int) -> Sequence[Total]:
-        """Those of the task."""
-        return self.task.totals(index)
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """That of the task, with the values that the filters decide on; those that it fails are its problem."""
@@ -75,10 +50,6 @@ class FilteredTask:
         failed, values = judge(finished.molecule, self.filters)
         problem = f"{_FAILED}{', '.join(failed)}" if failed else None
         return replace(finished, fields={**finished.fields, **values}, problem=problem)
-
-    def admission(self, n: int) -> Admission | None:
-        """That of the task."""
-        return self.task.admission(n)
 
 
 def judge(molecule: Molecule, filters: Sequence[Filter]) -> tuple[list[str], dict[str, Value]]:

@@ -87,9 +87,7 @@ class MoleculeDiffusion(nn.Module):
         properties drops them.
         """
         known_values = batch.condition if self.properties else None
-        return batch.replace(
-            pos=center(batch.pos, batch.node_mask, known) / self.statistics.pos_scale,
-            hydrogen=batch.hydrogen / self.statistics.hydrogen_scale,
+        return in_units(batch, self.statistics, known).replace(
             condition=None if known_values is None else self.properties.normalised(known_values),
         )
 
@@ -192,6 +190,14 @@ class MoleculeDiffusion(nn.Module):
         prediction = self.denoise(noisy, t, self.denoise(noisy, t))
         terms = self.process.bound(prediction, clean, noisy, t, s)
         return {name: term * num_steps for name, term in terms.items()}
+
+
+def in_units(batch: MolBatch, statistics: Statistics, known: Tensor | None = None) -> MolBatch:
+    """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all."""
+    return batch.replace(
+        pos=center(batch.pos, batch.node_mask, known) / statistics.pos_scale,
+        hydrogen=batch.hydrogen / statistics.hydrogen_scale,
+    )
 
 
 class GuidedDiffusion(MoleculeDiffusion):

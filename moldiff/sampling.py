@@ -14,6 +14,7 @@ from moldiff.errors import MoldiffError, check_at_least
 from moldiff.usage import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
+    from moldiff.io import Writer
     from moldiff.io.finished import FinishedRecords
     from moldiff.likeness import Likeness
     from moldiff.results import MetricResult
@@ -220,11 +221,16 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
                     write_frames(films, drawn)
         except KeyboardInterrupt:
             run.interrupted = True
-        if not writer.count:  # an exception leaves an older file of that name as it was
-            if run.interrupted:
-                raise KeyboardInterrupt
-            raise MoldiffError(_nothing(run, options))
+        _refuse_empty(writer, run, options)
     return reasons
+
+
+def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) -> None:
+    """Leave an older file of that name as it was where nothing has been written; an exception does."""
+    if not writer.count:
+        if run.interrupted:
+            raise KeyboardInterrupt
+        raise MoldiffError(_nothing(run, options))
 
 
 def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
@@ -259,10 +265,7 @@ def _sample_alike(run: SamplingRun, likeness: Likeness, options: Mapping[str, An
                 writer.write(sample.molecule, sample.record())
             except MoldiffError as error:
                 unwritten.append(str(error))
-        if not writer.count:
-            if run.interrupted:
-                raise KeyboardInterrupt
-            raise MoldiffError(_nothing(run, options))
+        _refuse_empty(writer, run, options)
     return _conclude(run, options, unwritten, samples.results, samples.notes)
 
 

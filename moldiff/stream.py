@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import lightning
+import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moldiff.batch import MolBatch
-from moldiff.condition import half_of
+from moldiff.condition import Properties, half_of
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, evaluation_batches
 
@@ -95,3 +96,13 @@ class TrainingData(lightning.LightningDataModule):
         size = self.batch_size * min(trainer.world_size, _MOST_TOGETHER)
         batches = evaluation_batches(self.prepared, indices, batch_size=size)
         return DataLoader(batches, batch_size=None, shuffle=False)
+
+
+def learnt_properties(prepared: PreparedSet, names: Sequence[str], indices: np.ndarray) -> Properties:
+    """Properties of a set, with their scales among the molecules `indices` that a network learns from."""
+    columns = [list(prepared.properties).index(name) for name in names]
+    return Properties.of(
+        {name: prepared.properties[name] for name in names},
+        prepared.flat["y"][indices][:, columns],
+        np.diff(prepared.flat["atom_slices"])[indices],
+    )

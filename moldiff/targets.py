@@ -10,8 +10,7 @@ import torch
 
 from moldiff.batch import Molecule
 from moldiff.condition import Properties
-from moldiff.decode import Total
-from moldiff.drawing import Admission, Finished, Task
+from moldiff.drawing import Finished, WrappedTask
 from moldiff.sampler import Start
 
 
@@ -29,28 +28,18 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Targeted:
+class Targeted(WrappedTask):
     """A task whose molecules are drawn towards property values.
 
     Attributes:
-        task: any task.
         properties: those that the model knows.
         asked: the values by name, in the data's units.
         predictor: says what the molecules turn out to have; None = nothing does.
     """
 
-    task: Task
     properties: Properties
     asked: Mapping[str, float]
     predictor: Predictor | None = None
-
-    def count(self, n: int) -> int:
-        """That of the task."""
-        return self.task.count(n)
-
-    def sizes(self) -> tuple[int, int]:
-        """Those of the task."""
-        return self.task.sizes()
 
     def notes(self) -> Sequence[str]:
         """Those of the task, the trained range of every property, and how far its prediction can be trusted."""
@@ -66,10 +55,6 @@ class Targeted:
         """The start of the task with the values."""
         return with_target(self.task.begin(index, generator), self.properties, self.asked)
 
-    def totals(self, index: int) -> Sequence[Total]:
-        """Those of the task."""
-        return self.task.totals(index)
-
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """That of the task; the record says what was asked for and, if there is a predictor, what it predicts."""
         finished = self.task.finish(index, start, molecule)
@@ -78,10 +63,6 @@ class Targeted:
             values = self.predictor.predict([finished.molecule])[0]
             fields |= {f"predicted_{name}": values[name] for name in self.asked if name in values}
         return replace(finished, fields={**finished.fields, **fields})
-
-    def admission(self, n: int) -> Admission | None:
-        """That of the task."""
-        return self.task.admission(n)
 
 
 def with_target(start: Start, properties: Properties, asked: Mapping[str, float]) -> Start:

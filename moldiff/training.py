@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from moldiff.arithmetic import Arithmetic, compile_blocks
 from moldiff.batch import MolBatch
-from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, StateKeeper, time_limit
+from moldiff.callbacks import ModelExport, ProgressLine, SampleQuality, StateKeeper, progress
 from moldiff.checkpoint import NOVELTY_FILE, build_model, load_checkpoint
 from moldiff.condition import Properties, PropertyDropout, half_of
 from moldiff.construct import construct
@@ -33,7 +32,7 @@ from moldiff.model import MoleculeDiffusion, Noised, PropertyChoice, TaskDistrib
 from moldiff.optimizer import MuonAdamW
 from moldiff.ranks import rank
 from moldiff.state import STATE_FILE, check_options, claimed
-from moldiff.stream import TrainingData
+from moldiff.stream import TrainingData, learnt_properties
 from moldiff.transfer import take_over
 from moldiff.trial import ArithmeticTrial
 
@@ -134,7 +133,7 @@ class DiffusionTraining(lightning.LightningModule):
         return {"loss": total}
 
     def _set_learning_rate(self, step: int) -> None:
-        factor = self.schedule(step, self.progress())
+        factor = self.schedule(step, progress(self.trainer))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["full_lr"]
 
@@ -212,16 +211,6 @@ class DiffusionTraining(lightning.LightningModule):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
-
-    def progress(self) -> float:
-        """Share of the training that is done, by steps or by time, whichever is further."""
-        steps = self.global_step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
-        timer = time_limit(self.trainer)
-        if timer is None:
-            return min(1.0, steps)
-        elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
-        # Every rank has its own clock, but all need the same learning rate.
-        return float(min(1.0, max(steps, self.trainer.strategy.broadcast(elapsed / (elapsed + left)))))
 
     def validation_step(self, batch: MolBatch, batch_idx: int) -> None:
         generator = self.generator(batch_idx)
@@ -320,12 +309,7 @@ def _properties(config: Mapping[str, Any], prepared: PreparedSet) -> Properties:
         return Properties()
     chosen = dropout.chosen(prepared.properties, prepared.name)
     indices = half_of(prepared.split("train"), config.get("half"))
-    columns = [list(prepared.properties).index(name) for name in chosen]
-    return Properties.of(
-        {name: prepared.properties[name] for name in chosen},
-        prepared.flat["y"][indices][:, columns],
-        np.diff(prepared.flat["atom_slices"])[indices],
-    )
+    return learnt_properties(prepared, chosen, indices)
 
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:

@@ -24,7 +24,7 @@ from moldiff.chem import strict_key
 from moldiff.data import conformers
 from moldiff.data.ligands import MAX_HEAVY_ATOMS, MIN_HEAVY_ATOMS, Component, Dictionary, smiles_of
 from moldiff.data.scaffolds import RULE, part_of
-from moldiff.data.source import SourceRecord, both_keys
+from moldiff.data.source import SourceRecord, both_keys, check_shares
 from moldiff.data.treatment import Treatment
 from moldiff.descriptors import DESCRIPTORS, descriptors
 from moldiff.errors import MoldiffError
@@ -130,9 +130,7 @@ class Drugs:
         num_workers: int = 2,
         time_limit: float = 60.0,
     ) -> None:
-        if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
-            got = f"valid_share={valid_share} test_share={test_share}"
-            raise MoldiffError(f"{got}: expected shares of at least 0 that leave something to train on")
+        check_shares(valid_share, test_share)
         self.properties = {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
         self.parts = Path(parts) if parts else None
         self._work = DrugWork(valid_share=valid_share, test_share=test_share, seed=seed)

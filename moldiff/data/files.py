@@ -18,7 +18,7 @@ import rdkit
 from moldiff.batch import Molecule
 from moldiff.data import conformers
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
-from moldiff.data.source import SourceRecord, both_keys
+from moldiff.data.source import SourceRecord, both_keys, check_shares
 from moldiff.data.treatment import Treatment
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, Part, parts
@@ -117,9 +117,7 @@ class Files:
         num_workers: int = 2,
         time_limit: float = 60.0,
     ) -> None:
-        if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
-            got = f"valid_share={valid_share} test_share={test_share}"
-            raise MoldiffError(f"{got}: expected shares of at least 0 that leave something to train on")
+        check_shares(valid_share, test_share)
         if time_limit <= 0:
             raise MoldiffError(f"time_limit: got {time_limit}, expected seconds above 0")
         self.treatment = Treatment(

@@ -41,6 +41,17 @@ class SourceRecord:
     part: str = ""
 
 
+def check_shares(valid_share: float, test_share: float) -> None:
+    """Refuse shares of the parts that are none.
+
+    Raises:
+        MoldiffError: when one is negative, or nothing is left to train on.
+    """
+    if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
+        got = f"valid_share={valid_share} test_share={test_share}"
+        raise MoldiffError(f"{got}: expected shares of at least 0 that leave something to train on")
+
+
 class Source(Protocol):
     """Where molecules come from.
 

@@ -17,7 +17,7 @@ from moldiff.checkpoint import parse_weights, write_atomically
 from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.geometry import center
+from moldiff.model import in_units
 from moldiff.predictor.network import PropertyNetwork
 from moldiff.vocabulary import Vocabulary
 
@@ -107,14 +107,6 @@ class PropertyPredictor:
         }
         write_atomically(folder / WEIGHTS_FILE, save(weights))
         write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
-
-
-def in_units(batch: MolBatch, statistics: Statistics) -> MolBatch:
-    """Å -> unit variance, centred."""
-    return batch.replace(
-        pos=center(batch.pos, batch.node_mask) / statistics.pos_scale,
-        hydrogen=batch.hydrogen / statistics.hydrogen_scale,
-    )
 
 
 def _shipped() -> Path:

@@ -17,17 +17,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moldiff.batch import MolBatch
-from moldiff.callbacks import time_limit
+from moldiff.callbacks import progress
 from moldiff.condition import Properties, half_of
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, evaluation_batches
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device, has_fast_bfloat16
+from moldiff.model import in_units
 from moldiff.optimizer import MuonAdamW
 from moldiff.predictor.network import PropertyNetwork
-from moldiff.predictor.predictor import PropertyPredictor, in_units, load_predictor
+from moldiff.predictor.predictor import PropertyPredictor, load_predictor
 from moldiff.schedule import TrapezoidSchedule
-from moldiff.stream import StepDataset
+from moldiff.stream import StepDataset, learnt_properties
 
 SIZES = {
     "hidden_dim": 128,
@@ -117,7 +118,7 @@ class PredictorTraining(lightning.LightningModule):
         return optimizer
 
     def training_step(self, batch: MolBatch) -> Tensor:
-        factor = self.schedule(self.global_step, self._progress())
+        factor = self.schedule(self.global_step, progress(self.trainer))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = factor * group["full_lr"]
         assert batch.condition is not None
@@ -157,13 +158,6 @@ class PredictorTraining(lightning.LightningModule):
     def averaged_values(self, batch: MolBatch) -> Tensor:
         """Properties [B, C] by the averaged weights, in the units of the data."""
         return self.predictor.properties.restored(self.averaged(in_units(batch, self.predictor.statistics)))
-
-    def _progress(self) -> float:
-        steps = self.global_step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
-        if (timer := time_limit(self.trainer)) is not None:
-            elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
-            steps = max(steps, elapsed / (elapsed + left))
-        return min(1.0, steps)
 
 
 class ErrorSums:
@@ -274,12 +268,7 @@ def _fresh(prepared: PreparedSet, indices: np.ndarray, plan: Plan) -> PropertyPr
     names = list(plan.properties or prepared.properties)
     if not names:
         raise MoldiffError(f"predictor: {prepared.name} has no properties to be learnt, expected at least one")
-    columns = [list(prepared.properties).index(name) for name in names]
-    properties = Properties.of(
-        {name: prepared.properties[name] for name in names},
-        prepared.flat["y"][indices][:, columns],
-        np.diff(prepared.flat["atom_slices"])[indices],
-    )
+    properties = learnt_properties(prepared, names, indices)
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         torch.manual_seed(plan.seed)
         network = PropertyNetwork(
