@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,14 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from moldiff.batch import MolBatch, Prediction, pair_mask
+from moldiff.radii import COVALENT
 from moldiff.vocabulary import Vocabulary
+
+REACH = 1.3
+"""Times the sum of their covalent radii up to which decoding may join two atoms that the prediction leaves apart.
+
+The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28.
+"""
 
 _KEEP_WITHIN = 12.0
 """Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
@@ -45,7 +53,8 @@ class Decoded:
     Attributes:
         batch: the molecules, coordinates as in the prediction.
         mended: [B] True where the argmax broke a rule and the integer programme found another assignment.
-        failed: [B] True where the argmax broke a rule and no assignment was found; the argmax is kept.
+        failed: [B] True where no assignment obeys all rules: the batch has the most probable one in several fragments
+            that obeys the others or, where there is none either, the argmax.
     """
 
     batch: MolBatch
@@ -72,7 +81,8 @@ def decode_valence(
     """The most probable assignment in which every atom obeys a valence rule.
 
     Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same. A
-    class that `moldiff.sampler` ruled out is never chosen.
+    class that `moldiff.sampler` ruled out is never chosen, and atoms that the coordinates put farther apart than
+    `REACH` allows are not joined, for no bond makes one molecule of two that lie apart.
 
     Args:
         prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
@@ -83,19 +93,41 @@ def decode_valence(
         time_limit: for one molecule's programme (s).
     """
     totals = totals or [()] * len(node_mask)
-    batch = decode_raw(prediction, node_mask)
-    atom_type, bond = batch.atom_type.clone(), batch.bond.clone()
+    raw = decode_raw(prediction, node_mask)
+    atom_type, bond = raw.atom_type.clone(), raw.bond.clone()
     mended, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
-    for row in _broken(batch, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
+    for row in _broken(raw, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
         size = int(node_mask[row].sum())
         atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
         pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
-        answer = most_probable(atoms, pairs, vocabulary, connected=connected, totals=totals[row], time_limit=time_limit)
-        (mended if answer else failed)[row] = True
+        elements = vocabulary.table[raw.atom_type[row, :size].cpu(), 0]
+        pairs = _within_reach(pairs, elements, prediction.pos[row, :size].double().cpu().numpy())
+        solve = partial(most_probable, atoms, pairs, vocabulary, totals=totals[row], time_limit=time_limit)
+        answer = solve(connected=connected)
+        failed[row] = answer is None
+        answer = answer or (solve(connected=False) if connected else None)
         if answer:
             atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
             bond[row, :size, :size] = torch.from_numpy(answer[1]).to(bond)
-    return Decoded(batch.replace(atom_type=atom_type, bond=bond), mended, failed)
+            mended[row] = not (
+                torch.equal(atom_type[row], raw.atom_type[row]) and torch.equal(bond[row], raw.bond[row])
+            )
+    return Decoded(raw.replace(atom_type=atom_type, bond=bond), mended, failed)
+
+
+def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """The log-probabilities without bonds between atoms that are too far apart for one.
+
+    Args:
+        pairs: log-probabilities [n, n, 4]. Where a bond is the most probable, or known, it may stay.
+        elements: most probable atomic numbers [n].
+        pos: coordinates [n, 3] (Å).
+    """
+    radius = COVALENT[np.minimum(elements, len(COVALENT) - 1)]
+    distance = np.linalg.norm(pos[:, None] - pos, axis=-1)
+    apart = (distance > REACH * (radius[:, None] + radius)) & (pairs.argmax(-1) == 0)
+    ruled_out = apart[..., None] & (np.arange(pairs.shape[-1]) > 0)
+    return np.where(ruled_out, np.minimum(pairs, 2 * _NEVER), pairs)
 
 
 def _broken(batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[Total]], *, connected: bool) -> Tensor:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib.resources import files
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from models import NUM_CLASSES, VOCABULARY
+from rdkit import Chem
 
 from moldiff.batch import Prediction, to_molecules
 from moldiff.chem import check
-from moldiff.decode import decode_raw, decode_valence, most_probable
+from moldiff.data.dataset import PreparedSet
+from moldiff.decode import REACH, decode_raw, decode_valence, most_probable
+from moldiff.radii import COVALENT
+from moldiff.results import Status
 from moldiff.vocabulary import AtomClass, Vocabulary
 
 
@@ -104,13 +110,65 @@ def test_a_broken_valence_is_mended_and_said_so() -> None:
     assert check(molecule) is None
 
 
-def test_loose_fragments_are_joined_where_that_is_asked_for() -> None:
-    loose = [2, 2, 2, 2], {(0, 1): 2, (2, 3): 2}  # two ethenes; cyclobutane is their best union
-    prediction, mask = prediction_of(*loose)
+def two_ethenes(apart: float) -> tuple[Prediction, torch.Tensor]:
+    """Parallel ones at that distance (Å); cyclobutane is their best union."""
+    prediction, mask = prediction_of([2, 2, 2, 2], {(0, 1): 2, (2, 3): 2})
+    pos = torch.tensor([[0.0, 0, 0], [1.4, 0, 0], [1.4, apart, 0], [0, apart, 0]])
+    return replace(prediction, pos=pos.double()[None]), mask
+
+
+def test_loose_fragments_within_reach_are_joined_where_that_is_asked_for() -> None:
+    prediction, mask = two_ethenes(1.9)
     assert not bool(decode_valence(prediction, mask, VOCABULARY, connected=False).mended.any())
     decoded = decode_valence(prediction, mask, VOCABULARY)
     assert decoded.mended.tolist() == [True]
+    assert decoded.failed.tolist() == [False]
     assert check(to_molecules(decoded.batch, VOCABULARY)[0]) is None
+
+
+def test_fragments_that_lie_apart_are_not_joined_by_a_long_bond() -> None:
+    prediction, mask = two_ethenes(2.1)  # two carbons reach 1.3 x 1.52 Å
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert (decoded.mended.tolist(), decoded.failed.tolist()) == ([False], [True])
+    problem = check(to_molecules(decoded.batch, VOCABULARY)[0])
+    assert problem is not None
+    assert problem.status is Status.DISCONNECTED
+
+
+def test_valences_are_mended_even_where_the_fragments_lie_apart() -> None:
+    prediction, mask = two_ethenes(4.0)
+    prediction.bond[0, 0, 1, 3] = prediction.bond[0, 1, 0, 3] = 7.0  # a triple bond between two CH2
+    assert decode_raw(prediction, mask).bond[0, 0, 1] == 3
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert (decoded.mended.tolist(), decoded.failed.tolist()) == ([True], [True])
+    assert decoded.batch.bond[0, 0, 1] == 2
+    problem = check(to_molecules(decoded.batch, VOCABULARY)[0])
+    assert problem is not None
+    assert problem.status is Status.DISCONNECTED
+
+
+def test_a_bond_that_the_prediction_has_may_stay_whatever_its_length() -> None:
+    prediction, mask = prediction_of([3, 2, 6], {(0, 1): 2, (1, 2): 1})  # atoms 5.2 Å apart, and a broken valence
+    decoded = decode_valence(prediction, mask, VOCABULARY)
+    assert decoded.mended.tolist() == [True]
+    assert check(to_molecules(decoded.batch, VOCABULARY)[0]) is None
+
+
+def test_radii_are_those_of_the_periodic_table() -> None:
+    table = Chem.GetPeriodicTable()
+    assert len(COVALENT) == 97
+    np.testing.assert_allclose(COVALENT[1:], [table.GetRcovalent(z) for z in range(1, 97)], atol=0.011)
+
+
+def test_no_bond_of_real_molecules_is_out_of_reach() -> None:
+    prepared = PreparedSet.load(str(files("moldiff.example_data") / "sample"))
+    ratios = []
+    for number in range(len(prepared)):
+        molecule = prepared.molecule(number)
+        i, j = molecule.bonds[:, 0], molecule.bonds[:, 1]
+        radius = COVALENT[molecule.atomic_number]
+        ratios.append(np.linalg.norm(molecule.pos[i] - molecule.pos[j], axis=1) / (radius[i] + radius[j]))
+    assert 1 < np.concatenate(ratios).max() < REACH
 
 
 def test_non_finite_predictions_are_kept_and_marked_as_failed() -> None:

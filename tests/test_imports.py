@@ -15,6 +15,7 @@ LAYERS = (
     {
         "errors",
         "results",
+        "radii",
         "vocabulary",
         "batch",
         "geometry",
