@@ -33,7 +33,7 @@ LAYERS = (
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve", "predictor"}
     | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
-    {"cli", "sampling", "options", "usage", "testing", "benchmark", "conditional"},
+    {"cli", "sampling", "options", "usage", "testing", "benchmark"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
 
@@ -74,7 +74,7 @@ SIBLINGS = {
     "catalogue": {"checkpoint"},
     "likeness": {"filters", "run", "samples"},
     "sampling": {"usage"},
-    "benchmark": {"conditional"},
+    "benchmark": {"usage"},
     "cli": {"options", "sampling", "usage"},
 }
 """What a module may import of its own layer."""

@@ -11,15 +11,16 @@ import torch
 from models import MODEL_CONFIG, SIZES
 from trainings import SAMPLE
 
-from moldiff import benchmark
+from moldiff.benchmark.__main__ import main
+from moldiff.benchmark.properties import Pairs, Protocol, Targets
 from moldiff.checkpoint import build_model, save_model
 from moldiff.condition import Properties, half_of
-from moldiff.conditional import Pairs, Protocol, measure_properties
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.generate import load
 from moldiff.model import MoleculeDiffusion
 from moldiff.predictor import PropertyNetwork, PropertyPredictor
+from moldiff.sampler import PowerSampler
 
 NAMES = ("gap", "alpha")
 
@@ -62,9 +63,14 @@ def test_measured_by_hand(
     save_generator(tmp_path / "told", prepared, properties, "b")
     judge = make_predictor(prepared, properties, "a")
     protocol = Protocol(
-        generator=load(tmp_path / "told", device="cpu"), predictor=judge, prepared=prepared, samples=12, steps=2
+        generator=load(tmp_path / "told", device="cpu"),
+        predictor=judge,
+        prepared=prepared,
+        samples=12,
+        sampler=PowerSampler(num_steps=2),
     )
-    columns = measure_properties(protocol)
+    targets = Targets(protocol)
+    columns = targets.columns([row for rows in targets.rows(0) for row in rows])
     found = {column: {result.name: result for result in results} for column, results in columns.items()}
     assert list(found) == ["moldiff", "predictor on test", "number of atoms", "random"]
     assert list(found["moldiff"])[:3] == ["gap_mae", "gap_judged", "gap_valid"]
@@ -92,7 +98,7 @@ def test_measured_by_hand(
     judge.save(tmp_path / "judge")
     options = ["--data", SAMPLE, "--predictor", str(tmp_path / "judge"), "--samples", "4", "--steps", "2"]
     options += ["--device", "cpu", "--guidance", "1.5", "--properties", "alpha", "--out", str(tmp_path / "out.json")]
-    assert benchmark.main(["properties", "--model", str(tmp_path / "told"), *options]) == 0
+    assert main(["properties", "--model", str(tmp_path / "told"), *options]) == 0
     assert "alpha" in capsys.readouterr().out
     report = json.loads((tmp_path / "out.json").read_text())
     assert [entry["name"] for entry in report["results"]["moldiff"]] == ["alpha_mae", "alpha_judged", "alpha_valid"]
@@ -125,5 +131,5 @@ def test_halves_that_do_not_fit_are_refused(tmp_path: Path, prepared: PreparedSe
 
 def test_a_model_without_properties_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["properties", "--data", SAMPLE, "--predictor", str(tmp_path)]
-    assert benchmark.main(arguments) == 2
+    assert main(arguments) == 2
     assert "predictor: got" in capsys.readouterr().err

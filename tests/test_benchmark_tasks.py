@@ -13,8 +13,10 @@ from models import MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import benchmark
 from moldiff.batch import Molecule
+from moldiff.benchmark.__main__ import main
+from moldiff.benchmark.conformers import conformer_results
+from moldiff.benchmark.parts import choose_part, is_untouched
 from moldiff.checkpoint import save_model
 from moldiff.chem import from_rdkit
 from moldiff.data.dataset import PreparedSet
@@ -35,7 +37,7 @@ def embedded(smiles: str) -> Molecule:
 
 def parts(smiles: str, kind: str) -> set[tuple[int, ...]]:
     molecule, random = embedded(smiles), np.random.default_rng(0)
-    found = [benchmark.choose_part(molecule, kind, random) for _ in range(40)]
+    found = [choose_part(molecule, kind, random) for _ in range(40)]
     return {tuple(part) for part in found if part is not None}
 
 
@@ -63,23 +65,23 @@ def test_parts_that_can_be_removed() -> None:
 def test_what_counts_as_untouched() -> None:
     whole = embedded("c1ccccc1CO")
     kept = np.arange(6)
-    assert benchmark._is_untouched(whole, whole, kept)
+    assert is_untouched(whole, whole, kept)
     other_kekule = whole.bonds.copy()
     ring = (other_kekule[:, :2] < 6).all(1)
     other_kekule[ring, 2] = 3 - other_kekule[ring, 2]
-    assert benchmark._is_untouched(replace(whole, bonds=other_kekule), whole, kept)
+    assert is_untouched(replace(whole, bonds=other_kekule), whole, kept)
     moved = whole.pos.copy()
     moved[2, 0] += 0.002
-    assert not benchmark._is_untouched(replace(whole, pos=moved), whole, kept)
+    assert not is_untouched(replace(whole, pos=moved), whole, kept)
     lost = whole.num_hydrogens.copy()
     lost[1] = 0
-    assert not benchmark._is_untouched(replace(whole, num_hydrogens=lost), whole, kept)
+    assert not is_untouched(replace(whole, num_hydrogens=lost), whole, kept)
     gained = np.concatenate([whole.bonds, [[0, 3, 1]]])
-    assert not benchmark._is_untouched(replace(whole, bonds=gained), whole, kept)
+    assert not is_untouched(replace(whole, bonds=gained), whole, kept)
 
 
 def test_conformers_are_counted_by_molecule_and_one_by_one() -> None:
-    results = benchmark._conformer_results([[0.1, 0.9], [0.6], []])
+    results = conformer_results([[0.1, 0.9], [0.6], []])
     assert [(r.numerator, r.denominator) for r in results[::2]] == [(1, 3), (1, 3)]
     assert [r.value for r in results[1::2]] == pytest.approx([0.35, 0.6])
 
@@ -90,7 +92,7 @@ def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFi
     save_model(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
     out = tmp_path / "numbers.json"
     arguments = ["--model", str(tmp_path / "model"), "--data", folder, "--molecules", "6", "--samples", "2"]
-    assert benchmark.main([task, *arguments, "--steps", "2", "--out", str(out)]) == 0
+    assert main([task, *arguments, "--steps", "2", "--out", str(out)]) == 0
     assert f"### {task}" in capsys.readouterr().out
     results = json.loads(out.read_text(encoding="utf-8"))["results"]
     assert len(results) >= 2
@@ -101,5 +103,5 @@ def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmark.main(["grow", "--model", "nope"]) == 2
+    assert main(["grow", "--model", "nope"]) == 2
     assert capsys.readouterr().err.startswith("moldiff: error: model: got 'nope'")

@@ -9,7 +9,7 @@ that belong to other molecules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from moldiff.batch import Molecule
+from moldiff.benchmark.settings import Columns, Row
 from moldiff.condition import HALVES, Properties, half_of
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.statistics import Statistics
@@ -27,7 +28,8 @@ from moldiff.generate import MoleculeGenerator
 from moldiff.model import GuidedDiffusion
 from moldiff.predictor import PropertyPredictor
 from moldiff.results import MetricResult
-from moldiff.sampler import Start
+from moldiff.run import Done
+from moldiff.sampler import PowerSampler, Start
 from moldiff.samples import SampledMolecule
 from moldiff.targets import with_target
 from moldiff.vocabulary import Vocabulary
@@ -35,7 +37,8 @@ from moldiff.vocabulary import Vocabulary
 SHOWN_UNITS: Mapping[str, tuple[str, float]] = {"Hartree": ("meV", 27_211.386_245_988)}
 """Units that the tables of the field use instead of the data's, and how many of them make one (CODATA 2018)."""
 
-Columns = dict[str, list[MetricResult]]
+_AT_ONCE = 100
+"""Molecules that are judged together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Protocol:
         samples: molecules drawn for each property.
         properties: names; None = all that the model knows.
         guidance: scale, see `moldiff.model.GuidedDiffusion`.
-        steps: network calls a molecule; None = the sampler's own number.
+        sampler: how to step; None = the default.
         seed: of the pairs and the draws.
     """
 
@@ -59,7 +62,7 @@ class Protocol:
     samples: int
     properties: Sequence[str] | None = None
     guidance: float = 1.0
-    steps: int | None = None
+    sampler: PowerSampler | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,40 +101,90 @@ class Protocol:
         return np.asarray(self.prepared.flat["y"][indices, column], dtype=np.float64)
 
 
-def measure_properties(protocol: Protocol) -> Columns:
-    """Mean absolute errors of every property: drawn, the predictor's own, from the number of atoms alone, at random."""
-    columns: Columns = {name: [] for name in ("moldiff", "predictor on test", "number of atoms", "random")}
-    random = np.random.default_rng(protocol.seed)
-    held_out = _predicted(protocol, protocol.prepared.split("test"))
-    others = protocol.others()
-    judged = _predicted(protocol, random.permutation(others)[: max(protocol.samples, 1000)])
-    for name in protocol.names:
-        pairs = random.choice(others, protocol.samples)
-        asked = protocol.values(name, pairs)
-        drawn = _draw(protocol, name, pairs, asked)
-        predicted = _column(protocol.predictor.predict([sample.molecule for sample in drawn]), name)
-        columns["moldiff"] += [
-            _error(protocol, name, predicted - asked),
-            _share(f"{name}_judged", np.isfinite(predicted).sum(), len(drawn), _JUDGED),
-            _share(f"{name}_valid", sum(sample.smiles is not None for sample in drawn), len(drawn), _VALID),
+class Targets:
+    """Mean absolute errors of every property: drawn, the predictor's own, from the number of atoms alone, at random.
+
+    Args:
+        protocol: what to measure with.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self._random = np.random.default_rng(protocol.seed)
+        others = protocol.others()
+        self._judged = self._random.permutation(others)[: max(protocol.samples, 1000)]
+        self.pairs = {name: self._random.choice(others, protocol.samples) for name in protocol.names}
+
+    @property
+    def total(self) -> int:
+        """Molecules of all properties."""
+        return self.protocol.samples * len(self.pairs)
+
+    def rows(self, done: int) -> Iterator[list[Row]]:
+        """What each molecule turns out to have, behind so many that are done, some at a time."""
+        samples = self.protocol.samples
+        for number, name in enumerate(self.pairs):
+            ready = min(max(done - number * samples, 0), samples)
+            if ready < samples:
+                yield from self._drawn(name, ready)
+
+    def _drawn(self, name: str, ready: int) -> Iterator[list[Row]]:
+        """One molecule for each pair of size and value, in their order."""
+        protocol, pairs = self.protocol, self.pairs[name]
+        generator = protocol.generator
+        model = generator.checkpoint.model
+        guided = replace(generator.checkpoint, model=GuidedDiffusion(model, scale=protocol.guidance).eval())
+        request = Pairs(
+            heavy_atoms=np.diff(protocol.prepared.flat["atom_slices"])[pairs].tolist(),
+            values=protocol.values(name, pairs).tolist(),
+            name=name,
+            properties=model.properties,
+        )
+        run = replace(generator, checkpoint=guided).run(
+            len(pairs),
+            task=request,
+            keep=(),
+            sampler=protocol.sampler,
+            seed=protocol.seed,
+            max_draws=len(pairs),
+            done=Done(ready, ready),
+        )
+        found: list[SampledMolecule] = []
+        for sample in run:
+            found.append(sample)
+            if len(found) == _AT_ONCE or ready + len(found) == len(pairs):
+                yield self._judgements(name, found)
+                ready, found = ready + len(found), []
+        if run.interrupted:
+            raise KeyboardInterrupt
+
+    def _judgements(self, name: str, drawn: Sequence[SampledMolecule]) -> list[Row]:
+        predicted = self.protocol.predictor.predict([sample.molecule for sample in drawn])
+        return [
+            {"property": name, "predicted": values.get(name), "valid": sample.smiles is not None}
+            for values, sample in zip(predicted, drawn, strict=True)
         ]
-        columns["predictor on test"].append(_error(protocol, name, held_out[name][0] - held_out[name][1]))
-        columns["number of atoms"].append(_error(protocol, name, _from_counts(protocol, name, pairs) - asked))
-        prediction, truth = judged[name]
-        columns["random"].append(_error(protocol, name, prediction - random.permutation(truth)))
-    return columns
 
-
-def _draw(protocol: Protocol, name: str, pairs: np.ndarray, asked: np.ndarray) -> Sequence[SampledMolecule]:
-    """One molecule for each pair of size and value, in their order."""
-    generator = protocol.generator
-    model = generator.checkpoint.model
-    guided = replace(generator.checkpoint, model=GuidedDiffusion(model, scale=protocol.guidance).eval())
-    sizes = np.diff(protocol.prepared.flat["atom_slices"])[pairs]
-    request = Pairs(heavy_atoms=sizes.tolist(), values=asked.tolist(), name=name, properties=model.properties)
-    return replace(generator, checkpoint=guided).sample(
-        len(pairs), task=request, keep=(), steps=protocol.steps, seed=protocol.seed, max_draws=len(pairs)
-    )
+    def columns(self, rows: Sequence[Row]) -> Columns:
+        """The errors of all columns, in the units of the field's tables."""
+        protocol = self.protocol
+        columns: Columns = {name: [] for name in ("moldiff", "predictor on test", "number of atoms", "random")}
+        held_out = _predicted(protocol, protocol.prepared.split("test"))
+        judged = _predicted(protocol, self._judged)
+        for name, pairs in self.pairs.items():
+            own = [row for row in rows if row["property"] == name]
+            asked = protocol.values(name, pairs)
+            found = np.array([row["predicted"] for row in own], dtype=np.float64)
+            columns["moldiff"] += [
+                _error(protocol, name, found - asked),
+                _share(f"{name}_judged", np.isfinite(found).sum(), len(own), _JUDGED),
+                _share(f"{name}_valid", sum(row["valid"] for row in own), len(own), _VALID),
+            ]
+            columns["predictor on test"].append(_error(protocol, name, held_out[name][0] - held_out[name][1]))
+            columns["number of atoms"].append(_error(protocol, name, _from_counts(protocol, name, pairs) - asked))
+            prediction, truth = judged[name]
+            columns["random"].append(_error(protocol, name, prediction - self._random.permutation(truth)))
+        return columns
 
 
 @dataclass(frozen=True, kw_only=True)

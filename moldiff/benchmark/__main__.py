@@ -1,0 +1,210 @@
+"""How well a model does each task, on held-out molecules: `python -m moldiff.benchmark grow --data prepared/qm9`.
+
+- grow, link, replace: a part of every molecule is removed and drawn anew; counted raw and decoded.
+- conformers: n of every molecule against its true geometry, beside RDKit's ETKDG.
+- bonds: from the elements and coordinates of every molecule, beside RDKit's perception.
+- properties: how near drawn molecules come to values that were asked for.
+- tables: only write the tables of the documents anew.
+
+A measurement that was ended goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moldiff.batch import Molecule
+from moldiff.benchmark.bonds import Graphs
+from moldiff.benchmark.conformers import Geometries
+from moldiff.benchmark.journal import Journal, Progress
+from moldiff.benchmark.parts import Parts
+from moldiff.benchmark.properties import Protocol, Targets
+from moldiff.benchmark.settings import Columns, Measure, Row, Settings
+from moldiff.benchmark.tables import errors, keep, refresh
+from moldiff.data.dataset import PreparedSet
+from moldiff.errors import MoldiffError
+from moldiff.generate import load
+from moldiff.predictor import load_predictor
+from moldiff.report import markdown, versions, write_json
+from moldiff.sampler import PowerSampler
+from moldiff.usage import EXIT_INTERRUPTED
+
+_MEASURES: dict[str, tuple[Measure, int, int]] = {
+    "grow": (Parts("grow"), 200, 5),
+    "link": (Parts("link"), 200, 5),
+    "replace": (Parts("replace"), 200, 5),
+    "conformers": (Geometries(), 500, 10),
+    "bonds": (Graphs(), 2000, 1),
+}
+"""What measures a task, on how many molecules, with how many samples of each."""
+
+_PROPERTY_SAMPLES = 10_000
+"""Molecules drawn for each property."""
+
+_AT_ONCE = 200
+"""Samples that are drawn together; what is lost when a measurement is ended."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m moldiff.benchmark", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("task", choices=[*_MEASURES, "properties", "tables"])
+    parser.add_argument("--model", default="qm9", help="name or folder")
+    parser.add_argument("--data", default="prepared/qm9", help="prepared set with held-out molecules")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--molecules", type=int, help="how many; default by task")
+    parser.add_argument("--samples", type=int, help="of each; default by task")
+    parser.add_argument("--steps", type=int, help="network calls a molecule")
+    parser.add_argument("--sampler", help="other settings, such as order=1,churn=0.3")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="the numbers as JSON; default benchmark/TASK.json")
+    parser.add_argument("--docs", type=Path, help="also a folder of documents, whose tables are written anew")
+    properties = parser.add_argument_group("properties")
+    properties.add_argument("--predictor", default="qm9_predictor", help="name or folder")
+    properties.add_argument("--properties", help="such as gap,mu; default: all that the model knows")
+    properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
+    return parser
+
+
+def _sampler(text: str | None, steps: int | None) -> PowerSampler:
+    """The default sampler with other settings."""
+    types = {field.name: field.type for field in fields(PowerSampler)}
+    changed: dict[str, Any] = {} if steps is None else {"num_steps": steps}
+    for entry in filter(None, (text or "").split(",")):
+        name, _, value = entry.partition("=")
+        if name not in types:
+            raise MoldiffError(f"sampler: got {entry!r}, expected NAME=NUMBER with any of {', '.join(types)}")
+        try:
+            changed[name] = int(value) if types[name] == "int" else float(value)
+        except ValueError:
+            raise MoldiffError(f"sampler: got {entry!r}, expected a number after {name}=") from None
+    return replace(PowerSampler(), **changed)
+
+
+def _held_out(folder: str, split: str, count: int, seed: int) -> Iterator[Molecule]:
+    prepared = PreparedSet.load(folder)
+    places = prepared.split(split)
+    for place in np.random.default_rng(seed).permutation(places)[:count]:
+        yield prepared.molecule(int(place))
+
+
+def _measured(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], list[Row]]:
+    """The numbers of a task, what they were made with, and what is worth a look one by one."""
+    generator = load(options.model, device=options.device)
+    sampler = _sampler(options.sampler, options.steps)
+    measure, molecules, samples = _MEASURES[options.task]
+    settings = Settings(
+        generator=generator,
+        molecules=list(_held_out(options.data, options.split, options.molecules or molecules, options.seed)),
+        samples=options.samples or samples,
+        sampler=sampler,
+        seed=options.seed,
+    )
+    made_with = {
+        "model": generator.checkpoint.name,
+        "weights": generator.checkpoint.weights_hash,
+        "split": options.split,
+        "molecules": len(settings.molecules),
+        "samples": settings.samples,
+        "seed": options.seed,
+        **_plainly(sampler),
+    }
+    journal = Journal(_journal_path(options), {"task": options.task, "data": options.data, **made_with, **versions()})
+    at_once = max(1, _AT_ONCE // settings.samples)
+    del journal.rows[len(journal.rows) // at_once * at_once :]  # what is drawn together is drawn again together
+    progress = Progress(len(settings.molecules), len(journal.rows))
+    while (start := len(journal.rows)) < len(settings.molecules):
+        places = range(start, min(start + at_once, len(settings.molecules)))
+        journal.add(measure.rows(settings, places))
+        progress.show(len(journal.rows), what=f"{options.task}: ")
+    columns, details = measure.columns(journal.rows), measure.details(journal.rows)
+    journal.close()
+    return columns, made_with, details
+
+
+def _plainly(sampler: PowerSampler) -> dict[str, Any]:
+    """The settings, the number of network calls under the name that users know."""
+    settings = {name: value for name, value in asdict(sampler).items() if value is not None}
+    return {"steps": settings.pop("num_steps"), **settings}
+
+
+def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], list[Row]]:
+    generator, sampler = load(options.model, device=options.device), _sampler(options.sampler, options.steps)
+    protocol = Protocol(
+        generator=generator,
+        predictor=load_predictor(options.predictor),
+        prepared=PreparedSet.load(options.data),
+        samples=options.samples or _PROPERTY_SAMPLES,
+        properties=options.properties.split(",") if options.properties else None,
+        guidance=options.guidance,
+        sampler=sampler,
+        seed=options.seed,
+    )
+    if protocol.learnt_half is None:
+        print(f"moldiff: {generator.checkpoint.name} has learnt from both halves", file=sys.stderr)
+    made_with = {
+        "model": generator.checkpoint.name,
+        "weights": generator.checkpoint.weights_hash,
+        "half": protocol.learnt_half or "both",
+        "predictor": protocol.predictor.name,
+        "samples": protocol.samples,
+        "guidance": options.guidance,
+        "seed": options.seed,
+        **_plainly(sampler),
+    }
+    asked = {"task": options.task, "data": options.data, "properties": list(protocol.names)}
+    journal = Journal(_journal_path(options), {**asked, **made_with, **versions()})
+    targets = Targets(protocol)
+    progress = Progress(targets.total, len(journal.rows))
+    for rows in targets.rows(len(journal.rows)):
+        journal.add(rows)
+        progress.show(len(journal.rows), what=f"{rows[0]['property']}: ")
+    columns = targets.columns(journal.rows)
+    journal.close()
+    return columns, made_with, []
+
+
+def _out(options: argparse.Namespace) -> Path:
+    return Path(options.out or Path("benchmark") / f"{options.task}.json")
+
+
+def _journal_path(options: argparse.Namespace) -> Path:
+    return _out(options).with_suffix(".rows.jsonl")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure a task and print its table; the exit code is 2 for wrong input."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.task != "tables":
+            measured = _measured_properties if options.task == "properties" else _measured
+            columns, made_with, details = measured(options)
+            print(markdown(columns))
+            if options.task == "properties":
+                print(errors(columns))
+            results = {column: [result.to_dict() for result in found] for column, found in columns.items()}
+            document = {"options": made_with, "versions": versions(), "results": results, "details": details}
+            write_json(_out(options), document)
+            if options.docs is not None:
+                keep(options.docs, options.task, document)
+        if options.docs is not None or options.task == "tables":
+            for path in refresh(options.docs or Path("docs")):
+                print(f"moldiff: tables of {path} written", file=sys.stderr)
+    except MoldiffError as error:
+        print(f"moldiff: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("moldiff: interrupted; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Conformers: how near they come to the true geometry, beside RDKit's ETKDG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.benchmark.settings import Columns, Row, Settings
+from moldiff.results import MetricResult
+from moldiff.tasks import Conformers
+
+THRESHOLD = 0.5
+"""Å of RMSD below which a conformer counts as the true geometry (QM9)."""
+
+_OURS, _ETKDG, _RELAXED = "moldiff", "ETKDGv3", "ETKDGv3 + MMFF94s"
+
+
+class Geometries:
+    """RMSD of n conformers of every molecule from its true geometry: ours, ETKDG's, and those with MMFF94s."""
+
+    def rows(self, settings: Settings, places: range) -> list[Row]:
+        """Of every molecule the RMSD (Å) of each conformer."""
+        wholes = [settings.molecules[place] for place in places]
+        truths = [Chem.RemoveHs(sanitized(whole)) for whole in wholes]
+        rows: list[Row] = [{"molecule": chem.smiles(whole), _OURS: []} for whole in wholes]
+        drawn = settings.draw(
+            Conformers(input=wholes),
+            first=settings.first(places.start),
+            samples=settings.samples,
+            max_draws=100 * settings.samples * len(wholes),
+        )
+        for sample in drawn:
+            k = int(sample.task["input_record"] or 0) - 1
+            rows[k][_OURS].append(_rmsd(Chem.RemoveHs(sanitized(sample.molecule)), truths[k]))
+        for whole, truth, row in zip(wholes, truths, rows, strict=True):
+            row[_ETKDG] = _etkdg(whole, truth, settings, relax=False)
+            row[_RELAXED] = _etkdg(whole, truth, settings, relax=True)
+        return rows
+
+    def columns(self, rows: Sequence[Row]) -> Columns:
+        """Coverage and medians of each maker."""
+        return {name: conformer_results([row[name] for row in rows]) for name in (_OURS, _ETKDG, _RELAXED)}
+
+    def details(self, rows: Sequence[Row]) -> list[Row]:
+        """The molecules of which ours has no conformer near the truth."""
+        return [
+            {"molecule": row["molecule"], **{name: min(row[name], default=None) for name in (_OURS, _ETKDG)}}
+            for row in rows
+            if not row[_OURS] or min(row[_OURS]) > THRESHOLD
+        ]
+
+
+def sanitized(molecule: Molecule) -> Chem.Mol:
+    """The RDKit molecule, its handedness read off the coordinates."""
+    mol = chem.to_rdkit(molecule)
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(mol)
+    Chem.AssignStereochemistryFrom3D(mol)
+    return mol
+
+
+def _rmsd(one: Chem.Mol, other: Chem.Mol) -> float:
+    return float(rdMolAlign.GetBestRMS(Chem.Mol(one), Chem.Mol(other), maxMatches=1000))
+
+
+def _etkdg(whole: Molecule, truth: Chem.Mol, settings: Settings, *, relax: bool) -> list[float]:
+    mol = sanitized(whole)
+    mol.RemoveAllConformers()
+    options: Any = rdDistGeom.ETKDGv3()
+    options.randomSeed = settings.seed + 1  # RDKit's seeds 0 and 1 are the same
+    with rdBase.BlockLogs():
+        numbers = list(rdDistGeom.EmbedMultipleConfs(mol, settings.samples, options))
+        if relax and numbers and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, mmffVariant="MMFF94s", maxIters=500)
+    bare = Chem.RemoveHs(mol)
+    return [_rmsd(Chem.Mol(bare, confId=number), truth) for number in numbers]
+
+
+def conformer_results(found: Sequence[Sequence[float]]) -> list[MetricResult]:
+    """Of the RMSD of every conformer of every molecule (Å)."""
+    best = [min(values) for values in found if values]
+    every = [value for values in found for value in values]
+    covered, near = sum(value <= THRESHOLD for value in best), sum(value <= THRESHOLD for value in every)
+    definitions = (
+        f"Molecules with a conformer within {THRESHOLD:g} Å (RMSD of heavy atoms) of the true geometry, over all.",
+        "Median over molecules of the RMSD of their best conformer.",
+        f"Conformers within {THRESHOLD:g} Å of the true geometry, over all.",
+        "Median over all conformers of their RMSD.",
+    )
+    return [
+        MetricResult("conformers_coverage", covered, len(found), definitions[0]),
+        MetricResult("conformers_median_best_rmsd", _median(best), 1.0, definitions[1], len(best), "Å"),
+        MetricResult("conformers_within_threshold", near, len(every), definitions[2]),
+        MetricResult("conformers_median_rmsd", _median(every), 1.0, definitions[3], len(every), "Å"),
+    ]
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if len(values) else float("nan")

@@ -1,0 +1,104 @@
+"""Tables of documents, written from the JSON of measurements: a number in them was never typed.
+
+A document has a place for each table, between `<!-- benchmark: NAME -->` and `<!-- end -->`; the numbers are those of
+`benchmarks/NAME.json` beside the document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moldiff.report import MISSING, markdown
+from moldiff.results import MetricResult
+
+_PLACE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+PUBLISHED: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "EDM": ("arXiv:2203.17003", {"alpha": 2.76, "gap": 655, "homo": 356, "lumo": 584, "mu": 1.111, "cv": 1.101}),
+    "JODO": ("arXiv:2305.12347", {"alpha": 1.42, "gap": 335, "homo": 226, "lumo": 256, "mu": 0.628, "cv": 0.581}),
+    "EDM's number of atoms": (
+        "arXiv:2203.17003",
+        {"alpha": 3.86, "gap": 866, "homo": 426, "lumo": 813, "mu": 1.053, "cv": 1.971},
+    ),
+    "EDM's classifier on real molecules": (
+        "arXiv:2203.17003",
+        {"alpha": 0.10, "gap": 64, "homo": 39, "lumo": 36, "mu": 0.043, "cv": 0.040},
+    ),
+}
+"""Mean absolute errors that others print, in the units of `moldiff.benchmark.properties.SHOWN_UNITS`."""
+
+
+def refresh(folder: Path) -> list[Path]:
+    """Write the tables of all documents of a folder anew; returns the documents that have changed."""
+    changed = []
+    for path in sorted(folder.glob("*.md")):
+        before = path.read_text(encoding="utf-8")
+        after = _PLACE.sub(lambda found: f"{found[1]}{_table(folder, found[2])}{found[3]}", before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+def keep(folder: Path, name: str, document: Mapping[str, Any]) -> Path:
+    """Put the JSON of a measurement where the documents of a folder look for it."""
+    target = folder / "benchmarks" / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({key: value for key, value in document.items() if key != "details"}, indent=1, ensure_ascii=False)
+    target.write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def _table(folder: Path, name: str) -> str:
+    path = folder / "benchmarks" / f"{name}.json"
+    if not path.is_file():
+        return "Not measured yet.\n"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    columns = {column: [_result(row) for row in rows] for column, rows in document["results"].items()}
+    text = errors(columns) if name == "properties" else markdown(columns).partition("\n\n")[2].strip() + "\n"
+    return f"{text}\n{_made_with(document['options'], document['versions'])}\n"
+
+
+def _result(row: Mapping[str, Any]) -> MetricResult:
+    numerator = float("nan") if row["numerator"] is None else row["numerator"]  # of a median of nothing
+    return MetricResult(row["name"], numerator, row["denominator"], row["definition"], row["counted"], row["unit"])
+
+
+def _made_with(options: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """One line that says what the numbers were made with."""
+    parts = [f"{name} {value}" for name, value in options.items()]
+    parts += [f"{name} {version}" for name, version in versions.items()]
+    return f"Made with: {', '.join(parts)}."
+
+
+def errors(columns: Mapping[str, Sequence[MetricResult]]) -> str:
+    """Mean absolute errors: a column for each property, a row for each maker, and for what others print."""
+    own = {maker: {one.name.removesuffix("_mae"): one for one in results} for maker, results in columns.items()}
+    names = [one.name.removesuffix("_mae") for one in columns["moldiff"] if one.name.endswith("_mae")]
+    heads = [f"{name} ({own['moldiff'][name].unit})" for name in names]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(names) + 1) + "|"]
+    for maker, found in own.items():
+        lines.append(f"| {_OWN[maker]} | " + " | ".join(_number(found[name].value) for name in names) + " |")
+    for maker, (source, values) in PUBLISHED.items():
+        lines.append(f"| {maker} ({source}) | " + " | ".join(_number(values.get(name)) for name in names) + " |")
+    for kind, what in (("valid", "P2-valid"), ("judged", "with atoms that the predictor knows")):
+        shares = [own["moldiff"][f"{name}_{kind}"] for name in names]
+        cells = [MISSING if one.value is None else f"{100 * one.value:.1f} %" for one in shares]
+        lines.append(f"| of moldiff's molecules {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_OWN = {
+    "moldiff": "**moldiff**",
+    "predictor on test": "our predictor on real molecules (the floor)",
+    "number of atoms": "from the number of atoms alone, ours",
+    "random": "values of other molecules, ours",
+}
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3g}"
