@@ -203,7 +203,7 @@ class SampleQuality(Callback):
 
 
 class StateKeeper(Callback):
-    """Saves state and model every so many steps, at the end and on an interruption; resumes from a saved state.
+    """Saves state and model every so many steps and minutes, at the end, and if interrupted; resumes from a state.
 
     A state is that between two steps, after the validation and the scoring of the earlier one. What Lightning counts
     is set from its number of steps, so that nothing else of Lightning's own is kept.
@@ -212,14 +212,24 @@ class StateKeeper(Callback):
         path: the file of the state.
         export: writes the model.
         every: steps.
+        minutes: by the clock since the last time; so a kill costs no more, however slow the steps.
         facts: of the training, kept with the state.
         state: to resume from.
     """
 
     def __init__(
-        self, path: Path, export: ModelExport, *, every: int, facts: Mapping[str, Any], state: Mapping[str, Any] | None
+        self,
+        path: Path,
+        export: ModelExport,
+        *,
+        every: int,
+        minutes: float = float("inf"),
+        facts: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
     ) -> None:
         self.path, self.export, self.every, self.facts = path, export, every, facts
+        self._pause = 60 * minutes
+        self._saved_at = time.monotonic()
         self.interrupted = False
         """Whether this process has been asked to end."""
         self._state = state
@@ -259,7 +269,7 @@ class StateKeeper(Callback):
             self._state = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: MolBatch, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0:
+        if trainer.global_step % self.every == 0 or time.monotonic() - self._saved_at >= self._pause:
             self._save(trainer, pl_module)
         if pl_module.is_ending or (self.interrupted and trainer.world_size == 1):
             raise KeyboardInterrupt
@@ -296,4 +306,4 @@ class StateKeeper(Callback):
             "callbacks": {type(callback).__name__: callback.state_dict() for callback in trainer.callbacks},
         }
         save_state(self.path, state)
-        self._saved = step
+        self._saved, self._saved_at = step, time.monotonic()

@@ -258,7 +258,12 @@ def train(config: Mapping[str, Any]) -> Path:
         described = {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}
         export = ModelExport(out, described, history=history, novelty=prepared.path / NOVELTY_FILE)
         keeper = StateKeeper(
-            out / STATE_FILE, export, every=config["trainer"]["validate_every"], facts=facts, state=state
+            out / STATE_FILE,
+            export,
+            every=config["trainer"]["validate_every"],
+            minutes=config["trainer"].get("save_minutes", 10.0),
+            facts=facts,
+            state=state,
         )
         trainer = _trainer(config, out, device, export, keeper, step=0 if state is None else int(state["step"]))
         del state  # it would hold the weights twice

@@ -132,6 +132,26 @@ def test_an_interruption_before_the_first_validation_saves_state_and_model(
     assert same_weights(out, tmp_path / "straight")
 
 
+def test_kill_9_before_the_first_validation_costs_no_more_than_the_pause_between_two_states(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log.txt"
+    late = LONG | {"validate_every": 1000, "max_steps": 100_000, "save_minutes": 0.001}
+    pid = nursery.start(config(out, trainer=late), log)
+    while not (out / STATE_FILE).is_file() or load_state(out / STATE_FILE)["step"] < 3:
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    nursery.wait(pid)
+    step = load_state(out / STATE_FILE)["step"]
+    assert 3 <= step < 1000
+    assert (out / "log" / "metrics.csv").is_file()
+    end = late | {"max_steps": step + 3}
+    assert nursery.run(config(out, resume=True, trainer=end), log) == 0, log.read_text()
+    assert nursery.run(config(tmp_path / "straight", trainer=end | {"save_minutes": 10.0}), log) == 0
+    assert same_weights(out, tmp_path / "straight")
+    assert rows(out) == rows(tmp_path / "straight")
+
+
 def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
     """B54: weights, averaged weights, optimizer, step and what is logged."""
     train(config(tmp_path / "parted", trainer={"max_steps": 5}))
