@@ -140,12 +140,22 @@ def _broken(batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[T
     total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
     broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)
     for row, size in enumerate(batch.node_mask.sum(1).tolist()):
-        classes = batch.atom_type[row, :size].cpu().numpy()
-        broken[row] |= any(total.weight[classes].sum() != total.value for total in totals[row])
-        if connected:
-            count, _ = connected_components(batch.bond[row, :size, :size].cpu().numpy(), directed=False)
-            broken[row] |= count > 1
-    return broken
+        if totals[row]:
+            classes = batch.atom_type[row, :size].cpu().numpy()
+            broken[row] |= any(total.weight[classes].sum() != total.value for total in totals[row])
+    return broken | ~_in_one_piece(batch) if connected else broken
+
+
+def _in_one_piece(batch: MolBatch) -> Tensor:
+    """[B] True where bonds lead from the first atom to all others."""
+    neighbours = (batch.bond > 0).float()
+    reached = torch.zeros_like(batch.node_mask)
+    reached[:, 0] = True
+    num_reached = 0
+    while (total := int(reached.sum())) > num_reached:
+        num_reached = total
+        reached = reached | ((reached[:, None].float() @ neighbours)[:, 0] > 0)
+    return (reached | ~batch.node_mask).all(1)
 
 
 def most_probable(
