@@ -49,8 +49,8 @@ def evaluate(
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
-            distribution, neighbours, druglike, posebusters, fcd and xtb, a metric with settings of its own, such as
-            `moldiff.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
+            distribution, neighbours, druglike, posebusters, fcd, mmff and xtb, a metric with settings of its own, such
+            as `moldiff.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
         out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the
             others beside it); None = nothing is written.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.

@@ -34,6 +34,7 @@ TITLES = {
     "druglike": "Drug-likeness",
     "posebusters": "PoseBusters, configuration mol",
     "fcd": "Fréchet ChemNet Distance",
+    "mmff": "Relaxation with MMFF94s",
     "xtb": "Relaxation with GFN2-xTB",
     "bound": "Variational bound",
 }

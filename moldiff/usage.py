@@ -151,8 +151,8 @@ options and their defaults:
   reference_size=10000   molecules of the reference at most
   metrics=fast        beside P1, P2, uniqueness and novelty: fast, full, or any
                       of p3, geometry, diversity, distribution, neighbours,
-                      druglike, posebusters, fcd, xtb; metrics.xtb.limit=60;
-                      some need: pip install "moldiff[eval]"
+                      druglike, posebusters, fcd, mmff, xtb;
+                      metrics.xtb.limit=60; some need "moldiff[eval]"
   out=null            folder for report.json, report.md and molecules.csv, or
                       NAME.json
 {_COMMON}

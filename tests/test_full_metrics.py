@@ -12,7 +12,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom, rdMolTransforms
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from moldiff import chem
 from moldiff.batch import Molecule
@@ -29,6 +29,7 @@ from moldiff.metrics.distribution import Distribution, jensen_shannon, wasserste
 from moldiff.metrics.diversity import Diversity
 from moldiff.metrics.druglike import DrugLikeness, describe
 from moldiff.metrics.features import features
+from moldiff.metrics.forcefield import ForceFieldRelaxation
 from moldiff.metrics.frechet import FrechetDistance, frechet_distance
 from moldiff.metrics.posebusters import CHECKS, PoseBustersChecks
 from moldiff.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
@@ -319,6 +320,36 @@ def test_changes_by_hand():
     assert found.energy_drop == 2.5
 
 
+def test_force_field_relaxes_to_its_own_minimum():
+    """Water's minimum of MMFF94s is at 0.969 Å; a molecule minimised by it before loses nothing."""
+    mol = chem.to_rdkit(embedded("CC(=O)NCCO"))
+    Chem.SanitizeMol(mol)
+    rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=5000)
+    relaxed = chem.from_rdkit(mol)
+    found = ForceFieldRelaxation(num_workers=1)(subjects(water(1.1, 104), relaxed, chain([1.4, 1.4]), UNREADABLE))
+    assert found.columns["mmff_status"] == ["ok", "ok", None, None]
+    assert fractions(found)["mmff_relaxed"] == (2, 2)
+    # 143.9325 / 2 k Δr² (1 + cs Δr + 7/12 cs² Δr²) with k = 7.88, r = 0.969, cs = -2 (Halgren 1996), twice
+    stretch = 1.1 - 0.969
+    expected = 143.9325 * 7.88 * stretch**2 * (1 - 2 * stretch + 7 / 3 * stretch**2)
+    assert found.columns["mmff_energy_drop"][0] == pytest.approx(expected, abs=0.3)
+    assert found.columns["mmff_bond_change"][0] == pytest.approx(stretch, abs=0.002)
+    assert found.columns["mmff_torsion_change"][0] is None
+    assert 0 <= found.columns["mmff_energy_drop"][1] < 0.05
+    assert values(found)["mmff_energy_drop_mean"] == pytest.approx(np.mean(found.columns["mmff_energy_drop"][:2]))
+    assert found.options["method"] == "MMFF94s"
+
+
+def test_force_field_says_what_it_cannot_do():
+    found = ForceFieldRelaxation(num_workers=1)(subjects(embedded("CB(C)C")))
+    assert found.columns["mmff_status"] == ["failed"]
+    assert "MMFF94s has no parameters" in found.columns["mmff_reason"][0]
+    assert fractions(found)["mmff_relaxed"] == (0, 1)
+    assert values(found)["mmff_energy_drop_median"] is None
+    found = ForceFieldRelaxation(num_workers=1, max_iterations=1)(subjects(water(1.3, 104)))
+    assert "not relaxed after 1 steps" in found.columns["mmff_reason"][0]
+
+
 def test_relaxation_of_stretched_and_relaxed_water_and_of_an_ion():
     pytest.importorskip("tblite")
     valid = subjects(water(1.1, 104), embedded("C[NH3+]"), chain([1.4, 1.4]), UNREADABLE)
@@ -397,7 +428,7 @@ class Counted(Stopped):
         )
 
 
-@pytest.mark.parametrize("name", ["p3", "druglike", "posebusters", "xtb"])
+@pytest.mark.parametrize("name", ["p3", "druglike", "posebusters", "mmff", "xtb"])
 def test_interrupted_workers_leave_numbers_of_the_finished_alone(name):
     metric = suite.SUITE[name]()
     if metric.package is not None:
@@ -451,6 +482,7 @@ def test_missing_packages_are_an_error_by_name_and_a_note_in_full(monkeypatch):
         "distribution",
         "neighbours",
         "druglike",
+        "mmff",
     ]
     assert set(skipped) == {"posebusters", "fcd", "xtb"}
     chosen, skipped = suite.choose([Relaxation(skip_if_missing=True)])

@@ -7,7 +7,7 @@ its total charge. A good generator loses little energy and hardly moves. The qua
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import metadata
@@ -20,6 +20,8 @@ from moldiff.pool import Failure, run_limited, status_of, was_interrupted
 from moldiff.results import MetricResult, Status
 
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
+    from rdkit import Chem
+
     from moldiff.metrics.subjects import Measured, OnProgress, Subjects
 
 BOHR = 0.529177210903  # Å, CODATA 2018
@@ -75,23 +77,40 @@ class Relaxation:
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
         """Relax every valid molecule."""
-        from moldiff.metrics.subjects import Measured, require, unfinished
+        from moldiff.metrics.subjects import require
 
         require("tblite")
-        tasks = [_task(subjects, place) for place in subjects.valid]
+        tasks = [task_of(subjects.mols[place]) for place in subjects.valid]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        by_place = dict(zip(subjects.valid, found, strict=True))
-        entries = [by_place.get(place) for place in range(len(subjects))]
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        finished = [entry for entry in found if not was_interrupted([entry])]
-        left = unfinished("xtb", len(found) - len(finished), len(found))
-        return Measured([*_results(finished), *left], _columns(entries), {}, options, bool(left))
+        return measured(subjects, found, name=self.name, method="GFN2-xTB", options=options)
 
 
-def _task(subjects: Subjects, place: int) -> Task:
-    mol = subjects.mols[place]
+def measured(
+    subjects: Subjects, found: Sequence[Relaxed | Failure], *, name: str, method: str, options: Mapping[str, Any]
+) -> Measured:
+    """What relaxing every valid molecule came to: counts, energies, shifts, and a column for each.
+
+    Args:
+        subjects: all records.
+        found: outcomes of the valid ones, in their order.
+        name: of the metric, prefix of its results.
+        method: what the definitions call it.
+        options: settings and tool versions that decide the numbers.
+    """
+    from moldiff.metrics.subjects import Measured, unfinished
+
+    by_place = dict(zip(subjects.valid, found, strict=True))
+    entries = [by_place.get(place) for place in range(len(subjects))]
+    finished = [entry for entry in found if not was_interrupted([entry])]
+    left = unfinished(name, len(found) - len(finished), len(found))
+    return Measured([*_results(finished, name, method), *left], _columns(entries, name), {}, options, bool(left))
+
+
+def task_of(mol: Chem.Mol) -> Task:
+    """What there is to relax of a molecule with one conformer."""
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     bonds = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()], dtype=np.int64)
     charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
@@ -104,16 +123,16 @@ def _status(entry: Relaxed | Failure | None) -> Status | None:
     return status_of(entry) if isinstance(entry, Failure) else Status.OK
 
 
-def _columns(entries: Sequence[Relaxed | Failure | None]) -> dict[str, Sequence[Any]]:
+def _columns(entries: Sequence[Relaxed | Failure | None], name: str) -> dict[str, Sequence[Any]]:
     done = [entry if isinstance(entry, Relaxed) else None for entry in entries]
     return {
-        "xtb_status": [_status(entry) for entry in entries],
-        "xtb_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
-        "xtb_energy_drop": [entry and entry.energy_drop for entry in done],
-        "xtb_rmsd": [entry and entry.rmsd for entry in done],
-        "xtb_bond_change": [entry and _mean(entry.bond_change) for entry in done],
-        "xtb_angle_change": [entry and _mean(entry.angle_change) for entry in done],
-        "xtb_torsion_change": [entry and _mean(entry.torsion_change) for entry in done],
+        f"{name}_status": [_status(entry) for entry in entries],
+        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
+        f"{name}_energy_drop": [entry and entry.energy_drop for entry in done],
+        f"{name}_rmsd": [entry and entry.rmsd for entry in done],
+        f"{name}_bond_change": [entry and _mean(entry.bond_change) for entry in done],
+        f"{name}_angle_change": [entry and _mean(entry.angle_change) for entry in done],
+        f"{name}_torsion_change": [entry and _mean(entry.torsion_change) for entry in done],
     }
 
 
@@ -121,29 +140,27 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _results(found: Sequence[Relaxed | Failure]) -> list[MetricResult]:
+def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list[MetricResult]:
     from moldiff.metrics.subjects import average, count_statuses, median
 
     done = [entry for entry in found if isinstance(entry, Relaxed)]
     drops, shifts = [entry.energy_drop for entry in done], [entry.rmsd for entry in done]
     changes = [
-        np.concatenate([getattr(entry, name) for entry in done] or [np.zeros(0)]) for name in Relaxed._fields[3:6]
+        np.concatenate([getattr(entry, change) for entry in done] or [np.zeros(0)]) for change in Relaxed._fields[3:6]
     ]
-    over = "over the P2-valid molecules that GFN2-xTB relaxed"
+    over = f"over the P2-valid molecules that {method} relaxed"
+    relaxed = f"P2-valid molecules that {method} relaxed to a minimum within the limits, over the P2-valid molecules."
     return [
-        MetricResult("xtb_relaxed", len(done), len(found), _RELAXED),
-        median("xtb_energy_drop_median", drops, f"Median energy lost by relaxing, {over}.", "kcal/mol"),
-        average("xtb_energy_drop_mean", drops, f"Mean energy lost by relaxing, {over}.", "kcal/mol"),
-        median("xtb_rmsd_median", shifts, f"Median RMSD of all atoms, superposed, before to after, {over}.", "Å"),
-        average("xtb_rmsd_mean", shifts, f"Mean RMSD of all atoms, superposed, before to after, {over}.", "Å"),
-        average("xtb_bond_change", changes[0], f"Mean |Δ length| of all bonds {over}.", "Å"),
-        average("xtb_angle_change", changes[1], f"Mean |Δ angle| of all bond angles {over}.", "°"),
-        average("xtb_torsion_change", changes[2], f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
-        *count_statuses("xtb", [_status(entry) for entry in found], len(found)),
+        MetricResult(f"{name}_relaxed", len(done), len(found), relaxed),
+        median(f"{name}_energy_drop_median", drops, f"Median energy lost by relaxing, {over}.", "kcal/mol"),
+        average(f"{name}_energy_drop_mean", drops, f"Mean energy lost by relaxing, {over}.", "kcal/mol"),
+        median(f"{name}_rmsd_median", shifts, f"Median RMSD of all atoms, superposed, before to after, {over}.", "Å"),
+        average(f"{name}_rmsd_mean", shifts, f"Mean RMSD of all atoms, superposed, before to after, {over}.", "Å"),
+        average(f"{name}_bond_change", changes[0], f"Mean |Δ length| of all bonds {over}.", "Å"),
+        average(f"{name}_angle_change", changes[1], f"Mean |Δ angle| of all bond angles {over}.", "°"),
+        average(f"{name}_torsion_change", changes[2], f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
+        *count_statuses(name, [_status(entry) for entry in found], len(found)),
     ]
-
-
-_RELAXED = "P2-valid molecules that GFN2-xTB relaxed to a minimum within the limits, over the P2-valid molecules."
 
 
 def relax(task: Task, *, gradient_tolerance: float, max_iterations: int) -> Relaxed:

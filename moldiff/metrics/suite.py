@@ -11,6 +11,7 @@ from moldiff.metrics.contacts import Contacts
 from moldiff.metrics.distribution import Distribution
 from moldiff.metrics.diversity import Diversity
 from moldiff.metrics.druglike import DrugLikeness
+from moldiff.metrics.forcefield import ForceFieldRelaxation
 from moldiff.metrics.frechet import FrechetDistance
 from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES
 from moldiff.metrics.neighbours import NearestNeighbours
@@ -29,6 +30,7 @@ SUITE: Mapping[str, Callable[[], Measure]] = {
     "druglike": DrugLikeness,
     "posebusters": PoseBustersChecks,
     "fcd": FrechetDistance,
+    "mmff": ForceFieldRelaxation,
     "xtb": Relaxation,
 }
 """All metrics with their default settings, by the name under which they can be asked for; the slow ones last."""
