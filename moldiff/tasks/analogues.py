@@ -46,17 +46,18 @@ class Analogues:
         if not 0 <= self.noise <= 1:
             raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
         found, rejected = given("of", self.of)
-        molecules = []
-        for number, one in enumerate(found, start=1):
-            part = KeptPart.of("of", one, range(len(one.index)), vocabulary)
+        molecules, numbers = [], []
+        for one in found:
             try:
-                part.check_known("of", (), vocabulary)
+                KeptPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
                 molecules.append(one.molecule)
+                numbers.append(one.number)
             except MoldiffError as error:
-                rejected.append((number, str(error)))
+                rejected.append((one.number, str(error)))
         if not molecules:
             raise MoldiffError(rejected[0][1])
-        return AnalogueTask(tuple(molecules), self.noise, vocabulary, statistics.hydrogens_placed, tuple(rejected))
+        placed = statistics.hydrogens_placed
+        return AnalogueTask(tuple(molecules), tuple(numbers), self.noise, vocabulary, placed, tuple(sorted(rejected)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class AnalogueTask:
 
     Attributes:
         molecules: whose neighbours are drawn (Å).
+        numbers: of their records, from 1.
         noise: level that they are noised to.
         vocabulary: classes of the model.
         hydrogens_placed: whether the model knows places of hydrogens.
@@ -72,6 +74,7 @@ class AnalogueTask:
     """
 
     molecules: tuple[Molecule, ...]
+    numbers: tuple[int, ...]
     noise: float
     vocabulary: Vocabulary
     hydrogens_placed: bool
@@ -110,7 +113,7 @@ class AnalogueTask:
         offset = origin.pos.mean(0)
         fields: dict[str, Value | None] = {
             "input": origin.name,
-            "input_record": number + 1,
+            "input_record": self.numbers[number],
             "noise": self.noise,
             "similarity": similarity(molecule, origin),
         }

@@ -50,7 +50,7 @@ class Bonds:
         """
         skeletons, rejected = [], []
         for number, record in enumerate(atom_records("input", self.input), start=1):
-            found = record if isinstance(record, str) else _Skeleton.of(*record, vocabulary)
+            found = record if isinstance(record, str) else _Skeleton.of(number, *record, vocabulary)
             if isinstance(found, str):
                 rejected.append((number, found))
             else:
@@ -72,16 +72,18 @@ class _Skeleton:
         order: the input's number of every atom as it is written: heavy atoms, then the hydrogens of each.
         allowed: classes that each heavy atom may have [n, K].
         charge: what the input says of the total charge (e), else 0.
+        number: of its record, from 1.
     """
 
     molecule: Molecule
     order: np.ndarray
     allowed: np.ndarray
     charge: int
+    number: int
 
     @classmethod
     def of(
-        cls, element: np.ndarray, pos: np.ndarray, charge: int, name: str, vocabulary: Vocabulary
+        cls, number: int, element: np.ndarray, pos: np.ndarray, charge: int, name: str, vocabulary: Vocabulary
     ) -> _Skeleton | str:
         """Part atomic numbers [a] and positions [a, 3] (Å) into heavy atoms and hydrogens; or why that cannot be."""
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
@@ -113,7 +115,7 @@ class _Skeleton:
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         none = np.zeros((0, 3), dtype=np.int64)
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
-        return cls(molecule, np.array(order), allowed, charge)
+        return cls(molecule, np.array(order), allowed, charge, number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +161,7 @@ class BondTask:
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The molecule at exactly the input's coordinates."""
-        number = index % len(self.skeletons)
-        one = self.skeletons[number]
+        one = self.skeletons[index % len(self.skeletons)]
         exact = Molecule(
             one.molecule.pos,
             molecule.atomic_number,
@@ -171,7 +172,7 @@ class BondTask:
         )
         fields: Mapping[str, str | int] = {
             "input": one.molecule.name,
-            "input_record": number + 1,
+            "input_record": one.number,
             "input_atoms": " ".join(map(str, one.order.tolist())),
         }
         return Finished(exact, fields, offset=exact.pos.mean(0))

@@ -59,14 +59,14 @@ class Conformers:
         name = "smiles" if self.input is None else "input"
         found, rejected = given(name, self.smiles if self.input is None else self.input, coordinates=False)
         targets = []
-        for number, one in enumerate(found, start=1):
+        for one in found:
             try:
                 targets.append(_Target.of(name, one, vocabulary))
             except MoldiffError as error:
-                rejected.append((number, str(error)))
+                rejected.append((one.number, str(error)))
         if not targets:
             raise MoldiffError(rejected[0][1])
-        return ConformerTask(tuple(targets), self.rmsd, vocabulary, tuple(rejected))
+        return ConformerTask(tuple(targets), self.rmsd, vocabulary, tuple(sorted(rejected)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ class _Target:
     mol: Chem.Mol  # heavy atoms first, then the hydrogens, those of atom 0 first
     marks: Marks
     name: str
+    number: int
 
     @classmethod
     def of(cls, name: str, source: Given, vocabulary: Vocabulary) -> _Target:
@@ -94,7 +95,7 @@ class _Target:
         if source.placed:
             ordered = at_positions(ordered, ordered.GetConformer().GetPositions())
         ordered.RemoveAllConformers()
-        return cls(source.molecule, ordered, marks(ordered), source.name)
+        return cls(source.molecule, ordered, marks(ordered), source.name, source.number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +143,11 @@ class ConformerTask:
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
-        number = index % len(self.targets)
-        target = self.targets[number]
+        target = self.targets[index % len(self.targets)]
         match = compare(target.marks, target.mol, positions(molecule))
         fields: dict[str, Value | None] = {
             "input": target.name,
-            "input_record": number + 1,
+            "input_record": target.number,
             "mirrored": match is Match.MIRRORED,
         }
         problem = "stereo" if match is Match.WRONG else None

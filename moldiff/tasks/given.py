@@ -42,6 +42,7 @@ class Given:
         anchors: rows of heavy atoms that carried the mark `*`, once for each.
         placed: whether the coordinates are 3D: the input's own, or ETKDG's for a SMILES.
         name: its title, SMILES or file.
+        number: of its record, from 1.
     """
 
     molecule: Molecule
@@ -51,6 +52,7 @@ class Given:
     anchors: tuple[int, ...]
     placed: bool
     name: str
+    number: int
 
     def label(self, row: int) -> str:
         """Number and element of a heavy atom, as in "3 (N)"."""
@@ -77,7 +79,7 @@ def given(
     found: list[Given] = []
     rejected: list[tuple[int, str]] = []
     for number, record in enumerate(_records(name, source), start=1):
-        one = _prepared(record, coordinates)
+        one = _prepared(record, number, coordinates)
         if isinstance(one, Given):
             found.append(one)
         else:
@@ -138,7 +140,7 @@ def _record(mol: Chem.Mol, name: str) -> Record:
     return Record(1, name, sanitized)
 
 
-def _prepared(record: Record, coordinates: bool) -> Given | str:
+def _prepared(record: Record, number: int, coordinates: bool) -> Given | str:
     """The molecule of a record, or why it cannot be used."""
     if record.mol is None or record.problem is not None:
         return record.problem.reason if record.problem is not None else "no molecule"
@@ -158,7 +160,8 @@ def _prepared(record: Record, coordinates: bool) -> Given | str:
         return molecule.reason
     heavy = [atom for atom in bare.GetAtoms() if atom.GetAtomicNum() != 1]
     index = np.array([atom.GetIntProp(_INDEX) for atom in heavy], dtype=np.int64)
-    return Given(replace(molecule, name=record.name, properties={}), bare, index, size, anchors, placed, record.name)
+    molecule = replace(molecule, name=record.name, properties={})
+    return Given(molecule, bare, index, size, anchors, placed, record.name, number)
 
 
 def _mark_anchors(mol: Chem.RWMol) -> str | None:

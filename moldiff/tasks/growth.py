@@ -28,6 +28,9 @@ Number = int | str | Sequence[int] | None
 _REACH = 1.6
 """Å that one bond spans at most; C-C is 1.54, and angles shorten every chain."""
 
+_SHORTEST = 0.8
+"""Å; no two heavy atoms of a molecule are nearer (C#N has 1.15)."""
+
 _RANGE = re.compile(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?")
 
 
@@ -192,6 +195,7 @@ def _task(
     statistics: Statistics,
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
+    _check_apart(part)
     losing = [atom for atom in attach if not part.open[atom]]
     for atom in losing:
         if not part.molecule.num_hydrogens[atom]:
@@ -206,6 +210,18 @@ def _task(
             raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
         choices.append(able)
     return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
+
+
+def _check_apart(part: KeptPart) -> None:
+    """Refuse atoms that lie on one another."""
+    pos = part.molecule.pos
+    distance = cdist(pos, pos) + np.diag(np.full(len(pos), np.inf))
+    one, other = np.unravel_index(distance.argmin(), distance.shape)
+    if distance[one, other] < _SHORTEST:
+        labels = f"{part.label(int(one))} and {part.label(int(other))}"
+        raise MoldiffError(
+            f"core: atoms {labels} are {distance[one, other]:.2f} Å apart, expected atoms that do not overlap"
+        )
 
 
 def _new_sizes(new_atoms: Number, kept: int, statistics: Statistics) -> dict[int, int]:
