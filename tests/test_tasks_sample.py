@@ -97,7 +97,7 @@ def test_n_of_each_molecule_in_turn(generator: MoleculeGenerator, tmp_path: Path
     (tmp_path / "three.smi").write_text("CCO ethanol\nCC(C)O\nC1CC(\nCCOC\n")
     samples = generator.sample(2, sampler=FAST, keep=(), task=Conformers(input=str(tmp_path / "three.smi")))
     assert (samples.asked, len(samples)) == (6, 6)
-    assert [sample.task["input_record"] for sample in samples] == [1, 2, 3, 1, 2, 3]
+    assert [sample.task["input_record"] for sample in samples] == [1, 2, 4, 1, 2, 4]
     assert [sample.task["input"] for sample in samples[:2]] == ["ethanol", "three.smi:2"]
     assert samples.notes == ["record 3 left out: cannot read 'C1CC(' as SMILES"]
 
