@@ -33,6 +33,7 @@ from moldiff.metrics.forcefield import ForceFieldRelaxation
 from moldiff.metrics.frechet import FrechetDistance, frechet_distance
 from moldiff.metrics.posebusters import CHECKS, PoseBustersChecks
 from moldiff.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
+from moldiff.metrics.rings import ring_systems
 from moldiff.metrics.subjects import Measured, Subjects
 from moldiff.results import InvalidMolecule, MetricResult, Status
 
@@ -131,8 +132,36 @@ def test_features_know_kinds_of_bonds_and_rings():
         "H-C": 8 + 5, "C:C": 6, "C-C": 1 + 4, "C=C": 1, "C#N": 1
     }  # fmt: skip
     assert sorted(found.ring_sizes.tolist()) == [3, 6]
+    assert sorted(found.ring_systems.tolist()) == ["C1CC1", "c1ccccc1"]
     assert len(found.torsions["H-C=C-H"]) == 2
     assert all(kind.count("#") == 0 for kind in found.torsions)  # straight: no torsion there
+
+
+@pytest.mark.parametrize(
+    ("smiles", "expected"),
+    [
+        ("O=C1CCCCC1Cc1ccc2ccccc2c1", ["O=C1CCCCC1", "c1ccc2ccccc2c1"]),  # an atom on a double bond; fused rings
+        ("Cn1cccc1-c1cc[nH]c1", ["c1cc[nH]c1", "c1cc[nH]c1"]),  # what is bonded to a ring counts as hydrogen
+        ("C1CC12CCNCC2", ["C1CC2(CCN1)CC2"]),  # spiro
+        ("C1CC2CCC1C2", ["C1CC2CCC1C2"]),  # bridged
+        ("CC(=O)O", []),
+    ],
+)
+def test_ring_systems_by_hand(smiles, expected):
+    assert ring_systems(Chem.MolFromSmiles(smiles)) == expected
+    assert ring_systems(Chem.AddHs(Chem.MolFromSmiles(smiles))) == expected
+
+
+def test_ring_systems_against_a_reference():
+    reference = subjects(*map(embedded, ("c1ccccc1C", "c1ccccc1N", "C1CC1C", "C1CCCCC1")))
+    found = Distribution(num_rings=2)(subjects(*map(embedded, ("c1ccccc1", "C1CCC1"))), reference)
+    assert fractions(found)["distribution_ring_systems_known"] == (1, 2)
+    assert fractions(found)["distribution_ring_system[c1ccccc1]"] == (1, 2)
+    assert fractions(found)["distribution_ring_system[C1CC1]"] == (0, 2)
+    assert "distribution_ring_system[C1CCCCC1]" not in values(found)  # only the two most frequent ones
+    assert fractions(found)["distribution_ring_size[6]"] == (1, 2)
+    expected = jensen_shannon(np.array([1, 1, 0, 0]), np.array([2, 0, 1, 1]))
+    assert values(found)["distribution_ring_systems"] == pytest.approx(expected)
 
 
 def test_distances_by_hand():
@@ -149,6 +178,8 @@ def test_distribution_by_hand():
     assert values(found)["distribution_elements"] == 0
     assert values(found)["distribution_torsion"] is None
     assert values(found)["distribution_ring_sizes"] is None
+    assert values(found)["distribution_ring_systems"] is None
+    assert values(found)["distribution_ring_systems_known"] is None
     assert next(r for r in found.results if r.name == "distribution_bond_length").unit == "Å"
 
 
@@ -163,7 +194,10 @@ def test_distribution_says_how_much_is_compared():
 def test_distribution_of_a_set_from_itself_is_zero(sample):
     both = subjects(*sample)
     found = values(Distribution(min_count=1)(both, both))
-    assert all(value == (1 if name.endswith("covered") else 0) for name, value in found.items())
+    shares = {name: value for name, value in found.items() if "ring_size[" in name or "ring_system[" in name}
+    assert 0.5 < sum(value for name, value in shares.items() if "ring_size[" in name) <= 1
+    distances = {name: value for name, value in found.items() if name not in shares}
+    assert all(value == (1 if name.endswith(("covered", "known")) else 0) for name, value in distances.items())
 
 
 def test_mirror_images_have_the_same_distribution(sample):

@@ -1,9 +1,10 @@
 """How far the distributions of a set of molecules lie from those of reference molecules.
 
 Bond lengths and angles are compared by the Wasserstein-1 distance, which has their unit; torsions (in bins of
-`torsion_bin` degrees, mirror images folded), elements, sizes and ring sizes by the Jensen-Shannon divergence to base
-2, which runs from 0 (equal) to 1 (disjoint). Types are weighted by how often the reference has them. A finite sample
-of the reference itself is not at 0: read the numbers beside those of one half of the reference against the other.
+`torsion_bin` degrees, mirror images folded), elements, sizes, ring sizes and ring systems by the Jensen-Shannon
+divergence to base 2, which runs from 0 (equal) to 1 (disjoint). Types are weighted by how often the reference has
+them. A finite sample of the reference itself is not at 0: read the numbers beside those of one half of the reference
+against the other.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ class Distribution:
 
     Attributes:
         min_count: samples of a type that the reference must have for it to be compared.
+        num_rings: ring sizes and ring systems, the reference's most frequent ones, whose shares are details.
         torsion_bin: width of the bins of torsions (degrees).
     """
 
     min_count: int = 50
     torsion_bin: float = 5.0
+    num_rings: int = 15
 
     name = "distribution"
     needs = ("coordinates", "bonds", "reference")
@@ -45,6 +48,7 @@ class Distribution:
             *self._by_type("angle", found.angles, known.angles, wasserstein, "°"),
             *self._by_type("torsion", found.torsions, known.torsions, self._torsion_divergence, ""),
             *_by_class(found, known),
+            *self._rings(found, known),
         ]
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         options |= {"molecules": len(subjects.mols), "reference_molecules": len(reference.mols)}
@@ -89,21 +93,44 @@ class Distribution:
             *each,
         ]
 
+    def _rings(self, found: Features, known: Features) -> list[MetricResult]:
+        """Which ring systems occur in the reference, and the shares of its most frequent ring sizes and systems."""
+        among = int(np.isin(found.ring_systems, known.ring_systems).sum())
+        definition = (
+            "Ring systems (rings that share atoms are one) that the reference has, over all of P2-valid molecules."
+        )
+        results = [MetricResult("distribution_ring_systems_known", among, len(found.ring_systems), definition)]
+        for name, text in (("ring_size", "Rings of {} atoms"), ("ring_system", "Ring systems {}")):
+            own, others = (getattr(side, f"{name}s") for side in (found, known))
+            kinds, counts = np.unique(others, return_counts=True)
+            for place in np.lexsort((kinds, -counts))[: self.num_rings]:
+                shown = f"{text.format(kinds[place])}, over all {name.replace('_', ' ')}s of P2-valid molecules."
+                number = int((own == kinds[place]).sum())
+                results.append(MetricResult(f"distribution_{name}[{kinds[place]}]", number, len(own), shown))
+        return results
+
     def _torsion_divergence(self, found: np.ndarray, known: np.ndarray) -> float:
         edges = np.linspace(0, 180, round(180 / self.torsion_bin) + 1)
         return jensen_shannon(np.histogram(found, edges)[0], np.histogram(known, edges)[0])
 
 
+_CLASSES = {
+    "elements": "elements",
+    "sizes": "numbers of heavy atoms",
+    "ring_sizes": "ring sizes",
+    "ring_systems": "ring systems (rings that share atoms are one)",
+}
+
+
 def _by_class(found: Features, known: Features) -> list[MetricResult]:
     """Divergences of what comes in classes."""
     results = []
-    for name, text in (("elements", "elements"), ("sizes", "numbers of heavy atoms"), ("ring_sizes", "ring sizes")):
+    for name, text in _CLASSES.items():
         first, second = getattr(found, name), getattr(known, name)
         counted = min(len(first), len(second))
-        width = int(max(first.max(), second.max())) + 1 if counted else 0
-        value = (
-            jensen_shannon(*(np.bincount(values, minlength=width) for values in (first, second))) if counted else 0.0
-        )
+        kinds, place = np.unique(np.concatenate([first, second]), return_inverse=True)
+        sides = (np.bincount(part, minlength=len(kinds)) for part in np.split(place, [len(first)]))
+        value = jensen_shannon(*sides) if counted else 0.0
         definition = f"Jensen-Shannon divergence (base 2) of {text} to the reference, over P2-valid molecules."
         results.append(MetricResult(f"distribution_{name}", value, 1 if counted else 0, definition, len(first)))
     return results

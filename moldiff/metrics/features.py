@@ -9,6 +9,7 @@ import numpy as np
 from rdkit import Chem
 
 from moldiff.metrics import internal
+from moldiff.metrics.rings import ring_systems
 from moldiff.vocabulary import SYMBOLS
 
 _MARKS = {1: "-", 2: "=", 3: "#", 4: ":"}
@@ -28,6 +29,7 @@ class Features:
         elements: atomic numbers of all atoms.
         sizes: heavy atoms of each molecule.
         ring_sizes: of all rings of RDKit's symmetrised smallest set.
+        ring_systems: of all ring systems, see `moldiff.metrics.rings`.
     """
 
     bond_lengths: Mapping[str, np.ndarray]
@@ -36,6 +38,7 @@ class Features:
     elements: np.ndarray
     sizes: np.ndarray
     ring_sizes: np.ndarray
+    ring_systems: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class _Flat:
     order: np.ndarray
     sizes: np.ndarray
     ring_sizes: np.ndarray
+    ring_systems: np.ndarray
 
 
 def features(mols: Iterable[Chem.Mol]) -> Features:
@@ -60,6 +64,7 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
         elements=flat.element,
         sizes=flat.sizes,
         ring_sizes=flat.ring_sizes,
+        ring_systems=flat.ring_systems,
     )
 
 
@@ -68,6 +73,7 @@ def _flatten(mols: Iterable[Chem.Mol]) -> _Flat:
     bonds: list[tuple[int, int]] = []
     order: list[int] = []
     pos, sizes, ring_sizes = [np.zeros((0, 3))], [], []
+    systems: list[str] = []
     for mol in mols:
         offset = len(element)
         element += [atom.GetAtomicNum() for atom in mol.GetAtoms()]
@@ -77,8 +83,15 @@ def _flatten(mols: Iterable[Chem.Mol]) -> _Flat:
         pos.append(mol.GetConformer().GetPositions())
         sizes.append(mol.GetNumHeavyAtoms())
         ring_sizes += [len(ring) for ring in mol.GetRingInfo().AtomRings()]
+        systems += ring_systems(mol)
     arrays = np.array(element, dtype=np.int64), np.concatenate(pos), np.array(bonds, dtype=np.int64).reshape(-1, 2)
-    return _Flat(*arrays, np.array(order, dtype=np.int64), np.array(sizes), np.array(ring_sizes, dtype=np.int64))
+    return _Flat(
+        *arrays,
+        order=np.array(order, dtype=np.int64),
+        sizes=np.array(sizes),
+        ring_sizes=np.array(ring_sizes, dtype=np.int64),
+        ring_systems=np.array(systems, dtype=np.str_),
+    )
 
 
 def _bond_lengths(flat: _Flat) -> dict[str, np.ndarray]:
