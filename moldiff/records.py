@@ -16,6 +16,9 @@ from moldiff.results import InvalidMolecule, Status
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
+_MAX_SMILES = 100_000
+"""Characters of a SMILES; what is longer is no molecule, and RDKit would take gigabytes to find that out."""
+
 END_OF_BLOCK = "M  END"
 END_OF_RECORD = "$$$$"
 MOL2_START = "@<TRIPOS>MOLECULE"
@@ -53,11 +56,21 @@ class Record:
         return from_rdkit(self.mol)
 
 
+def whole_number(text: str) -> int | None:
+    """A number without sign, of which the first 12 digits are read; None for any other text."""
+    return int(text[:12]) if text.isdecimal() else None
+
+
 def rejected(
     number: int, name: str, reason: str, status: Status = Status.UNREADABLE, atom: int | None = None
 ) -> Record:
     """A record that could not be parsed."""
     return Record(number, name, None, InvalidMolecule(status, reason, atom))
+
+
+def unexpected(error: Exception) -> InvalidMolecule:
+    """What is said of a record with which something went wrong that nobody had thought of."""
+    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {_one_line(error)[:200]}")
 
 
 def sdf_record(number: int, block: list[str]) -> Record:
@@ -97,9 +110,9 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
     counts = block[3] if len(block) > 3 else ""
     if "V3000" in counts:
         return InvalidMolecule(Status.UNREADABLE, "malformed V3000 block")
-    if not counts[:6].replace(" ", "").isdigit():
+    if not counts[:6].replace(" ", "").isdecimal():
         return InvalidMolecule(Status.UNREADABLE, "no counts line, so not a MOL block")
-    num_atoms, num_bonds = (int(text) if text.strip() else 0 for text in (counts[:3], counts[3:6]))
+    num_atoms, num_bonds = (whole_number(text.replace(" ", "")) or 0 for text in (counts[:3], counts[3:6]))
     if len(block) < 4 + num_atoms + num_bonds:
         reason = f"fewer lines than its {num_atoms} atoms and {num_bonds} bonds need"
         return InvalidMolecule(Status.UNREADABLE, reason)
@@ -112,8 +125,9 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
 
 
 def _atomic_number(symbol: str) -> int | None:
-    if symbol.isdigit():
-        return int(symbol) if 0 < int(symbol) < 119 else None
+    number = whole_number(symbol)
+    if number is not None:
+        return number if 0 < number < 119 else None
     with rdBase.BlockLogs():
         try:
             return int(Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize()))
@@ -139,6 +153,9 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
         if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
             return Record(number, name, mol, drawn)
         return Record(number, name, mol, _why_unsanitized(error))
+    except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
+        reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
+        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, reason))
     return Record(number, name, sanitized)
 
 
@@ -200,8 +217,9 @@ def mol2_record(number: int, block: list[str]) -> Record:
 
 def _mol2_problem(block: list[str]) -> str | None:
     """Why a MOL2 record cannot be whole, which RDKit takes for the end of its molecule."""
-    counts = block[2].split() if len(block) > 2 else []
-    if not counts or not all(word.isdigit() for word in counts[:2]):
+    words = block[2].split()[:2] if len(block) > 2 else []
+    counts = [count for count in map(whole_number, words) if count is not None]
+    if not counts or len(counts) < len(words):
         return "no counts line, so not a MOL2 block"
     sections: dict[str, int] = {}
     section = ""
@@ -210,7 +228,7 @@ def _mol2_problem(block: list[str]) -> str | None:
             section = line.strip()
         elif line.strip() and not line.startswith("#"):
             sections[section] = sections.get(section, 0) + 1
-    expected = dict(zip(("@<TRIPOS>ATOM", "@<TRIPOS>BOND"), map(int, counts), strict=False))
+    expected = dict(zip(("@<TRIPOS>ATOM", "@<TRIPOS>BOND"), counts, strict=False))
     if expected["@<TRIPOS>ATOM"] == 0:
         return "no atom"
     short = [name for name, count in expected.items() if sections.get(name, 0) < count]
@@ -254,7 +272,7 @@ def _xyz_columns(properties: str) -> tuple[int, int] | None:
     starts, column = {}, 0
     for key, _, count in zip(words[::3], words[1::3], words[2::3], strict=False):
         starts[key] = column
-        column += int(count) if count.isdigit() else 1
+        column += whole_number(count) or 1
     element = starts.get("species", starts.get("Z", starts.get("element")))
     return None if element is None or "pos" not in starts else (element, starts["pos"])
 
@@ -282,6 +300,8 @@ def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) 
     """A SMILES with data fields: a molecule without coordinates."""
     if not text:
         return rejected(number, name, "no SMILES")
+    if len(text) > _MAX_SMILES:
+        return rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(text, sanitize=False)
     if mol is None or mol.GetNumAtoms() == 0:

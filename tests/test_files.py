@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
 from scipy.spatial.distance import pdist
-from test_io import METHYL, METHYL_BONDS, V3000, block, read_text, water
+from test_io import METHYL, METHYL_BONDS, block, read_text, water
 
 from moldiff import chem
 from moldiff.batch import Molecule
@@ -141,18 +141,6 @@ def test_rows_that_are_too_short_or_long(tmp_path):
 def test_columns_of_names(tmp_path, header, name):
     (record,) = files(tmp_path, f"{header}\na,CCO,c\n", "a.csv").records()
     assert record.name == name
-
-
-def test_counts_that_no_memory_could_hold(tmp_path):
-    many = "1000000000"
-    v3000 = V3000.replace("COUNTS 3 2", f"COUNTS {many} 2") + V3000.replace("COUNTS 3 2", f"COUNTS 3 {many}")
-    assert outcomes(tmp_path, v3000 + water, "a.sdf") == ["malformed V3000 block"] * 2 + ["O"]
-    assert outcomes(tmp_path, f"{many}\nx\nO 0 0 0\n", "a.xyz")[0].startswith(f"{many} atoms, more than 1000000")
-    assert outcomes(tmp_path, MOL2.replace("3 2 0 0 0", f"{many} 2 0 0 0"), "a.mol2")[0].startswith("fewer lines in")
-    assert outcomes(tmp_path, "C%99999999999\n" + "C" * 1000 + "\n") == [
-        "cannot read 'C%99999999999' as SMILES",
-        "1000 heavy atoms, more than max_heavy_atoms",
-    ]
 
 
 # Which files

@@ -60,10 +60,24 @@ def check(suffix: str, raw: bytes) -> None:
         assert "\n" not in found
         return
     assert [record.number for record in found] == [record.number for record in again]
-    for record in found:
-        problem = record.outcome
-        assert isinstance(problem, Molecule) or (problem.reason and "\n" not in problem.reason)
-        assert isinstance(problem, Molecule) or not problem.reason.startswith("unexpected")
+    problems = [record.outcome for record in found if not isinstance(record.outcome, Molecule)]
+    for problem in problems + [record.problem for record in again if record.problem is not None]:
+        assert problem.reason
+        assert "\n" not in problem.reason
+        assert not problem.reason.startswith("unexpected"), problem.reason
+
+
+FOUND = {
+    "superscript that is a digit but no number": (".xyz", "²\nx\nO 0 0 0\n".encode()),
+    "number too long to be converted": (".mol2", MOL2.replace("3 2 0 0 0", "9" * 5000).encode()),
+    "valence that the bonds exceed": (".sdf", water.replace("O   0  0  0  0  0  0", "O   0  0  0  0  0999").encode()),
+}
+"""What broke a reader once; tests/fuzz/readers.py looks for more."""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_broke_a_reader_once(name: str) -> None:
+    check(*FOUND[name])
 
 
 @pytest.mark.parametrize("suffix", SEEDS)

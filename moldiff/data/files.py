@@ -24,6 +24,7 @@ from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, Part, parts
 from moldiff.io.tables import Columns
 from moldiff.pool import Failure, status_of, stream_limited
+from moldiff.records import unexpected
 from moldiff.results import InvalidMolecule, Status
 
 _LISTED_FILES = 20
@@ -59,8 +60,7 @@ class RecordWork:
         except MemoryError:
             raise
         except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            return SourceRecord(item.part.number, item.part.title, _unreadable(reason), item.file)
+            return SourceRecord(item.part.number, item.part.title, unexpected(error), item.file)
 
     def _work(self, part: Part, file: str) -> SourceRecord:
         record = part.parse()

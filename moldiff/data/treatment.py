@@ -13,7 +13,7 @@ from rdkit.Chem import rdDetermineBonds
 from moldiff.batch import Molecule
 from moldiff.chem import check, from_rdkit
 from moldiff.data import conformers
-from moldiff.data.coordinates import atoms, clash, is_drawing, not_finite, wrong_unit
+from moldiff.data.coordinates import atoms, clash, is_drawing, near_origin, not_finite, too_long, wrong_unit
 from moldiff.data.fragments import file_index, largest_fragment
 from moldiff.errors import MoldiffError
 from moldiff.records import Record
@@ -31,6 +31,10 @@ HYDROGENS_NOT_PLACED = "hydrogens counted, not placed"
 LARGEST_FRAGMENT = "largest fragment kept"
 BONDS_PERCEIVED = "bonds perceived from coordinates"
 RADICAL_KEPT = "radical kept"
+MOVED = "moved to the origin"
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""Properties are kept as numbers of 32 bits; one that does not fit is not known."""
 
 
 class Treated(NamedTuple):
@@ -184,9 +188,15 @@ class Treatment:
         if HYDROGENS_NOT_PLACED in notes:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
         placed = molecule.pos if HYDROGENS_NOT_PLACED in notes else mol.GetConformer().GetPositions()
-        problem = clash(placed) or wrong_unit(molecule)
+        problem = clash(placed) or wrong_unit(molecule) or too_long(molecule)
+        if problem is not None:
+            return problem
+        moved = near_origin(molecule)
+        if moved is not None:
+            notes.append(MOVED)
+        known = {name: value for name, value in molecule.properties.items() if abs(value) <= _LARGEST}
         charge = {"net_charge": float(molecule.formal_charge.sum())}
-        return problem or replace(molecule, properties=charge | dict(molecule.properties))
+        return replace(moved or molecule, properties=charge | known)
 
     def _own_valences(self, molecule: Molecule) -> Vocabulary | None:
         """Valences as drawn of the elements that are allowed to have any."""

@@ -23,11 +23,17 @@ from moldiff.records import (
     rejected,
     sdf_record,
     smiles_record,
+    unexpected,
+    whole_number,
     xyz_record,
 )
 
-_MAX_LINES = 1_000_000
-"""Lines of one record that are kept; what comes behind them is left out, so that no file can fill the memory."""
+_MAX_LINE, _MAX_BLOCK = 2**24, 2**27
+"""Characters of a line, and bytes of the lines of a record, that are kept: no file can fill the memory, not even one
+that is small until it is unpacked."""
+
+_LINE_BYTES = 64  # that a line takes in memory besides its characters
+_MAX_ATOMS = 1_000_000
 
 
 class Part(NamedTuple):
@@ -46,8 +52,13 @@ class Part(NamedTuple):
     title: str = ""
 
     def parse(self) -> Record:
-        """The record itself."""
-        return self.build(self.number, *self.arguments)
+        """The record itself; whatever goes wrong is its problem."""
+        try:
+            return self.build(self.number, *self.arguments)
+        except MemoryError:
+            raise
+        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+            return Record(self.number, self.title, None, unexpected(error))
 
 
 def parts(path: str | Path, columns: Columns = tables.DEFAULT_COLUMNS) -> Iterator[Part]:
@@ -111,15 +122,32 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         started = False
         try:
-            for line in self._file:
+            while line := self._file.readline(_MAX_LINE):
                 started = True
                 yield line.rstrip("\r\n")
+                while len(line) == _MAX_LINE and not line.endswith("\n"):
+                    line = self._file.readline(_MAX_LINE)
         except (EOFError, zlib.error):
             self.cut = True
         except gzip.BadGzipFile:  # a wrong checksum at its end, or no gzip file at all
             if not started:
                 raise
             self.cut = True
+
+
+class _Block:
+    """The lines of one record, as many as may be kept; `full` says that some are left out."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.full = False
+        self._room = _MAX_BLOCK
+
+    def add(self, line: str) -> None:
+        self._room -= len(line) + _LINE_BYTES
+        self.full = self.full or self._room < 0
+        if not self.full:
+            self.lines.append(line)
 
 
 def _rejected(number: int, name: str, reason: str) -> Part:
@@ -131,40 +159,38 @@ def _line(block: list[str], index: int) -> str:
 
 
 def _sdf_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    block: list[str] = []
-    number = 1
+    block, number = _Block(), 1
     for line in lines:
         if line.startswith(END_OF_RECORD):
-            yield Part(number, sdf_record, (block,), _line(block, 0))
-            number, block = number + 1, []
-        elif len(block) < _MAX_LINES:
-            block.append(line)
-    if any(line.strip() for line in block):
+            yield Part(number, sdf_record, (block.lines,), _line(block.lines, 0))
+            block, number = _Block(), number + 1
+        else:
+            block.add(line)
+    if any(line.strip() for line in block.lines):
         # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
-        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block)
-        title = _line(block, 0)
+        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block.lines)
+        title = _line(block.lines, 0)
         cut = _rejected(number, title, f"truncated at record {number}")
-        yield Part(number, sdf_record, (block,), title) if whole else cut
+        yield Part(number, sdf_record, (block.lines,), title) if whole else cut
 
 
 def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    block: list[str] = []
-    number = 0
+    block, number = _Block(), 0
     for line in lines:
         if line.startswith(MOL2_START):
             if number:
-                yield Part(number, mol2_record, (block,), _line(block, 1))
-            number, block = number + 1, []
-        if number and len(block) < _MAX_LINES:
-            block.append(line)
-        elif not number and line.strip() and not line.startswith("#"):
+                yield Part(number, mol2_record, (block.lines,), _line(block.lines, 1))
+            block, number = _Block(), number + 1
+        if number:
+            block.add(line)
+        elif line.strip() and not line.startswith("#"):
             reason = f"got {line.strip()[:40]!r}, expected {MOL2_START}; the rest of the file is not read"
             yield _rejected(1, "", reason)
             return
     if number:
-        title = _line(block, 1)
+        title = _line(block.lines, 1)
         cut = _rejected(number, title, f"truncated at record {number}")
-        yield cut if lines.cut else Part(number, mol2_record, (block,), title)
+        yield cut if lines.cut else Part(number, mol2_record, (block.lines,), title)
 
 
 def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -174,19 +200,23 @@ def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
         if not line.strip():
             continue
         number += 1
-        if not line.split()[0].isdigit():
+        count = whole_number(line.split()[0])
+        if count is None:
             reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
             yield _rejected(number, "", reason)
             return
-        count = int(line.split()[0][:12])
-        if count > _MAX_LINES:
-            yield _rejected(number, "", f"{count} atoms, more than {_MAX_LINES}; the rest of the file is not read")
+        if count > _MAX_ATOMS:
+            yield _rejected(number, "", f"{count} atoms, more than {_MAX_ATOMS}; the rest of the file is not read")
             return
-        frame = [text for _, text in zip(range(count + 1), stream, strict=False)]
-        if len(frame) < count + 1:
-            yield _rejected(number, _line(frame, 0), f"truncated at record {number}")
-            return
-        yield Part(number, xyz_record, (frame[0], frame[1:]), _line(frame, 0))
+        frame = _Block()
+        for _, text in zip(range(count + 1), stream, strict=False):
+            frame.add(text)
+        title = _line(frame.lines, 0)
+        if len(frame.lines) < count + 1:
+            lost = "lines longer than those of atoms" if frame.full else f"truncated at record {number}"
+            yield _rejected(number, title, lost)
+        else:
+            yield Part(number, xyz_record, (frame.lines[0], frame.lines[1:]), title)
 
 
 def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:

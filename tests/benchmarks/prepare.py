@@ -1,19 +1,22 @@
 """How fast a user's molecules become a set, and in how much memory large ones are read and trained from.
 
-`python tests/benchmarks/prepare.py [--sdf-gb 1] [--molecules 200000] [--out benchmark.json]` prints one table and
-writes JSON; Linux alone says how much memory several processes take. Rates are for one core and its processor time,
-the median of three. The large SDF holds the 1,000 molecules of the package again and again, and so does the large set.
+`python tests/benchmarks/prepare.py [--what large_set] [--sdf-gb 1] [--molecules 200000] [--out benchmark.json]` prints
+one table and writes JSON, in which figures that are not measured this time stay; Linux alone says how much memory
+several processes take. Rates are for one core and its processor time, the median of three. The large SDF holds the
+1,000 molecules of the package again and again, and so does the large set; of the SDF of rejects, no record is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from itertools import cycle, islice
 from pathlib import Path
@@ -35,8 +38,13 @@ from moldiff.io import write
 from moldiff.pool import available_cpus
 from moldiff.report import versions
 
-AIM_3D, AIM_CONFORMERS = 1_000.0, 12.0
-"""Molecules a second and core from an SDF with coordinates (QM9's size), and with conformers made (drug size)."""
+RATES = (
+    ("from_3d", "SDF with 3D, QM9's size", 1_000.0),
+    ("with_conformers", "SMILES, drug size, ETKDG + MMFF", 12.0),
+)
+"""What is read, and the aim in molecules a second and core."""
+
+WHAT = ("from_3d", "with_conformers", "large_sdf", "rejected_sdf", "large_set")
 
 AIM_STREAM_GB, AIM_TRAIN_GB = 2.0, 3.0
 
@@ -110,20 +118,25 @@ def resident(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
-def stream(folder: Path, gigabytes: float) -> dict[str, float]:
-    """An SDF of so many GB prepared by the command."""
+def stream(folder: Path, gigabytes: float, *, rejected: bool = False) -> dict[str, float]:
+    """An SDF of so many GB prepared by the command; with `rejected`, only its first record is kept."""
     data, path = sample(), folder / "large.sdf"
     write(path, [data.molecule(k) for k in range(len(data))])
     text = path.read_bytes()
+    first = text[: text.index(b"$$$$") + 5] if rejected else b""
+    text = text.replace(b" C  ", b" Fe ") if rejected else text
+    copies = max(1, round(gigabytes * 1e9 / len(text)))
     with path.open("wb") as file:
-        for _ in range(max(1, round(gigabytes * 1e9 / len(text)))):
+        file.write(first)
+        for _ in range(copies):
             file.write(text)
-    records = len(data) * (path.stat().st_size // len(text))
     workers = available_cpus()
     seconds, peak = memory_of("prepare", f"data.path={path}", f"out={folder / 'large'}", f"num_workers={workers}")
-    size = path.stat().st_size / 1e9
+    size, counts = path.stat().st_size / 1e9, PreparedSet.load(folder / "large").meta["counts"]
     path.unlink()
-    return {"file_gb": size, "records": records, "workers": workers, "seconds": seconds, "peak_gb": peak}
+    shutil.rmtree(folder / "large")
+    found = {"file_gb": size, "records": counts["seen"], "rejected": counts["rejected"]}
+    return found | {"workers": workers, "seconds": seconds, "peak_gb": peak}
 
 
 def write_large(out: Path, number: int) -> int:
@@ -167,38 +180,45 @@ def train(folder: Path, number: int) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    return {
-        "from_3d": {"molecules": args.number_3d, "per_second_and_core": rate_of_3d(folder, args.number_3d)},
-        "with_conformers": {
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        "from_3d": lambda: {
+            "molecules": args.number_3d,
+            "per_second_and_core": rate_of_3d(folder, args.number_3d),
+        },
+        "with_conformers": lambda: {
             "molecules": args.number_conformers,
             "per_second_and_core": rate_of_conformers(folder, args.number_conformers),
         },
-        "large_sdf": stream(folder, args.sdf_gb),
-        "large_set": train(folder, args.molecules),
+        "large_sdf": lambda: stream(folder, args.sdf_gb),
+        "rejected_sdf": lambda: stream(folder, args.sdf_gb, rejected=True),
+        "large_set": lambda: train(folder, args.molecules),
     }
+    machine = {"processor": processor(), "cpus": available_cpus(), **versions()}
+    return {what: {**runs[what](), "machine": machine} for what in args.what}
 
 
 def show(found: dict[str, Any]) -> None:
     table = Table(title="preparation", title_justify="left")
     for name, justify in (("what", "left"), ("measured", "right"), ("aim", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    fast, slow, sdf, large = (found[key] for key in ("from_3d", "with_conformers", "large_sdf", "large_set"))
-    unit = "molecules/s/core"
-    table.add_row("SDF with 3D, QM9's size", f"{fast['per_second_and_core']:.0f} {unit}", f"{AIM_3D:.0f}")
-    table.add_row(
-        "SMILES, drug size, ETKDG + MMFF", f"{slow['per_second_and_core']:.1f} {unit}", f"{AIM_CONFORMERS:.0f}"
-    )
-    what = (
-        f"SDF of {sdf['file_gb']:.2f} GB, {sdf['records']:,} records, {sdf['workers']} workers, {sdf['seconds']:.0f} s"
-    )
-    table.add_row(what, f"{sdf['peak_gb']:.2f} GB", f"{AIM_STREAM_GB:.0f}")
-    what = f"training from {large['molecules']:,} molecules, {large['set_gb']:.2f} GB, {large['seconds']:.0f} s"
-    table.add_row(what, f"{large['peak_gb']:.2f} GB", f"{AIM_TRAIN_GB:.0f}")
-    Console(width=120).print(table)
+    for what, title, aim in RATES:
+        if what in found:
+            table.add_row(title, f"{found[what]['per_second_and_core']:.1f} molecules/s/core", f"{aim:.0f}")
+    for what in ("large_sdf", "rejected_sdf"):
+        if what in found:
+            sdf = found[what]
+            title = f"SDF of {sdf['file_gb']:.2f} GB, {sdf['records']:,} records, {sdf['rejected']:,} of them rejected"
+            table.add_row(f"{title}, {sdf['seconds']:.0f} s", f"{sdf['peak_gb']:.2f} GB", f"{AIM_STREAM_GB:.0f}")
+    if "large_set" in found:
+        large = found["large_set"]
+        title = f"training from {large['molecules']:,} molecules, {large['set_gb']:.2f} GB, {large['seconds']:.0f} s"
+        table.add_row(title, f"{large['peak_gb']:.2f} GB", f"{AIM_TRAIN_GB:.0f}")
+    Console(width=140).print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="what to measure; all of it if not given")
     parser.add_argument("--number-3d", type=int, default=5_000, help="molecules read from an SDF with coordinates")
     parser.add_argument("--number-conformers", type=int, default=100, help="molecules that conformers are made of")
     parser.add_argument("--sdf-gb", type=float, default=1.0, help="size of the large SDF")
@@ -207,8 +227,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
-    found["machine"] = {"processor": processor(), "cpus": available_cpus(), **versions()}
     show(found)
+    if args.out is not None and args.out.is_file():
+        found = json.loads(args.out.read_text(encoding="utf-8")) | found
     if args.out is not None:
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
