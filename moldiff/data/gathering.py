@@ -13,6 +13,7 @@ from moldiff.batch import Molecule
 from moldiff.chem import key_hash
 from moldiff.data.dataset import SPLITS
 from moldiff.data.packed import FIELDS_BY_SLICES, Packed, blocks, pack
+from moldiff.data.rejects import Rejects
 from moldiff.data.source import SourceRecord, both_keys
 from moldiff.data.spool import Spool
 from moldiff.data.tally import Rejected
@@ -31,7 +32,7 @@ class Gathering:
         smiles: their isomeric SMILES.
         names: their titles.
         hashes: of their canonical and strict keys [M, 2].
-        rejected: the other records.
+        rejected: the other records, in the order of the source.
 
     Args:
         beside: temporary files are made next to this path.
@@ -42,7 +43,7 @@ class Gathering:
         self.smiles: Sequence[str] = []
         self.names: Sequence[str] = []
         self.hashes = np.zeros((0, 2), dtype=np.int64)
-        self.rejected: list[Rejected] = []
+        self.rejected = Rejects(beside)
         self._beside = beside
         self._spool = Spool(beside)
         self._open: list[tuple[int, SourceRecord, Molecule]] = []
@@ -168,6 +169,7 @@ class Gathering:
     def close(self) -> None:
         """Delete the temporary files."""
         self._spool.remove()
+        self.rejected.close()
 
 
 def _number(known: dict[_Text, int], text: _Text) -> int:

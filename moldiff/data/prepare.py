@@ -141,7 +141,7 @@ def _read(
         gathering.leave_out(unplaced_hydrogens(gathering.flat, gathering.noted(HYDROGENS_NOT_PLACED)))
         rarest = len(gathering) // 5000 if min_count is None else min_count
         gathering.leave_out(rare_classes(gathering.flat, rarest))
-    rejected = sorted(gathering.rejected, key=lambda record: record.place)
+    rejected = gathering.rejected
     if not len(gathering):
         first = f"; first reason: {rejected[0].problem.reason}" if rejected else ""
         raise MoldiffError(f"{source.name}: no molecule kept of {len(rejected)} records{first}")

@@ -22,7 +22,7 @@ def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> 
     if not (has_hydrogens & ~unplaced).any():
         return {}
     reason = "hydrogens are missing that other records have; hydrogens=add adds them, hydrogens=none leaves all out"
-    return {int(index): InvalidMolecule(Status.UNREADABLE, reason) for index in np.flatnonzero(unplaced)}
+    return dict.fromkeys(np.flatnonzero(unplaced).tolist(), InvalidMolecule(Status.UNREADABLE, reason))
 
 
 def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, InvalidMolecule]:
@@ -44,7 +44,7 @@ def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, In
         name = classes[rarest]
         reason = f"class {name} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
         dropped = pairs[pairs[:, 0] == rarest, 1]
-        problems |= {int(molecule): InvalidMolecule(Status.VALENCE, reason) for molecule in dropped}
+        problems |= dict.fromkeys(dropped.tolist(), InvalidMolecule(Status.VALENCE, reason))
         pairs = pairs[~np.isin(pairs[:, 1], dropped)]
     return problems
 
