@@ -55,11 +55,13 @@ class Decoded:
         mended: [B] True where the argmax broke a rule and the integer programme found another assignment.
         failed: [B] True where no assignment obeys all rules: the batch has the most probable one in several fragments
             that obeys the others or, where there is none either, the argmax.
+        gained: [B, N] True where an atom has more hydrogens than its argmax, so that some have no place of their own.
     """
 
     batch: MolBatch
     mended: Tensor
     failed: Tensor
+    gained: Tensor
 
 
 def decode_raw(prediction: Prediction, node_mask: Tensor) -> MolBatch:
@@ -112,7 +114,9 @@ def decode_valence(
             mended[row] = not (
                 torch.equal(atom_type[row], raw.atom_type[row]) and torch.equal(bond[row], raw.bond[row])
             )
-    return Decoded(raw.replace(atom_type=atom_type, bond=bond), mended, failed)
+    hydrogens = torch.from_numpy(vocabulary.table[:, 2]).to(atom_type.device)
+    gained = hydrogens[atom_type] > hydrogens[raw.atom_type]
+    return Decoded(raw.replace(atom_type=atom_type, bond=bond), mended, failed, gained)
 
 
 def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:

@@ -233,13 +233,21 @@ class Chunk:
         node_mask = self.start.clean.node_mask
         if rule == "raw":
             none = torch.zeros(len(node_mask), dtype=torch.bool)
-            decoded = Decoded(decode_raw(self.prediction, node_mask), none, none)
+            decoded = Decoded(decode_raw(self.prediction, node_mask), none, none, torch.zeros_like(node_mask))
         else:
             decoded = decode_valence(self.prediction, node_mask, self.model.vocabulary, totals=self.totals)
         molecules = to_molecules(decoded.batch, self.model.vocabulary)
-        if not self.model.statistics.hydrogens_placed:
-            molecules = [with_ideal_hydrogens(molecule) for molecule in molecules]
+        ideal = decoded.gained if self.model.statistics.hydrogens_placed else node_mask
+        for row in ideal.any(1).nonzero()[:, 0].tolist():
+            molecules[row] = _with_ideal_hydrogens(molecules[row], ideal[row].cpu().numpy())
         return molecules, decoded.mended.tolist()
+
+
+def _with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
+    """The molecule with the hydrogens of the heavy atoms marked in [N >= n] at ideal lengths and angles."""
+    ideal = with_ideal_hydrogens(molecule).hydrogen_offset
+    marked = atoms[: molecule.num_heavy_atoms, None, None]
+    return replace(molecule, hydrogen_offset=np.where(marked, ideal, molecule.hydrogen_offset))
 
 
 def draw_chunk(

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.resources import files
 from itertools import product
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from models import NUM_CLASSES, VOCABULARY
 from rdkit import Chem
+from scipy.spatial.distance import pdist
 
 from moldiff.batch import Prediction, to_molecules
 from moldiff.chem import check
 from moldiff.data.dataset import PreparedSet
 from moldiff.decode import REACH, decode_raw, decode_valence, most_probable
+from moldiff.drawing import Chunk
+from moldiff.metrics.contacts import Contacts
 from moldiff.radii import COVALENT
 from moldiff.results import Status
+from moldiff.sampler import Start
 from moldiff.vocabulary import AtomClass, Vocabulary
 
 
@@ -177,3 +183,21 @@ def test_non_finite_predictions_are_kept_and_marked_as_failed() -> None:
     decoded = decode_valence(prediction, mask, VOCABULARY)
     assert decoded.failed.tolist() == [True]
     assert decoded.mended.tolist() == [False]
+
+
+def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
+    """CH2-CH2-OH by the argmax becomes CH3-CH2-OH, but the network gave the third hydrogen no place."""
+    prediction, mask = prediction_of([2, 2, 6], {(0, 1): 1, (1, 2): 1})
+    prediction.atom_type[0, 0, 3] = 5.0  # CH3 is the next best
+    offset = torch.zeros(1, 3, 4, 3).double()
+    offset[0, :, 0], offset[0, :, 1] = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, -1.0])
+    pos = torch.tensor([[[0.0, 0, 0], [1.53, 0, 0], [2.0, 1.35, 0]]]).double()
+    prediction = replace(prediction, pos=pos, hydrogen=offset)
+    model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
+    molecules, mended = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()]).decode("valence")
+    assert mended == [True]
+    assert molecules[0].num_hydrogens.tolist() == [3, 2, 1]
+    np.testing.assert_allclose(np.linalg.norm(molecules[0].hydrogen_offset[0, :3], axis=1), 1.09, atol=0.05)
+    assert pdist(molecules[0].hydrogen_offset[0, :3]).min() > 1.6
+    np.testing.assert_allclose(molecules[0].hydrogen_offset[1, :2], offset[0, 1, :2].numpy())
+    assert Contacts().check(molecules[0]) is None
