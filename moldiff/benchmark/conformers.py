@@ -18,6 +18,9 @@ from moldiff.tasks import Conformers
 THRESHOLD = 0.5
 """Å of RMSD below which a conformer counts as the true geometry (QM9)."""
 
+_MAX_ROUNDS = 20
+"""Times that conformers are drawn of a molecule of which some had the wrong handedness."""
+
 _OURS, _ETKDG, _RELAXED = "moldiff", "ETKDGv3", "ETKDGv3 + MMFF94s"
 
 
@@ -29,15 +32,17 @@ class Geometries:
         wholes = [settings.molecules[place] for place in places]
         truths = [Chem.RemoveHs(sanitized(whole)) for whole in wholes]
         rows: list[Row] = [{"molecule": chem.smiles(whole), _OURS: []} for whole in wholes]
-        drawn = settings.draw(
-            Conformers(input=wholes),
-            first=settings.first(places.start),
-            samples=settings.samples,
-            max_draws=100 * settings.samples * len(wholes),
-        )
-        for sample in drawn:
-            k = int(sample.task["input_record"] or 0) - 1
-            rows[k][_OURS].append(_rmsd(Chem.RemoveHs(sanitized(sample.molecule)), truths[k]))
+        first = settings.first(places.start)
+        for _ in range(_MAX_ROUNDS):
+            short = [k for k, row in enumerate(rows) if len(row[_OURS]) < settings.samples]
+            if not short:
+                break
+            task, draws = Conformers(input=[wholes[k] for k in short]), settings.samples * len(short)
+            for sample in settings.draw(task, first=first, samples=settings.samples, max_draws=draws):
+                k = short[int(sample.task["input_record"] or 0) - 1]
+                if len(rows[k][_OURS]) < settings.samples:
+                    rows[k][_OURS].append(_rmsd(Chem.RemoveHs(sanitized(sample.molecule)), truths[k]))
+            first += draws
         for whole, truth, row in zip(wholes, truths, rows, strict=True):
             row[_ETKDG] = _etkdg(whole, truth, settings, relax=False)
             row[_RELAXED] = _etkdg(whole, truth, settings, relax=True)
