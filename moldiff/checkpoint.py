@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from moldiff.condition import Properties
-from moldiff.construct import OWN_PREFIXES, construct
+from moldiff.construct import MODEL_PREFIXES, construct
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.model import MoleculeDiffusion
@@ -141,12 +141,12 @@ def find_model(name_or_folder: str | Path) -> Path:
     )
 
 
-def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = OWN_PREFIXES) -> Checkpoint:
+def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES) -> Checkpoint:
     """Read a model.
 
     Args:
         name_or_folder: name of a shipped model or path of a folder.
-        allowed: prefixes of class names its config may build.
+        allowed: prefixes of names its config may build, see `moldiff.construct`; None = any.
 
     Raises:
         MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.

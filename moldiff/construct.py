@@ -1,11 +1,12 @@
 """Objects from plain dictionaries with `_target_`: how configs and checkpoints name what they are made of.
 
-The rules are those of `hydra.utils.instantiate`, for machines that train without Hydra, with one more: only names
-under an allowed prefix are built, so that a checkpoint from elsewhere cannot run code of its choosing.
+The rules are those of `hydra.utils.instantiate`, for machines that train without Hydra, with one more: only what is
+defined under an allowed prefix is built, so that a checkpoint from elsewhere cannot run code of its choosing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -13,15 +14,20 @@ from typing import Any
 
 from moldiff.errors import MoldiffError
 
-OWN_PREFIXES = ("moldiff.", "torch.optim.")
+MODEL_PREFIXES = ("moldiff.nn.", "moldiff.process.")
+"""Where everything is that a model is made of. The rest of the package can train models, and so write files and build
+what a config names."""
+
+TRUST = "MOLDIFF_ALLOW"
+"""The environment variable with further modules, separated by commas, for models with a network of one's own."""
 
 
-def construct(config: Any, allowed: Sequence[str] | None = OWN_PREFIXES, **arguments: Any) -> Any:
+def construct(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
     """Build what a config describes; mappings without `_target_`, lists and values are passed through.
 
     Args:
         config: mapping with `_target_` (dotted name) and its arguments; `_partial_: true` gives a partial call.
-        allowed: prefixes of the names that may be built; None allows any.
+        allowed: prefixes of the names that may be built, to which MOLDIFF_ALLOW adds; None allows any.
         arguments: further arguments of the outermost call.
 
     Raises:
@@ -49,10 +55,22 @@ def _find(target: Any, allowed: Sequence[str] | None) -> Any:
         raise MoldiffError(
             f"_target_: got {target!r}, expected a dotted name such as moldiff.nn.denoiser.PairTransformer"
         )
-    if allowed is not None and not target.startswith(tuple(allowed)):
-        raise MoldiffError(f"_target_: got {target}, expected a name that starts with {' or '.join(allowed)}")
+    prefixes = ("",) if allowed is None else (*allowed, *_trusted())
+    if not target.startswith(prefixes):
+        own = target.startswith("moldiff.")
+        hint = "" if own else f"; if you trust it, set {TRUST}={target.partition('.')[0]}"
+        raise MoldiffError(f"_target_: got {target}, expected a name that starts with {' or '.join(prefixes)}{hint}")
     module, _, name = target.rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise MoldiffError(f"_target_: {target} cannot be found ({error})") from error
+    home = f"{getattr(found, '__module__', None)}."  # what a module has imported is not its own
+    if not home.startswith(prefixes):
+        raise MoldiffError(f"_target_: got {target} of {home[:-1]}, expected one of {' or '.join(prefixes)}")
+    return found
+
+
+def _trusted() -> list[str]:
+    names = (name.strip().removesuffix(".") for name in os.environ.get(TRUST, "").split(","))
+    return [f"{name}." for name in names if name]

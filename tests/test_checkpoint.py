@@ -16,6 +16,7 @@ from models import STATISTICS, VOCABULARY
 from moldiff.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
 from moldiff.construct import construct
 from moldiff.errors import MoldiffError
+from moldiff.nn.denoiser import PairTransformer
 from moldiff.vocabulary import AtomClass, Vocabulary
 
 CONFIG: dict[str, Any] = {
@@ -148,7 +149,27 @@ def test_construct_follows_the_rules_of_hydra() -> None:
     for config, message in [
         ({"_target_": "moldiff.process.time.nothing"}, "cannot be found"),
         ({"_target_": 3}, "expected a dotted name"),
-        ({"_target_": "subprocess.run"}, "expected a name that starts with moldiff."),
+        ({"_target_": "subprocess.run"}, r"expected a name that starts with moldiff\.nn\. or moldiff\.process\."),
+        (
+            {"_target_": "moldiff.cli.main", "arguments": ["models"]},
+            "got moldiff.cli.main, expected a name that starts",
+        ),
+        ({"_target_": "moldiff.nn.denoiser.os.system"}, "cannot be found"),
+        ({"_target_": "moldiff.process.joint.dataclass"}, "dataclass of dataclasses, expected one of moldiff"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             construct(config)
+
+
+def test_a_network_of_ones_own_has_to_be_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(folder, denoiser=CONFIG["denoiser"] | {"_target_": "test_checkpoint.OwnNetwork"})
+    with pytest.raises(MoldiffError, match=r"got test_checkpoint\.OwnNetwork.*MOLDIFF_ALLOW=test_checkpoint"):
+        load_checkpoint(folder)
+    own = load_checkpoint(folder, ["moldiff.", "test_checkpoint."]).model.denoiser
+    assert type(own).__name__ == "OwnNetwork"
+    monkeypatch.setenv("MOLDIFF_ALLOW", "other, test_checkpoint")
+    assert type(load_checkpoint(folder).model.denoiser).__name__ == "OwnNetwork"
+
+
+class OwnNetwork(PairTransformer):
+    """A network that is not the package's."""

@@ -117,7 +117,7 @@ def test_every_source_builds() -> None:
     if util.find_spec("qm9pack") is None:
         pytest.skip("qm9pack is not installed")
     config = compose_options("prepare", ["data=qm9", "limit=7", "num_workers=1"])
-    assert len(construct(config["data"]["source"])) == 7
+    assert len(construct(config["data"]["source"], None)) == 7
 
 
 def test_shipped_sample_is_found() -> None:

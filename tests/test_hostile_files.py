@@ -2,11 +2,14 @@
 
 import gzip
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 from test_files import MOL2, files, outcomes
-from test_io import V3000, block, water
+from test_io import V3000, WATER, WATER_BONDS, block, water
 
+from moldiff.cli import main
+from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import prepare
 
 parts = import_module("moldiff.io.parts")  # `moldiff.io.parts` is the function of that name
@@ -51,6 +54,22 @@ def compressed(folder, text, name="a.sdf.gz"):
     path = folder / name
     path.write_bytes(gzip.compress(text.encode()))
     return path
+
+
+def test_names_that_are_paths_or_scripts_stay_text(tmp_path, monkeypatch, capsys):
+    script = "</script><script>alert(1)</script>"
+    fields = f">  <../../k>\n1\n\n>  <who>\n{script}\n\n"
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in" / "deep")
+    Path("a.sdf").write_text("".join(block(name, WATER, WATER_BONDS, data=fields) for name in ("../../escape", script)))
+    assert main(["prepare", "data.path=a.sdf", "num_workers=1"]) == 0
+    assert main(["view", "input=a.sdf", "out=page.html"]) == 0
+    capsys.readouterr()
+    assert list(PreparedSet.load("prepared/a").names) == ["../../escape", script]
+    assert list(PreparedSet.load("prepared/a").properties) == ["net_charge", "../../k"]
+    assert "<script>alert" not in Path("page.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["deep"]
 
 
 def test_a_torn_molecule_does_not_spoil_the_scale_of_a_set(tmp_path):
