@@ -11,7 +11,7 @@ from moldiff.vocabulary import SYMBOLS
 
 
 def model_lines() -> list[str]:
-    """Name, data, heavy atoms, elements and size of every model that ships with the package."""
+    """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
     names = available_models()
     width = max((len(name) for name in names), default=0)
     return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
@@ -25,7 +25,9 @@ def _line(folder: Path) -> str:
     megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
     card = folder / "card.json"
     data = _read(card)["facts"]["data"] if card.is_file() else "no card"
-    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {megabytes:.1f} MB; {data}"
+    names = " ".join(entry["name"] for entry in config.get("properties", ()))
+    told = f"towards {names}; " if names else ""
+    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {told}{megabytes:.1f} MB; {data}"
 
 
 def _read(path: Path) -> Any:

@@ -104,6 +104,39 @@ def test_measured_by_hand(
     assert [entry["name"] for entry in report["results"]["moldiff"]] == ["alpha_mae", "alpha_judged", "alpha_valid"]
 
 
+def test_an_ended_measurement_draws_what_it_lacks(
+    tmp_path: Path, prepared: PreparedSet, properties: Properties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_generator(tmp_path / "told", prepared, properties, "b")
+    monkeypatch.setattr("moldiff.benchmark.properties._AT_ONCE", 3)
+    protocol = Protocol(
+        generator=load(tmp_path / "told", device="cpu"),
+        predictor=make_predictor(prepared, properties, "a"),
+        prepared=prepared,
+        samples=5,
+        sampler=PowerSampler(num_steps=1),
+    )
+    assert Targets(protocol).total == 10
+    batches = list(Targets(protocol).rows(0))
+    assert [len(batch) for batch in batches] == [3, 2, 3, 2]
+    rows = [row for batch in batches for row in batch]
+    for done in (3, 5, 8, 10):
+        rest = [row for batch in Targets(protocol).rows(done) for row in batch]
+        assert [row["property"] for row in rest] == [row["property"] for row in rows[done:]]
+        np.testing.assert_allclose([r["predicted"] for r in rest], [r["predicted"] for r in rows[done:]], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("guidance", "calls"), [(0.0, 1), (1.0, 1), (2.0, 2)])
+def test_guidance_takes_two_network_calls_at_most(
+    tmp_path: Path, prepared: PreparedSet, properties: Properties, guidance: float, calls: int
+) -> None:
+    save_generator(tmp_path / "told", prepared, properties, "b")
+    generator, made = load(tmp_path / "told", device="cpu"), []
+    generator.checkpoint.model.denoiser.register_forward_hook(lambda *_: made.append(1))
+    generator.sample(2, condition={"gap": 0.2}, guidance=guidance, size=5, steps=4, keep=(), workers=0)
+    assert len(made) == 4 * calls
+
+
 def test_each_molecule_has_its_own_size_and_value(properties: Properties) -> None:
     task = Pairs(heavy_atoms=[4, 7], values=[0.2, 0.3], name="gap", properties=properties)
     for index, (size, value) in enumerate([(4, 0.2), (7, 0.3), (4, 0.2)]):

@@ -14,6 +14,7 @@ from models import MODEL_CONFIG
 from trainings import QUIET, SAMPLE, config, same_weights
 
 from moldiff.batch import Molecule
+from moldiff.catalogue import model_lines
 from moldiff.checkpoint import build_model, load_checkpoint, save_model
 from moldiff.cli import main
 from moldiff.condition import Properties, half_of
@@ -193,6 +194,14 @@ def test_what_was_asked_is_compared_with_what_is_predicted(
 def test_a_model_without_properties_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["sample", f"out={tmp_path / 'a.sdf'}", "condition.gap=0.2"]) == 2
     assert "condition.gap: the model was trained without properties" in capsys.readouterr().err
+
+
+def test_the_list_of_models_says_what_they_are_drawn_towards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moldiff.catalogue.available_models", lambda: ["told"])
+    monkeypatch.setattr("moldiff.catalogue.find_model", lambda name: folder)
+    (line,) = model_lines()
+    assert "heavy atoms of C N O F; towards gap mu; " in line
+    assert line.endswith("no card")
 
 
 def test_options_of_training() -> None:

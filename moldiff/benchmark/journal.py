@@ -36,7 +36,7 @@ class Journal:
             whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may have been cut off
             if whole and whole[0] != header:
                 raise MoldiffError(
-                    f"{path}: rows of a measurement with other options, expected to go on; remove it first"
+                    f"{path}: rows of a measurement with other options, expected the same, or no such file"
                 )
             self.rows = whole[1:]
         path.parent.mkdir(parents=True, exist_ok=True)
