@@ -1,6 +1,7 @@
 """The card of a model: its columns, the bound, the curve that goes on where it was ended, and its files."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,10 +12,11 @@ import torch
 from models import MODEL_CONFIG, SIZES
 
 from moldiff.card import __main__ as command
-from moldiff.card import curve, drawn
+from moldiff.card import curve, drawn, learning, memory
 from moldiff.card.bound import bounds
-from moldiff.card.document import write_card
-from moldiff.card.drawn import SEED, draw_all, label, sampler_of
+from moldiff.card.document import _package, write_card
+from moldiff.card.drawn import SEED, Delivered, Drawn, draw_all, draw_delivered, label, sampler_of
+from moldiff.card.limits import limits
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.statistics import Statistics
@@ -23,6 +25,7 @@ from moldiff.generate import load
 from moldiff.model import MoleculeDiffusion
 from moldiff.nn.denoiser import PairTransformer
 from moldiff.process.joint import JointProcessConfig
+from moldiff.results import MetricResult
 from moldiff.sampler import PowerSampler
 
 SAMPLE = Path(str(files("moldiff.example_data") / "sample"))
@@ -118,18 +121,28 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     checkpoint, sampler = read(folder), PowerSampler(num_steps=2)
     molecules = draw_all(folder, sampler, 6, num_workers=1)
     metrics = ("geometry", "diversity", "distribution")
-    columns = command.evaluate_columns(checkpoint, prepared, molecules, {"diversity": 3}, metrics)
+    real = [prepared.molecule(k) for k in range(6)]
+    delivered = Delivered(real, {"disconnected": 2})
+    columns = command.evaluate_columns(checkpoint, prepared, molecules.raw, delivered, {"diversity": 3}, metrics)
     write_card(
         checkpoint,
         prepared,
         columns,
         bounds(checkpoint.model, prepared, 4),
         drawn=molecules,
+        delivered=delivered,
         sampler=sampler,
         seconds=90,
     )
     document = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    assert list(document["results"]) == ["model, raw", "model, decoded", "real test molecules (6)"]
+    assert list(document["results"]) == ["model, raw", "model, delivered", "real test molecules (6)"]
+    delivered_rows = {result["name"]: result for result in document["results"]["model, delivered"]}
+    assert delivered_rows["p2_drawn_valid"]["numerator"] == 6
+    assert delivered_rows["p2_drawn_valid"]["denominator"] == 8
+    assert delivered_rows["p2_drawn_status_disconnected"]["numerator"] == 2
+    assert delivered_rows["p2_valid"]["value"] == 1
+    assert document["facts"]["delivered"] == "6 valid of 8 drawn; refused: 2 disconnected"
+    assert document["rings"]["model, delivered"][0]["name"].startswith("distribution_ring_size[")
     real = {result["name"]: result for result in document["results"]["real test molecules (6)"]}
     assert real["p2_valid"]["numerator"] == real["p2_valid"]["denominator"] == 6
     assert real["diversity_internal"]["denominator"] == 3
@@ -140,7 +153,16 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     assert document["facts"]["evaluation"] == "1.5 minutes, bound included"
     assert document["of_the_data"][0]["denominator"] == len(prepared)
     text = (folder / "card.md").read_text(encoding="utf-8")
-    for part in ("### Nearest known molecules", "### Variational bound", "would be valid, unique and novel at once"):
+    for part in (
+        "### Nearest known molecules",
+        "### Variational bound",
+        "would be valid, unique and novel at once",
+        "| drawn valid | – | 75.00 % (6/8) | – |",
+        "| drawn rejected: disconnected | – | 25.00 % (2/8) | – |",
+        "## Rings",
+        "## What it cannot do",
+        "**Elements** are H, C, N, O, F, no metals and no others.",
+    ):
         assert part in text
     assert "Quality against" not in text
     curve.measure_curve(checkpoint, [sampler], 2, num_workers=1)
@@ -163,3 +185,140 @@ def test_whole_card(folder: Path) -> None:
     document = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     names = {result["name"].partition("_")[0] for result in document["results"]["real test molecules (4)"]}
     assert {"p1", "p2", "p3", "posebusters", "xtb", "fcd", "druglike", "neighbours", "distribution"} <= names
+
+
+def test_drawing_goes_on_behind_what_is_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, parts = PowerSampler(num_steps=2), tmp_path / "parts"
+    monkeypatch.setattr(drawn, "_CHUNK", 3)
+    whole = draw_all(folder, sampler, 8, num_workers=1)
+    asked: list[range] = []
+    real = drawn.draw
+
+    def ended(where: str, how: PowerSampler, indices: range) -> drawn.Pair:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(indices)
+        return real(where, how, indices)
+
+    monkeypatch.setattr(drawn, "draw", ended)
+    with pytest.raises(KeyboardInterrupt):
+        draw_all(folder, sampler, 8, num_workers=1, parts=parts)
+    asked.clear()
+    again = draw_all(folder, sampler, 8, num_workers=1, parts=parts)
+    assert asked == [range(6, 8)]
+    assert again.seconds > 0
+    for form in ("raw", "decoded"):
+        for one, other in zip(getattr(again, form), getattr(whole, form), strict=True):
+            np.testing.assert_array_equal(one.pos, other.pos)
+            np.testing.assert_array_equal(one.hydrogen_offset, other.hydrogen_offset)
+            np.testing.assert_array_equal(one.bonds, other.bonds)
+    draw_all(folder, PowerSampler(num_steps=1), 3, num_workers=1, parts=parts)  # another sampler: nothing is taken over
+    assert asked == [range(6, 8), range(3)]
+
+
+def test_refused_molecules_are_drawn_anew_and_counted(
+    folder: Path, prepared: PreparedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third decoded molecule is in two pieces."""
+    whole = [prepared.molecule(k) for k in range(20)]
+    torn = [replace(one, bonds=one.bonds[:0]) if k % 3 == 1 else one for k, one in enumerate(whole)]
+    asked: list[int] = []
+
+    def drawn_before(where: Path, sampler: PowerSampler, number: int, **more: object) -> Drawn:
+        asked.append(number)
+        return Drawn(whole[:number], torn[:number], 1.0, 1)
+
+    monkeypatch.setattr(drawn, "draw_all", drawn_before)
+    found = draw_delivered(folder, PowerSampler(), 10)
+    assert asked[0] == 10
+    assert 15 <= asked[-1] <= 20
+    delivered = Delivered.of(found, 10)
+    assert len(delivered.molecules) == 10
+    assert sum(delivered.refused.values()) == 5  # 15 were drawn for them, places 1, 4, 7, 10 and 13 torn
+    assert [result.denominator for result in delivered.results()] == [15] * (1 + len(delivered.refused))
+    too_bad = [replace(one, bonds=one.bonds[:0]) for one in whole]
+    monkeypatch.setattr(drawn, "draw_all", lambda *_, **__: Drawn(whole, too_bad, 1.0, 1))
+    assert Delivered.of(draw_delivered(folder, PowerSampler(), 10), 10).molecules == []
+
+
+def test_packages_of_a_set(prepared: PreparedSet) -> None:
+    several = {"biotite": "1.6.0", "molsets": "0.3.1"}
+    found = replace(prepared, meta={**prepared.meta, "source": several, "geometry": "ETKDGv3, then MMFF94s"})
+    assert _package(found) == "packages biotite 1.6.0, molsets 0.3.1; geometry ETKDGv3, then MMFF94s"
+    found = replace(prepared, meta={"source": {"package": "qm9pack", "version": "1.0.3"}})
+    assert _package(found) == "package qm9pack 1.0.3; geometry not said"
+    assert _package(replace(prepared, meta={})) == "packages not said; geometry not said"
+
+
+def test_limits_are_those_of_the_data(prepared: PreparedSet) -> None:
+    text = " ".join(limits(prepared))
+    assert "Stereochemistry" in text
+    sizes = prepared.statistics.size_counts
+    assert f"**Sizes** are {min(sizes)} to {max(sizes)} heavy atoms" in text
+    charges = [prepared.molecule(int(k)).formal_charge for k in prepared.split("train")]
+    inner = 100 * np.mean([np.any(charge != 0) for charge in charges])
+    assert f"{inner:.1f} % of the training molecules have charged atoms" in text
+    assert "every training molecule is neutral in all" in text
+    train = len(prepared.split("train"))
+    assert f"0 of {train:,} training molecules have a ring of 12 or more atoms" in text
+
+
+def test_what_a_perfect_sampler_of_the_data_would_give(prepared: PreparedSet) -> None:
+    values = {result.name: result.value for result in memory.of_the_data(prepared, 10_000)}
+    total, train = len(prepared), len(prepared.split("train"))
+    assert values["data_valid_unique_novel"] == (total - train) / total
+    distinct = total * (1 - (1 - 1 / total) ** 10_000)
+    assert values["data_unique_replaced"] == pytest.approx(distinct / 10_000)
+    assert values["data_valid_unique_novel_replaced"] == pytest.approx(distinct * (total - train) / total / 10_000)
+
+
+def test_memory_is_found_where_the_bound_is_lower_on_training_molecules() -> None:
+    def side(value: float) -> list[MetricResult]:
+        return [
+            MetricResult("bound_all", value, 1.0, "."),
+            MetricResult("bound_all_standard_error", 1.0, 1.0, "."),
+        ]
+
+    columns = {"model, delivered": [], "real": []}
+    for held_out, words in ((110.0, "some of it is memory"), (101.0, "no sign of memory"), (90.0, "are easier")):
+        bound = {"training molecules": side(100.0), "real test molecules": side(held_out)}
+        assert words in "\n".join(memory.section(columns, bound, []))
+
+
+def test_learning_curve_of_a_training_and_of_cards(folder: Path, tmp_path: Path) -> None:
+    stretches = [
+        {"steps": 100, "batch_size": 10, "seconds": 60},
+        {"steps": 50, "batch_size": 20, "seconds": 30, "machine": "2 CPU cores"},
+    ]
+    training = tmp_path / "training"
+    (training / "log").mkdir(parents=True)
+    config = {"history": stretches, "training": {"trainer": {"num_quality_samples": 100}}}
+    (training / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    log = "step,sample/p1_molecule_stable,sample/p2_valid,train/loss\n10,,,1.5\n25,0.5,0.75,1.0\n"
+    (training / "log" / "metrics.csv").write_text(log, encoding="utf-8")
+    names = {"p1_molecule_stable": 0.6, "p2_valid": 0.8, "p2_novel": 0.9}
+    rows = [{"name": name, "value": value, "denominator": 1000} for name, value in names.items()]
+    facts = {"weights": "0123456789ab (3 parameters)"}
+    facts["training, in order"] = "1,000 steps of 8 molecules in 20 minutes; then 5 steps of 4 molecules in 1 minutes"
+    card = tmp_path / "old.json"
+    card.write_text(json.dumps({"facts": facts, "results": {"model, raw": rows}}), encoding="utf-8")
+    words = ["learning", "--model", str(folder), "--trainings", str(training), "--cards", str(card)]
+    assert command.main([*words, "--machine", "a laptop"]) == 0
+    assert command.main(words) == 0  # once more changes nothing but the machine
+    first, second = learning.load_points(folder)
+    assert (first["molecules"], first["seconds"], first["samples"]) == (100 * 10 + 25 * 20, 75, 100)
+    assert (first["p2_valid"], first["p1_molecule_stable"], first["p2_novel"]) == (0.75, 0.5, None)
+    assert first["machine"] == "2 CPU cores"
+    assert (second["molecules"], second["seconds"], second["weights"]) == (8020, 21 * 60, "0123456789ab")
+    assert second["p2_novel"] == 0.9
+    ElementTree.parse(folder / learning.PLOT_FILE)
+    assert "| 8,020 | 0.3 | not recorded | 80.0 % | 60.0 % | 90.0 % | card 0123456789ab, 1,000 molecules |" in (
+        learning.table([first, second])
+    )
+
+
+def test_learning_curve_refuses_what_is_no_training(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command.main(["learning", "--model", str(folder), "--trainings", str(tmp_path)]) == 1
+    assert "expected the folder of one" in capsys.readouterr().err

@@ -1,33 +1,44 @@
-"""`python -m moldiff.card write`: the card of a model; `python -m moldiff.card curve`: its quality against steps."""
+"""The card of a model.
+
+- `python -m moldiff.card write`: draws, evaluates and writes it; a run that was ended goes on behind what it drew.
+- `python -m moldiff.card curve`: quality against steps.
+- `python -m moldiff.card learning`: quality over molecules seen, from trainings and earlier cards.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-from rich.console import Console
-from rich.status import Status
-
+from moldiff.batch import Molecule
+from moldiff.card import learning
 from moldiff.card.bound import bounds
 from moldiff.card.columns import FIRST, METRICS, Background, Column, column
 from moldiff.card.curve import measure_curve, table
 from moldiff.card.document import TEXT_FILE, write_card, write_text
-from moldiff.card.drawn import Drawn, draw_all, sampler_of
+from moldiff.card.drawn import Delivered, draw_delivered, sampler_of
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.novelty import NoveltyIndex
 
+PARTS = "card.parts"
+"""Folder in the model's for what is drawn."""
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the two commands; 0 = well."""
+    """Run one of the commands; 0 = well."""
     options = _parser().parse_args(arguments)
     try:
         checkpoint = load_checkpoint(find_model(options.model))
-        (write if options.command == "write" else curve)(checkpoint, options)
+        {"write": write, "curve": curve, "learning": learning_curve}[options.command](checkpoint, options)
     except MoldiffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -43,13 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--steps", type=int, default=None, help="network calls a molecule")
     card.add_argument("--sampler", default="default", help="settings such as order=2,corrector=30")
     card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
+    card.add_argument("--parts", help=f"folder for what is drawn, until the card is there; default MODEL/{PARTS}")
     card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
+    learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
+    learn.add_argument("--trainings", nargs="*", default=[], metavar="FOLDER", help="with config.json and log/")
+    learn.add_argument("--cards", nargs="*", default=[], metavar="FILE", help="card.json of earlier weights")
+    learn.add_argument("--machine", help="where they were trained, if they do not say so")
     steps = commands.add_parser("curve", help="steps.json and steps.svg; goes on where it was ended")
     steps.add_argument("--steps", default="5,10,20,50,100", help="numbers of network calls, as 5,10,20")
     steps.add_argument("--samples", type=int, default=2_000)
     steps.add_argument("--sampler", nargs="*", default=["default"], help="one or more, each as default or order=2,...")
-    for command in (card, steps):
+    for command in (card, learn, steps):
         command.add_argument("--model", default="qm9", help="a model of the package, or its folder")
+    for command in (card, steps):
         command.add_argument("--workers", type=int, default=None, help="processes that draw; 1 = this one alone")
     return parser
 
@@ -59,41 +76,47 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     prepared = PreparedSet.load(options.data)
     first = dict(FIRST) | _numbers(options.first)
     sampler = sampler_of(options.sampler, num_steps=options.steps)
-    drawn = draw_all(checkpoint.folder, sampler, options.samples, num_workers=options.workers)
+    number, parts = options.samples, Path(options.parts or checkpoint.folder / PARTS)
+    drawn = draw_delivered(checkpoint.folder, sampler, number, num_workers=options.workers, parts=parts)
+    delivered = Delivered.of(drawn, number)
+    drawn = replace(drawn, raw=drawn.raw[:number])
     start = time.monotonic()
-    columns = evaluate_columns(checkpoint, prepared, drawn, first)
+    columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first)
     bound = bounds(checkpoint.model, prepared, options.bound)
     seconds = time.monotonic() - start
-    write_card(checkpoint, prepared, columns, bound, drawn=drawn, sampler=sampler, seconds=seconds)
+    write_card(checkpoint, prepared, columns, bound, drawn=drawn, delivered=delivered, sampler=sampler, seconds=seconds)
+    shutil.rmtree(parts)
     print((checkpoint.folder / TEXT_FILE).read_text(encoding="utf-8"))
 
 
 def evaluate_columns(
     checkpoint: Checkpoint,
     prepared: PreparedSet,
-    drawn: Drawn,
+    raw: Sequence[Molecule],
+    delivered: Delivered,
     first: Mapping[str, int] = FIRST,
     metrics: Sequence[str] = METRICS,
 ) -> dict[str, Column]:
-    """All metrics of the raw and the decoded molecules, and of as many real test molecules."""
-    number = len(drawn.raw)
+    """All metrics of the raw and the delivered molecules, and of as many real test molecules."""
+    number = len(raw)
     real = [prepared.molecule(int(index)) for index in prepared.split("test")[:number]]
     background = Background.of(prepared, NoveltyIndex.load(checkpoint.folder / NOVELTY_FILE), number)
     lists = {
-        "model, raw": drawn.raw,
-        "model, decoded": drawn.decoded,
+        "model, raw": raw,
+        "model, delivered": delivered.molecules,
         f"real test molecules ({len(real):,})": real,
     }
-    columns, console = {}, Console(stderr=True)
+    columns, start = {}, time.monotonic()
     for title, molecules in lists.items():
-        with console.status(title) as status:
-            show = partial(_show, status, title)
-            columns[title] = column(molecules, background, metrics=metrics, first=first, on_metric=show)
+        show = partial(_show, start, title)
+        columns[title] = column(molecules, background, metrics=metrics, first=first, on_metric=show)
+    columns["model, delivered"].results[:0] = delivered.results()
     return columns
 
 
-def _show(status: Status, title: str, metric: str) -> None:
-    status.update(f"{title}: {metric}")
+def _show(start: float, title: str, metric: str) -> None:
+    minutes = (time.monotonic() - start) / 60
+    print(f"moldiff: evaluating for {minutes:.0f} minutes; {title}: {metric}", file=sys.stderr)
 
 
 def curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
@@ -103,6 +126,19 @@ def curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     points = measure_curve(checkpoint, samplers, options.samples, num_workers=options.workers)
     write_text(checkpoint)
     print(table(points))
+
+
+def learning_curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+    """Add the points of trainings and cards, and put the curve into the card."""
+    new = [
+        point for folder in options.trainings for point in learning.points_of_training(Path(folder), options.machine)
+    ]
+    for file in options.cards:
+        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        new.append(learning.point_of_card(document, options.machine))
+    points = learning.add_points(checkpoint.folder, new)
+    write_text(checkpoint)
+    print(learning.table(points))
 
 
 def _numbers(texts: Sequence[str]) -> dict[str, int]:

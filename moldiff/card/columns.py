@@ -21,7 +21,9 @@ from moldiff.results import MetricResult
 FIRST: Mapping[str, int] = {"druglike": 2_000, "posebusters": 500, "fcd": 5_000, "xtb": 200}
 """Metrics that take long, or that depend on how many molecules there are, and of how many they are taken."""
 
-METRICS = ("p3", "geometry", "diversity", "distribution", "druglike", "posebusters", "fcd", "xtb")
+METRICS = ("p3", "geometry", "diversity", "distribution", "druglike", "posebusters", "fcd", "mmff", "xtb")
+
+_RINGS = ("distribution_ring_size[", "distribution_ring_system[")
 
 OnColumn = Callable[[str], None]
 
@@ -35,12 +37,14 @@ class Column:
         notes: why a result has no value, or what limits it, by its name.
         options: settings and tool versions, by metric.
         skipped: why a metric was left out, by its name.
+        rings: shares of ring sizes and ring systems.
     """
 
     results: list[MetricResult]
     notes: Mapping[str, str]
     options: Mapping[str, Mapping[str, Any]]
     skipped: Mapping[str, str]
+    rings: list[MetricResult]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,8 @@ def column(
         if findings.interrupted:
             raise KeyboardInterrupt
     shown = [result for result in findings.results if not result.name.endswith("]")]
-    return Column(shown, findings.notes, findings.options, findings.skipped)
+    rings = [result for result in findings.results if result.name.startswith(_RINGS)]
+    return Column(shown, findings.notes, findings.options, findings.skipped, rings)
 
 
 def _present(metrics: Sequence[str]) -> tuple[list[Any], dict[str, str]]:

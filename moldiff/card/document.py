@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from moldiff.card import learning, memory
 from moldiff.card.columns import Column
 from moldiff.card.curve import PLOT_FILE, Point, load_points, table
-from moldiff.card.drawn import SEED, Drawn, plural
+from moldiff.card.drawn import SEED, Delivered, Drawn, plural
+from moldiff.card.limits import limits
 from moldiff.checkpoint import Checkpoint, write_atomically
 from moldiff.data.dataset import PreparedSet
-from moldiff.report import format_fraction, format_value, markdown, versions, write_json
+from moldiff.report import markdown, versions, write_json
 from moldiff.results import MetricResult
 from moldiff.sampler import PowerSampler
 
@@ -29,22 +31,28 @@ def write_card(
     bound: Mapping[str, Sequence[MetricResult]],
     *,
     drawn: Drawn,
+    delivered: Delivered,
     sampler: PowerSampler,
     seconds: float,
 ) -> None:
     """Write `card.json` and `card.md` beside the weights; the evaluation took so many seconds."""
     first = next(iter(columns.values()))
     document = {
-        "facts": _facts(checkpoint, prepared, drawn, sampler) | {"evaluation": _minutes(seconds)},
+        "facts": _facts(checkpoint, prepared, drawn, delivered, sampler) | {"evaluation": _minutes(seconds)},
         "versions": versions(),
         "options": first.options,
         "skipped": first.skipped,
         "notes": {name: column.notes for name, column in columns.items()},
         "results": {name: [result.to_dict() for result in column.results] for name, column in columns.items()},
         "bound": {name: [result.to_dict() for result in results] for name, results in bound.items()},
-        "of_the_data": [result.to_dict() for result in _of_the_data(prepared)],
+        "rings": {name: [result.to_dict() for result in column.rings] for name, column in columns.items()},
+        "of_the_data": [result.to_dict() for result in memory.of_the_data(prepared, len(drawn.raw))],
+        "limits": limits(prepared),
+        "history": checkpoint.config.get("history", []),
     }
     write_json(checkpoint.folder / JSON_FILE, document)
+    if document["history"]:
+        learning.add_points(checkpoint.folder, [learning.point_of_card(document)])
     write_text(checkpoint)
 
 
@@ -56,31 +64,26 @@ def write_text(checkpoint: Checkpoint) -> Path | None:
     document = json.loads(path.read_text(encoding="utf-8"))
     points = [point for point in load_points(checkpoint.folder) if point["weights"] == checkpoint.weights_hash]
     text = checkpoint.folder / TEXT_FILE
-    write_atomically(text, _text(checkpoint.name, document, points).encode())
+    write_atomically(text, _text(checkpoint, document, points).encode())
     return text
 
 
-def _of_the_data(prepared: PreparedSet) -> list[MetricResult]:
-    """How novel molecules would be that are drawn from the data itself."""
-    others = len(prepared) - len(prepared.split("train"))
-    definition = (
-        "Molecules of the data outside the training part, over all: valid × unique × novel of molecules drawn from the "
-        "data's own distribution without replacement. A higher figure means molecules that the data lacks."
-    )
-    return [MetricResult("data_valid_unique_novel", others, len(prepared), definition)]
-
-
-def _facts(checkpoint: Checkpoint, prepared: PreparedSet, drawn: Drawn, sampler: PowerSampler) -> dict[str, Any]:
+def _facts(
+    checkpoint: Checkpoint, prepared: PreparedSet, drawn: Drawn, delivered: Delivered, sampler: PowerSampler
+) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in checkpoint.model.denoiser.parameters())
     splits = ", ".join(f"{len(prepared.split(name)):,} {name}" for name in ("train", "valid", "test"))
     stretches = [_stretch(stretch) for stretch in checkpoint.config.get("history", [])]
     number, processes = len(drawn.raw), plural(drawn.processes)
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in delivered.refused.items()) or "none"
+    valid = len(delivered.molecules)
     return {
         "weights": f"{checkpoint.weights_hash} ({parameters:,} parameters)",
         "data": f"{prepared.name}: {splits} ({_package(prepared)})",
         "classes": str(checkpoint.model.vocabulary),
         "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
+        "delivered": f"{valid:,} valid of {valid + sum(delivered.refused.values()):,} drawn; refused: {refused}",
         "sampling speed": f"{number / drawn.seconds:.1f} molecules a second, decoding included, {processes}",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",
     }
@@ -92,8 +95,13 @@ def _minutes(seconds: float) -> str:
 
 def _package(prepared: PreparedSet) -> str:
     """Where the set comes from, and at which level of theory its geometries are."""
-    source = prepared.meta.get("source", {})
-    return f"package {source.get('package', '?')} {source.get('version', '')}, {prepared.meta.get('geometry', '?')}"
+    source = dict(prepared.meta.get("source", {}))
+    if "package" in source:
+        packages = [f"{source['package']} {source.get('version', '')}".strip()]
+    else:  # versions by name
+        packages = [f"{name} {version}" for name, version in source.items() if isinstance(version, str)]
+    word = "package" if len(packages) == 1 else "packages"
+    return f"{word} {', '.join(packages) or 'not said'}; geometry {prepared.meta.get('geometry', 'not said')}"
 
 
 def _stretch(stretch: Mapping[str, Any]) -> str:
@@ -107,7 +115,7 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> list[MetricResult]:
     return [MetricResult(**{key: value for key, value in row.items() if key != "value"}) for row in rows]
 
 
-def _text(name: str, document: Mapping[str, Any], points: Sequence[Point]) -> str:
+def _text(checkpoint: Checkpoint, document: Mapping[str, Any], points: Sequence[Point]) -> str:
     columns = {title: _results(rows) for title, rows in document["results"].items()}
     bound = {title: _results(rows) for title, rows in document.get("bound", {}).items()}
     data = _results(document.get("of_the_data", []))
@@ -115,7 +123,7 @@ def _text(name: str, document: Mapping[str, Any], points: Sequence[Point]) -> st
     definitions = {result.name: result.definition for result in every if "_status_" not in result.name}
     notes = dict.fromkeys(text for texts in document.get("notes", {}).values() for text in texts.items())
     lines = [
-        f"# Model card: {name}",
+        f"# Model card: {checkpoint.name}",
         "",
         "Written by `python -m moldiff.card`; no number is typed by hand.",
         "",
@@ -125,9 +133,14 @@ def _text(name: str, document: Mapping[str, Any], points: Sequence[Point]) -> st
         "",
         markdown(columns),
         "P1, P2 and P3 count different things and must not be compared with each other. The real molecules' column is",
-        "the scale: a figure above theirs means leaving the data, not a better model.",
+        "the scale: a figure above theirs means leaving the data, not a better model. Delivered are decoded molecules",
+        "that are P2-valid, as `moldiff sample` writes them; the others are refused and drawn anew, and 'drawn valid'",
+        "counts all that were drawn for those delivered.",
         "",
-        *_memorising(bound, data),
+        *_rings(document),
+        *memory.section(columns, bound, data),
+        *_limits(document),
+        *_learning(checkpoint.folder),
         *_curve(points),
         "## Definitions",
         "",
@@ -135,36 +148,38 @@ def _text(name: str, document: Mapping[str, Any], points: Sequence[Point]) -> st
         *(f"- `{name}`, a note: {text}" for name, text in notes),
         *(f"- `{name}` left out: {text}" for name, text in document.get("skipped", {}).items()),
         "",
-        "## What it cannot do",
-        "",
-        "The network is blind to mirror images, so both enantiomers of a molecule are drawn equally often. Elements",
-        "and charges outside the training data are never drawn.",
-        "",
     ]
     return "\n".join(lines)
 
 
-def _memorising(bound: Mapping[str, Sequence[MetricResult]], data: Sequence[MetricResult]) -> list[str]:
-    """What tells whether the model repeats its training molecules."""
-    if not bound and not data:
+def _rings(document: Mapping[str, Any]) -> list[str]:
+    """Ring sizes and ring systems that the real molecules have most often, with every column's share."""
+    columns = {title: {row["name"]: row for row in rows} for title, rows in document.get("rings", {}).items()}
+    if not any(columns.values()):
         return []
-    drawn = [
-        "Of molecules drawn from the data itself without replacement, "
-        f"{format_value(result)} ({format_fraction(result)}) would be valid, unique and novel at once; "
-        "the others would be training molecules."
-        for result in data
-    ]
-    return [
-        "## Does it memorise?",
-        "",
-        "The nearest known molecules above are those of the training set, for the model's molecules and for real ones",
-        "that it has not seen. A bound that is lower on training molecules than on others by more than its error means",
-        "that some of them are remembered.",
-        "",
-        *drawn,
-        "",
-        markdown(bound),
-    ]
+    lines = ["## Rings", "", f"| share of all | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in dict.fromkeys(name for rows in columns.values() for name in rows):
+        kind, _, which = name.removesuffix("]").partition("[")
+        label = f"rings of {which} atoms" if kind.endswith("size") else f"ring system `{which}`"
+        shares = [rows[name]["value"] if name in rows else None for rows in columns.values()]
+        lines.append(f"| {label} | {' | '.join('–' if one is None else f'{100 * one:.1f} %' for one in shares)} |")
+    known = "Listed are the most frequent ones of held-out real molecules; rings that share atoms are one system."
+    return [*lines, "", known, ""]
+
+
+def _limits(document: Mapping[str, Any]) -> list[str]:
+    """The card of an earlier version has none."""
+    found = document.get("limits") or []
+    return ["## What it cannot do", "", *(f"- {text}" for text in found), ""] if found else []
+
+
+def _learning(folder: Path) -> list[str]:
+    points = learning.load_points(folder)
+    if not points:
+        return []
+    text = "Molecules seen and hours are those of all trainings one after another, of other sets before this one, too."
+    plot = f"![The table as a plot]({learning.PLOT_FILE})"
+    return ["## Learning curve", "", learning.table(points), "", text, "", plot, ""]
 
 
 def _curve(points: Sequence[Point]) -> list[str]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from moldiff.batch import Molecule
 from moldiff.data.lines import read_columns
-from moldiff.data.packed import ATOM_FIELDS, STORED, encode_atoms, hydrogen_slices, in_slots, load_arrays
+from moldiff.data.packed import STORED, encode_atoms, hydrogen_slices, load_arrays, unpack
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.vocabulary import Vocabulary
@@ -97,18 +97,9 @@ class PreparedSet:
     def molecule(self, index: int) -> Molecule:
         """Molecule `index` with chemical values, its known properties and its name."""
         index = range(len(self))[index]
-        atoms, hydrogens, bonds = (
-            slice(*self.flat[name][index : index + 2]) for name in ("atom_slices", "hydrogen_slices", "bond_slices")
-        )
-        fields = {name: np.asarray(self.flat[name][atoms]) for name in ATOM_FIELDS}
-        fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], self.flat["hydrogen_offset"][hydrogens])
-        wide = {
-            name: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for name, value in fields.items()
-        }
-        columns = np.concatenate([self.flat["edge_index"][:, bonds], self.flat["bond_order"][None, bonds]])
         values = zip(self.properties, self.flat["y"][index].tolist(), strict=True)
         known = {name: value for name, value in values if np.isfinite(value)}
-        return Molecule(**wide, bonds=columns.T.astype(np.int64), properties=known, name=self.names[index])
+        return unpack(self.flat, index, properties=known, name=self.names[index])
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -83,6 +83,22 @@ def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return spread
 
 
+def unpack(
+    flat: Mapping[str, np.ndarray], index: int, *, properties: Mapping[str, float] | None = None, name: str = ""
+) -> Molecule:
+    """Molecule `index` of a packed set, with what the arrays do not tell."""
+    atoms, hydrogens, bonds = (
+        slice(*flat[slices][index : index + 2]) for slices in ("atom_slices", "hydrogen_slices", "bond_slices")
+    )
+    fields = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
+    fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], flat["hydrogen_offset"][hydrogens])
+    wide: dict[str, Any] = {
+        field: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for field, value in fields.items()
+    }
+    columns = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]])
+    return Molecule(**wide, bonds=columns.T.astype(np.int64), properties=properties or {}, name=name)
+
+
 def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
     """The packed form of the molecules `indices`, in that order."""
     picked: Packed = {"y": np.asarray(flat["y"][indices])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
 
 def ring_systems(mol: Chem.Mol) -> list[str]:
@@ -26,6 +26,17 @@ def ring_systems(mol: Chem.Mol) -> list[str]:
         Chem.MolFragmentToSmiles(bare, sorted(system | _by_double_bonds(mol, system)), isomericSmiles=False)
         for system in systems
     )
+
+
+def largest_ring(smiles: str) -> int:
+    """Atoms of the largest ring of RDKit's symmetrised smallest set; 0 without rings, or for what cannot be read.
+
+    >>> largest_ring("C1CC1c1ccccc1")
+    6
+    """
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    return 0 if mol is None else max((len(ring) for ring in mol.GetRingInfo().AtomRings()), default=0)
 
 
 def _is_of_pyrrole(atom: Chem.Atom) -> bool:

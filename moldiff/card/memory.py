@@ -1,0 +1,117 @@
+"""What a card says of memorising: what the data itself would give, and what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from moldiff.data.dataset import PreparedSet
+from moldiff.report import format_fraction, format_value, markdown
+from moldiff.results import MetricResult
+
+_SURE = 2.0
+"""Standard errors of a difference from which on it counts as one."""
+
+
+def of_the_data(prepared: PreparedSet, drawn: int) -> list[MetricResult]:
+    """How novel and distinct molecules would be that are drawn from the data itself.
+
+    With replacement, n draws from N molecules give N (1 - (1 - 1/N)^n) distinct ones on average.
+    """
+    total, others = len(prepared), len(prepared) - len(prepared.split("train"))
+    distinct = -total * math.expm1(drawn * math.log1p(-1 / total)) if total > 1 else float(total)
+    over = f"of {drawn:,} molecules drawn from all of the data's own with replacement, each as likely as another"
+    return [
+        MetricResult(
+            "data_valid_unique_novel",
+            others,
+            total,
+            "Molecules of the data outside the training part, over all: valid × unique × novel of molecules drawn from "
+            "the data's own distribution without replacement. A higher figure means molecules that the data lacks.",
+        ),
+        MetricResult("data_unique_replaced", distinct, float(drawn), f"Expected distinct molecules {over}.", drawn),
+        MetricResult(
+            "data_valid_unique_novel_replaced",
+            distinct * others / total,
+            float(drawn),
+            f"Expected distinct molecules outside the training part {over}.",
+            drawn,
+        ),
+    ]
+
+
+def section(
+    columns: Mapping[str, Sequence[MetricResult]],
+    bound: Mapping[str, Sequence[MetricResult]],
+    data: Sequence[MetricResult],
+) -> list[str]:
+    """The part of the card, in Markdown."""
+    if not bound and not data:
+        return []
+    return [
+        "## Does it memorise?",
+        "",
+        *_findings(columns, bound),
+        "",
+        *_beside_the_data(columns, data),
+        "",
+        markdown(bound),
+    ]
+
+
+def _findings(columns: Mapping[str, Sequence[MetricResult]], bound: Mapping[str, Sequence[MetricResult]]) -> list[str]:
+    sides = list(columns.values())
+    own, real = ({result.name: result for result in side} for side in (sides[-2], sides[-1]))
+    parts = [{result.name: result for result in results} for results in bound.values()]
+    lines = [f"- {_of_the_bound(*parts)}"] if len(parts) == 2 and all("bound_all" in part for part in parts) else []
+    for name, text in (
+        ("neighbours_similarity_mean", "On average, the similarity to the nearest training molecule is"),
+        ("neighbours_close", "A training molecule is close to (Tanimoto 0.7 or more)"),
+        ("neighbours_equal", "A training molecule has the same fingerprint as"),
+    ):
+        if name in own and name in real and own[name].value is not None and real[name].value is not None:
+            lines.append(
+                f"- {text} {format_value(own[name])} for the model's molecules, and {format_value(real[name])} for "
+                "real ones that it has not seen."
+            )
+    return lines
+
+
+def _of_the_bound(train: Mapping[str, MetricResult], test: Mapping[str, MetricResult]) -> str:
+    """Whether the bound is lower on training molecules than on others."""
+    gap = (test["bound_all"].value or 0.0) - (train["bound_all"].value or 0.0)
+    error = math.hypot(*(side["bound_all_standard_error"].value or 0.0 for side in (train, test)))
+    seen = f"The variational bound is {abs(gap):.3g} nats {'lower' if gap > 0 else 'higher'} on training molecules"
+    if gap > _SURE * error:
+        verdict = "so that the model knows its training molecules better than others: some of it is memory."
+    elif abs(gap) <= _SURE * error:
+        verdict = "a difference within its error: no sign of memory."
+    else:
+        verdict = "so there is no sign of memory; the held-out molecules are easier."
+    return f"{seen} than on real ones that were held out (standard error of the difference {error:.3g}), {verdict}"
+
+
+def _beside_the_data(columns: Mapping[str, Sequence[MetricResult]], data: Sequence[MetricResult]) -> list[str]:
+    """What a perfect sampler of the data would come to."""
+    values = {result.name: result for result in data}
+    if "data_valid_unique_novel" not in values:
+        return []
+    title = list(columns)[-2]
+    own = next((result for result in columns[title] if result.name == "p2_valid_unique_novel"), None)
+    plain = values["data_valid_unique_novel"]
+    lines = [
+        f"Of molecules drawn from the data itself without replacement, {format_value(plain)} "
+        f"({format_fraction(plain)}) would be valid, unique and novel at once, and the others training molecules."
+    ]
+    if "data_unique_replaced" in values:
+        unique, novel = values["data_unique_replaced"], values["data_valid_unique_novel_replaced"]
+        lines[0] += (
+            f" With replacement, {100 * (unique.value or 0):.1f} % of {unique.counted:,} would be unique and "
+            f"{100 * (novel.value or 0):.1f} % valid, unique and novel."
+        )
+    if own is not None and own.value is not None:
+        lines[0] += (
+            f" The model's ({title}): {format_value(own)}. What is above the data's figure are molecules that the data "
+            "lacks."
+        )
+    return lines
