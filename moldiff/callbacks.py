@@ -159,9 +159,12 @@ class ModelExport(Callback):
 class SampleQuality(Callback):
     """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
 
+    A set too small to have a validation part is scored at the steps at which it would have been validated.
+
     Args:
         score: model -> numbers by name; samples and judges.
         export: keeps the best model in the folder `best`.
+        steps: between two validations.
         every: validations between two scorings.
         best_by: the number whose highest value makes a model the best; None = none is kept.
     """
@@ -171,12 +174,24 @@ class SampleQuality(Callback):
         score: Callable[[MoleculeDiffusion], Mapping[str, float]],
         *,
         export: ModelExport,
+        steps: int,
         every: int = 1,
         best_by: str | None = None,
     ) -> None:
         self.score, self.export, self.every, self.best_by = score, export, every, best_by
+        self.steps = steps
         self._validations = 0
         self._best: float | None = None
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        if any(trainer.num_val_batches) or trainer.global_step % self.steps:
+            return
+        lines = [callback for callback in trainer.callbacks if isinstance(callback, ProgressLine)]
+        for line in lines:
+            line.on_validation_start(trainer, pl_module)
+        self.on_validation_epoch_end(trainer, pl_module)
+        for line in lines:
+            line.on_validation_end(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._validations += 1

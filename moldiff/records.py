@@ -121,7 +121,7 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
             return InvalidMolecule(Status.NON_FINITE, f"atom {atom + 1}: coordinate not finite", atom)
         if _atomic_number(symbol := line[31:34].strip()) is None:
             return InvalidMolecule(Status.UNREADABLE, f"atom {atom + 1}: unknown element {symbol!r}", atom)
-    return InvalidMolecule(Status.UNREADABLE, "malformed MOL block")
+    return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
 def _atomic_number(symbol: str) -> int | None:

@@ -360,8 +360,8 @@ def _trainer(
     callbacks: list[Callback] = [ProgressLine(options["log_every"]), export, trial]
     if options["num_quality_samples"] and config["quality"] is not None:
         score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
-        best_by = options.get("best_by")
-        callbacks.append(SampleQuality(score, export=export, every=options["sample_every"], best_by=best_by))
+        often = {"steps": options["validate_every"], "every": options["sample_every"]}
+        callbacks.append(SampleQuality(score, export=export, **often, best_by=options.get("best_by")))
     if options["max_time"]:
         callbacks.append(Timer(options["max_time"], interval="step"))
     loggers = config.get("logger", _DEFAULT_LOGGER) or {}

@@ -7,13 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
-from trainings import QUIET, config, rows, same_weights, weights
+from trainings import QUIET, SAMPLE, config, rows, same_weights, weights
 
 from moldiff.callbacks import peak_memory
 from moldiff.checkpoint import load_checkpoint
 from moldiff.curve import write_curve
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.prepare import subset
 from moldiff.errors import MoldiffError
 from moldiff.logs import MetricsTable
 from moldiff.training import train
@@ -71,6 +74,20 @@ def test_training_draws_its_curve_and_keeps_the_best_model(tmp_path: Path) -> No
     assert same_weights(out, out / "best") == (best == 9)
     without = train(config(tmp_path / "none", trainer={"best_by": None}))
     assert not (without / "best").exists()
+
+
+def test_a_set_without_validation_part_has_a_curve_and_a_best_model_too(tmp_path: Path) -> None:
+    prepared = PreparedSet.load(SAMPLE)
+    parts = {"train": prepared.split("train")[:3], "valid": np.array([], int), "test": np.array([], int)}
+    subset(prepared, parts, tmp_path / "few", name="few")
+    small = {"data": {"folder": str(tmp_path / "few")}}
+    out = train(config(tmp_path / "run", **small, trainer={"max_steps": 4}))
+    train(config(out, **small, resume=True, trainer={"max_steps": 9}))
+    scored = {int(row["step"]): float(row["sample/p2_valid_unique"]) for row in rows(out) if row["sample/p2_valid"]}
+    assert list(scored) == [3, 6, 9]
+    best = max(scored, key=lambda step: scored[step])
+    assert load_checkpoint(out / "best").config["history"][-1]["steps"] == best
+    assert "p2_valid_unique" in (out / "curve.svg").read_text()
 
 
 def test_forecast_comes_once_after_fifty_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

