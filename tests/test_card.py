@@ -123,7 +123,9 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     metrics = ("geometry", "diversity", "distribution")
     real = [prepared.molecule(k) for k in range(6)]
     delivered = Delivered(real, {"disconnected": 2})
-    columns = command.evaluate_columns(checkpoint, prepared, molecules.raw, delivered, {"diversity": 3}, metrics)
+    columns = command.evaluate_columns(
+        checkpoint, prepared, molecules.raw, delivered, {"diversity": 3}, metrics, ["diversity"]
+    )
     write_card(
         checkpoint,
         prepared,
@@ -141,6 +143,8 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     assert delivered_rows["p2_drawn_valid"]["denominator"] == 8
     assert delivered_rows["p2_drawn_status_disconnected"]["numerator"] == 2
     assert delivered_rows["p2_valid"]["value"] == 1
+    assert "diversity_internal" in delivered_rows
+    assert "diversity_internal" not in {result["name"] for result in document["results"]["model, raw"]}
     assert document["facts"]["delivered"] == "6 valid of 8 drawn; refused: 2 disconnected"
     assert document["rings"]["model, delivered"][0]["name"].startswith("distribution_ring_size[")
     real = {result["name"]: result for result in document["results"]["real test molecules (6)"]}
@@ -171,7 +175,8 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
 
 
 def test_one_line_for_a_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["curve", "--steps", "two"], ["write", "--data", str(SAMPLE), "--first", "qed=3"]):
+    no_metric = ["write", "--data", str(SAMPLE), "--not-raw", "qed"]
+    for words in (["curve", "--steps", "two"], ["write", "--data", str(SAMPLE), "--first", "qed=3"], no_metric):
         assert command.main([*words, "--model", str(folder)]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
 

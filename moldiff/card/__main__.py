@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--steps", type=int, default=None, help="network calls a molecule")
     card.add_argument("--sampler", default="default", help="settings such as order=2,corrector=30")
     card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
+    card.add_argument("--not-raw", nargs="*", default=[], metavar="METRIC", help="not taken of the raw molecules")
     card.add_argument("--parts", help=f"folder for what is drawn, until the card is there; default MODEL/{PARTS}")
     card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
     learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
@@ -76,12 +77,14 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     prepared = PreparedSet.load(options.data)
     first = dict(FIRST) | _numbers(options.first)
     sampler = sampler_of(options.sampler, num_steps=options.steps)
+    if unknown := [name for name in options.not_raw if name not in METRICS]:
+        raise MoldiffError(f"not_raw: got {unknown[0]!r}, expected any of {', '.join(METRICS)}")
     number, parts = options.samples, Path(options.parts or checkpoint.folder / PARTS)
     drawn = draw_delivered(checkpoint.folder, sampler, number, num_workers=options.workers, parts=parts)
     delivered = Delivered.of(drawn, number)
     drawn = replace(drawn, raw=drawn.raw[:number])
     start = time.monotonic()
-    columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first)
+    columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first, not_raw=options.not_raw)
     bound = bounds(checkpoint.model, prepared, options.bound)
     seconds = time.monotonic() - start
     write_card(checkpoint, prepared, columns, bound, drawn=drawn, delivered=delivered, sampler=sampler, seconds=seconds)
@@ -96,8 +99,12 @@ def evaluate_columns(
     delivered: Delivered,
     first: Mapping[str, int] = FIRST,
     metrics: Sequence[str] = METRICS,
+    not_raw: Sequence[str] = (),
 ) -> dict[str, Column]:
-    """All metrics of the raw and the delivered molecules, and of as many real test molecules."""
+    """All metrics of the raw and the delivered molecules, and of as many real test molecules.
+
+    Those `not_raw` are left out for the raw ones.
+    """
     number = len(raw)
     real = [prepared.molecule(int(index)) for index in prepared.split("test")[:number]]
     background = Background.of(prepared, NoveltyIndex.load(checkpoint.folder / NOVELTY_FILE), number)
@@ -109,7 +116,8 @@ def evaluate_columns(
     columns, start = {}, time.monotonic()
     for title, molecules in lists.items():
         show = partial(_show, start, title)
-        columns[title] = column(molecules, background, metrics=metrics, first=first, on_metric=show)
+        asked = [name for name in metrics if molecules is not raw or name not in not_raw]
+        columns[title] = column(molecules, background, metrics=asked, first=first, on_metric=show)
     columns["model, delivered"].results[:0] = delivered.results()
     return columns
 

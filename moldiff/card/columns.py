@@ -18,7 +18,7 @@ from moldiff.metrics.suite import Findings, choose, run_metrics
 from moldiff.metrics.summary import Scores, score
 from moldiff.results import MetricResult
 
-FIRST: Mapping[str, int] = {"druglike": 2_000, "posebusters": 500, "fcd": 5_000, "xtb": 200}
+FIRST: Mapping[str, int] = {"druglike": 2_000, "posebusters": 500, "fcd": 5_000, "mmff": 1_000, "xtb": 200}
 """Metrics that take long, or that depend on how many molecules there are, and of how many they are taken."""
 
 METRICS = ("p3", "geometry", "diversity", "distribution", "druglike", "posebusters", "fcd", "mmff", "xtb")
