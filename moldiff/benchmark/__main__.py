@@ -1,6 +1,7 @@
 """How well a model does each task, on held-out molecules: `python -m moldiff.benchmark grow --data prepared/qm9`.
 
 - grow, link, replace: a part of every molecule is removed and drawn anew; counted raw and decoded.
+- ligands: the same of a substituent of a ring of PDB ligands, those of the drug-like set.
 - conformers: n of every molecule against its true geometry, beside RDKit's ETKDG.
 - bonds: from the elements and coordinates of every molecule, beside RDKit's perception.
 - properties: how near drawn molecules come to values that were asked for.
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from moldiff.benchmark.journal import Journal, Progress
 from moldiff.benchmark.parts import Parts
 from moldiff.benchmark.properties import Protocol, Targets
 from moldiff.benchmark.settings import Columns, Measure, Row, Settings
+from moldiff.benchmark.substituents import Substituents, has_substituent
 from moldiff.benchmark.tables import errors, keep, refresh
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
@@ -40,6 +43,7 @@ _MEASURES: dict[str, tuple[Measure, int, int]] = {
     "grow": (Parts("grow"), 200, 5),
     "link": (Parts("link"), 200, 5),
     "replace": (Parts("replace"), 200, 5),
+    "ligands": (Substituents(), 100, 1),
     "conformers": (Geometries(), 500, 10),
     "bonds": (Graphs(), 2000, 1),
 }
@@ -88,11 +92,15 @@ def _sampler(text: str | None, steps: int | None) -> PowerSampler:
     return replace(PowerSampler(), **changed)
 
 
-def _held_out(folder: str, split: str, count: int, seed: int) -> Iterator[Molecule]:
+def _held_out(folder: str, split: str, count: int, seed: int, suits: Callable[[Molecule], bool]) -> Iterator[Molecule]:
     prepared = PreparedSet.load(folder)
-    places = prepared.split(split)
-    for place in np.random.default_rng(seed).permutation(places)[:count]:
-        yield prepared.molecule(int(place))
+    places = np.random.default_rng(seed).permutation(prepared.split(split))
+    yield from islice(filter(suits, (prepared.molecule(int(place)) for place in places)), count)
+
+
+def _suits(measure: Measure) -> Callable[[Molecule], bool]:
+    """Which held-out molecules a task is measured on."""
+    return has_substituent if isinstance(measure, Substituents) else lambda molecule: True
 
 
 def _measured(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], list[Row]]:
@@ -100,9 +108,10 @@ def _measured(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], lis
     generator = load(options.model, device=options.device)
     sampler = _sampler(options.sampler, options.steps)
     measure, molecules, samples = _MEASURES[options.task]
+    count = options.molecules or molecules
     settings = Settings(
         generator=generator,
-        molecules=list(_held_out(options.data, options.split, options.molecules or molecules, options.seed)),
+        molecules=list(_held_out(options.data, options.split, count, options.seed, _suits(measure))),
         samples=options.samples or samples,
         sampler=sampler,
         seed=options.seed,

@@ -40,8 +40,7 @@ class Parts:
         """Of every molecule the removed atoms, and of how many samples each definition holds, raw and decoded."""
         wholes = {place: settings.molecules[place] for place in places}
         removed = {
-            place: choose_part(whole, self.kind, np.random.default_rng([settings.seed, place]))
-            for place, whole in wholes.items()
+            place: self.chosen(whole, np.random.default_rng([settings.seed, place])) for place, whole in wholes.items()
         }
         able = [place for place in places if removed[place] is not None]
         tasks = {place: self._request(wholes[place], removed[place] or ()) for place in able}
@@ -56,6 +55,10 @@ class Parts:
             for column, one in (("raw", settings.raw(sample, tasks[place])), ("decoded", sample)):
                 rows[place][column] += self._found(one, wholes[place], removed[place] or ())
         return [rows[place] for place in places]
+
+    def chosen(self, whole: Molecule, random: np.random.Generator) -> list[int] | None:
+        """Heavy atoms to remove; None = there are none."""
+        return choose_part(whole, self.kind, random)
 
     def _request(self, whole: Molecule, removed: Sequence[int]) -> Request:
         kept = [atom for atom in range(whole.num_heavy_atoms) if atom not in removed]
