@@ -286,6 +286,16 @@ def test_records_count_those_that_are_left_out() -> None:
     assert numbers(bonds) == [2]
 
 
+def test_sizes_that_the_model_has_not_seen_are_warned_of() -> None:
+    model = small_model()
+    notes = Grow(core="CCO", attach=0, new_atoms=9).prepare(model.vocabulary, model.statistics).notes()
+    assert list(notes) == [
+        "grow: 3 atoms stay; attach: 0 (C)",
+        "warning: the model has seen 6 heavy atoms at most, molecules of 12 may come out badly",
+    ]
+    assert len(Grow(core="CCO", new_atoms=(2, 9)).prepare(model.vocabulary, model.statistics).notes()) == 1
+
+
 def test_what_overlaps_or_is_unknown_is_one_clear_line() -> None:
     model = small_model()
 

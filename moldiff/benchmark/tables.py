@@ -101,4 +101,7 @@ _OWN = {
 
 
 def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3g}"
+    """Three digits, and none behind the point that mean nothing."""
+    if value is None:
+        return MISSING
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

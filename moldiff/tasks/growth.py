@@ -209,7 +209,8 @@ def _task(
         if not able:
             raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
         choices.append(able)
-    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
+    placed, largest = statistics.hydrogens_placed, max(statistics.size_counts)
+    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, placed, largest)
 
 
 def _check_apart(part: KeptPart) -> None:

@@ -125,6 +125,7 @@ class KeptTask:
         size_weights: weight of every number of new atoms.
         vocabulary: classes of the model.
         hydrogens_placed: whether the model knows places of hydrogens.
+        largest: heavy atoms of the largest molecule that the model has seen.
     """
 
     name: str
@@ -133,7 +134,8 @@ class KeptTask:
     choices: tuple[tuple[int, ...], ...]
     size_weights: Mapping[int, int]
     vocabulary: Vocabulary
-    hydrogens_placed: bool = True
+    hydrogens_placed: bool
+    largest: int
 
     def count(self, n: int) -> int:
         """Molecules that make up the answer when n are asked for."""
@@ -144,13 +146,17 @@ class KeptTask:
         return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
 
     def notes(self) -> Sequence[str]:
-        """What is kept, and where it is attached, by the numbers of the input."""
+        """What is kept, and where it is attached, by the numbers of the input; a warning where molecules are large."""
         part = self.part
         ends = [part.label(atom) for atom in self.attach]
         ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
         pieces = int(part.pieces().max()) + 1
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
-        return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
+        notes = [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
+        if self.sizes()[1] > self.largest:
+            seen = f"the model has seen {self.largest} heavy atoms at most"
+            notes.append(f"warning: {seen}, molecules of {self.sizes()[1]} may come out badly")
+        return notes
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The kept atoms with their open ends, and as many new ones as are drawn."""
