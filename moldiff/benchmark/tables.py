@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from moldiff.report import MISSING, markdown
 from moldiff.results import MetricResult
 
 _PLACE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+_WIDTH = 120
 
 PUBLISHED: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "EDM": ("arXiv:2203.17003", {"alpha": 2.76, "gap": 655, "homo": 356, "lumo": 584, "mu": 1.111, "cv": 1.101}),
@@ -72,7 +75,7 @@ def _made_with(options: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     """One line that says what the numbers were made with."""
     parts = [f"{name} {value}" for name, value in options.items()]
     parts += [f"{name} {version}" for name, version in versions.items()]
-    return f"Made with: {', '.join(parts)}."
+    return fill(f"Made with: {', '.join(parts)}.", _WIDTH, break_on_hyphens=False)
 
 
 def errors(columns: Mapping[str, Sequence[MetricResult]]) -> str:
