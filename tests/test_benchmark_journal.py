@@ -15,7 +15,7 @@ from moldiff.benchmark import __main__ as command
 from moldiff.benchmark.bonds import Graphs
 from moldiff.benchmark.journal import Journal, Progress
 from moldiff.benchmark.settings import Row, Settings
-from moldiff.benchmark.tables import PUBLISHED, errors, keep, refresh
+from moldiff.benchmark.tables import PUBLISHED, errors, into_card, keep, refresh
 from moldiff.checkpoint import save_model
 from moldiff.errors import MoldiffError
 from moldiff.options import compose_options
@@ -71,7 +71,9 @@ class _Other:
 def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
     Journal(tmp_path / "a.jsonl", {"seed": 0}).add([{"n": 1}, {"n": 2}])
     assert Journal(tmp_path / "a.jsonl", {"seed": 0}).rows == [{"n": 1}, {"n": 2}]
-    with pytest.raises(MoldiffError, match="rows of a measurement with other options, expected the same, or no such file"):
+    with pytest.raises(
+        MoldiffError, match="rows of a measurement with other options, expected the same, or no such file"
+    ):
         Journal(tmp_path / "a.jsonl", {"seed": 1})
 
 
@@ -134,6 +136,22 @@ def test_tables_of_documents_come_from_the_numbers(tmp_path: Path) -> None:
     assert "old" not in written
     assert "\nNot measured yet.\n<!-- end -->" in (tmp_path / "b.md").read_text()
     assert refresh(tmp_path) == []
+
+
+def test_a_card_takes_the_table_in_once(tmp_path: Path) -> None:
+    results = {column: [result.to_dict() for result in rows] for column, rows in columns().items()}
+    for samples in (10, 20):
+        keep(tmp_path, "properties", {"options": {"samples": samples}, "versions": {"rdkit": "1"}, "results": results})
+        card = tmp_path / "model" / "card.md"
+        card.parent.mkdir(exist_ok=True)
+        if samples == 10:
+            card.write_text("# model\n\nText.\n")
+        into_card(tmp_path, card)
+    text = card.read_text()
+    assert text.startswith("# model\n\nText.\n\n## Property targets\n")
+    assert text.count("| **moldiff** | 300 | 0.5 |") == 1
+    assert "Made with: samples 20, rdkit 1." in text
+    assert "samples 10" not in text
 
 
 def test_the_tables_of_the_documents_are_those_of_their_numbers(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from moldiff.benchmark.parts import Parts
 from moldiff.benchmark.properties import Protocol, Targets
 from moldiff.benchmark.settings import Columns, Measure, Row, Settings
 from moldiff.benchmark.substituents import Substituents, has_substituent
-from moldiff.benchmark.tables import errors, keep, refresh
+from moldiff.benchmark.tables import errors, into_card, keep, refresh
+from moldiff.checkpoint import find_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.generate import load
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     properties = parser.add_argument_group("properties")
     properties.add_argument("--predictor", default="qm9_predictor", help="name or folder")
     properties.add_argument("--properties", help="such as gap,mu; default: all that the model knows")
+    properties.add_argument("--card", action="store_true", help="also put the table into the model's card")
     properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
     return parser
 
@@ -209,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.docs is not None or options.task == "tables":
             for path in refresh(options.docs or Path("docs")):
                 print(f"moldiff: tables of {path} written", file=sys.stderr)
+        if options.card:
+            into_card(options.docs or Path("docs"), find_model(options.model) / "card.md")
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2

@@ -56,6 +56,26 @@ def keep(folder: Path, name: str, document: Mapping[str, Any]) -> Path:
     return target
 
 
+def into_card(folder: Path, card: Path) -> None:
+    """Put the table of the property targets into a model's card, behind the rest of it or where it was before.
+
+    Args:
+        folder: of the documents whose numbers are taken.
+        card: `card.md` of the model; made if there is none.
+    """
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {card.parent.name}\n"
+    if not _PLACE.search(text):
+        text = f"{text.rstrip()}\n\n{_HEADING}\n\n<!-- benchmark: properties -->\n<!-- end -->\n"
+    written = _PLACE.sub(lambda found: f"{found[1]}{_table(folder, found[2])}{found[3]}", text)
+    card.write_text(written, encoding="utf-8")
+
+
+_HEADING = """## Property targets
+
+Mean absolute errors of molecules that were drawn for sizes and values of training molecules, as a
+predictor judges them that has learnt from the other half of the data; the protocol is that of arXiv:2203.17003."""
+
+
 def _table(folder: Path, name: str) -> str:
     path = folder / "benchmarks" / f"{name}.json"
     if not path.is_file():
