@@ -60,13 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
     learn.add_argument("--trainings", nargs="*", default=[], metavar="FOLDER", help="with config.json and log/")
     learn.add_argument("--cards", nargs="*", default=[], metavar="FILE", help="card.json of earlier weights")
-    learn.add_argument("--machine", help="where they were trained, if they do not say so")
     steps = commands.add_parser("curve", help="steps.json and steps.svg; goes on where it was ended")
     steps.add_argument("--steps", default="5,10,20,50,100", help="numbers of network calls, as 5,10,20")
     steps.add_argument("--samples", type=int, default=2_000)
     steps.add_argument("--sampler", nargs="*", default=["default"], help="one or more, each as default or order=2,...")
     for command in (card, learn, steps):
         command.add_argument("--model", default="qm9", help="a model of the package, or its folder")
+    for command in (card, learn):
+        command.add_argument("--machine", help="where it was trained, if the history does not say so")
     for command in (card, steps):
         command.add_argument("--workers", type=int, default=None, help="processes that draw; 1 = this one alone")
     return parser
@@ -87,7 +88,17 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first, not_raw=options.not_raw)
     bound = bounds(checkpoint.model, prepared, options.bound)
     seconds = time.monotonic() - start
-    write_card(checkpoint, prepared, columns, bound, drawn=drawn, delivered=delivered, sampler=sampler, seconds=seconds)
+    write_card(
+        checkpoint,
+        prepared,
+        columns,
+        bound,
+        drawn=drawn,
+        delivered=delivered,
+        sampler=sampler,
+        seconds=seconds,
+        machine=options.machine,
+    )
     shutil.rmtree(parts)
     print((checkpoint.folder / TEXT_FILE).read_text(encoding="utf-8"))
 

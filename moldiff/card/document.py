@@ -23,6 +23,9 @@ from moldiff.sampler import PowerSampler
 
 JSON_FILE, TEXT_FILE = "card.json", "card.md"
 
+_DELIVERED = """Delivered are decoded molecules that are P2-valid, as `moldiff sample` writes them; the others are
+refused and drawn anew, and "drawn valid" counts all that were drawn for those delivered."""
+
 
 def write_card(
     checkpoint: Checkpoint,
@@ -34,8 +37,12 @@ def write_card(
     delivered: Delivered,
     sampler: PowerSampler,
     seconds: float,
+    machine: str | None = None,
 ) -> None:
-    """Write `card.json` and `card.md` beside the weights; the evaluation took so many seconds."""
+    """Write `card.json` and `card.md` beside the weights; the evaluation took so many seconds.
+
+    `machine` is where the model was trained, if its history does not say so.
+    """
     first = next(iter(columns.values()))
     document = {
         "facts": _facts(checkpoint, prepared, drawn, delivered, sampler) | {"evaluation": _minutes(seconds)},
@@ -52,7 +59,7 @@ def write_card(
     }
     write_json(checkpoint.folder / JSON_FILE, document)
     if document["history"]:
-        learning.add_points(checkpoint.folder, [learning.point_of_card(document)])
+        learning.add_points(checkpoint.folder, [learning.point_of_card(document, machine)])
     write_text(checkpoint)
 
 
@@ -133,9 +140,8 @@ def _text(checkpoint: Checkpoint, document: Mapping[str, Any], points: Sequence[
         "",
         markdown(columns),
         "P1, P2 and P3 count different things and must not be compared with each other. The real molecules' column is",
-        "the scale: a figure above theirs means leaving the data, not a better model. Delivered are decoded molecules",
-        "that are P2-valid, as `moldiff sample` writes them; the others are refused and drawn anew, and 'drawn valid'",
-        "counts all that were drawn for those delivered.",
+        "the scale: a figure above theirs means leaving the data, not a better model.",
+        *([_DELIVERED] if "p2_drawn_valid" in definitions else []),
         "",
         *_rings(document),
         *memory.section(columns, bound, data),

@@ -97,6 +97,8 @@ def points_of_training(folder: Path, machine: str | None = None) -> list[Point]:
     if not (config.is_file() and log.is_file()):
         raise MoldiffError(f"training: got {folder}, expected the folder of one, with {CONFIG_FILE} and {LOG}")
     document = json.loads(config.read_text(encoding="utf-8"))
+    if not document.get("history"):
+        raise MoldiffError(f"training: got {config}, which lacks the history that says what was trained before")
     *before, own = document["history"]
     options = document.get("training", {}).get("trainer", {})
     with log.open(encoding="utf-8", newline="") as file:

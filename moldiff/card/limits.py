@@ -21,8 +21,8 @@ def limits(prepared: PreparedSet) -> list[str]:
     """One sentence or two for each thing that a model of a set cannot do."""
     return [
         "**Stereochemistry** cannot be asked for in new molecules: the network is blind to mirror images, and both "
-        "enantiomers of a molecule are drawn equally often. Only conformers of a given molecule keep the "
-        "stereochemistry that was given with it.",
+        "enantiomers of a molecule are drawn equally often. Conformers of a given molecule do keep the stereochemistry "
+        "that was given with it.",
         _charges(prepared),
         _elements(prepared),
         _sizes(prepared),
@@ -44,8 +44,8 @@ def _charges(prepared: PreparedSet) -> str:
     zwitterions = f"{100 * inner.mean():.1f} % of the training molecules have charged atoms"
     if not net.any():
         return (
-            "**Ions** are hardly ever drawn: every training molecule is neutral in all, as drawn in its formula and "
-            f"not as it is in water at some pH ({zwitterions}, such as nitro groups)."
+            "**Ions** were not learnt: every training molecule is neutral in all, as drawn in its formula and not as "
+            f"it is in water at some pH ({zwitterions}). No charge or protonation state can be asked for."
         )
     return (
         f"**Charges** are drawn as often as they occur: {100 * (net != 0).mean():.1f} % of the training molecules are "

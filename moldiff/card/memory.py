@@ -9,6 +9,12 @@ from moldiff.data.dataset import PreparedSet
 from moldiff.report import format_fraction, format_value, markdown
 from moldiff.results import MetricResult
 
+_NEAREST = {
+    "neighbours_similarity_mean": "Mean similarity of molecules to the nearest training molecule",
+    "neighbours_close": "Molecules with a training molecule close by (see the definition below)",
+    "neighbours_equal": "Molecules with the fingerprint of a training molecule",
+}
+
 _SURE = 2.0
 """Standard errors of a difference from which on it counts as one."""
 
@@ -64,16 +70,12 @@ def _findings(columns: Mapping[str, Sequence[MetricResult]], bound: Mapping[str,
     own, real = ({result.name: result for result in side} for side in (sides[-2], sides[-1]))
     parts = [{result.name: result for result in results} for results in bound.values()]
     lines = [f"- {_of_the_bound(*parts)}"] if len(parts) == 2 and all("bound_all" in part for part in parts) else []
-    for name, text in (
-        ("neighbours_similarity_mean", "On average, the similarity to the nearest training molecule is"),
-        ("neighbours_close", "A training molecule is close to (Tanimoto 0.7 or more)"),
-        ("neighbours_equal", "A training molecule has the same fingerprint as"),
-    ):
+    for name, text in _NEAREST.items():
         if name in own and name in real and own[name].value is not None and real[name].value is not None:
-            lines.append(
-                f"- {text} {format_value(own[name])} for the model's molecules, and {format_value(real[name])} for "
-                "real ones that it has not seen."
+            figures = (
+                f"{format_value(own[name])} of the model's, {format_value(real[name])} of real ones not learnt from"
             )
+            lines.append(f"- {text}: {figures}.")
     return lines
 
 
