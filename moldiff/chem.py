@@ -84,7 +84,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
 def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
     """Why the atoms or coordinates of `mol` cannot be used; None = they can."""
-    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    elements = [atom.GetAtomicNum() for atom in _atoms(mol)]
     if 0 in elements:
         return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)}: dummy atom", elements.index(0))
     if not any(element > 1 for element in elements):
@@ -105,17 +105,17 @@ def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
 def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     """The molecule of a kekulised RDKit molecule whose coordinates are fine."""
     pos = mol.GetConformer().GetPositions()
-    atoms = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    everything = _atoms(mol)
+    atoms = [atom for atom in everything if atom.GetAtomicNum() != 1]
     index = {atom.GetIdx(): row for row, atom in enumerate(atoms)}
     count = np.zeros(len(atoms), dtype=np.int64)
     offset = np.zeros((len(atoms), MAX_HYDROGENS, 3))
-    for hydrogen in mol.GetAtoms():
+    for hydrogen in everything:
         if hydrogen.GetAtomicNum() != 1:
             continue
-        problem = _hydrogen_problem(hydrogen)
-        if problem is not None:
-            return problem
-        heavy = hydrogen.GetNeighbors()[0].GetIdx()
+        heavy = _carrier(hydrogen)
+        if heavy not in index:
+            return _stray(hydrogen)
         row = index[heavy]
         if count[row] == MAX_HYDROGENS:
             reason = f"atom {heavy} ({_symbol(mol, heavy)}): more than {MAX_HYDROGENS} hydrogens"
@@ -123,7 +123,7 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         offset[row, count[row]] = pos[hydrogen.GetIdx()] - pos[heavy]
         count[row] += 1
     bonds = []
-    for bond in mol.GetBonds():
+    for bond in (mol.GetBondWithIdx(number) for number in range(mol.GetNumBonds())):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         if i not in index or j not in index:
             continue
@@ -144,12 +144,22 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     )
 
 
-def _hydrogen_problem(hydrogen: Chem.Atom) -> InvalidMolecule | None:
-    """Why this hydrogen cannot ride on a heavy atom; None = it can."""
-    heavy = [neighbor for neighbor in hydrogen.GetNeighbors() if neighbor.GetAtomicNum() != 1]
-    single = all(bond.GetBondType() == Chem.BondType.SINGLE for bond in hydrogen.GetBonds())
-    if hydrogen.GetDegree() == 1 and heavy and single and hydrogen.GetFormalCharge() == 0:
+def _atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+    """The atoms; a list takes a third of the time that RDKit's own sequence does."""
+    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+
+
+def _carrier(hydrogen: Chem.Atom) -> int | None:
+    """The atom that a hydrogen may ride on: its only neighbour, by a single bond."""
+    if hydrogen.GetDegree() != 1 or hydrogen.GetFormalCharge():
         return None
+    bond = hydrogen.GetBonds()[0]
+    single = bond.GetBondType() == Chem.BondType.SINGLE
+    return int(bond.GetOtherAtomIdx(hydrogen.GetIdx())) if single else None
+
+
+def _stray(hydrogen: Chem.Atom) -> InvalidMolecule:
+    """What is said of a hydrogen that cannot ride on a heavy atom."""
     index = hydrogen.GetIdx()
     reason = f"atom {index} (H): {hydrogen.GetDegree()} bonds, charge {hydrogen.GetFormalCharge():+d}"
     return InvalidMolecule(Status.VALENCE, f"{reason}, expected one single bond to a heavy atom and charge 0", index)

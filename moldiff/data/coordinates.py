@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 from rdkit import Chem
-from scipy.spatial.distance import pdist
 
 from moldiff.batch import Molecule
 from moldiff.data.fragments import file_index
@@ -50,41 +49,34 @@ def is_drawing(mol: Chem.Mol, pos: np.ndarray) -> bool:
 
 def clash(pos: np.ndarray) -> InvalidMolecule | None:
     """The two closest atoms at `pos` [n, 3] (Å), if they are closer than any in a molecule."""
-    if len(pos) < 2:
+    squares = ((pos[:, None] - pos) ** 2).sum(-1)
+    np.fill_diagonal(squares, np.inf)
+    if len(pos) < 2 or squares.min() >= _MIN_DISTANCE**2:
         return None
-    distances = pdist(pos)
-    if distances.min() >= _MIN_DISTANCE:
-        return None
-    rows, columns = np.triu_indices(len(pos), 1)
-    closest = int(distances.argmin())
-    i, j = int(rows[closest]), int(columns[closest])
-    reason = f"atoms {i + 1} and {j + 1} are {distances[closest]:.2f} A apart, expected at least {_MIN_DISTANCE}"
+    i, j = divmod(int(squares.argmin()), len(pos))
+    length = float(np.sqrt(squares[i, j]))
+    reason = f"atoms {i + 1} and {j + 1} are {length:.2f} A apart, expected at least {_MIN_DISTANCE}"
     return InvalidMolecule(Status.CLASH, reason, i)
 
 
-def wrong_unit(molecule: Molecule) -> InvalidMolecule | None:
-    """Bonds so long that the coordinates must be in other units; too short ones clash."""
-    if not len(molecule.bonds):
-        return None
-    i, j, _ = molecule.bonds.T
-    length = float(np.median(np.linalg.norm(molecule.pos[i] - molecule.pos[j], axis=1)))
-    if length <= _MAX_MEDIAN_BOND:
-        return None
-    reason = f"half of the bonds are longer than {length:.2f} A, expected coordinates in A"
-    return InvalidMolecule(Status.UNREADABLE, reason)
+def impossible_bonds(molecule: Molecule) -> InvalidMolecule | None:
+    """Bonds so long that the coordinates must be in other units, or one that is longer than any bond can be.
 
-
-def too_long(molecule: Molecule) -> InvalidMolecule | None:
-    """The longest bond in terms of covalent radii, hydrogens' included, if no bond can be that long.
-
-    One such molecule would spoil the scale of a whole set.
+    Coordinates in units that make bonds too short clash. One torn bond, be it that of a hydrogen, would spoil the scale
+    of a whole set.
     """
     i, j, _ = molecule.bonds.T
     atom, slot = np.nonzero(used_slots(molecule.num_hydrogens))
     vectors = np.concatenate([molecule.pos[i] - molecule.pos[j], molecule.hydrogen_offset[atom, slot]])
+    lengths = np.sqrt((vectors**2).sum(-1))
+    if len(i):
+        median = float(np.sort(lengths[: len(i)])[[(len(i) - 1) // 2, len(i) // 2]].mean())
+        if median > _MAX_MEDIAN_BOND:
+            reason = f"half of the bonds are longer than {median:.2f} A, expected coordinates in A"
+            return InvalidMolecule(Status.UNREADABLE, reason)
     first = molecule.atomic_number[np.concatenate([i, atom])]
     second = np.concatenate([molecule.atomic_number[j], np.ones_like(atom)])
-    lengths, longest = np.linalg.norm(vectors, axis=1), _LONGEST_BOND * (_radii()[first] + _radii()[second])
+    longest = _LONGEST_BOND * (_radii()[first] + _radii()[second])
     if not (lengths > longest).any():
         return None
     worst = int((lengths / longest).argmax())

@@ -13,7 +13,7 @@ from rdkit.Chem import rdDetermineBonds
 from moldiff.batch import Molecule
 from moldiff.chem import check, from_rdkit
 from moldiff.data import conformers
-from moldiff.data.coordinates import atoms, clash, is_drawing, near_origin, not_finite, too_long, wrong_unit
+from moldiff.data.coordinates import atoms, clash, impossible_bonds, is_drawing, near_origin, not_finite
 from moldiff.data.fragments import file_index, largest_fragment
 from moldiff.errors import MoldiffError
 from moldiff.records import Record
@@ -188,7 +188,7 @@ class Treatment:
         if HYDROGENS_NOT_PLACED in notes:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
         placed = molecule.pos if HYDROGENS_NOT_PLACED in notes else mol.GetConformer().GetPositions()
-        problem = clash(placed) or wrong_unit(molecule) or too_long(molecule)
+        problem = clash(placed) or impossible_bonds(molecule)
         if problem is not None:
             return problem
         moved = near_origin(molecule)
