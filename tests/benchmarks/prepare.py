@@ -206,7 +206,7 @@ def train(folder: Path, number: int) -> dict[str, float]:
     return {"molecules": total, "set_gb": size, "seconds": seconds, "peak_gb": peak}
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(what: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         **{name: partial(real_set, name, folder) for name in SETS},
         "from_3d": lambda: {
@@ -222,7 +222,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "large_set": lambda: train(folder, args.molecules),
     }
     machine = {"processor": processor(), "cpus": available_cpus(), **versions()}
-    return {what: {**runs[what](), "machine": machine} for what in args.what}
+    return {what: {**runs[what](), "machine": machine}}
 
 
 def tables(found: dict[str, Any]) -> dict[str, list[list[str]]]:
@@ -287,11 +287,12 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=200_000, help="of the large set")
     parser.add_argument("--docs", type=Path, default=None, help="the folder of documents to write the figures to")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(args, Path(folder))
-    show(found)
-    if args.docs is not None:
-        document(args.docs, found)
+    for what in args.what:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(what, args, Path(folder))
+        show(found)
+        if args.docs is not None:
+            document(args.docs, found)
 
 
 if __name__ == "__main__":
