@@ -71,6 +71,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "like.parents": (int, type(None)),
     "like.align": (bool, type(None)),
     "sampler.class_lead": (float, type(None)),
+    "sampler.hydrogen_noise": (float, type(None)),
     "task.core": (str, type(None)),
     "task.keep": (list, int, str, type(None)),
     "task.remove": (list, int, str, type(None)),

@@ -98,6 +98,9 @@ class PowerSampler:
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
             taken, the graph has to be settled before the coordinates are.
+        hydrogen_noise: standard deviation of the noise that hydrogen offsets start from. In large steps they lose
+            length, and an atom whose offsets are short ends up with fewer hydrogens than in the data; None =
+            1 + 1 / num_steps makes up for it.
     """
 
     num_steps: int = 50
@@ -106,6 +109,7 @@ class PowerSampler:
     churn: float = 0.0
     order: int = 2
     class_lead: float | None = None
+    hydrogen_noise: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -117,6 +121,8 @@ class PowerSampler:
             raise MoldiffError(f"sampler.churn: got {self.churn}, expected a number from 0 to 1")
         if self.class_lead is not None and not self.class_lead >= 1:
             raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
+        if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
+            raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
 
@@ -134,6 +140,7 @@ class PowerSampler:
         grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
         half_log_snr = log_snr(process.pos.schedule, grid.double()) / 2
         lead = self.class_lead or 1.0
+        noisy = self._scaled(noisy, noise_level)
         previous = None
         for step, level in enumerate(grid):
             t = scale_level(noise_level, level, lead)
@@ -145,6 +152,11 @@ class PowerSampler:
                     target = extrapolate(prediction, previous, half_log_snr[step - 1 : step + 2])
                 noisy = process.step(noisy, target, t, scale_level(noise_level, grid[step + 1], lead), draws)
             previous = prediction
+
+    def _scaled(self, noisy: MolBatch, noise_level: NoiseLevel) -> MolBatch:
+        """The start with its noise of hydrogens scaled where it is nothing but noise."""
+        scale = 1 + 1 / self.num_steps if self.hydrogen_noise is None else self.hydrogen_noise
+        return noisy.replace(hydrogen=torch.where((noise_level.pos == 1)[..., None, None], scale, 1.0) * noisy.hydrogen)
 
 
 def extrapolate(prediction: Prediction, previous: Prediction, half_log_snr: Tensor) -> Prediction:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from models import small_model
 
-from moldiff.batch import Molecule
+from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction
 from moldiff.checkpoint import Checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator
 from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.randomness import MoleculeDraws, molecule_generator
 from moldiff.results import Status
-from moldiff.sampler import PowerSampler
+from moldiff.sampler import PowerSampler, Start
 from moldiff.scoring import sample_quality
 
 FAST = PowerSampler(num_steps=4)
@@ -157,9 +158,32 @@ def test_sampler_options_are_checked() -> None:
         ({"corrector": -1.0}, "sampler.corrector: got -1.0"),
         ({"churn": 1.5}, "sampler.churn: got 1.5, expected a number from 0 to 1"),
         ({"grid_power": 0.0}, "sampler.grid_power"),
+        ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             PowerSampler(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "scale"), [(None, 1.25), (1.1, 1.1)])
+def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | None, scale: float) -> None:
+    model = small_model().float()
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    draws = MoleculeDraws([molecule_generator(0, 0)])
+    clean = Start.unknown(mask).clean
+    level = NoiseLevel(
+        torch.tensor([[0.0, 0.5, 1.0]]).to(clean.pos), torch.ones(1, 3).to(clean.pos), torch.ones(1, 3, 3).to(clean.pos)
+    )
+    noisy = model.process.start(clean, level, draws)
+    seen: list[MolBatch] = []
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        seen.append(noisy)
+        return model.denoise(noisy, level, previous)
+
+    list(PowerSampler(num_steps=4, hydrogen_noise=given)(denoise, model.process, noisy, level, draws))
+    assert torch.allclose(seen[0].hydrogen[:, 2], scale * noisy.hydrogen[:, 2])
+    assert torch.equal(seen[0].hydrogen[:, :2], noisy.hydrogen[:, :2])
+    assert torch.equal(seen[0].pos, noisy.pos)
 
 
 def test_quality_of_a_model_in_training() -> None:
