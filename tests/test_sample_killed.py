@@ -29,7 +29,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
-        log = os.open(os.devnull, os.O_WRONLY)
+        log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os._exit(main(line.split()))
@@ -41,10 +41,11 @@ for line in sys.stdin:
 
 
 class Commands:
-    """Runs of `moldiff sample`, of which one at a time is alive."""
+    """Runs of `moldiff sample`, of which one at a time is alive; what the last one said is in `log`."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-W", "ignore", "-c", _SERVE]
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        command = [sys.executable, "-W", "ignore", "-c", _SERVE, str(log)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._read() == "ready"
 
@@ -74,8 +75,8 @@ class Commands:
 
 
 @pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    found = Commands()
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    found = Commands(tmp_path_factory.mktemp("log") / "log.txt")
     yield found
     found.close()
 
@@ -107,7 +108,7 @@ def kill_at_random(commands: Commands, folder: Path, suffix: str, *, n: int, kil
             wait_for_growth(out, moments.uniform(0.0, 0.6) * len(content), longest)
         os.kill(pid, signal.SIGKILL)
         status = commands.wait()
-        assert status in (0, -signal.SIGKILL)
+        assert status in (0, -signal.SIGKILL), commands.log.read_text()
         finished = finished_records(out)
         assert finished.fields == records[: len(finished)]
         found.add(len(finished))
@@ -119,7 +120,7 @@ def kill_at_random(commands: Commands, folder: Path, suffix: str, *, n: int, kil
             assert out.read_bytes() == content
             out.unlink()
     commands.start(out, n)
-    assert commands.wait() == 0
+    assert commands.wait() == 0, commands.log.read_text()
     assert out.read_bytes() == content
     assert found - {0, len(records)}, "no kill came between two records"
 
