@@ -21,6 +21,7 @@ from moldiff.construct import MODEL_PREFIXES, construct
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.model import MoleculeDiffusion
+from moldiff.sampler import PowerSampler
 from moldiff.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
@@ -46,6 +47,12 @@ class Checkpoint:
     name: str
     weights_hash: str
     config: Mapping[str, Any]
+
+    @property
+    def num_steps(self) -> int:
+        """Network calls a molecule where nothing else is asked for: the model's own number, or the sampler's."""
+        steps: int = self.config.get("steps", PowerSampler.num_steps)
+        return steps
 
 
 def build_model(

@@ -83,7 +83,7 @@ class MoleculeGenerator:
             guidance: how far towards them (classifier-free guidance): 0 = not at all, 1 = as learnt, which takes half
                 the time of any other.
             steps: network calls a molecule; None = the sampler's own number.
-            sampler: how to step; None = the default.
+            sampler: how to step; None = the default, in the model's own number of network calls.
             keep: what a kept molecule must be: any of valid, unique, novel; empty keeps all.
             decode: "valence" or "raw".
             first: index of the first molecule, so that several runs of one seed can share the work.
@@ -180,7 +180,7 @@ class MoleculeGenerator:
             raise MoldiffError(
                 f"keep: model {self.checkpoint.name} has no list of its training molecules to be novel against"
             )
-        sampler = sampler or PowerSampler()
+        sampler = sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
         if sampler.class_lead is None:
             sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
         model = self.checkpoint.model

@@ -70,6 +70,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "like.reference": (str, type(None)),
     "like.parents": (int, type(None)),
     "like.align": (bool, type(None)),
+    "sampler.num_steps": (int, type(None)),
     "sampler.class_lead": (float, type(None)),
     "sampler.hydrogen_noise": (float, type(None)),
     "task.core": (str, type(None)),

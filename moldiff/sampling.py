@@ -65,7 +65,6 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     from moldiff.construct import construct
 
     size = _parse_size(options["size"])
-    sampler = construct(options["sampler"], None)
     task = construct(options["task"], None) if options.get("task") else None
     likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.arithmetic import PRECISIONS
@@ -73,6 +72,9 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
 
     generator = load(options["model"], device=options["device"])
     _warn_of_size(size, generator.trained_sizes())
+    sampler = dict(options["sampler"])
+    if "num_steps" in sampler and sampler["num_steps"] is None:
+        sampler["num_steps"] = generator.checkpoint.num_steps
     run = generator.run(
         options["n"],
         seed=options["seed"],
@@ -83,7 +85,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         condition=options["condition"],
         guidance=options["guidance"],
         steps=options["steps"],
-        sampler=sampler,
+        sampler=construct(sampler, None),
         keep=_keep(options),
         decode=options["decode"],
         first=options["first"],

@@ -56,7 +56,7 @@ options and their defaults:
                       columns=[] of known lists; like=FILE ranks by likeness to
                       a molecule; explained by: moldiff sample like=FILE --help
   max_draws=null      stop after so many draws; null = 20 n + 200
-  steps=null          network calls a molecule; null = the sampler's 50
+  steps=null          network calls a molecule; null = the model's own number
   decode=valence      valence = obey valence rules, raw = most probable classes
   device=auto         auto, cpu, cuda, cuda:1, ...
   workers=auto        processes; 0 = one alone

@@ -371,3 +371,26 @@ def test_interrupted_training_says_how_to_go_on(
     assert main(["train", "experiment=quick", "out=run"]) == 130
     said = "out=run resume=true goes on with it" if saved else "nothing saved yet"
     assert capsys.readouterr().err == f"moldiff: interrupted; {said}\n"
+
+
+def test_a_model_brings_its_own_number_of_network_calls(folder: Path) -> None:
+    def steps(*arguments: str) -> list[str]:
+        assert main(["sample", "model=own", "n=1", "keep=[]", "out=own.sdf", *arguments]) == 0
+        lines = (folder / "own.sdf").read_text().splitlines()
+        return [lines[number + 1] for number, line in enumerate(lines) if line.startswith(">") and "<steps>" in line]
+
+    save_model(folder / "own", small_model(), MODEL_CONFIG | {"steps": 3}, dtype=torch.float32)
+    assert steps() == ["3"]
+    assert steps("sampler.num_steps=2") == ["2"]
+    assert steps("sampler.num_steps=2", "steps=4") == ["4"]
+    sample = generate.load(folder / "own").sample(1, keep=())[0]
+    assert sample.record()["steps"] == 3
+
+
+def test_waiting_threads_leave_the_processor_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    main(["--help"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["--help"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
