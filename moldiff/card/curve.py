@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moldiff.card.drawn import SEED, draw_all, label, plural
+from moldiff.card.drawn import SEED, draw_all, label
 from moldiff.checkpoint import Checkpoint, write_atomically
 from moldiff.metrics.summary import score
 from moldiff.report import versions
@@ -71,9 +71,6 @@ def _point(checkpoint: Checkpoint, sampler: PowerSampler, number: int, num_worke
         "steps": sampler.num_steps,
         "samples": number,
         "seed": SEED,
-        "seconds": drawn.seconds,
-        "processes": drawn.processes,
-        "molecules_a_second": number / drawn.seconds,
         "versions": versions(),
         "results": {
             form: [result.to_dict() for result in score(molecules).results if result.name in _KEPT]
@@ -90,14 +87,13 @@ def value(point: Point, form: str, name: str) -> float:
 def table(points: Sequence[Point]) -> str:
     """The points as a Markdown table; ± is the standard error of a share of so many molecules."""
     names = [f"{title}, {form}" for title in SHOWN.values() for form in FORMS]
-    lines = ["| sampler | steps | " + " | ".join(names) + " | molecules a second | molecules |"]
-    lines.append("|---" * (len(names) + 4) + "|")
+    lines = ["| sampler | steps | " + " | ".join(names) + " | molecules |"]
+    lines.append("|---" * (len(names) + 3) + "|")
     for point in points:
         shares = [value(point, form, name) for name in SHOWN for form in FORMS]
         errors = [math.sqrt(share * (1 - share) / point["samples"]) for share in shares]
         cells = [f"{100 * share:.1f} ± {100 * error:.1f} %" for share, error in zip(shares, errors, strict=True)]
-        rate = f"{point['molecules_a_second']:.0f} ({plural(point['processes'])})"
-        head = [point["sampler"], str(point["steps"]), *cells, rate, f"{point['samples']:,}"]
+        head = [point["sampler"], str(point["steps"]), *cells, f"{point['samples']:,}"]
         lines.append(f"| {' | '.join(head)} |")
     return "\n".join(lines)
 

@@ -55,7 +55,7 @@ class Drawn:
     Attributes:
         raw: the most probable classes as they are.
         decoded: the most probable molecules that obey valence rules, from the same network calls.
-        seconds: by the clock, decoding included.
+        seconds: of processor time a process, decoding included, so that other work on the machine does not count.
         processes: that shared the work.
     """
 
@@ -187,7 +187,7 @@ def _is_drawn(job: _Job) -> bool:
 def _draw_part(folder: str, sampler: PowerSampler, job: _Job) -> int:
     """Draw one part and write it; returns how many molecules it has."""
     path, indices = job
-    start = time.monotonic()
+    start = time.process_time()
     pair = draw(folder, sampler, indices)
     arrays = {
         f"{form}.{name}": values
@@ -195,7 +195,7 @@ def _draw_part(folder: str, sampler: PowerSampler, job: _Job) -> int:
         for name, values in pack(molecules, ()).items()
     }
     unfinished = path.with_suffix(f".{os.getpid()}")
-    save_arrays(unfinished, arrays | {"seconds": np.array([time.monotonic() - start], dtype=np.float32)})
+    save_arrays(unfinished, arrays | {"seconds": np.array([time.process_time() - start], dtype=np.float32)})
     unfinished.replace(path)
     return len(indices)
 
