@@ -102,3 +102,18 @@ def test_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_first_line_says_that_it_is_another_program() -> None:
     assert "Not the MolDiff of Peng et al." in TEXT.partition("```")[0]
+
+
+@needs_weights
+def test_figures_of_the_default_number_of_calls_are_those_of_the_curve() -> None:
+    folder = ROOT / "moldiff/weights/qm9"
+    default = json.loads((folder / "config.json").read_text(encoding="utf-8"))["steps"]
+    assert f"In the default {default} network calls" in TEXT
+    points = json.loads((folder / "steps.json").read_text(encoding="utf-8"))["points"]
+    (point,) = [point for point in points if point["steps"] == default]
+    stable, valid = (
+        next(result["value"] for result in point["results"][form] if result["name"] == name)
+        for form, name in (("decoded", "p1_molecule_stable"), ("raw", "p2_valid"))
+    )
+    assert re.search(rf"P1 molecule\s+stable {100 * stable:.1f} %", TEXT)
+    assert re.search(rf"P2 valid and connected\s+{100 * valid:.1f} %", TEXT)
