@@ -84,7 +84,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
 def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
     """Why the atoms or coordinates of `mol` cannot be used; None = they can."""
-    elements = [atom.GetAtomicNum() for atom in _atoms(mol)]
+    elements = [atom.GetAtomicNum() for atom in atoms(mol)]
     if 0 in elements:
         return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)}: dummy atom", elements.index(0))
     if not any(element > 1 for element in elements):
@@ -105,11 +105,11 @@ def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
 def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     """The molecule of a kekulised RDKit molecule whose coordinates are fine."""
     pos = mol.GetConformer().GetPositions()
-    everything = _atoms(mol)
-    atoms = [atom for atom in everything if atom.GetAtomicNum() != 1]
-    index = {atom.GetIdx(): row for row, atom in enumerate(atoms)}
-    count = np.zeros(len(atoms), dtype=np.int64)
-    offset = np.zeros((len(atoms), MAX_HYDROGENS, 3))
+    everything = atoms(mol)
+    carriers = [atom for atom in everything if atom.GetAtomicNum() != 1]
+    index = {atom.GetIdx(): row for row, atom in enumerate(carriers)}
+    count = np.zeros(len(carriers), dtype=np.int64)
+    offset = np.zeros((len(carriers), MAX_HYDROGENS, 3))
     for hydrogen in everything:
         if hydrogen.GetAtomicNum() != 1:
             continue
@@ -134,8 +134,8 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         bonds.append((*sorted((index[i], index[j])), order))
     return Molecule(
         pos=pos[list(index)],
-        atomic_number=np.array([atom.GetAtomicNum() for atom in atoms], dtype=np.int64),
-        formal_charge=np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64),
+        atomic_number=np.array([atom.GetAtomicNum() for atom in carriers], dtype=np.int64),
+        formal_charge=np.array([atom.GetFormalCharge() for atom in carriers], dtype=np.int64),
         num_hydrogens=count,
         hydrogen_offset=offset,
         bonds=np.array(sorted(bonds), dtype=np.int64).reshape(-1, 3),
@@ -144,7 +144,7 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     )
 
 
-def _atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+def atoms(mol: Chem.Mol) -> list[Chem.Atom]:
     """The atoms; a list takes a third of the time that RDKit's own sequence does."""
     return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
 
@@ -229,9 +229,9 @@ def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> Inval
     """The first atom with too many bonds, else the first with too few; None = all are fine."""
     short = None
     sums = molecule.bond_sums().tolist()
-    atoms = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True)
+    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True)
     extra = {} if vocabulary is None else vocabulary.extra_valences
-    for index, (atomic_number, charge, total) in enumerate(atoms):
+    for index, (atomic_number, charge, total) in enumerate(keys):
         allowed = VALENCES.get((atomic_number, charge)) or tuple(extra.get((atomic_number, charge), ()))
         if total in allowed:
             continue

@@ -100,31 +100,16 @@ class Task(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class NewMolecules:
-    """Nothing is known; the number of heavy atoms is drawn.
-
-    Attributes:
-        size_weights: weight of every number of heavy atoms.
-    """
-
-    size_weights: Mapping[int, int]
+class OpenTask:
+    """What holds of every task that knows nothing of its molecules and takes any."""
 
     def count(self, n: int) -> int:
         """As many as are asked for."""
         return n
 
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        return min(self.size_weights), max(self.size_weights)
-
     def notes(self) -> Sequence[str]:
         """None."""
         return ()
-
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        """A start without anything known."""
-        return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
 
     def totals(self, index: int) -> Sequence[Total]:
         """None."""
@@ -137,6 +122,25 @@ class NewMolecules:
     def admission(self, n: int) -> Admission | None:
         """All may come in."""
         return None
+
+
+@dataclass(frozen=True)
+class NewMolecules(OpenTask):
+    """Nothing is known; the number of heavy atoms is drawn.
+
+    Attributes:
+        size_weights: weight of every number of heavy atoms.
+    """
+
+    size_weights: Mapping[int, int]
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        return min(self.size_weights), max(self.size_weights)
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """A start without anything known."""
+        return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from moldiff.benchmark.properties import Protocol, Targets
 from moldiff.benchmark.settings import Columns, Measure, Row, Settings
 from moldiff.benchmark.substituents import Substituents, has_substituent
 from moldiff.benchmark.tables import errors, into_card, keep, refresh
+from moldiff.card.drawn import sampler_of
 from moldiff.checkpoint import find_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--molecules", type=int, help="how many; default by task")
     parser.add_argument("--samples", type=int, help="of each; default by task")
     parser.add_argument("--steps", type=int, help="network calls a molecule")
-    parser.add_argument("--sampler", help="other settings, such as order=1,churn=0.3")
+    parser.add_argument("--sampler", default="", help="other settings, such as order=1,churn=0.3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="the numbers as JSON; default benchmark/TASK.json")
@@ -80,21 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     properties.add_argument("--card", action="store_true", help="also put the table into the model's card")
     properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
     return parser
-
-
-def _sampler(text: str | None, steps: int | None) -> PowerSampler:
-    """The default sampler with other settings."""
-    types = {field.name: field.type for field in fields(PowerSampler)}
-    changed: dict[str, Any] = {} if steps is None else {"num_steps": steps}
-    for entry in filter(None, (text or "").split(",")):
-        name, _, value = entry.partition("=")
-        if name not in types:
-            raise MoldiffError(f"sampler: got {entry!r}, expected NAME=NUMBER with any of {', '.join(types)}")
-        try:
-            changed[name] = int(value) if types[name] == "int" else float(value)
-        except ValueError:
-            raise MoldiffError(f"sampler: got {entry!r}, expected a number after {name}=") from None
-    return replace(PowerSampler(), **changed)
 
 
 def _held_out(folder: str, split: str, count: int, seed: int, suits: Callable[[Molecule], bool]) -> Iterator[Molecule]:
@@ -111,7 +97,7 @@ def _suits(measure: Measure) -> Callable[[Molecule], bool]:
 def _measured(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], list[Row]]:
     """The numbers of a task, what they were made with, and what is worth a look one by one."""
     generator = load(options.model, device=options.device)
-    sampler = _sampler(options.sampler, options.steps)
+    sampler = sampler_of(options.sampler, num_steps=options.steps)
     measure, molecules, samples = _MEASURES[options.task]
     count = options.molecules or molecules
     settings = Settings(
@@ -150,7 +136,8 @@ def _plainly(sampler: PowerSampler) -> dict[str, Any]:
 
 
 def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], list[Row]]:
-    generator, sampler = load(options.model, device=options.device), _sampler(options.sampler, options.steps)
+    generator = load(options.model, device=options.device)
+    sampler = sampler_of(options.sampler, num_steps=options.steps)
     protocol = Protocol(
         generator=generator,
         predictor=load_predictor(options.predictor),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from scipy.spatial.distance import pdist
 
 from moldiff import chem
@@ -110,9 +110,7 @@ def choose_part(molecule: Molecule, kind: str, random: np.random.Generator) -> l
     `grow`: one bond is cut; `link`: two or more pieces of two or more atoms are left; `replace`: two or more bonds
     are cut and one piece is left, or one bond where no ring allows for more.
     """
-    mol = chem.to_rdkit(molecule)
-    with rdBase.BlockLogs():
-        Chem.SanitizeMol(mol)
+    mol = sanitized(molecule)
     heavy = range(molecule.num_heavy_atoms)
     near = {atom: [n for n in _neighbours(mol, atom) if n in heavy] for atom in heavy}
     fallback = None

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from moldiff.batch import Molecule
 from moldiff.benchmark.settings import Columns, Row
 from moldiff.condition import HALVES, Properties, half_of
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.statistics import Statistics
-from moldiff.decode import Total
-from moldiff.drawing import Admission, Finished
+from moldiff.drawing import OpenTask
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator
 from moldiff.model import GuidedDiffusion
@@ -188,7 +186,7 @@ class Targets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(OpenTask):
     """One molecule for each of several sizes, drawn towards a value of a property.
 
     Args:
@@ -207,34 +205,14 @@ class Pairs:
         """Itself: it is a task already."""
         return self
 
-    def count(self, n: int) -> int:
-        """As many as are asked for."""
-        return n
-
     def sizes(self) -> tuple[int, int]:
         """The smallest and largest number of heavy atoms."""
         return min(self.heavy_atoms), max(self.heavy_atoms)
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Nothing but the size is known, and the value is asked for."""
         start = Start.unknown(torch.ones(1, self.heavy_atoms[index % len(self.heavy_atoms)], dtype=torch.bool))
         return with_target(start, self.properties, {self.name: self.values[index % len(self.values)]})
-
-    def totals(self, index: int) -> Sequence[Total]:
-        """None."""
-        return ()
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """Any molecule counts."""
-        return Finished(molecule)
-
-    def admission(self, n: int) -> Admission | None:
-        """All come in."""
-        return None
 
 
 def _predicted(protocol: Protocol, indices: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -9,6 +9,7 @@ import numpy as np
 from rdkit import Chem
 
 from moldiff.batch import Molecule
+from moldiff.chem import atoms
 from moldiff.data.fragments import file_index
 from moldiff.data.packed import used_slots
 from moldiff.results import InvalidMolecule, Status
@@ -25,11 +26,6 @@ PDB none has a bond above 1.33, but for four ligands with a hydrogen at 4.7 to 8
 
 _FAR = 1_000.0
 """Å; coordinates are kept as numbers of 32 bits, which further from the origin tell less than 0.0001 Å apart."""
-
-
-def atoms(mol: Chem.Mol) -> list[Chem.Atom]:
-    """The atoms; a list takes a third of the time that RDKit's own sequence does."""
-    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
 
 
 def not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:

@@ -11,9 +11,9 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
 from moldiff.batch import Molecule
-from moldiff.chem import check, from_rdkit
+from moldiff.chem import atoms, check, from_rdkit
 from moldiff.data import conformers
-from moldiff.data.coordinates import atoms, clash, impossible_bonds, is_drawing, near_origin, not_finite
+from moldiff.data.coordinates import clash, impossible_bonds, is_drawing, near_origin, not_finite
 from moldiff.data.fragments import file_index, largest_fragment
 from moldiff.errors import MoldiffError
 from moldiff.records import Record
