@@ -247,15 +247,21 @@ class StateKeeper(Callback):
         self._saved_at = time.monotonic()
         self.interrupted = False
         """Whether this process has been asked to end."""
+        self._asked_at = float("-inf")
         self._state = state
         self._saved = -1 if state is None else int(state["step"])
         self._running = self._between_steps = False
 
     def interrupt(self) -> None:
-        """Ask for an end after the present step; a second time, or before the first step, it comes at once."""
+        """Ask for an end after the present step; a second time, or before the first step, it comes at once.
+
+        Within a second it is the same request: SLURM, `timeout` and `moldiff train -m` may signal a process twice.
+        """
+        if self._running and time.monotonic() - self._asked_at < 1:
+            return
         if self.interrupted or not self._running:
             raise KeyboardInterrupt
-        self.interrupted = True
+        self.interrupted, self._asked_at = True, time.monotonic()
         if rank() == 0:
             print("interrupted: this step is finished and saved first; Ctrl-C again ends at once", flush=True)
 

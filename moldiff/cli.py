@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moldiff import __version__
 from moldiff.errors import MoldiffError, check_at_least
@@ -103,35 +103,61 @@ def _help(command: str, arguments: Sequence[str]) -> str:
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
-    from moldiff.options import as_yaml, compose_options
+    from moldiff.folders import return_to_start, with_outputs, work_in_run_folder
+    from moldiff.options import as_yaml, compose_options, each_combination, without_hydra
 
-    overrides, config_dirs, only_print = _split(arguments)
-    options = compose_options(command, overrides, config_dirs)
+    return_to_start()
+    overrides, config_dirs, only_print, is_multirun = _split(arguments)
+    overrides, chdir = without_hydra(overrides)
+    every = each_combination(overrides) if is_multirun else [overrides]
+    composed = [compose_options(command, texts, config_dirs) for texts in every]
     if only_print:
-        print(as_yaml(options), end="")
+        print("---\n".join(map(as_yaml, composed)), end="")
         return EXIT_OK
-    return _RUNNERS[command](options)
+    composed = [with_outputs(command, options) for options in composed]
+    for options in composed:
+        _CHECKS[command](options)
+    if is_multirun:
+        from moldiff.jobs import plan, run_jobs
+
+        more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
+        return run_jobs(command, plan(command, every, composed), more)
+    (options,) = composed
+    if not chdir:
+        return _RUNNERS[command](options)
+    with work_in_run_folder(command, options) as options:
+        return _RUNNERS[command](options)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
-    """Part the arguments into overrides, folders of own configs, and whether only to print."""
+class _Typed(NamedTuple):
+    """The arguments of a command, parted into overrides, folders of own configs, and what else is asked for."""
+
+    overrides: list[str]
+    config_dirs: list[str]
+    only_print: bool
+    is_multirun: bool
+
+
+def _split(arguments: Sequence[str]) -> _Typed:
     overrides: list[str] = []
     config_dirs: list[str] = []
-    only_print = False
+    only_print = is_multirun = False
     rest = iter(arguments)
     for text in rest:
         if text == "--cfg":
             only_print = True
+        elif text in ("-m", "--multirun"):
+            is_multirun = True
         elif text == "--config-dir":
             config_dirs.append(next(rest, ""))
         elif text.startswith("--config-dir="):
             config_dirs.append(text.partition("=")[2])
         else:
             overrides.append(text)
-    return overrides, config_dirs, only_print
+    return _Typed(overrides, config_dirs, only_print, is_multirun)
 
 
-def _prepare(options: Mapping[str, Any]) -> int:
+def _check_prepare(options: Mapping[str, Any]) -> None:
     data = options["data"]
     if data["source"] is None:
         raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
@@ -144,7 +170,10 @@ def _prepare(options: Mapping[str, Any]) -> int:
         ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
     ):
         check_at_least(name, value, 1)
-    print(f"prepared set in {_make_set(data, options['out'], strict=options['strict'])}")
+
+
+def _prepare(options: Mapping[str, Any]) -> int:
+    print(f"prepared set in {_make_set(options['data'], options['out'], strict=options['strict'])}")
     return EXIT_OK
 
 
@@ -159,8 +188,7 @@ def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False)
 
 
 def _train(options: Mapping[str, Any]) -> int:
-    _check_train(options)
-    options = _with_set(options)
+    _make_own_set(options)
     from moldiff.state import STATE_FILE
     from moldiff.training import train
 
@@ -198,18 +226,17 @@ def _check_train(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
 
 
-def _with_set(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The options with the folder of the set that `data.path` asks for, which is made first."""
+def _make_own_set(options: Mapping[str, Any]) -> None:
+    """Make the set that `data.path` asks for, if it does."""
     data = options["data"]
     if data.get("path") is None:
-        return options
-    folder = data["folder"] or f"prepared/{data['name']}"
+        return
+    folder = data["folder"]
     if started_together() and not Path(folder, "meta.json").is_file():
         raise MoldiffError(f"data.path: several processes were started together; run first: moldiff prepare "
                            f"data.path={data['path']} out={folder}")  # fmt: skip
     if rank() == 0 and not started_together():
         _make_set(data, folder)
-    return {**options, "data": {**data, "folder": str(folder)}}
 
 
 @contextmanager
@@ -232,14 +259,23 @@ def _sample(options: Mapping[str, Any]) -> int:
     return sample(options)
 
 
+def _check_sample(options: Mapping[str, Any]) -> None:
+    from moldiff.sampling import check
+
+    check(options)
+
+
 def _check_input(options: Mapping[str, Any]) -> None:
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
 
 
-def _evaluate(options: Mapping[str, Any]) -> int:
+def _check_evaluate(options: Mapping[str, Any]) -> None:
     _check_input(options)
     check_at_least("reference_size", options["reference_size"], 1)
+
+
+def _evaluate(options: Mapping[str, Any]) -> int:
     from rich.console import Console
 
     from moldiff.evaluation import evaluate
@@ -295,8 +331,14 @@ def _metrics(options: Mapping[str, Any]) -> list[Any]:
     return [construct(config, None) for config in (options.get("metrics") or {}).values()]
 
 
-def _view(options: Mapping[str, Any]) -> int:
+def _check_view(options: Mapping[str, Any]) -> None:
     _check_input(options)
+    from moldiff.view.page import target_of
+
+    target_of(options["input"], options["out"])
+
+
+def _view(options: Mapping[str, Any]) -> int:
     from moldiff.view import view
 
     known = _reference(options["reference"])
@@ -320,6 +362,15 @@ def _reference(name: str | None) -> str | Path | None:
 
     return find_model(name) if name in available_models() else name
 
+
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "prepare": _check_prepare,
+    "train": _check_train,
+    "sample": _check_sample,
+    "evaluate": _check_evaluate,
+    "view": _check_view,
+}
+"""Refuse impossible values before anything slow happens."""
 
 _RUNNERS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "prepare": _prepare,

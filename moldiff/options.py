@@ -7,9 +7,11 @@ checked here first: that it can be parsed, that the option exists, and that the 
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +32,7 @@ from moldiff.errors import MoldiffError
 CONFIG_MODULE = "moldiff.conf"
 
 _PACKAGE_PREFIX = "pkg://"
-_PATHS = (
+PATHS = (
     "out",
     "input",
     "reference",
@@ -38,11 +40,15 @@ _PATHS = (
     "init",
     "data.folder",
     "data.path",
+    "data.source.path",
     "task.core",
     "task.input",
     "task.of",
     "like.reference",
 )
+"""Options that name files and folders, some of them also models or molecules."""
+
+_CHDIR = "hydra.job.chdir"
 _OPEN = ("condition",)
 """Empty groups whose names are not known beforehand: the model's properties."""
 
@@ -120,11 +126,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
     Raises:
         MoldiffError: for the first argument that cannot be used.
     """
-    if find_spec(CONFIG_MODULE) is None:
-        raise MoldiffError(
-            f"{CONFIG_MODULE} not found: {moldiff.__path__[0]} is a bare source folder; start from another folder, or "
-            "pip install -e there"
-        )
+    _check_installed()
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
     arguments = [_written_out(text) for text in _with_implied(arguments)]
@@ -147,9 +149,80 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
     return _with_paths(options)
 
 
+def _check_installed() -> None:
+    if find_spec(CONFIG_MODULE) is None:
+        raise MoldiffError(
+            f"{CONFIG_MODULE} not found: {moldiff.__path__[0]} is a bare source folder; start from another folder, or "
+            "pip install -e there"
+        )
+
+
+def each_combination(arguments: Sequence[str]) -> list[list[str]]:
+    """The arguments of every job, where options have several values in Hydra's syntax; the last option runs fastest.
+
+    Args:
+        arguments: `key=value` as typed, also `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
+
+    Raises:
+        MoldiffError: for an argument that cannot be read, or of which there is no value.
+    """
+    _check_installed()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        values: dict[str, list[str]] = {}
+        for text in arguments:
+            override = _read_several(text, loader)
+            key = override.get_key_element()
+            values[key] = [text]
+            if override.is_discrete_sweep():
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            elif override.is_sweep_override():
+                raise MoldiffError(f"{text}: got an interval, expected values that can be counted")
+            if not values[key]:
+                raise MoldiffError(f"{text}: got no value, expected at least one")
+    return [list(job) for job in itertools.product(*values.values())]
+
+
+def _read_several(text: str, loader: ConfigLoader) -> Override:
+    try:
+        return _read(text, loader)
+    except MoldiffError:
+        return _read(_written_out(text), loader)
+
+
+def without_hydra(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments but `hydra.job.chdir=true`, and whether it was among them.
+
+    Raises:
+        MoldiffError: for another option of Hydra's own.
+    """
+    rest, chdir = [], False
+    for text in arguments:
+        key, _, value = text.lstrip("+~").partition("=")
+        if not key.startswith(("hydra.", "hydra/")):
+            rest.append(text)
+        elif key != _CHDIR:
+            raise MoldiffError(f"{key}: Hydra's own options are not for here, expected {_CHDIR} at most; results go "
+                               "where out=... says")  # fmt: skip
+        elif value.lower() not in ("true", "false"):
+            raise MoldiffError(f"{_CHDIR}: got {value or 'nothing'}, expected true or false")
+        else:
+            chdir = value.lower() == "true"
+    return rest, chdir
+
+
+def argument(key: str, value: str) -> str:
+    """An option as it is typed to have this text as its value, in quotes where Hydra needs them."""
+    with suppress(MoldiffError):
+        if _parse(f"{key}={value}").value() == value:
+            return f"{key}={value}"
+    return f"{key}={_quoted(value)}"
+
+
 def _with_implied(arguments: Sequence[str]) -> list[str]:
     """`data.path=...` alone says that the data are the user's own files, and gives them their name."""
-    path = next((text.partition("=")[2] for text in reversed(arguments) if text.startswith("data.path=")), "")
+    typed = next((text for text in reversed(arguments) if text.startswith("data.path=")), "data.path=")
+    path = str(_parse(typed).value())
     if not path:
         return list(arguments)
     chosen = any(text.startswith("data=") for text in arguments)
@@ -157,7 +230,7 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     from moldiff.data.files import name_of  # here, for it loads RDKit
 
     implied = [] if chosen else ["data=files"]
-    implied += [] if named else [f"data.name={_quoted(name_of(path.strip(chr(34) + chr(39))))}"]
+    implied += [] if named else [f"data.name={_quoted(name_of(path))}"]
     return [*implied, *arguments]
 
 
@@ -218,20 +291,28 @@ def _suggest_quotes(text: str) -> str:
     return shlex.quote(f"{key}={_quoted(value)}")
 
 
-def _parse(text: str) -> Override:
+def _read(text: str, loader: ConfigLoader | None = None) -> Override:
+    """An argument, of one value or of several."""
     if text.startswith("-"):
         raise MoldiffError(f"got {text!r}, expected key=value; options have no dashes, for example n=10")
     if "=" not in text and not text.startswith("~"):
         raise MoldiffError(f"got {text!r}, expected key=value, for example n=10")
     try:
-        override: Override = OverridesParser.create().parse_override(text)
+        override: Override
+        (override,) = OverridesParser.create(loader).parse_overrides([text])
     except HydraException:
         raise MoldiffError(f"{text}: cannot be read; text with special characters goes in quotes: "
                            f"{_suggest_quotes(text)}") from None  # fmt: skip
+    return override
+
+
+def _parse(text: str) -> Override:
+    """An argument of one value."""
+    override = _read(text)
     if override.is_sweep_override():
         value = text.partition("=")[2]
-        raise MoldiffError(f"{text}: got several values, expected one; a list is written "
-                           f"{text.partition('=')[0]}=[{value}], text {_suggest_quotes(text)}")  # fmt: skip
+        raise MoldiffError(f"{text}: got several values, expected one; a list is written {text.partition('=')[0]}"
+                           f"=[{value}], a job for each has -m, text {_suggest_quotes(text)}")  # fmt: skip
     return override
 
 
@@ -315,17 +396,22 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
     """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
-    for key in _PATHS:
-        *parents, name = key.split(".")
-        place: Any = options
-        for parent in parents:
-            place = place.get(parent, {})
-        value = place.get(name)
-        if value == "":
+    for key in PATHS:
+        place, name = entry(options, key)
+        if place.get(name) == "":
             raise MoldiffError(f"{key}: got nothing, expected a name or path")
-        if isinstance(value, str):
-            place[name] = _expand(value)
+        if isinstance(place.get(name), str):
+            place[name] = _expand(place[name])
     return options
+
+
+def entry(options: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The innermost group of an option, empty where there is none, and the option's name in it."""
+    *parents, name = key.split(".")
+    place = options
+    for parent in parents:
+        place = place.get(parent) or {}
+    return place, name
 
 
 def _expand(path: str) -> str:

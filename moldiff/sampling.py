@@ -24,13 +24,12 @@ _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
 
 def sample(options: Mapping[str, Any]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command with options that `check` lets pass; returns the exit code."""
     if options["model"] == "?":
         from moldiff.catalogue import model_lines
 
         print("\n".join(model_lines()))
         return EXIT_OK
-    _check(options)
     finished = _finished(options)
     run, likeness = _ordered(options)
     if likeness is not None:
@@ -102,7 +101,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     return run, likeness
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def check(options: Mapping[str, Any]) -> None:
     """Refuse impossible values before anything slow happens."""
     for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0), ("first", 0)):
         check_at_least(name, options[name], low)

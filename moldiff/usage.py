@@ -20,6 +20,7 @@ commands:
 options:
   -h, --help         this text; moldiff COMMAND --help shows a command's options
   --version          the version
+  hydra.job.chdir=true   with any COMMAND: work in the folder of its output
 
 examples:
   moldiff sample
@@ -32,6 +33,7 @@ examples:
 _COMMON = """\
   --cfg              print all options with their values and stop
   --config-dir DIR   look in DIR for own configs, too
+  -m                 a job for each combination of KEY=A,B or KEY=range(1,4)
   debug=true         show the stack trace of an error
 """
 

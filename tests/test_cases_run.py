@@ -14,6 +14,7 @@ from test_io import water
 
 from moldiff.checkpoint import save_model
 from moldiff.cli import main
+from moldiff.data.dataset import PreparedSet
 from moldiff.data.files import Files
 from moldiff.data.loader import DenseBatches
 from moldiff.data.prepare import prepare
@@ -26,25 +27,35 @@ def moldiff(folder: Path, *words: str, threads: int = 1) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("more", [[], ["hydra.job.chdir=true"], ["-m"]])
-def test_b55_paths_are_those_of_the_folder_the_command_was_started_in(tmp_path, monkeypatch, capsys, more):
-    """What cannot be asked for is refused in one line, and nothing is written elsewhere."""
-    (tmp_path / "my.sdf").write_text(water * 3)
+@pytest.mark.parametrize(
+    ("more", "made"),
+    [([], "prepared/my"), (["hydra.job.chdir=true"], "prepared/my"), (["-m"], "prepared/my/0")],
+)
+def test_b55_paths_are_those_of_the_folder_the_command_was_started_in(tmp_path, monkeypatch, capfd, more, made):
     other = tmp_path / "another folder"
     other.mkdir()
     monkeypatch.chdir(other)
-    code = main(["prepare", "data.path=../my.sdf", "num_workers=1", *more])
-    said = capsys.readouterr()
-    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("meta.json")}
-    if more:
-        assert code == 2
-        assert len(said.err.splitlines()) == 1
-        assert more[0].partition("=")[0] in said.err
-        assert not written
-    else:
-        assert code == 0
-        assert written == {"another folder/prepared/my/meta.json"}
-        assert "prepared/my" in said.out
+    for name in ("my.sdf", "another folder/my.sdf"):
+        (tmp_path / name).write_text(water * (3 if "/" in name else 1))
+    for path, count in (("my.sdf", 3), ("../my.sdf", 1)):
+        assert main(["prepare", f"data.path={path}", "num_workers=1", *more]) == 0
+        assert [place.parent for place in tmp_path.rglob("meta.json")] == [other / made]
+        assert PreparedSet.load(other / made).meta["counts"]["kept"] == count
+        assert made.removesuffix("/0") in capfd.readouterr().out.splitlines()[-1]
+    assert Path.cwd() == other
+
+
+@pytest.mark.parametrize("more", [[], ["hydra.job.chdir=true"], ["-m"], ["-m", "hydra.job.chdir=true"]])
+def test_b55_a_model_and_a_folder_for_the_results(tmp_path, monkeypatch, capfd, more):
+    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    other = tmp_path / "another folder"
+    (other / "results").mkdir(parents=True)
+    monkeypatch.chdir(other)
+    asked = ["model=../tiny", "n=2", "steps=2", "keep=[]", "out=results/a.sdf"]
+    assert main(["sample", *asked, *more]) == 0
+    written = [path.relative_to(other).as_posix() for path in tmp_path.rglob("*.sdf")]
+    assert written == ["results/a/0.sdf" if "-m" in more else "results/a.sdf"]
+    assert "results" in capfd.readouterr().out
 
 
 def test_b60_the_same_seed_gives_the_same_molecules_in_every_process(tmp_path):

@@ -33,7 +33,7 @@ LAYERS = (
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve", "predictor"}
     | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
-    {"cli", "sampling", "options", "usage", "testing", "benchmark"},
+    {"cli", "sampling", "options", "folders", "jobs", "usage", "testing", "benchmark"},
 )
 """From the bottom up; a folder counts as one module, whose parts may see each other."""
 
@@ -75,7 +75,9 @@ SIBLINGS = {
     "likeness": {"filters", "run", "samples"},
     "sampling": {"usage"},
     "benchmark": {"usage"},
-    "cli": {"options", "sampling", "usage"},
+    "folders": {"options"},
+    "jobs": {"options", "usage"},
+    "cli": {"folders", "jobs", "options", "sampling", "usage"},
 }
 """What a module may import of its own layer."""
 

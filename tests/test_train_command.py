@@ -78,6 +78,26 @@ def test_b55_relative_paths_are_those_of_the_folder_it_is_started_in(folder: Pat
     assert (folder / "here" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("more", [["hydra.job.chdir=true"], pytest.param(["-m", "seed=1,2"], marks=pytest.mark.slow)])
+def test_b55_training_in_its_run_folder_and_in_several_jobs(
+    more: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "another folder").mkdir()
+    monkeypatch.chdir(folder / "another folder")
+    Path("../mine.smi").write_text("CCO\nCCN\n")
+    assert main(["train", "data.path=../mine.smi", *TINY, *more]) == 0
+    runs = ["runs/mine/0", "runs/mine/1"] if "-m" in more else ["runs/mine"]
+    assert Path.cwd() == folder / "another folder"
+    assert sorted(path.parent.as_posix() for path in Path().rglob("model.safetensors")) == runs
+    assert [path.parent.as_posix() for path in Path().rglob("meta.json")] == ["prepared/mine"]
+    assert "runs/mine" in capfd.readouterr().out.splitlines()[-1]
+    assert {path.name for path in folder.iterdir()} == {"another folder", "mine.smi"}
+    if "-m" in more:
+        weights = [Path(run, "model.safetensors").read_bytes() for run in runs]
+        assert main(["train", "data.path=../mine.smi", "seed=2", "out=alone", *TINY]) == 0
+        assert weights[0] != weights[1] == Path("alone/model.safetensors").read_bytes()
+
+
 def test_without_a_file_it_says_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data=files"]) == 2
     assert "data.path: nothing given, expected a file, folder or pattern" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -106,6 +107,11 @@ def _records(name: str, source: Any) -> Iterator[Record]:
         raise MoldiffError(f"{name}: got {source!r}, expected a file or a SMILES")
 
 
+def names_file(text: str) -> bool:
+    """Whether a text is the name of a file, be there one or not, rather than a SMILES."""
+    return text.lower().removesuffix(".gz").endswith(SUFFIXES) or os.path.isfile(text)
+
+
 def _text_records(name: str, source: str | Path) -> Iterator[Record]:
     text = str(source)
     if text == "-":
@@ -114,7 +120,7 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
             raise MoldiffError(f"{name}: got nothing on standard input, expected a SMILES a line")
         for number, words in enumerate(lines, start=1):
             yield smiles_record(number, words[0], words[1].strip() if len(words) > 1 else words[0], {})
-    elif isinstance(source, Path) or text.lower().removesuffix(".gz").endswith(SUFFIXES) or Path(text).is_file():
+    elif isinstance(source, Path) or names_file(text):
         read = list(records(text))
         if not read:
             raise MoldiffError(f"{name}: {text}: no record found, expected at least one molecule")

@@ -59,12 +59,12 @@ def view(
     """
     if isinstance(source, str | Path):
         path = Path(source)
-        target = _target(path, out)
+        target = target_of(path, out)
         report = evaluate(path, reference=reference, metrics=metrics, on_progress=on_progress)
         return _write(path, target, path.name, report, reference)
     if out is None:
         raise MoldiffError("out: nothing given, expected the name of the page, for example molecules.html")
-    target = _target(Path(out), out)
+    target = target_of(Path(out), out)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "molecules.sdf"
         write(path, source)
@@ -73,10 +73,19 @@ def view(
         return _write(path, target, target.stem, report, reference)
 
 
-def _target(source: Path, out: str | Path | None) -> Path:
-    target = (
-        source.with_name(f"{source.name.removesuffix('.gz').rpartition('.')[0]}.html") if out is None else Path(out)
-    )
+def page_of(source: str | Path) -> Path:
+    """The page of a file where no other is asked for: beside it, of its name."""
+    path = Path(source)
+    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.html")
+
+
+def target_of(source: str | Path, out: str | Path | None) -> Path:
+    """Where the page of a file goes.
+
+    Raises:
+        MoldiffError: when it cannot be written there.
+    """
+    target = page_of(source) if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise MoldiffError(f"out: got {target}, expected a name that ends in .html")
     if not target.parent.is_dir():
