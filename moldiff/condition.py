@@ -203,6 +203,9 @@ class PropertyDropout:
         unconditional: share of the molecules that come without any.
         alone: share that comes with one, each of them as often.
         present: in the rest, the chance of every property to be told.
+        companions: properties that come in addition to whatever else is told, each with the chance `accompanied`; they
+            are not among the others.
+        accompanied: that chance.
 
     Raises:
         MoldiffError: for what is no share.
@@ -212,9 +215,11 @@ class PropertyDropout:
     unconditional: float = 0.2
     alone: float = 0.5
     present: float = 0.5
+    companions: Sequence[str] = ()
+    accompanied: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("unconditional", "alone", "present"):
+        for name in ("unconditional", "alone", "present", "accompanied"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MoldiffError(f"condition.{name}: got {getattr(self, name)}, expected a share from 0 to 1")
         if self.unconditional + self.alone > 1:
@@ -222,14 +227,15 @@ class PropertyDropout:
             raise MoldiffError(f"condition: unconditional and alone add up to {total:g}, expected at most 1")
 
     def chosen(self, units: Mapping[str, str], data: str) -> list[str]:
-        """Names of the properties that are learnt, out of those of a set.
+        """Names of the properties that are learnt, out of those of a set: the companions come last.
 
         Raises:
             MoldiffError: for a set without properties, or without one of `names`.
         """
-        if not units:
+        names = [name for name in (units if self.names is None else self.names) if name not in self.companions]
+        if not names:
             raise MoldiffError(f"condition: {data} has no properties to be learnt, expected at least one")
-        names = list(units) if self.names is None else list(self.names)
+        names += self.companions
         for name in names:
             if name not in units:
                 raise MoldiffError(
@@ -238,14 +244,17 @@ class PropertyDropout:
         return names
 
     def __call__(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Values [B, C] with those that are not told set to NaN."""
-        count, number = condition.shape
-        device = condition.device
+        """Values [B, C], in the order of `chosen`, with those that are not told set to NaN."""
+        count, device = len(condition), condition.device
+        number = condition.shape[1] - len(self.companions)
         kind = torch.rand(count, 1, generator=generator, device=device)
         rank = torch.rand(count, number, generator=generator, device=device)
         one = rank == rank.amax(1, keepdim=True)
         each = torch.rand(count, number, generator=generator, device=device) < self.present
         told = torch.where(kind < self.unconditional + self.alone, one, each) & (kind >= self.unconditional)
+        if self.companions:
+            chance = torch.rand(count, len(self.companions), generator=generator, device=device)
+            told = torch.cat([told, chance < self.accompanied], dim=1)
         return torch.where(told, condition, torch.nan)
 
 

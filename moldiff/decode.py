@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,19 +183,21 @@ def most_probable(
         vocabulary: the valences of every class.
         connected: ask for one fragment.
         totals: further rules.
-        time_limit: for each solution (s).
+        time_limit: for all solutions together (s).
 
     Returns:
         Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
     """
     if not (np.isfinite(atoms).all() and np.isfinite(pairs).all()):
         return None
+    end = time.monotonic() + time_limit
     for keep in (_KEEP_WITHIN, np.inf):
         programme = _Programme.build(atoms, pairs, vocabulary, keep)
         for total in totals:
             programme.demand(total)
         for _ in range(_MAX_CUTS):
-            answer = programme.solve(time_limit)
+            left = end - time.monotonic()
+            answer = programme.solve(left) if left > 0 else None
             if answer is None:
                 break
             count, fragment = connected_components(answer[1], directed=False)

@@ -191,18 +191,20 @@ class Beginning:
         generator: source of all its random numbers.
         start: what is known of it.
         totals: sums over its classes that decoding has to meet.
+        candidate: its number among the candidates for the molecule.
     """
 
     index: int
     generator: torch.Generator
     start: Start
     totals: Sequence[Total] = ()
+    candidate: int = 0
 
     @classmethod
-    def of(cls, task: Task, seed: int, index: int) -> Beginning:
-        """Molecule `index` of the run with that seed."""
-        generator = molecule_generator(seed, index)
-        return cls(index, generator, task.begin(index, generator), task.totals(index))
+    def of(cls, task: Task, seed: int, index: int, candidate: int = 0) -> Beginning:
+        """Molecule `index` of the run with that seed, or a further candidate for it."""
+        generator = molecule_generator(seed, index, candidate)
+        return cls(index, generator, task.begin(index, generator), task.totals(index), candidate)
 
     @property
     def size(self) -> int:
@@ -309,7 +311,7 @@ class MemoryBudget:
 def in_chunks(beginnings: Iterable[Beginning], pairs: int = CPU_PAIRS) -> Iterator[list[Beginning]]:
     """Molecules in batches of similar sizes, each within so many padded pairs of atoms."""
     chunk: list[Beginning] = []
-    for beginning in sorted(beginnings, key=lambda one: (one.size, one.index)):
+    for beginning in sorted(beginnings, key=lambda one: (one.size, one.index, one.candidate)):
         if chunk and (len(chunk) + 1) * beginning.size**2 > pairs:
             yield chunk
             chunk = []

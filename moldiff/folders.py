@@ -17,7 +17,7 @@ from moldiff.ranks import rank
 _STARTED_IN = "MOLDIFF_STARTED_IN"
 """The environment variable that tells the other processes of a training, which start in the run folder."""
 
-_NAMES_OR_PATHS = ("model", "init", "reference")
+_NAMES_OR_PATHS = ("model", "init", "reference", "chooser")
 _MOLECULES_OR_PATHS = ("task.core", "task.of", "like.reference")
 
 
@@ -82,8 +82,9 @@ def _is_path(key: str, value: str) -> bool:
     """Whether the value of one of `PATHS` is not a model's name or a molecule."""
     if key in _NAMES_OR_PATHS:
         from moldiff.checkpoint import available_models
+        from moldiff.predictor import available_predictors
 
-        return value not in ("?", *available_models())
+        return value not in ("?", *available_models(), *available_predictors())
     if key in _MOLECULES_OR_PATHS:
         from moldiff.tasks.given import names_file
 

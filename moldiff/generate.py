@@ -18,12 +18,12 @@ from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import GuidedDiffusion
-from moldiff.predictor import predictor_for
+from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.recipe import Recipe
 from moldiff.run import DECODE, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
-from moldiff.targets import Targeted
+from moldiff.targets import Nearest, Targeted
 
 if TYPE_CHECKING:
     from moldiff.tasks.task import Request
@@ -56,6 +56,8 @@ class MoleculeGenerator:
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
         guidance: float = 2.0,
+        candidates: int = 1,
+        chooser: str | Path | None = None,
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid",),
@@ -82,6 +84,10 @@ class MoleculeGenerator:
             condition: property values to draw towards, by name, in the units of the training data.
             guidance: how far towards them (classifier-free guidance): 0 = not at all, 1 = as learnt, which takes half
                 the time of any other.
+            candidates: molecules drawn for each one that is delivered, which is the nearest to the values by what
+                `chooser` predicts.
+            chooser: name or folder of a property predictor; None = one that ships, trained on the molecules that the
+                model has learnt from.
             steps: network calls a molecule; None = the sampler's own number.
             sampler: how to step; None = the default, in the model's own number of network calls.
             keep: what a kept molecule must be: any of valid, unique, novel; empty keeps all.
@@ -111,6 +117,8 @@ class MoleculeGenerator:
             forbid=forbid,
             condition=condition,
             guidance=guidance,
+            candidates=candidates,
+            chooser=chooser,
             steps=steps,
             sampler=sampler,
             keep=keep,
@@ -136,6 +144,8 @@ class MoleculeGenerator:
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
         guidance: float = 2.0,
+        candidates: int = 1,
+        chooser: str | Path | None = None,
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid",),
@@ -163,7 +173,8 @@ class MoleculeGenerator:
         """
         check_whole("n", n, 1, 2**31)
         condition = self.checkpoint.model.properties.checked(condition or {})
-        prepared = self._prepared(task, size, elements, forbid, condition)
+        choice = self._choice(candidates, chooser, condition)
+        prepared = self._prepared(task, size, elements, forbid, condition, candidates)
         n = prepared.count(n)
         order = Order(
             n=n,
@@ -192,10 +203,44 @@ class MoleculeGenerator:
             decode=decode,
             trajectory=trajectory,
             budget=MemoryBudget.of(self.device),
-            asked=_asked(task, elements, forbid, condition, guidance),
+            asked=_asked(task, elements, forbid, condition, guidance, candidates),
             arithmetic=arithmetic or PLAIN,
+            choice=choice,
         )
         return SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+
+    @property
+    def learnt_half(self) -> str | None:
+        """The half of the training molecules whose properties the model has learnt; None = all."""
+        half: str | None = self.checkpoint.config.get("training", {}).get("half")
+        return half
+
+    def chooser(self, name: str | Path | None = None) -> PropertyPredictor:
+        """The predictor that chooses among candidates; see `sample`.
+
+        Raises:
+            MoldiffError: where no predictor knows the model's properties.
+        """
+        properties = self.checkpoint.model.properties
+        if name is not None:
+            return load_predictor(name)
+        predictor = predictor_for(properties, self.learnt_half, same=True)
+        if predictor is None:
+            raise MoldiffError(
+                f"candidates: no predictor that ships knows {' '.join(properties.names)}, expected chooser=FOLDER of "
+                "one trained by `python -m moldiff.predictor train`"
+            )
+        return predictor
+
+    def _choice(self, candidates: int, chooser: str | Path | None, condition: Mapping[str, float]) -> Nearest | None:
+        check_whole("candidates", candidates, 1, 1001)
+        if candidates == 1:
+            return None
+        if not condition:
+            raise MoldiffError(
+                f"candidates: got {candidates} without values to choose by, expected some, such as condition.gap=0.25"
+            )
+        return Nearest(candidates, self.checkpoint.model.properties, self.chooser(chooser))
 
     def _prepared(
         self,
@@ -204,6 +249,7 @@ class MoleculeGenerator:
         elements: Sequence[str] | None,
         forbid: Sequence[str],
         condition: Mapping[str, float],
+        candidates: int,
     ) -> Task:
         """What is known of every molecule, and what it is drawn towards."""
         model = self.checkpoint.model
@@ -217,7 +263,8 @@ class MoleculeGenerator:
         else:
             plain = task.prepare(model.vocabulary, model.statistics)
         if condition:
-            plain = Targeted(plain, model.properties, condition, predictor_for(model.properties))
+            judge = predictor_for(model.properties, self.learnt_half)
+            plain = Targeted(plain, model.properties, condition, judge, candidates)
         return plain if mask is None else Limited(plain, mask)
 
     def _size_weights(self, size: int | tuple[int, int] | None) -> dict[int, int]:
@@ -243,6 +290,7 @@ def _asked(
     forbid: Sequence[str],
     condition: Mapping[str, float],
     guidance: float,
+    candidates: int,
 ) -> str:
     """What is asked for beside the size, in JSON; "" = nothing."""
     wanted: dict[str, Any] = {}
@@ -253,6 +301,7 @@ def _asked(
     wanted |= {} if elements is None else {"elements": list(elements)}
     wanted |= {"forbid": list(forbid)} if forbid else {}
     wanted |= {"condition": condition, "guidance": float(guidance)} if condition else {}
+    wanted |= {"candidates": candidates} if candidates > 1 else {}
     return json.dumps(wanted) if wanted else ""
 
 

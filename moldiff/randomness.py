@@ -85,15 +85,20 @@ class PartDraws:
         return atoms[place], pairs[place]
 
 
-def molecule_generator(seed: int, index: int) -> torch.Generator:
+def molecule_generator(seed: int, index: int, candidate: int = 0) -> torch.Generator:
     """The generator of molecule `index` of a run.
 
     Args:
         seed: the run's seed, 0 <= seed < 2**32.
         index: number of the molecule within the run, 0 <= index < 2**31.
+        candidate: number of the candidate for it; the first has the numbers of a run without candidates.
     """
-    # A torch.Generator is seeded with 64 bits: the run's seed fills the upper ones, the index the lower.
-    return torch.Generator().manual_seed((seed << 31) + index)
+    # A torch.Generator is seeded with 64 bits: the run's seed fills bits 31 to 62, the index those below.
+    first = torch.Generator().manual_seed((seed << 31) + index)
+    if candidate == 0:
+        return first
+    own = int(torch.randint(2**63 - 1, (candidate,), generator=first)[-1])
+    return torch.Generator().manual_seed((1 << 63) + own)
 
 
 def draw_size(generator: torch.Generator, counts: Mapping[int, int]) -> int:

@@ -8,10 +8,11 @@ molecules to the last digit; at other block boundaries they agree up to the roun
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -22,7 +23,7 @@ from moldiff.hardware import can_compile, is_out_of_memory
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
 from moldiff.pool import Failure, available_cpus, stream_limited
-from moldiff.sampler import PowerSampler, SamplerState
+from moldiff.sampler import PowerSampler, SamplerState, Start
 
 _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
 """Molecules of a block on a CPU at most, and pairs of atoms: some seconds of work, done in few batches."""
@@ -48,6 +49,19 @@ _NO_LIMIT = 1e8
 """Seconds that a worker may spend on a block: three years."""
 
 _log = logging.getLogger(__name__)
+
+
+class Choice(Protocol):
+    """Decides which of several candidates is a molecule of the run."""
+
+    @property
+    def num_candidates(self) -> int:
+        """How many are drawn for each molecule."""
+        ...
+
+    def distances(self, starts: Sequence[Start], molecules: Sequence[Molecule]) -> list[float]:
+        """How far each molecule is from what its start asks for; the least is chosen."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +101,7 @@ class Recipe:
         budget: how large a batch may be.
         asked: the task and limits as they were asked for, in JSON; "" = whole new molecules.
         arithmetic: how the network is computed.
+        choice: which of several candidates is the molecule; None = there is one.
     """
 
     model: MoleculeDiffusion
@@ -98,6 +113,12 @@ class Recipe:
     budget: MemoryBudget
     asked: str = ""
     arithmetic: Arithmetic = PLAIN
+    choice: Choice | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        """Molecules that are drawn for each."""
+        return 1 if self.choice is None else self.choice.num_candidates
 
     @property
     def device(self) -> torch.device:
@@ -105,14 +126,22 @@ class Recipe:
 
     def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Drawn]:
         """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
-        finished = 0
-        found: dict[int, Drawn] = {}
-        num_steps = self.sampler.num_steps
-        beginnings = [Beginning.of(self.task, self.seed, index) for index in indices]
+        candidates = range(self.num_candidates)
+        beginnings = [Beginning.of(self.task, self.seed, index, number) for index in indices for number in candidates]
+
+        def on_drawn(number: float) -> None:
+            if on_fraction is not None:
+                on_fraction(number / len(candidates))
+
+        return self._chosen(beginnings, self.draw_each(beginnings, on_drawn))
+
+    def draw_each(self, beginnings: Sequence[Beginning], on_drawn: Callable[[float], None]) -> list[Drawn]:
+        """What becomes of each beginning; `on_drawn` hears how many of them are done, in fractions."""
+        finished, num_steps = 0, self.sampler.num_steps
+        found: dict[tuple[int, int], Drawn] = {}
 
         def on_step(state: SamplerState) -> None:
-            if on_fraction is not None:
-                on_fraction(finished + len(state.noisy.node_mask) * (state.step + 1) / num_steps)
+            on_drawn(finished + len(state.noisy.node_mask) * (state.step + 1) / num_steps)
 
         if self.arithmetic.compiled != is_compiled(self.model.denoiser):  # a copy of a compiled network is not
             compile_blocks(self.model.denoiser, self.arithmetic.compiled, dynamic=True)
@@ -129,9 +158,22 @@ class Recipe:
             molecules, mended = drawn.decode(self.decode)
             for row, (beginning, molecule) in enumerate(zip(chunk, molecules, strict=True)):
                 frames = None if drawn.frames is None else drawn.frames[row]
-                found[beginning.index] = self._judged(beginning, molecule, mended[row], frames)
+                place = beginning.index, beginning.candidate
+                found[place] = self._judged(beginning, molecule, mended[row], frames)
             finished += len(chunk)
-        return [found[index] for index in indices]
+        return [found[beginning.index, beginning.candidate] for beginning in beginnings]
+
+    def _chosen(self, beginnings: Sequence[Beginning], every: Sequence[Drawn]) -> list[Drawn]:
+        """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""
+        distances = [0.0] * len(every)
+        if self.choice is not None:
+            distances = self.choice.distances([one.start for one in beginnings], [drawn.molecule for drawn in every])
+        best: dict[int, tuple[tuple[bool, bool, float], Drawn]] = {}
+        for drawn, distance in zip(every, distances, strict=True):
+            rank = drawn.problem is not None, drawn.verdict.canonical is None, distance
+            if drawn.index not in best or rank < best[drawn.index][0]:
+                best[drawn.index] = rank, drawn
+        return [drawn for _, drawn in best.values()]
 
     def _judged(
         self, beginning: Beginning, molecule: Molecule, mended: bool, frames: tuple[Molecule, ...] | None
@@ -168,7 +210,7 @@ class Blocks:
         """Blocks of a length that suits the device and the size of the molecules."""
         gpu = recipe.device.type != "cpu"
         longest, pairs = (_MAX_GPU_BLOCK, _GPU_BLOCK_PAIRS) if gpu else (_MAX_BLOCK, _BLOCK_PAIRS)
-        length = int(pairs / recipe.mean_pairs(first))
+        length = int(pairs / recipe.mean_pairs(first) / recipe.num_candidates)
         return cls(first, min(needed, limit), limit, max(1, min(longest, length)))
 
     def behind(self, index: int) -> Iterator[range]:
@@ -200,7 +242,7 @@ def core_seconds(recipe: Recipe, first: int, needed: int) -> float:
     """About how long the network calls of so many molecules take on one core."""
     # From 10 to 50 heavy atoms the cost grows with their number to the 1.6.
     seconds_a_call: float = _CALL_SECONDS * (recipe.mean_pairs(first) / 81) ** 0.8
-    return needed * recipe.sampler.num_steps * seconds_a_call
+    return needed * recipe.num_candidates * recipe.sampler.num_steps * seconds_a_call
 
 
 def with_trial(recipe: Recipe, first: int, needed: int, num_workers: int) -> Recipe:

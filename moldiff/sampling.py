@@ -83,6 +83,8 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         forbid=_as_list(options["forbid"]) or (),
         condition=options["condition"],
         guidance=options["guidance"],
+        candidates=options["candidates"],
+        chooser=options["chooser"],
         steps=options["steps"],
         sampler=construct(sampler, None),
         keep=_keep(options),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import lightning
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moldiff.batch import MolBatch
@@ -15,6 +17,9 @@ from moldiff.data.loader import DenseBatches, evaluation_batches
 
 _MANY_STEPS = 10**9
 _MOST_TOGETHER = 8
+
+_FIT = 50_000
+"""Molecules at most to which linear functions of atom and bond counts are fitted."""
 
 
 class StepDataset(Dataset[MolBatch]):
@@ -100,9 +105,21 @@ class TrainingData(lightning.LightningDataModule):
 
 def learnt_properties(prepared: PreparedSet, names: Sequence[str], indices: np.ndarray) -> Properties:
     """Properties of a set, with their scales among the molecules `indices` that a network learns from."""
-    columns = [list(prepared.properties).index(name) for name in names]
     return Properties.of(
-        {name: prepared.properties[name] for name in names},
-        prepared.flat["y"][indices][:, columns],
+        {name: prepared.learnable[name] for name in names},
+        prepared.values(names)[indices],
         np.diff(prepared.flat["atom_slices"])[indices],
     )
+
+
+def counted(
+    prepared: PreparedSet, properties: Properties, indices: np.ndarray, counts_of: Callable[[MolBatch, int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Counts [M, F] (see `moldiff.nn.counts`) and normalised properties [M, C] of some of the molecules `indices`."""
+    counts, targets = [], []
+    number = prepared.vocabulary.num_atom_classes
+    for batch in evaluation_batches(prepared, indices[:_FIT], batch_size=1000, properties=properties.names):
+        assert batch.condition is not None
+        counts.append(counts_of(batch, number))
+        targets.append(properties.normalised(batch.condition))
+    return torch.cat(counts), torch.cat(targets)

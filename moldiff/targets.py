@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Protocol
 
 import torch
@@ -27,6 +28,43 @@ class Predictor(Protocol):
         ...
 
 
+SIZE = "atoms"
+"""The property that is counted and not predicted: the number of atoms, hydrogens included."""
+
+
+def predicted(predictor: Predictor, molecules: Sequence[Molecule]) -> list[dict[str, float]]:
+    """What a predictor says of every molecule by name, and its number of atoms."""
+    values = predictor.predict(molecules)
+    return [found | {SIZE: float(one.num_atoms)} for found, one in zip(values, molecules, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Chooses the candidate that is nearest to the values that its start asks for.
+
+    Attributes:
+        num_candidates: drawn for each molecule.
+        properties: those of the model.
+        predictor: says what the candidates have. It should have learnt from the same molecules as the generator:
+            another one can then judge what is chosen.
+    """
+
+    num_candidates: int
+    properties: Properties
+    predictor: Predictor
+
+    def distances(self, starts: Sequence[Start], molecules: Sequence[Molecule]) -> list[float]:
+        """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
+        scales = [entry.std for entry in self.properties.entries]
+        found = []
+        for start, values in zip(starts, predicted(self.predictor, molecules), strict=True):
+            assert start.clean.condition is not None
+            asked = zip(self.properties.names, scales, start.clean.condition[0].tolist(), strict=True)
+            off = [abs(values.get(name, inf) - value) / scale for name, scale, value in asked if isfinite(value)]
+            found.append(sum(off) / max(1, len(off)))
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Targeted(WrappedTask):
     """A task whose molecules are drawn towards property values.
@@ -35,11 +73,13 @@ class Targeted(WrappedTask):
         properties: those that the model knows.
         asked: the values by name, in the data's units.
         predictor: says what the molecules turn out to have; None = nothing does.
+        num_candidates: from how many each molecule is chosen.
     """
 
     properties: Properties
     asked: Mapping[str, float]
     predictor: Predictor | None = None
+    num_candidates: int = 1
 
     def notes(self) -> Sequence[str]:
         """Those of the task, the trained range of every property, and how far its prediction can be trusted."""
@@ -49,6 +89,8 @@ class Targeted(WrappedTask):
             if entry.name in self.asked and entry.name in errors:
                 error = f"{errors[entry.name]:.3g} {entry.unit}"
                 lines.append(f"predicted_{entry.name} is off by {error} on average for molecules of the data")
+        if self.num_candidates > 1:
+            lines.append(f"each molecule is the nearest of {self.num_candidates} that were drawn for it")
         return lines
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
@@ -60,7 +102,7 @@ class Targeted(WrappedTask):
         finished = self.task.finish(index, start, molecule)
         fields = {f"asked_{name}": float(value) for name, value in self.asked.items()}
         if self.predictor is not None:
-            values = self.predictor.predict([finished.molecule])[0]
+            (values,) = predicted(self.predictor, [finished.molecule])
             fields |= {f"predicted_{name}": values[name] for name in self.asked if name in values}
         return replace(finished, fields={**finished.fields, **fields})
 

@@ -29,10 +29,11 @@ from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device, has_fast_bfloat16, is_out_of_memory
 from moldiff.model import MoleculeDiffusion, Noised, PropertyChoice, TaskDistribution, TimeDistribution
+from moldiff.nn.counts import bond_counts
 from moldiff.optimizer import MuonAdamW
 from moldiff.ranks import rank
 from moldiff.state import STATE_FILE, check_options, claimed
-from moldiff.stream import TrainingData, learnt_properties
+from moldiff.stream import TrainingData, counted, learnt_properties
 from moldiff.transfer import take_over
 from moldiff.trial import ArithmeticTrial
 
@@ -244,6 +245,7 @@ def train(config: Mapping[str, Any]) -> Path:
             model = build_model(config, prepared.vocabulary, prepared.statistics, properties=properties)
         starts_elsewhere = config["init"] is not None and state is None
         history = _start_from(model, config) if starts_elsewhere else []
+        _fit_counts(model, config, prepared)
         _warn_of_few(prepared)
         device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
         module = _module(config, model)
@@ -312,9 +314,16 @@ def _properties(config: Mapping[str, Any], prepared: PreparedSet) -> Properties:
     dropout = _dropout(config)
     if dropout is None:
         return Properties()
-    chosen = dropout.chosen(prepared.properties, prepared.name)
-    indices = half_of(prepared.split("train"), config.get("half"))
-    return learnt_properties(prepared, chosen, indices)
+    chosen = dropout.chosen(prepared.learnable, prepared.name)
+    return learnt_properties(prepared, chosen, half_of(prepared.split("train"), config.get("half")))
+
+
+def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: PreparedSet) -> None:
+    """Fit what a network knows beforehand of properties to the training molecules, if it has such a thing."""
+    fit = getattr(model.denoiser, "fit_counts", None)
+    if fit is not None and model.properties:
+        indices = half_of(prepared.split("train"), config.get("half"))
+        fit(*counted(prepared, model.properties, indices, bond_counts))
 
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:

@@ -1,12 +1,13 @@
 """Weights of a trained model as the start of another, whose atom classes may be others.
 
 What belongs to an atom class, a row of the embedding or of a read-out, follows the class and not its index. What
-belongs to the properties that a model is told is taken over where both have the same ones, and stays fresh otherwise.
+belongs to a property that a model is told follows its name; what is new to the trained model starts at zero, so that
+the first step continues from the function that its weights are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,11 @@ from moldiff.vocabulary import Vocabulary
 
 _CONDITION = "condition."
 """What the names of the weights for properties begin with."""
+
+_SLOPES = "condition.slopes"
+"""Fitted to the training molecules, so never taken over."""
+
+Names = Sequence[str]
 
 
 def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapping[str, Any]) -> str:
@@ -44,9 +50,8 @@ def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapp
             "say which weights belong to which class"
         )
     fresh, trained = model.denoiser.state_dict(), start.model.denoiser.state_dict()
-    if not (same := model.properties.names == start.model.properties.names):
-        trained = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
-        trained |= {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
+    new, old = model.properties.names, start.model.properties.names
+    trained = _for_properties(trained, fresh, getattr(model.denoiser, "property_axes", {}), new, old)
     if (odd := _odd_one(fresh, trained, axes)) is not None:
         raise MoldiffError(_difference(start, denoiser_config, odd))
     rows = _shared_rows(ours, theirs)
@@ -55,8 +60,32 @@ def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapp
         for name, value in fresh.items()
     }
     model.denoiser.load_state_dict(filled)
-    told = "" if same else f"; properties, with fresh weights: {' '.join(model.properties.names) or 'none'}"
-    return _summary(start.name, ours, theirs) + told
+    return _summary(start.name, ours, theirs) + _property_summary(new, old)
+
+
+def _for_properties(
+    trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor], axes: Mapping[str, int], new: Names, old: Names
+) -> dict[str, Tensor]:
+    """The trained weights with what belongs to properties as the fresh model has them.
+
+    Args:
+        trained: weights of the trained model.
+        fresh: those of the fresh one.
+        axes: weights with equally many entries for every property in turn, and on which axis.
+        new: properties of the fresh model.
+        old: those of the trained one.
+    """
+    kept = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
+    own = {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
+    if not set(new) & set(old):
+        return kept | own
+    for name in own.keys() & trained.keys() - {_SLOPES}:
+        own[name] = trained[name]
+        if name in axes:
+            parts = dict(zip(old, trained[name].chunk(len(old), axes[name]), strict=True))
+            nothing = torch.zeros_like(parts[old[0]])
+            own[name] = torch.cat([parts.get(entry, nothing) for entry in new], axes[name])
+    return kept | own
 
 
 def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: Mapping[str, int]) -> str | None:
@@ -96,6 +125,12 @@ def _with_rows(fresh: Tensor, trained: Tensor, axis: int, rows: list[tuple[int, 
         return fresh
     new, old = torch.tensor(pairs, device=fresh.device).T
     return fresh.index_copy(axis, new, trained.to(fresh).index_select(axis, old))
+
+
+def _property_summary(new: Names, old: Names) -> str:
+    unknown, dropped = ([name for name in ones if name not in others] for ones, others in ((new, old), (old, new)))
+    line = f"; properties, with fresh weights: {' '.join(unknown)}" if unknown else ""
+    return line + (f"; properties dropped: {' '.join(dropped)}" if dropped else "")
 
 
 def _summary(name: str, ours: Vocabulary, theirs: Vocabulary) -> str:

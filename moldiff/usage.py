@@ -50,7 +50,8 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
-  condition.gap=0.25  towards values the model knows; guidance=2.0 = how far
+  condition.gap=0.25  towards values the model knows; guidance=2.0 = how far,
+                      candidates=1 = how many to choose each molecule from
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
@@ -67,8 +68,7 @@ options and their defaults:
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       sampler.grid_power=2, sampler.corrector=30,
-                      sampler.churn=0
+  sampler=power       with sampler.grid_power=2, .corrector=30, .churn=0
 {_COMMON}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf

@@ -260,7 +260,9 @@ def test_weights_without_properties_start_a_conditional_model(tmp_path: Path) ->
         assert torch.equal(fresh.denoiser.state_dict()[name], value)
     save_model(tmp_path / "told", fresh, MODEL_CONFIG)
     back = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS)
-    assert take_over(back, load_checkpoint(tmp_path / "told"), MODEL_CONFIG["denoiser"]).endswith("weights: none")
+    assert take_over(back, load_checkpoint(tmp_path / "told"), MODEL_CONFIG["denoiser"]).endswith(
+        "; properties dropped: gap mu"
+    )
     again = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS, properties=PROPERTIES)
     line = take_over(again, load_checkpoint(tmp_path / "told"), MODEL_CONFIG["denoiser"])
     assert "fresh" not in line

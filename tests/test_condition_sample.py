@@ -180,7 +180,7 @@ class Judge:
 def test_what_was_asked_is_compared_with_what_is_predicted(
     generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moldiff.generate.predictor_for", lambda properties: Judge())
+    monkeypatch.setattr("moldiff.generate.predictor_for", lambda properties, half: Judge())
     found = generator.sample(condition={"gap": 0.25, "mu": 2.0}, size=7, **FAST)
     record = found[0].record()
     assert (record["asked_gap"], record["predicted_gap"]) == (0.25, 7.0)

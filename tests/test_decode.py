@@ -201,3 +201,18 @@ def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
     assert pdist(molecules[0].hydrogen_offset[0, :3]).min() > 1.6
     np.testing.assert_allclose(molecules[0].hydrogen_offset[1, :2], offset[0, 1, :2].numpy())
     assert Contacts().check(molecules[0]) is None
+
+
+def test_all_solutions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, given = [100.0], []
+
+    def slow(programme: object, time_limit: float) -> tuple[np.ndarray, np.ndarray]:
+        given.append(time_limit)
+        clock[0] += 2.0
+        return np.zeros(4, dtype=np.int64), np.zeros((4, 4), dtype=np.int64)  # never in one piece
+
+    monkeypatch.setattr("moldiff.decode.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("moldiff.decode._Programme.solve", slow)
+    atoms, pairs = np.log(np.full((4, VOCABULARY.num_atom_classes), 0.1)), np.log(np.full((4, 4, 4), 0.25))
+    assert most_probable(atoms, pairs, VOCABULARY, time_limit=5.0) is None
+    assert given == [5.0, 3.0, 1.0]

@@ -102,13 +102,13 @@ def test_predictions_do_not_depend_on_their_company(tmp_path: Path) -> None:
     assert (again.errors, again.training, again.name) == ({"gap": 0.1, "cv": 0.2}, {"half": "a"}, "mine")
     for one, other in zip(again.predict(molecules), alone, strict=True):
         assert one == pytest.approx(other, rel=0.02, abs=0.02)  # stored in half precision
-    assert predictor_for(PROPERTIES) is None  # none that ships knows a gap in eV
+    assert predictor_for(PROPERTIES, None) is None  # none that ships knows a gap in eV
 
 
 def test_the_shipped_predictor_knows_the_properties_of_qm9() -> None:
     prepared = PreparedSet.load(SAMPLE)
     units, sizes = dict(prepared.properties), np.diff(prepared.flat["atom_slices"])
-    made = predictor_for(Properties.of(units, prepared.flat["y"], sizes))
+    made = predictor_for(Properties.of(units, prepared.flat["y"], sizes), "b")
     assert made is not None
     assert (made.name, made.training["half"], made.training["molecules"]) == ("qm9_predictor", "a", 50_000)
     molecules = [prepared.molecule(place) for place in range(200)]

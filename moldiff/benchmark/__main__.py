@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     properties.add_argument("--predictor", default="qm9_predictor", help="name or folder")
     properties.add_argument("--properties", help="such as gap,mu; default: all that the model knows")
     properties.add_argument("--card", action="store_true", help="also put the table into the model's card")
+    properties.add_argument("--candidates", type=int, default=1, help="drawn for each molecule")
+    properties.add_argument("--chooser", help="predictor that chooses among them; default: the shipped one that suits")
     properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
     return parser
 
@@ -147,6 +149,8 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
         guidance=options.guidance,
         sampler=sampler,
         seed=options.seed,
+        candidates=options.candidates,
+        chooser=options.chooser,
     )
     if protocol.learnt_half is None:
         print(f"moldiff: {generator.checkpoint.name} has learnt from both halves", file=sys.stderr)
@@ -157,6 +161,8 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
         "predictor": protocol.predictor.name,
         "samples": protocol.samples,
         "guidance": options.guidance,
+        "candidates": protocol.candidates,
+        **({} if protocol.chosen_by is None else {"chooser": protocol.chosen_by.name}),
         "seed": options.seed,
         **_plainly(sampler),
     }
@@ -194,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document = {"options": made_with, "versions": versions(), "results": results, "details": details}
             write_json(_out(options), document)
             if options.docs is not None:
-                keep(options.docs, options.task, document)
+                keep(options.docs, "candidates" if options.candidates > 1 else options.task, document)
         if options.docs is not None or options.task == "tables":
             for path in refresh(options.docs or Path("docs")):
                 print(f"moldiff: tables of {path} written", file=sys.stderr)

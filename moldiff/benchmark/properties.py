@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from moldiff.results import MetricResult
 from moldiff.run import Done
 from moldiff.sampler import PowerSampler, Start
 from moldiff.samples import SampledMolecule
-from moldiff.targets import with_target
+from moldiff.targets import SIZE, Nearest, with_target
 from moldiff.vocabulary import Vocabulary
 
 SHOWN_UNITS: Mapping[str, tuple[str, float]] = {"Hartree": ("meV", 27_211.386_245_988)}
@@ -52,6 +53,8 @@ class Protocol:
         guidance: scale, see `moldiff.model.GuidedDiffusion`.
         sampler: how to step; None = the default.
         seed: of the pairs and the draws.
+        candidates: drawn for each molecule.
+        chooser: name or folder of the predictor that chooses among them; None = the shipped one that suits.
     """
 
     generator: MoleculeGenerator
@@ -62,6 +65,8 @@ class Protocol:
     guidance: float = 1.0
     sampler: PowerSampler | None = None
     seed: int = 0
+    candidates: int = 1
+    chooser: str | None = None
 
     def __post_init__(self) -> None:
         known = self.generator.checkpoint.model.properties
@@ -77,16 +82,23 @@ class Protocol:
             raise MoldiffError(
                 f"model: it has learnt from half {self.learnt_half!r}, on which the predictor was trained"
             )
+        if self.chosen_by is not None and self.chosen_by.training.get("half") != self.learnt_half:
+            raise MoldiffError(f"chooser: {self.chosen_by.name} has not learnt from half {self.learnt_half!r}")
+
+    @cached_property
+    def chosen_by(self) -> PropertyPredictor | None:
+        """What chooses among the candidates; None = there is one."""
+        return None if self.candidates == 1 else self.generator.chooser(self.chooser)
 
     @property
     def names(self) -> Sequence[str]:
-        return self.properties or self.generator.checkpoint.model.properties.names
+        known = self.generator.checkpoint.model.properties.names
+        return self.properties or [name for name in known if name != SIZE]
 
     @property
     def learnt_half(self) -> str | None:
         """The half of the training molecules whose properties the generator has learnt; None = all."""
-        half: str | None = self.generator.checkpoint.config.get("training", {}).get("half")
-        return half
+        return self.generator.learnt_half
 
     def others(self) -> np.ndarray:
         """The training molecules that the predictor has not seen."""
@@ -95,8 +107,8 @@ class Protocol:
 
     def values(self, name: str, indices: np.ndarray) -> np.ndarray:
         """The true values of a property, in the units of the data."""
-        column = list(self.prepared.properties).index(name)
-        return np.asarray(self.prepared.flat["y"][indices, column], dtype=np.float64)
+        values: np.ndarray = self.prepared.values([name])[indices, 0].astype(np.float64)
+        return values
 
 
 class Targets:
@@ -132,10 +144,10 @@ class Targets:
         generator = protocol.generator
         model = generator.checkpoint.model
         guided = replace(generator.checkpoint, model=GuidedDiffusion(model, scale=protocol.guidance).eval())
+        told = [each for each in (name, SIZE) if each in model.properties.names]  # a size has all atoms in it
         request = Pairs(
             heavy_atoms=np.diff(protocol.prepared.flat["atom_slices"])[pairs].tolist(),
-            values=protocol.values(name, pairs).tolist(),
-            name=name,
+            asked=[dict(zip(told, row, strict=True)) for row in protocol.prepared.values(told)[pairs].tolist()],
             properties=model.properties,
         )
         run = replace(generator, checkpoint=guided).run(
@@ -147,6 +159,9 @@ class Targets:
             max_draws=len(pairs),
             done=Done(ready, ready),
         )
+        if protocol.chosen_by is not None:
+            choice = Nearest(protocol.candidates, model.properties, protocol.chosen_by)
+            run.recipe = replace(run.recipe, choice=choice)
         found: list[SampledMolecule] = []
         for sample in run:
             found.append(sample)
@@ -187,18 +202,16 @@ class Targets:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs(OpenTask):
-    """One molecule for each of several sizes, drawn towards a value of a property.
+    """One molecule for each of several sizes, drawn towards values of properties.
 
     Args:
         heavy_atoms: of each.
-        values: of each, in the units of the data.
-        name: of the property.
+        asked: of each, values by name in the units of the data.
         properties: those of the model.
     """
 
     heavy_atoms: Sequence[int]
-    values: Sequence[float]
-    name: str
+    asked: Sequence[Mapping[str, float]]
     properties: Properties
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Pairs:
@@ -212,7 +225,7 @@ class Pairs(OpenTask):
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Nothing but the size is known, and the value is asked for."""
         start = Start.unknown(torch.ones(1, self.heavy_atoms[index % len(self.heavy_atoms)], dtype=torch.bool))
-        return with_target(start, self.properties, {self.name: self.values[index % len(self.values)]})
+        return with_target(start, self.properties, self.asked[index % len(self.asked)])
 
 
 def _predicted(protocol: Protocol, indices: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -229,18 +242,11 @@ def _column(found: Sequence[Mapping[str, float]], name: str) -> np.ndarray:
 def _from_counts(protocol: Protocol, name: str, pairs: np.ndarray) -> np.ndarray:
     """The median among the predictor's training molecules with the same number of atoms, hydrogens included."""
     half = half_of(protocol.prepared.split("train"), protocol.predictor.training["half"])
-    number = _num_atoms(protocol.prepared)
+    number = protocol.prepared.num_atoms
     values = protocol.values(name, half)
     overall = float(np.nanmedian(values))
     medians = {int(n): float(np.nanmedian(values[number[half] == n])) for n in np.unique(number[half])}
     return np.array([medians.get(int(n), overall) for n in number[pairs]])
-
-
-def _num_atoms(prepared: PreparedSet) -> np.ndarray:
-    """Atoms of every molecule, hydrogens included."""
-    flat = prepared.flat
-    number: np.ndarray = np.diff(flat["atom_slices"]) + np.diff(flat["hydrogen_slices"])
-    return number
 
 
 def _error(protocol: Protocol, name: str, differences: np.ndarray) -> MetricResult:

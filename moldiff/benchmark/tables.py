@@ -64,16 +64,25 @@ def into_card(folder: Path, card: Path) -> None:
         card: `card.md` of the model; made if there is none.
     """
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {card.parent.name}\n"
-    if not _PLACE.search(text):
-        text = f"{text.rstrip()}\n\n{_HEADING}\n\n<!-- benchmark: properties -->\n<!-- end -->\n"
+    places = {found[2] for found in _PLACE.finditer(text)}
+    for name, heading in _ERRORS.items():
+        if name not in places and (folder / "benchmarks" / f"{name}.json").is_file():
+            text = f"{text.rstrip()}\n\n{heading}\n\n<!-- benchmark: {name} -->\n<!-- end -->\n"
     written = _PLACE.sub(lambda found: f"{found[1]}{_table(folder, found[2])}{found[3]}", text)
     card.write_text(written, encoding="utf-8")
 
 
-_HEADING = """## Property targets
+_ERRORS = {
+    "properties": """## Property targets
 
 Mean absolute errors of molecules that were drawn for sizes and values of training molecules, as a
-predictor judges them that has learnt from the other half of the data; the protocol is that of arXiv:2203.17003."""
+predictor judges them that has learnt from the other half of the data; the protocol is that of arXiv:2203.17003.""",
+    "candidates": """## Property targets, chosen among candidates
+
+The same where several candidates are drawn for each molecule, and the nearest to the values is taken. Another
+predictor, which has learnt from the generator's half of the data, says which that is.""",
+}
+"""Measurements that are tables of errors, and how they are introduced in a card."""
 
 
 def _table(folder: Path, name: str) -> str:
@@ -82,7 +91,7 @@ def _table(folder: Path, name: str) -> str:
         return "Not measured yet.\n"
     document = json.loads(path.read_text(encoding="utf-8"))
     columns = {column: [_result(row) for row in rows] for column, rows in document["results"].items()}
-    text = errors(columns) if name == "properties" else markdown(columns).partition("\n\n")[2].strip() + "\n"
+    text = errors(columns) if name in _ERRORS else markdown(columns).partition("\n\n")[2].strip() + "\n"
     return f"{text}\n{_made_with(document['options'], document['versions'])}\n"
 
 

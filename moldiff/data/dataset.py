@@ -34,6 +34,9 @@ SMILES_FILE = "smiles.txt"
 REJECTED_FILE = "rejected.csv"
 NOVELTY_FILE = "novelty.safetensors"
 
+COUNTED: Mapping[str, str] = {"atoms": ""}
+"""Properties that every set has unless it stores others of that name: the number of atoms, hydrogens included."""
+
 MAP_FROM = 2**30
 """Bytes from which on a file is not read but mapped: a set may then be larger than memory."""
 
@@ -80,6 +83,29 @@ class PreparedSet:
     def atom_type(self) -> np.ndarray:
         """Class index of every atom [sum n]."""
         return encode_atoms(self.flat, self.vocabulary)
+
+    @property
+    def learnable(self) -> Mapping[str, str]:
+        """Unit of everything that a model can be told of the molecules: stored properties, and `COUNTED` ones."""
+        return {**self.properties, **{name: unit for name, unit in COUNTED.items() if name not in self.properties}}
+
+    def values(self, names: Sequence[str]) -> np.ndarray:
+        """Values [M, C] of learnable properties, NaN = not known.
+
+        Raises:
+            MoldiffError: for a property that the set lacks.
+        """
+        if unknown := [name for name in names if name not in self.learnable]:
+            raise MoldiffError(f"{self.name}: no property {unknown[0]!r}; it has: {', '.join(self.learnable)}")
+        places = {name: place for place, name in enumerate(self.properties)}
+        columns = [self.flat["y"][:, places[name]] if name in places else self.num_atoms for name in names]
+        return np.stack(columns, axis=1).astype(np.float32) if columns else np.zeros((len(self), 0), np.float32)
+
+    @property
+    def num_atoms(self) -> np.ndarray:
+        """Atoms of every molecule, hydrogens included [M]."""
+        number: np.ndarray = np.diff(self.flat["atom_slices"]) + np.diff(self.flat["hydrogen_slices"])
+        return number
 
     def __len__(self) -> int:
         return len(self.flat["y"])

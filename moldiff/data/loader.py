@@ -89,7 +89,7 @@ class DenseBatches(Dataset[MolBatch]):
         shuffle: training (True) or evaluation (False).
         rank: number of this process, 0 to world_size - 1.
         world_size: number of processes.
-        properties: names of the properties that become `condition` [B, C], in the set's units, NaN = not known.
+        properties: names of learnable ones that become `condition` [B, C], in the set's units, NaN = not known.
         max_waste: the share of padded pairs that may be padding.
 
     Raises:
@@ -113,10 +113,6 @@ class DenseBatches(Dataset[MolBatch]):
             raise MoldiffError(f"{prepared.name}: got no molecule to make batches of, expected at least one")
         if batch_size < 1:
             raise MoldiffError(f"batch_size: got {batch_size}, expected at least 1")
-        unknown = [name for name in properties if name not in prepared.properties]
-        if unknown:
-            known = ", ".join(prepared.properties) or "none"
-            raise MoldiffError(f"{prepared.name}: no property {unknown[0]!r}; it has: {known}")
         self._arrays = _FlatTensors(prepared, properties)
         self._indices = np.asarray(indices, dtype=np.int64)
         self._seed, self._epoch = seed, 0
@@ -199,8 +195,7 @@ class _FlatTensors:
         self._offset = torch.zeros(1, 3) if none else flat["hydrogen_offset"]
         self._edge, self._order = flat["edge_index"], flat["bond_order"]
         self._atom_type = torch.from_numpy(prepared.atom_type)
-        columns = [list(prepared.properties).index(name) for name in properties]
-        self._condition = torch.from_numpy(np.asarray(prepared.flat["y"][:, columns])) if columns else None
+        self._condition = torch.from_numpy(prepared.values(properties)) if properties else None
 
     def gather(self, ids: Tensor, width: int) -> MolBatch:
         """The molecules `ids` [B] padded to `width` heavy atoms."""

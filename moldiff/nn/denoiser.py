@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.errors import MoldiffError
 from moldiff.geometry import center
+from moldiff.nn.counts import expected_bond_counts
 from moldiff.nn.embedding import PropertyEmbedding, StateEmbedding
 from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.layer import PairTransformerBlock
@@ -42,6 +43,12 @@ class PairTransformer(nn.Module):
         "atom_type.1.bias": 0,
     }
     """Weights with an entry for every atom class, and on which axis; the mask comes after the last class."""
+
+    property_axes: ClassVar[Mapping[str, int]] = {
+        "condition.values.weight": 1,
+        "condition.lacking.weight": 1,
+    }
+    """Weights with equally many entries for every property in turn, and on which axis."""
 
     def __init__(
         self,
@@ -83,7 +90,9 @@ class PairTransformer(nn.Module):
         self.hydrogen = ChannelMix(steerable_dim, MAX_HYDROGENS)
         self.condition = None
         if num_properties:
-            self.condition = PropertyEmbedding(num_properties=num_properties, hidden_dim=hidden_dim)
+            self.condition = PropertyEmbedding(
+                num_properties=num_properties, num_atom_classes=num_atom_classes, hidden_dim=hidden_dim
+            )
 
     def forward(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
         """Estimate the clean data; coordinates in the model's units, properties normalised.
@@ -93,7 +102,8 @@ class PairTransformer(nn.Module):
         mask = noisy.node_mask
         atom, pair, steerable = self.embedding(noisy, noise_level, previous)
         if self.condition is not None:
-            atom = atom + self.condition(self._told(noisy))[:, None]
+            expected = None if previous is None else expected_bond_counts(previous, noisy)
+            atom = atom + self.condition(self._told(noisy), expected)[:, None]
         pos = noisy.pos
         for layer in self.layers:
             atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
@@ -106,6 +116,11 @@ class PairTransformer(nn.Module):
             atom_type=self.atom_type(atom).float() if atom.dtype == torch.bfloat16 else self.atom_type(atom),
             bond=self.bond(pair + pair.transpose(1, 2)),
         )
+
+    def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
+        """Fit what the network is told of properties to training molecules, see `PropertyEmbedding.fit_counts`."""
+        if self.condition is not None:
+            self.condition.fit_counts(counts, targets)
 
     def _told(self, noisy: MolBatch) -> Tensor:
         """Properties [B, C], NaN = not given."""

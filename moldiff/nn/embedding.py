@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.nn.counts import fitted_slopes, num_bond_counts
 from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.radial import ExponentialBasis
 from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
@@ -88,35 +89,61 @@ class StateEmbedding(nn.Module):
 class PropertyEmbedding(nn.Module):
     """What the network is told of a molecule's properties, as features of its atoms.
 
-    Every property that is given enters as its value, sines and cosines of it, and a one that says that it is there;
-    one that is not given enters as zeros. The last layer starts at zero, so that a network without properties and the
-    same one with a fresh embedding are the same function.
+    Every property that is given enters as its value, and as what the previous estimate still lacks of it: the value
+    less a sum of contributions of the atoms and bonds that the estimate expects (`fit_counts`; additivity after Benson
+    & Buss 1958, J. Chem. Phys. 29, 546). Each comes with sines and cosines, and with a one that says that it is there;
+    what is not given enters as zeros. The last layer starts at zero, so that a network without properties and the same
+    one with a fresh embedding are the same function.
 
     Args:
         num_properties: C.
+        num_atom_classes: K.
         hidden_dim: scalar features of an atom, D.
-        num_frequencies: of the sines and cosines, doubling from 1/2 on (per standard deviation).
+        num_frequencies: of the sines and cosines, doubling from 1/2 on (per standard deviation), from 2 on for what is
+            lacking.
     """
 
     frequencies: Tensor
+    slopes: Tensor
 
-    def __init__(self, *, num_properties: int, hidden_dim: int, num_frequencies: int = 5) -> None:
+    def __init__(
+        self, *, num_properties: int, num_atom_classes: int, hidden_dim: int, num_frequencies: int = 5
+    ) -> None:
         super().__init__()
         self.num_properties = num_properties
         self.register_buffer("frequencies", 2.0 ** torch.arange(-1, num_frequencies - 1), persistent=False)
+        self.register_buffer("slopes", torch.zeros(num_bond_counts(num_atom_classes), num_properties))
         self.values = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim)
+        self.lacking = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim, bias=False)
         self.out = nn.Linear(hidden_dim, hidden_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, condition: Tensor) -> Tensor:
-        """Features [B, D] of normalised values [B, C], NaN = not given."""
+    def forward(self, condition: Tensor, expected: Tensor | None) -> Tensor:
+        """Features [B, D] of normalised values [B, C], NaN = not given.
+
+        Args:
+            condition: the values.
+            expected: `expected_bond_counts` of the previous estimate [B, F]; None = there is none.
+        """
+        hidden = self.values(self._waves(condition, 1.0))
+        if expected is not None:
+            hidden = hidden + self.lacking(self._waves(condition - expected.to(self.slopes) @ self.slopes, 4.0))
+        embedded: Tensor = self.out(nn.functional.silu(hidden))
+        return embedded
+
+    def _waves(self, condition: Tensor, scale: float) -> Tensor:
+        """Features [B, C * (2 + 2 F)] of values [B, C], zeros where they are NaN."""
         given = condition.isfinite()[..., None]
         value = condition.nan_to_num()[..., None]
-        angle = value * self.frequencies
+        angle = value * (scale * self.frequencies)
         features = torch.cat([torch.ones_like(value), value, angle.sin(), angle.cos()], dim=-1) * given
-        embedded: Tensor = self.out(nn.functional.silu(self.values(features.flatten(1))))
-        return embedded
+        return features.flatten(1)
+
+    @torch.no_grad()
+    def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
+        """Least squares for normalised properties [M, C], NaN = not known, on `bond_counts` [M, F]."""
+        self.slopes.copy_(fitted_slopes(counts, targets, ridge=0.1))
 
 
 def pair_vectors(pos: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.batch import MolBatch, NoiseLevel
+from moldiff.nn.counts import class_counts, fitted_slopes, num_counts
 from moldiff.nn.embedding import StateEmbedding
 from moldiff.nn.equivariant import SteerableLayout
 from moldiff.nn.layer import PairTransformerBlock, masked_softmax
 from moldiff.nn.radial import ExponentialBasis
-from moldiff.vocabulary import NUM_BOND_CLASSES
 
 _SUM_SCALE = 0.1
 """Of a sum over atoms, so that it starts with a size of order one."""
@@ -68,7 +68,7 @@ class PropertyNetwork(nn.Module):
         nn.init.zeros_(last.weight)  # so that it starts as the linear function of the counts
         nn.init.zeros_(last.bias)
         self.read = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), last)
-        self.register_buffer("counts", torch.zeros(num_atom_classes + NUM_BOND_CLASSES, num_properties))
+        self.register_buffer("counts", torch.zeros(num_counts(num_atom_classes), num_properties))
 
     def forward(self, clean: MolBatch) -> Tensor:
         """Normalised properties [B, C] of clean molecules in the model's units. 0e; the same for any order of atoms."""
@@ -89,17 +89,9 @@ class PropertyNetwork(nn.Module):
 
     def count(self, clean: MolBatch) -> Tensor:
         """Numbers of atoms of each class, of bonds of each order, and a one: [B, K + 4]."""
-        atoms = nn.functional.one_hot(clean.atom_type, self.num_atom_classes) * clean.node_mask[..., None]
-        orders = torch.stack([(clean.bond == order).sum((1, 2)) / 2 for order in range(1, NUM_BOND_CLASSES)], dim=1)
-        ones = orders.new_ones(len(orders), 1)
-        return torch.cat([atoms.sum(1).to(orders), orders, ones], dim=1).to(self.counts)
+        return class_counts(clean, self.num_atom_classes).to(self.counts)
 
     @torch.no_grad()
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
         """Least squares for normalised properties [M, C], NaN = not known, on the numbers [M, K + 4] of `count`."""
-        x, y = counts.double(), targets.double()
-        for column in range(self.num_properties):
-            known = y[:, column].isfinite()
-            a, b = x[known], y[known, column]
-            ridge = torch.eye(a.shape[1], dtype=a.dtype) * 1e-3  # classes may be missing or depend on each other
-            self.counts[:, column] = torch.linalg.solve(a.T @ a + ridge, a.T @ b).to(self.counts)
+        self.counts.copy_(fitted_slopes(counts, targets))

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from moldiff.batch import MolBatch, Molecule, collate
 from moldiff.checkpoint import parse_weights, write_atomically
 from moldiff.condition import Properties
+from moldiff.data.dataset import COUNTED
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.model import in_units
@@ -156,11 +157,17 @@ def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
         raise MoldiffError(f"{folder}: damaged, expected a property predictor ({first})") from None
 
 
-def predictor_for(properties: Properties) -> PropertyPredictor | None:
-    """The shipped predictor that knows all these properties in these units; None = there is none."""
-    units = {(entry.name, entry.unit) for entry in properties.entries}
-    for name in available_predictors():
-        predictor = load_predictor(name)
-        if units <= {(entry.name, entry.unit) for entry in predictor.properties.entries}:
-            return predictor
-    return None
+def predictor_for(properties: Properties, half: str | None, *, same: bool = False) -> PropertyPredictor | None:
+    """The shipped predictor that knows all these properties in these units; None = there is none.
+
+    Args:
+        properties: of a model; what every set counts needs no prediction.
+        half: of the training molecules that the model has learnt from; None = all.
+        same: one that has learnt from the same half, to choose by; otherwise from the other, to judge by. Where there
+            is none of these, any.
+    """
+    units = {(entry.name, entry.unit) for entry in properties.entries} - set(COUNTED.items())
+    known = [load_predictor(name) for name in available_predictors()]
+    suited = [one for one in known if units <= {(entry.name, entry.unit) for entry in one.properties.entries}]
+    wanted = [one for one in suited if (one.training.get("half") == half) == same]
+    return next(iter(wanted or suited), None)

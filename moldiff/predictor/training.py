@@ -24,11 +24,12 @@ from moldiff.data.loader import DenseBatches, evaluation_batches
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device, has_fast_bfloat16
 from moldiff.model import in_units
+from moldiff.nn.counts import class_counts
 from moldiff.optimizer import MuonAdamW
 from moldiff.predictor.network import PropertyNetwork
 from moldiff.predictor.predictor import PropertyPredictor, load_predictor
 from moldiff.schedule import TrapezoidSchedule
-from moldiff.stream import StepDataset, learnt_properties
+from moldiff.stream import StepDataset, counted, learnt_properties
 
 SIZES = {
     "hidden_dim": 128,
@@ -41,9 +42,6 @@ SIZES = {
 """Arguments of the network: a million parameters."""
 
 _MANY_STEPS = 10**9
-_FIT = 50_000
-"""Molecules at most to which the linear function of atom and bond counts is fitted."""
-
 _SETTLE = 5000
 """Training molecules at most on which the constants are settled."""
 
@@ -274,12 +272,7 @@ def _fresh(prepared: PreparedSet, indices: np.ndarray, plan: Plan) -> PropertyPr
         network = PropertyNetwork(
             num_atom_classes=prepared.vocabulary.num_atom_classes, num_properties=len(names), **plan.sizes
         )
-    counts, targets = [], []
-    for batch in evaluation_batches(prepared, indices[:_FIT], batch_size=1000, properties=names):
-        assert batch.condition is not None
-        counts.append(network.count(batch))
-        targets.append(properties.normalised(batch.condition))
-    network.fit_counts(torch.cat(counts), torch.cat(targets))
+    network.fit_counts(*counted(prepared, properties, indices, class_counts))
     return PropertyPredictor(
         network, prepared.vocabulary, prepared.statistics, properties, plan.sizes, training={}, errors={}
     )
