@@ -51,7 +51,7 @@ options and their defaults:
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
   condition.gap=0.25  towards values the model knows; guidance=2.0 = how far,
-                      candidates=1 = how many to choose each molecule from
+                      candidates=1 = how many to choose from, by chooser=null
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
