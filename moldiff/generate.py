@@ -23,7 +23,7 @@ from moldiff.recipe import Recipe
 from moldiff.run import DECODE, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
-from moldiff.targets import Nearest, Targeted
+from moldiff.targets import SIZE, Nearest, Targeted
 
 if TYPE_CHECKING:
     from moldiff.tasks.task import Request
@@ -235,12 +235,18 @@ class MoleculeGenerator:
     def _choice(self, candidates: int, chooser: str | Path | None, condition: Mapping[str, float]) -> Nearest | None:
         check_whole("candidates", candidates, 1, 1001)
         if candidates == 1:
+            if chooser is not None:
+                raise MoldiffError(f"chooser: got {str(chooser)!r} with one candidate, expected candidates=2 or more")
             return None
         if not condition:
             raise MoldiffError(
                 f"candidates: got {candidates} without values to choose by, expected some, such as condition.gap=0.25"
             )
-        return Nearest(candidates, self.checkpoint.model.properties, self.chooser(chooser))
+        predictor = self.chooser(chooser)
+        if unknown := condition.keys() - {SIZE, *predictor.properties.names}:
+            known = ", ".join(predictor.properties.names)
+            raise MoldiffError(f"chooser: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
+        return Nearest(candidates, self.checkpoint.model.properties, predictor)
 
     def _prepared(
         self,

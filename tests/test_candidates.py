@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from trainings import QUIET, SAMPLE
 
 from moldiff.checkpoint import build_model, save_model
 from moldiff.cli import main
+from moldiff.condition import Properties
 from moldiff.data.dataset import PreparedSet
 from moldiff.drawing import Beginning
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator, load
-from moldiff.predictor import load_predictor, predictor_for
+from moldiff.predictor import PropertyNetwork, load_predictor, predictor_for
 from moldiff.randomness import molecule_generator
 from moldiff.stream import learnt_properties
 from moldiff.targets import Nearest, predicted
@@ -110,6 +112,18 @@ def test_refusals(generator: MoleculeGenerator, tmp_path: Path) -> None:
         generator.run(candidates=0, condition={"gap": 0.25})
     with pytest.raises(MoldiffError, match=r"predictor: got '.*nowhere', expected the folder of one or"):
         generator.run(candidates=2, condition={"gap": 0.25}, chooser=tmp_path / "nowhere")
+
+
+def test_a_chooser_has_to_know_what_is_asked_for(generator: MoleculeGenerator, tmp_path: Path) -> None:
+    known = load_predictor("qm9_predictor_b")
+    properties = Properties([entry for entry in known.properties.entries if entry.name == "mu"])
+    network = PropertyNetwork(num_atom_classes=known.vocabulary.num_atom_classes, num_properties=1, **known.sizes)
+    replace(known, network=network, properties=properties).save(tmp_path / "mine")
+    generator.run(candidates=2, condition={"mu": 2.0, "atoms": 14}, chooser=tmp_path / "mine")
+    with pytest.raises(MoldiffError, match="chooser: mine does not know gap, expected any of: mu"):
+        generator.run(candidates=2, condition={"mu": 2.0, "gap": 0.25}, chooser=tmp_path / "mine")
+    with pytest.raises(MoldiffError, match="chooser: got 'qm9_predictor_b' with one candidate, expected candidates=2"):
+        generator.run(condition={"mu": 2.0}, chooser="qm9_predictor_b")
 
 
 def test_the_command_line_goes_on_behind_a_break(folder: Path, tmp_path: Path) -> None:

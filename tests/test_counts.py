@@ -12,7 +12,7 @@ import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, random_level, random_prediction, small_denoiser
 from trainings import SAMPLE
 
-from moldiff.batch import MolBatch, Prediction
+from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.checkpoint import build_model, load_checkpoint, save_model
 from moldiff.condition import Properties, PropertyDropout
 from moldiff.data.dataset import PreparedSet
@@ -152,6 +152,22 @@ def test_the_network_sees_what_the_estimate_lacks() -> None:
     denoiser.condition.slopes.zero_()
     assert torch.equal(denoiser(without, level, previous).atom_type, plain.atom_type)  # nothing told, nothing lacking
     assert torch.equal(denoiser(batch, level, None).atom_type, first.atom_type)  # no estimate, nothing lacking
+
+
+def test_counts_are_exact_where_the_network_is_not() -> None:
+    denoiser = small_denoiser(0, num_properties=2).float()
+    batch, previous = random_batch([4, 5]), random_prediction(random_batch([4, 5]))
+    condition = torch.tensor([[1.0, 2.0], [0.5, 2.0]])
+    batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float(), condition=condition)
+    previous = Prediction(**{name: value.float() for name, value in vars(previous).items()})
+    level = NoiseLevel(*(value.float() for value in vars(random_level(batch)).values()))
+    seen: list[torch.Tensor] = []
+    assert denoiser.condition is not None
+    denoiser.condition.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    denoiser(batch, level, previous)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        denoiser(batch, level, previous)
+    assert torch.equal(*seen)
 
 
 def test_properties_are_taken_over_by_name(tmp_path: Path) -> None:

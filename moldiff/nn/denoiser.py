@@ -102,8 +102,10 @@ class PairTransformer(nn.Module):
         mask = noisy.node_mask
         atom, pair, steerable = self.embedding(noisy, noise_level, previous)
         if self.condition is not None:
-            expected = None if previous is None else expected_bond_counts(previous, noisy)
-            atom = atom + self.condition(self._told(noisy), expected)[:, None]
+            # Counts are small differences of large sums, which bfloat16 would blur.
+            with torch.autocast(noisy.pos.device.type, enabled=False):
+                expected = None if previous is None else expected_bond_counts(previous, noisy)
+                atom = atom + self.condition(self._told(noisy), expected)[:, None]
         pos = noisy.pos
         for layer in self.layers:
             atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
