@@ -13,6 +13,7 @@ from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.geometry import Coupling, center
+from moldiff.nn.counts import bond_counts, expected_bond_counts
 from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
@@ -155,7 +156,44 @@ class MoleculeDiffusion(nn.Module):
             with torch.no_grad():
                 previous = self.denoise(noised.noisy, noised.level).detach()
         prediction = self.denoise(noised.noisy, noised.level, previous)
-        return self.process.loss(prediction, noised.clean, noised.level)
+        losses = self.process.loss(prediction, noised.clean, noised.level)
+        if (told := self._told(noised)) is not None:
+            losses["contributions"] = self._contribution_loss(prediction, noised, told)
+        return losses
+
+    def counts_of(self, noised: Noised) -> dict[str, Tensor]:
+        """Over how many entries `losses_of` averages each loss; weighted by them, losses of parts of a batch add up."""
+        counts = self.process.counts(noised.clean, noised.level)
+        if (told := self._told(noised)) is not None:
+            counts["contributions"] = told.sum()
+        return counts
+
+    @property
+    def _contributions(self) -> Callable[[Tensor], Tensor] | None:
+        """From `bond_counts` to sums of contributions, of networks that know such."""
+        return getattr(self.denoiser, "contributions", None) if self.properties else None
+
+    def _told(self, noised: Noised) -> Tensor | None:
+        """True [B, C] where the network is told a property of a molecule without known classes; None = of none ever."""
+        clean, level = noised.clean, noised.level
+        if clean.condition is None or self._contributions is None:
+            return None
+        atoms = (level.atom > 0) | ~clean.node_mask
+        bonds = (level.bond > 0) | ~clean.pair_mask
+        return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
+
+    def _contribution_loss(self, prediction: Prediction, noised: Noised, told: Tensor) -> Tensor:
+        """Squared error of the sums of contributions that the prediction expects, over the properties that are told.
+
+        A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
+        the noisy molecule has the least squared error, so that this loss does not pull the classes away from theirs.
+        """
+        with torch.autocast(noised.clean.pos.device.type, enabled=False):
+            expected = expected_bond_counts(prediction, noised.clean)
+            counts = bond_counts(noised.clean, self.vocabulary.num_atom_classes)
+            assert self._contributions is not None
+            missing = self._contributions(expected - counts)
+        return (missing.square() * told).sum() / told.sum().clamp(min=1)
 
     def losses(
         self,

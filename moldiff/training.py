@@ -140,7 +140,7 @@ class DiffusionTraining(lightning.LightningModule):
 
     def _gradients(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
         """Leave the gradient of the whole step's loss in the parameters; returns the losses."""
-        names, counts = zip(*self.model.process.counts(noised.clean, noised.level).items(), strict=True)
+        names, counts = zip(*self.model.counts_of(noised).items(), strict=True)
         # Processes end after the same step, whichever of them was asked to.
         sent = torch.stack([*counts, torch.tensor(self.wants_end, device=self.device)]).float()
         *totals, self._asked_to_end = self.trainer.strategy.reduce(sent, reduce_op="sum").unbind()
@@ -164,7 +164,7 @@ class DiffusionTraining(lightning.LightningModule):
         alone = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
         with alone():  # `_summed` adds the processes up
             for part in parts:
-                counts = self.model.process.counts(part.clean, part.level)
+                counts = self.model.counts_of(part)
                 with self.arithmetic.autocast(self.device):
                     losses = self.model.losses_of(part, self_condition=self_condition)
                 shares = {name: loss * (counts[name] * weights[name]) for name, loss in losses.items()}

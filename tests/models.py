@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.checkpoint import available_models
+from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.model import MoleculeDiffusion
 from moldiff.nn.denoiser import PairTransformer
@@ -62,6 +64,18 @@ def small_process(**options: object) -> JointProcess:
 
 def small_model(seed: int = 0) -> MoleculeDiffusion:
     return MoleculeDiffusion(small_denoiser(seed), small_process(), VOCABULARY, STATISTICS).eval()
+
+
+def conditional_model(seed: int = 0) -> MoleculeDiffusion:
+    """`small_model` that is told two properties, `one` and `other`, to which every class contributes something."""
+    values = np.array([[0.0, 1.0], [2.0, 5.0]])
+    properties = Properties.of({"one": "", "other": ""}, values, np.array([4, 5]))
+    model = MoleculeDiffusion(
+        small_denoiser(seed, num_properties=2), small_process(), VOCABULARY, STATISTICS, properties
+    )
+    slopes = model.denoiser.condition.slopes
+    slopes.normal_(generator=torch.Generator().manual_seed(seed))
+    return model.eval()
 
 
 def random_batch(sizes: list[int], seed: int = 0, width: int | None = None) -> MolBatch:

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, random_level, random_prediction, small_denoiser
+from models import (
+    MODEL_CONFIG,
+    STATISTICS,
+    VOCABULARY,
+    conditional_model,
+    random_batch,
+    random_level,
+    random_prediction,
+    small_denoiser,
+)
 from trainings import SAMPLE
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
@@ -18,6 +27,7 @@ from moldiff.condition import Properties, PropertyDropout
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import evaluation_batches
 from moldiff.errors import MoldiffError
+from moldiff.model import Noised
 from moldiff.nn.counts import (
     bond_counts,
     class_counts,
@@ -152,6 +162,44 @@ def test_the_network_sees_what_the_estimate_lacks() -> None:
     denoiser.condition.slopes.zero_()
     assert torch.equal(denoiser(without, level, previous).atom_type, plain.atom_type)  # nothing told, nothing lacking
     assert torch.equal(denoiser(batch, level, None).atom_type, first.atom_type)  # no estimate, nothing lacking
+
+
+def test_contributions_are_told_in_units_of_what_they_leave_unexplained() -> None:
+    generator = torch.Generator().manual_seed(0)
+    denoiser = small_denoiser(0, num_properties=3).float()
+    counts = torch.randint(0, 5, (4000, num_bond_counts(K)), generator=generator).float()
+    noise = torch.tensor([0.5, 0.0, 2.0]) * torch.randn(4000, 3, generator=generator)
+    targets = counts[:, :3] * torch.tensor([0.2, -0.3, 0.1]) + noise
+    targets[::2, 2] = math.nan
+    denoiser.fit_counts(counts, targets)
+    assert denoiser.condition is not None
+    sums = counts @ denoiser.condition.slopes
+    rest = (targets - sums).square().nanmean(0).sqrt()
+    assert rest[0] == pytest.approx(0.5, rel=0.15)
+    expected = sums / torch.stack([rest[0], torch.tensor(0.1), rest[2]])  # what is exact counts as nearly so
+    torch.testing.assert_close(denoiser.contributions(counts), expected)
+
+
+def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
+    model = conditional_model()
+    batch = random_batch([4, 5, 3]).replace(condition=torch.randn(3, 2, dtype=torch.double))
+    told = torch.tensor([[True, False], [True, True], [True, True]])
+    clean = batch.replace(condition=torch.where(told, batch.condition, torch.nan))
+    level = random_level(batch)
+    known = NoiseLevel(level.pos, level.atom.clone(), level.bond)
+    known.atom[2, 0] = 0  # of the third molecule one class is known, so it does not count
+    noised = Noised(clean, batch, known)
+    prediction = random_prediction(batch)
+    model.denoise = lambda *_: prediction  # type: ignore[method-assign, assignment]
+    missing = model.denoiser.contributions(expected_bond_counts(prediction, batch) - bond_counts(batch, K))
+    expected = (missing[0, 0] ** 2 + missing[1].square().sum()) / 3
+    assert expected > 0.1
+    torch.testing.assert_close(model.losses_of(noised, self_condition=False)["contributions"], expected)
+    assert int(model.counts_of(noised)["contributions"]) == 3
+    model.denoise = lambda *_: one_hot_prediction(batch, K)  # type: ignore[method-assign, assignment]
+    assert float(model.losses_of(noised, self_condition=False)["contributions"]) < 1e-10
+    untold = Noised(clean.replace(condition=torch.full((3, 2), torch.nan)), batch, known)
+    assert float(model.losses_of(untold, self_condition=False)["contributions"]) == 0
 
 
 def test_counts_are_exact_where_the_network_is_not() -> None:

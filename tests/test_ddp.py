@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import random_batch, small_model
+from models import conditional_model, random_batch, small_model
 from trainings import QUIET, config, rows, weights
 
 from moldiff.batch import MolBatch, take_rows
@@ -148,17 +148,20 @@ def test_parts_of_a_batch_get_the_noise_of_the_whole(tasks: TaskMixture | None) 
 
 
 @pytest.mark.parametrize("tasks", [None, TASKS])
-def test_losses_of_parts_add_up_by_their_counts(tasks: TaskMixture | None) -> None:
+@pytest.mark.parametrize("conditional", [False, True])
+def test_losses_of_parts_add_up_by_their_counts(tasks: TaskMixture | None, conditional: bool) -> None:
     model, batch = small_model().float(), float_batch([5, 4, 5, 3, 2, 5, 1])
+    if conditional:
+        model = conditional_model().float()
+        batch = batch.replace(condition=torch.randn(7, 2, generator=torch.Generator().manual_seed(1)))
     noised = model.noise(batch, PowerTimes(), torch.Generator().manual_seed(3), tasks=tasks)
-    whole, total = model.losses_of(noised, self_condition=True), model.process.counts(noised.clean, noised.level)
+    whole, total = model.losses_of(noised, self_condition=True), model.counts_of(noised)
+    assert whole.keys() == total.keys()
+    assert ("contributions" in whole) == conditional
     parts = noised.split(3)
     assert [part.clean.num_molecules for part in parts] == [3, 3, 1]
     for name, loss in whole.items():
-        shares = [
-            model.losses_of(part, self_condition=True)[name] * model.process.counts(part.clean, part.level)[name]
-            for part in parts
-        ]
+        shares = [model.losses_of(part, self_condition=True)[name] * model.counts_of(part)[name] for part in parts]
         torch.testing.assert_close(torch.stack(shares).sum() / total[name], loss)
 
 

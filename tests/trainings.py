@@ -61,7 +61,7 @@ def config(out: Path, **changes: Any) -> dict[str, Any]:
         "self_conditioning": 0.5,
         "ema_decay": 0.9,
         "compile": False,
-        "field_weights": {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0},
+        "field_weights": {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0, "contributions": 2.0},
         "times": {"_target_": "moldiff.process.time.PowerTimes"},
         "tasks": {"_target_": "moldiff.process.mixture.TaskMixture", "whole": 0.5, "part": 0.3, "graph": 0.2},
         "schedule": {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2, "decay_share": 0.0},

@@ -124,6 +124,14 @@ class PairTransformer(nn.Module):
         if self.condition is not None:
             self.condition.fit_counts(counts, targets)
 
+    def contributions(self, counts: Tensor) -> Tensor:
+        """Properties [B, C] as the sums of contributions that `bond_counts` [B, F] stand for.
+
+        In standard deviations of what such sums leave unexplained of the molecules that they were fitted to.
+        """
+        assert self.condition is not None
+        return self.condition.contributions(counts) / self.condition.unexplained
+
     def _told(self, noisy: MolBatch) -> Tensor:
         """Properties [B, C], NaN = not given."""
         if noisy.condition is not None:

@@ -13,6 +13,9 @@ from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.radial import ExponentialBasis
 from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
 
+_LEAST_UNEXPLAINED = 0.1
+"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
+
 
 class LevelEmbedding(nn.Module):
     """Sines and cosines of a noise level, wavelengths from 2 pi down to 2 pi / `highest`."""
@@ -105,6 +108,7 @@ class PropertyEmbedding(nn.Module):
 
     frequencies: Tensor
     slopes: Tensor
+    unexplained: Tensor
 
     def __init__(
         self, *, num_properties: int, num_atom_classes: int, hidden_dim: int, num_frequencies: int = 5
@@ -113,6 +117,7 @@ class PropertyEmbedding(nn.Module):
         self.num_properties = num_properties
         self.register_buffer("frequencies", 2.0 ** torch.arange(-1, num_frequencies - 1), persistent=False)
         self.register_buffer("slopes", torch.zeros(num_bond_counts(num_atom_classes), num_properties))
+        self.register_buffer("unexplained", torch.ones(num_properties), persistent=False)
         self.values = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim)
         self.lacking = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim, bias=False)
         self.out = nn.Linear(hidden_dim, hidden_dim)
@@ -128,9 +133,14 @@ class PropertyEmbedding(nn.Module):
         """
         hidden = self.values(self._waves(condition, 1.0))
         if expected is not None:
-            hidden = hidden + self.lacking(self._waves(condition - expected.to(self.slopes) @ self.slopes, 4.0))
+            hidden = hidden + self.lacking(self._waves(condition - self.contributions(expected), 4.0))
         embedded: Tensor = self.out(nn.functional.silu(hidden))
         return embedded
+
+    def contributions(self, counts: Tensor) -> Tensor:
+        """Sums [B, C] of the contributions of atoms and bonds, by `bond_counts` [B, F]."""
+        sums: Tensor = counts.to(self.slopes) @ self.slopes
+        return sums
 
     def _waves(self, condition: Tensor, scale: float) -> Tensor:
         """Features [B, C * (2 + 2 F)] of values [B, C], zeros where they are NaN."""
@@ -144,6 +154,8 @@ class PropertyEmbedding(nn.Module):
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
         """Least squares for normalised properties [M, C], NaN = not known, on `bond_counts` [M, F]."""
         self.slopes.copy_(fitted_slopes(counts, targets, ridge=0.1))
+        left = (targets - self.contributions(counts.to(self.slopes)).to(targets)).square().nanmean(0).sqrt()
+        self.unexplained.copy_(left.nan_to_num(1.0).clamp(min=_LEAST_UNEXPLAINED))
 
 
 def pair_vectors(pos: Tensor) -> Tensor:
