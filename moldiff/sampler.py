@@ -14,7 +14,6 @@ from moldiff.errors import MoldiffError
 from moldiff.geometry import masked_mean
 from moldiff.model import MoleculeDiffusion
 from moldiff.process.joint import JointProcess
-from moldiff.process.schedule import log_snr
 from moldiff.process.time import power_grid
 from moldiff.randomness import Draws
 from moldiff.vocabulary import MAX_HYDROGENS
@@ -92,6 +91,7 @@ class PowerSampler:
     Args:
         num_steps: network calls a molecule.
         grid_power: above 1 the grid is denser towards the data.
+        grid_start: above 1 it is less dense towards the noise, where nothing is settled yet.
         corrector: corrector noise η of atom classes and bonds.
         churn: share of the ancestral noise that is drawn anew for coordinates; 0 = deterministic.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
@@ -104,7 +104,8 @@ class PowerSampler:
     """
 
     num_steps: int = 50
-    grid_power: float = 2.0
+    grid_power: float = 1.43
+    grid_start: float = 1.5
     corrector: float = 30.0
     churn: float = 0.0
     order: int = 2
@@ -114,7 +115,7 @@ class PowerSampler:
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
-        for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
+        for name, low in (("grid_power", 0.1), ("grid_start", 0.1), ("corrector", 0.0), ("churn", 0.0)):
             if not getattr(self, name) >= low:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
         if self.churn > 1:
@@ -137,8 +138,8 @@ class PowerSampler:
             atom_type=replace(process.atom_type, corrector=self.corrector),
             bond=replace(process.bond, corrector=self.corrector),
         )
-        grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
-        half_log_snr = log_snr(process.pos.schedule, grid.double()) / 2
+        grid = power_grid(self.num_steps, self.grid_power, self.grid_start).to(noisy.pos)
+        log_sigma = process.pos.schedule.sigma(grid.double()).log()
         lead = self.class_lead or 1.0
         noisy = self._scaled(noisy, noise_level)
         previous = None
@@ -149,7 +150,7 @@ class PowerSampler:
             if step + 1 < self.num_steps:
                 target = prediction
                 if self.order == 2 and previous is not None:
-                    target = extrapolate(prediction, previous, half_log_snr[step - 1 : step + 2])
+                    target = extrapolate(prediction, previous, log_sigma[step - 1 : step + 2])
                 noisy = process.step(noisy, target, t, scale_level(noise_level, grid[step + 1], lead), draws)
             previous = prediction
 
@@ -159,19 +160,20 @@ class PowerSampler:
         return noisy.replace(hydrogen=torch.where((noise_level.pos == 1)[..., None, None], scale, 1.0) * noisy.hydrogen)
 
 
-def extrapolate(prediction: Prediction, previous: Prediction, half_log_snr: Tensor) -> Prediction:
+def extrapolate(prediction: Prediction, previous: Prediction, log_sigma: Tensor) -> Prediction:
     """The clean coordinates that carry a first-order step to second order, from the last two estimates.
 
-    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last), where h are
-    the steps in half the log SNR. From pure noise, where that is infinite, the step stays of first order.
+    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h are
+    steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
+    finite, so that the second step from pure noise is of second order already.
 
     Args:
         prediction: the present estimate.
         previous: the one before.
-        half_log_snr: [3] at the last, the present and the next level.
+        log_sigma: [3] at the last, the present and the next level.
     """
-    last, step = half_log_snr.diff().tolist()
-    share = step / (2 * last) if last < float("inf") else 0.0
+    last, step = log_sigma.diff().tolist()
+    share = step / (2 * last)
     return replace(
         prediction,
         pos=prediction.pos + share * (prediction.pos - previous.pos),

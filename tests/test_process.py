@@ -263,8 +263,18 @@ def test_grid_starts_at_noise_and_ends_at_the_lowest_level() -> None:
     assert float(grid[-1]) == pytest.approx(MIN_LEVEL)
     assert bool((grid.diff() < 0).all())
     assert power_grid(1).tolist() == [1.0]
+    assert power_grid(3, power=2.0).tolist() == pytest.approx([1.0, 0.25 + 0.75 * MIN_LEVEL, MIN_LEVEL])
     with pytest.raises(MoldiffError, match="steps: got 0"):
         power_grid(0)
+
+
+def test_levels_of_the_grid_are_quantiles_of_its_distribution() -> None:
+    power, start = 1.43, 1.5
+    grid = (power_grid(11, power, start) - MIN_LEVEL) / (1 - MIN_LEVEL)
+    below = 1 - (1 - grid ** (1 / power)) ** start  # Kumaraswamy's cumulative distribution
+    assert below.tolist() == pytest.approx([1 - k / 10 for k in range(11)])
+    few = power_grid(50, power, start) > 0.9
+    assert int(few.sum()) < int((power_grid(50, power) > 0.9).sum())  # fewer towards the noise
 
 
 def test_molecule_draws_do_not_depend_on_batch_or_padding() -> None:
@@ -301,9 +311,10 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
     process, mean, std = GaussianProcess(), 0.7, 0.4
     start = torch.linspace(-2, 2, 9, dtype=torch.double).view(1, 9, 1)
 
-    def error(num_steps: int, order: int) -> float:
-        half = torch.linspace(-5, 5, num_steps, dtype=torch.double)
-        grid = process.schedule.level(2 * half)
+    def error(num_steps: int, order: int, from_noise: bool = False) -> float:
+        grid = process.schedule.level(torch.linspace(-10, 10, num_steps, dtype=torch.double))
+        if from_noise:
+            grid = power_grid(num_steps, 1.43, 1.5)
         noisy, previous = start, None
         for step, (t, s) in enumerate(itertools.pairwise(grid)):
             clean = gaussian_mean(noisy, process.schedule.alpha(t), process.schedule.sigma(t), mean, std)
@@ -311,7 +322,7 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
             now = Prediction(clean, blank, blank, blank)
             target = now
             if order == 2 and previous is not None:
-                target = extrapolate(now, previous, half[step - 1 : step + 2])
+                target = extrapolate(now, previous, process.schedule.sigma(grid[step - 1 : step + 2]).log())
             noisy, previous = process.step(noisy, target.pos, t.expand(1, 9), s.expand(1, 9), None), now
         # Along the exact path the standardised coordinate is constant.
         alpha, sigma = (f(grid[0]) for f in (process.schedule.alpha, process.schedule.sigma))
@@ -322,3 +333,4 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
 
     assert error(40, 2) < 0.35 * error(40, 1)
     assert error(80, 1) == pytest.approx(error(40, 1) / 2, rel=0.2)
+    assert error(40, 2, from_noise=True) < 0.35 * error(40, 1, from_noise=True)
