@@ -17,7 +17,7 @@ from moldiff.elements import LIMITED_CLASS_LEAD, Limited, element_mask
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex
-from moldiff.model import GuidedDiffusion
+from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.recipe import Recipe
 from moldiff.run import DECODE, Done, Order, SamplingRun, check_whole, default_max_draws
@@ -55,7 +55,8 @@ class MoleculeGenerator:
         elements: Sequence[str] | None = None,
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
-        guidance: float = 2.0,
+        guidance: float = 1.0,
+        steering: float = STEERING,
         candidates: int = 1,
         chooser: str | Path | None = None,
         steps: int | None = None,
@@ -84,6 +85,8 @@ class MoleculeGenerator:
             condition: property values to draw towards, by name, in the units of the training data.
             guidance: how far towards them (classifier-free guidance): 0 = not at all, 1 = as learnt, which takes half
                 the time of any other.
+            steering: how much of what an estimate lacks of the values is made up for in every call
+                (`moldiff.steering`), 0 to 1; it takes no further calls.
             candidates: molecules drawn for each one that is delivered, which is the nearest to the values by what
                 `chooser` predicts.
             chooser: name or folder of a property predictor; None = one that ships, trained on the molecules that the
@@ -117,6 +120,7 @@ class MoleculeGenerator:
             forbid=forbid,
             condition=condition,
             guidance=guidance,
+            steering=steering,
             candidates=candidates,
             chooser=chooser,
             steps=steps,
@@ -143,7 +147,8 @@ class MoleculeGenerator:
         elements: Sequence[str] | None = None,
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
-        guidance: float = 2.0,
+        guidance: float = 1.0,
+        steering: float = STEERING,
         candidates: int = 1,
         chooser: str | Path | None = None,
         steps: int | None = None,
@@ -196,14 +201,14 @@ class MoleculeGenerator:
             sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
         model = self.checkpoint.model
         recipe = Recipe(
-            model=GuidedDiffusion(model, scale=float(guidance)) if condition else model,
+            model=GuidedDiffusion(model, scale=float(guidance), steering=float(steering)) if condition else model,
             sampler=sampler if steps is None else replace(sampler, num_steps=steps),
             task=prepared,
             seed=seed,
             decode=decode,
             trajectory=trajectory,
             budget=MemoryBudget.of(self.device),
-            asked=_asked(task, elements, forbid, condition, guidance, candidates),
+            asked=_asked(task, elements, forbid, condition, guidance, steering, candidates),
             arithmetic=arithmetic or PLAIN,
             choice=choice,
         )
@@ -296,6 +301,7 @@ def _asked(
     forbid: Sequence[str],
     condition: Mapping[str, float],
     guidance: float,
+    steering: float,
     candidates: int,
 ) -> str:
     """What is asked for beside the size, in JSON; "" = nothing."""
@@ -306,7 +312,7 @@ def _asked(
         wanted = description(task)
     wanted |= {} if elements is None else {"elements": list(elements)}
     wanted |= {"forbid": list(forbid)} if forbid else {}
-    wanted |= {"condition": condition, "guidance": float(guidance)} if condition else {}
+    wanted |= {"condition": condition, "guidance": float(guidance), "steering": float(steering)} if condition else {}
     wanted |= {"candidates": candidates} if candidates > 1 else {}
     return json.dumps(wanted) if wanted else ""
 

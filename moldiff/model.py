@@ -13,7 +13,7 @@ from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.geometry import Coupling, center
-from moldiff.nn.counts import bond_counts, expected_bond_counts
+from moldiff.nn.counts import Contributions, bond_counts, expected_bond_counts
 from moldiff.process.joint import JointProcess
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
@@ -24,8 +24,14 @@ BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
+_LEAST_UNEXPLAINED = 0.1
+"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
+
 MAX_GUIDANCE = 20.0
-"""The largest scale of guidance; good ones are around 2."""
+"""The largest scale of guidance; good ones are around 1."""
+
+STEERING = 0.5
+"""How much of what is lacking of a value is made up for in every network call, unless told otherwise."""
 
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
 TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
@@ -65,6 +71,9 @@ class MoleculeDiffusion(nn.Module):
         statistics: sizes, frequencies and scales of the training data.
         properties: that molecules can be drawn towards; none by default.
     """
+
+    steering = 0.0
+    """How much of what is lacking of values asked for is made up for while drawing, see `moldiff.steering`."""
 
     def __init__(
         self,
@@ -169,31 +178,33 @@ class MoleculeDiffusion(nn.Module):
         return counts
 
     @property
-    def _contributions(self) -> Callable[[Tensor], Tensor] | None:
-        """From `bond_counts` to sums of contributions, of networks that know such."""
+    def contributions(self) -> Contributions | None:
+        """Of atoms and bonds to the properties; None = the network knows none."""
         return getattr(self.denoiser, "contributions", None) if self.properties else None
 
     def _told(self, noised: Noised) -> Tensor | None:
         """True [B, C] where the network is told a property of a molecule without known classes; None = of none ever."""
         clean, level = noised.clean, noised.level
-        if clean.condition is None or self._contributions is None:
+        if clean.condition is None or self.contributions is None:
             return None
         atoms = (level.atom > 0) | ~clean.node_mask
         bonds = (level.bond > 0) | ~clean.pair_mask
         return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
 
     def _contribution_loss(self, prediction: Prediction, noised: Noised, told: Tensor) -> Tensor:
-        """Squared error of the sums of contributions that the prediction expects, over the properties that are told.
+        """Squared error of the contributions that the prediction expects in all, over the properties that are told.
 
         A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
         the noisy molecule has the least squared error, so that this loss does not pull the classes away from theirs.
+        Errors are in standard deviations of what the sums leave unexplained.
         """
+        contributions = self.contributions
+        assert contributions is not None
         with torch.autocast(noised.clean.pos.device.type, enabled=False):
             expected = expected_bond_counts(prediction, noised.clean)
             counts = bond_counts(noised.clean, self.vocabulary.num_atom_classes)
-            assert self._contributions is not None
-            missing = self._contributions(expected - counts)
-        return (missing.square() * told).sum() / told.sum().clamp(min=1)
+            errors = contributions(expected - counts) / contributions.unexplained.clamp(min=_LEAST_UNEXPLAINED)
+        return (errors.square() * told).sum() / told.sum().clamp(min=1)
 
     def losses(
         self,
@@ -247,13 +258,16 @@ class GuidedDiffusion(MoleculeDiffusion):
     Args:
         model: shares its weights.
         scale: 0 = as without properties, 1 = as with them, more = beyond. Every scale but 0 and 1 takes two calls.
+        steering: how much of what is lacking is made up for while drawing (`moldiff.steering`); 0 = nothing.
     """
 
-    def __init__(self, model: MoleculeDiffusion, *, scale: float) -> None:
+    def __init__(self, model: MoleculeDiffusion, *, scale: float, steering: float = STEERING) -> None:
         super().__init__(model.denoiser, model.process, model.vocabulary, model.statistics, model.properties)
         if not 0 <= scale <= MAX_GUIDANCE:
             raise MoldiffError(f"guidance: got {scale:g}, expected a number from 0 to {MAX_GUIDANCE:g}")
-        self.scale = scale
+        if not 0 <= steering <= 1:
+            raise MoldiffError(f"steering: got {steering:g}, expected a number from 0 to 1")
+        self.scale, self.steering = scale, steering if scale else 0.0
         self.train(model.training)
 
     def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:

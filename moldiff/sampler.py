@@ -16,6 +16,7 @@ from moldiff.model import MoleculeDiffusion
 from moldiff.process.joint import JointProcess
 from moldiff.process.time import power_grid
 from moldiff.randomness import Draws
+from moldiff.steering import Steering
 from moldiff.vocabulary import MAX_HYDROGENS
 
 _EXCLUDED = -1e4
@@ -218,13 +219,19 @@ def run_sampler(
     clean, known = start.clean, start.known
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
 
-    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        prediction = model.denoise(noisy, level, previous)
-        return prediction if free else restrict(prediction, start)
-
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
+    steering = Steering.of(model, noisy, start.level)
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        prediction = model.denoise(noisy if steering is None else steering.told(noisy), level, previous)
+        prediction = prediction if free else restrict(prediction, start)
+        if steering is not None:
+            steering.hear(prediction, noisy)
+        return prediction
+
+    process = model.process if steering is None else steering.process(model.process)
     state = None
-    for state in sampler(denoise, model.process, noisy, start.level, draws):
+    for state in sampler(denoise, process, noisy, start.level, draws):
         if on_step is not None:
             on_step(state)
     if state is None:

@@ -83,6 +83,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         forbid=_as_list(options["forbid"]) or (),
         condition=options["condition"],
         guidance=options["guidance"],
+        steering=options["steering"],
         candidates=options["candidates"],
         chooser=options["chooser"],
         steps=options["steps"],

@@ -21,7 +21,7 @@ from moldiff.vocabulary import Vocabulary
 _CONDITION = "condition."
 """What the names of the weights for properties begin with."""
 
-_SLOPES = "condition.slopes"
+_FITTED = {"condition.slopes", "condition.unexplained"}
 """Fitted to the training molecules, so never taken over."""
 
 Names = Sequence[str]
@@ -79,7 +79,7 @@ def _for_properties(
     own = {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
     if not set(new) & set(old):
         return kept | own
-    for name in own.keys() & trained.keys() - {_SLOPES}:
+    for name in own.keys() & trained.keys() - _FITTED:
         own[name] = trained[name]
         if name in axes:
             parts = dict(zip(old, trained[name].chunk(len(old), axes[name]), strict=True))

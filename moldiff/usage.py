@@ -50,7 +50,8 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
-  condition.gap=0.25  towards values the model knows; guidance=2.0 = how far,
+  condition.gap=0.25  towards values the model knows; guidance=1.0 = how far,
+                      steering=0.5 = how much of what is lacking is made up for,
                       candidates=1 = how many to choose from, by chooser=null
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help

@@ -164,7 +164,7 @@ def test_the_network_sees_what_the_estimate_lacks() -> None:
     assert torch.equal(denoiser(batch, level, None).atom_type, first.atom_type)  # no estimate, nothing lacking
 
 
-def test_contributions_are_told_in_units_of_what_they_leave_unexplained() -> None:
+def test_contributions_know_what_they_leave_unexplained() -> None:
     generator = torch.Generator().manual_seed(0)
     denoiser = small_denoiser(0, num_properties=3).float()
     counts = torch.randint(0, 5, (4000, num_bond_counts(K)), generator=generator).float()
@@ -173,11 +173,13 @@ def test_contributions_are_told_in_units_of_what_they_leave_unexplained() -> Non
     targets[::2, 2] = math.nan
     denoiser.fit_counts(counts, targets)
     assert denoiser.condition is not None
-    sums = counts @ denoiser.condition.slopes
-    rest = (targets - sums).square().nanmean(0).sqrt()
+    contributions = denoiser.contributions
+    assert contributions is not None
+    rest = (targets - contributions(counts)).square().nanmean(0).sqrt()
     assert rest[0] == pytest.approx(0.5, rel=0.15)
-    expected = sums / torch.stack([rest[0], torch.tensor(0.1), rest[2]])  # what is exact counts as nearly so
-    torch.testing.assert_close(denoiser.contributions(counts), expected)
+    assert rest[1] < 0.01
+    torch.testing.assert_close(contributions.unexplained, rest.clamp(max=1))  # more than all of it cannot be left
+    assert contributions.explained.tolist() == pytest.approx([1 - float(rest[0]) ** 2, 1, 0], abs=1e-4)
 
 
 def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
@@ -191,7 +193,11 @@ def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
     noised = Noised(clean, batch, known)
     prediction = random_prediction(batch)
     model.denoise = lambda *_: prediction  # type: ignore[method-assign, assignment]
-    missing = model.denoiser.contributions(expected_bond_counts(prediction, batch) - bond_counts(batch, K))
+    contributions = model.contributions
+    assert contributions is not None
+    contributions.unexplained[1] = 0.05  # counts as 0.1
+    missing = contributions(expected_bond_counts(prediction, batch) - bond_counts(batch, K))
+    missing = missing / torch.tensor([1, 0.1])
     expected = (missing[0, 0] ** 2 + missing[1].square().sum()) / 3
     assert expected > 0.1
     torch.testing.assert_close(model.losses_of(noised, self_condition=False)["contributions"], expected)

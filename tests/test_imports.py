@@ -29,7 +29,7 @@ LAYERS = (
     },
     {"chem", "records", "descriptors", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},
-    {"model", "sampler", "trajectory", "drawing", "recipe", "elements", "targets", "tasks", "descendants"},
+    {"model", "sampler", "steering", "trajectory", "drawing", "recipe", "elements", "targets", "tasks", "descendants"},
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
     | {"transfer", "state", "logs", "curve", "predictor"}
     | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
@@ -48,9 +48,10 @@ SIBLINGS = {
     "records": {"chem"},
     "io": {"chem", "records"},
     "report": {"metrics"},
-    "sampler": {"model"},
+    "steering": {"model"},
+    "sampler": {"model", "steering"},
     "trajectory": {"model", "sampler"},
-    "drawing": {"model", "sampler", "trajectory"},
+    "drawing": {"model", "sampler", "steering", "trajectory"},
     "recipe": {"drawing", "model", "sampler"},
     "run": {"checkpoint", "samples"},
     "elements": {"drawing", "sampler"},

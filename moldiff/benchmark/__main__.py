@@ -36,6 +36,7 @@ from moldiff.checkpoint import find_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.generate import load
+from moldiff.model import STEERING
 from moldiff.predictor import load_predictor
 from moldiff.report import markdown, versions, write_json
 from moldiff.sampler import PowerSampler
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     properties.add_argument("--candidates", type=int, default=1, help="drawn for each molecule")
     properties.add_argument("--chooser", help="predictor that chooses among them; default: the shipped one that suits")
     properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
+    properties.add_argument("--steering", type=float, default=STEERING, help="0 = none")
     return parser
 
 
@@ -147,6 +149,7 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
         samples=options.samples or _PROPERTY_SAMPLES,
         properties=options.properties.split(",") if options.properties else None,
         guidance=options.guidance,
+        steering=options.steering,
         sampler=sampler,
         seed=options.seed,
         candidates=options.candidates,
@@ -161,6 +164,7 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
         "predictor": protocol.predictor.name,
         "samples": protocol.samples,
         "guidance": options.guidance,
+        "steering": options.steering,
         "candidates": protocol.candidates,
         **({} if protocol.chosen_by is None else {"chooser": protocol.chosen_by.name}),
         "seed": options.seed,

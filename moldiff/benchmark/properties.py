@@ -24,7 +24,7 @@ from moldiff.data.statistics import Statistics
 from moldiff.drawing import OpenTask
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator
-from moldiff.model import GuidedDiffusion
+from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor
 from moldiff.results import MetricResult
 from moldiff.run import Done
@@ -51,6 +51,7 @@ class Protocol:
         samples: molecules drawn for each property.
         properties: names; None = all that the model knows.
         guidance: scale, see `moldiff.model.GuidedDiffusion`.
+        steering: how much of what is lacking is made up for, see `moldiff.steering`.
         sampler: how to step; None = the default.
         seed: of the pairs and the draws.
         candidates: drawn for each molecule.
@@ -63,6 +64,7 @@ class Protocol:
     samples: int
     properties: Sequence[str] | None = None
     guidance: float = 1.0
+    steering: float = STEERING
     sampler: PowerSampler | None = None
     seed: int = 0
     candidates: int = 1
@@ -143,7 +145,10 @@ class Targets:
         protocol, pairs = self.protocol, self.pairs[name]
         generator = protocol.generator
         model = generator.checkpoint.model
-        guided = replace(generator.checkpoint, model=GuidedDiffusion(model, scale=protocol.guidance).eval())
+        guided = replace(
+            generator.checkpoint,
+            model=GuidedDiffusion(model, scale=protocol.guidance, steering=protocol.steering).eval(),
+        )
         told = [each for each in (name, SIZE) if each in model.properties.names]  # a size has all atoms in it
         request = Pairs(
             heavy_atoms=np.diff(protocol.prepared.flat["atom_slices"])[pairs].tolist(),

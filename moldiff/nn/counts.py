@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,10 +37,24 @@ def bond_counts(batch: MolBatch, num_atom_classes: int) -> Tensor:
     return torch.cat([_by_class(*shares), _by_ends(*shares)], dim=1)
 
 
-def expected_bond_counts(prediction: Prediction, batch: MolBatch) -> Tensor:
-    """`bond_counts` of a prediction for the molecules of a batch, as if its classes were independent: [B, F]."""
+def expected_bond_counts(
+    prediction: Prediction, batch: MolBatch, settled: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """`bond_counts` of a prediction for the molecules of a batch, as if its classes were independent: [B, F].
+
+    Args:
+        prediction: logits of the classes.
+        batch: the molecules.
+        settled: atoms [B, N] and pairs [B, N, N] that have the class of the batch already, whatever the prediction.
+    """
     atoms = prediction.atom_type.float().softmax(-1) * batch.node_mask[..., None]
     orders = prediction.bond.float().softmax(-1)[..., 1:] * batch.pair_mask[..., None]
+    if settled is not None:
+        ones = _shares(batch, atoms.shape[-1])
+        atoms, orders = (
+            torch.where(mask[..., None], one.to(share), share)
+            for mask, one, share in zip(settled, ones, (atoms, orders), strict=True)
+        )
     return torch.cat([_by_class(atoms, orders), _by_ends(atoms, orders)], dim=1)
 
 
@@ -59,6 +74,29 @@ def _by_ends(atoms: Tensor, orders: Tensor) -> Tensor:
     ends = torch.einsum("bik,bijo,bjl->bokl", atoms, orders, atoms)
     first, second = torch.triu_indices(atoms.shape[-1], atoms.shape[-1], device=atoms.device)
     return ends[:, :, first, second].flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """Normalised properties as sums of contributions of atoms and bonds (Benson & Buss 1958, J. Chem. Phys. 29, 546).
+
+    Attributes:
+        slopes: of every one of `bond_counts` [F, C].
+        unexplained: what the sums leave of every property: a standard deviation [C], 1 = they say nothing.
+    """
+
+    slopes: Tensor
+    unexplained: Tensor
+
+    def __call__(self, counts: Tensor) -> Tensor:
+        """The sums [B, C] of `bond_counts` [B, F]."""
+        sums: Tensor = counts.to(self.slopes) @ self.slopes
+        return sums
+
+    @property
+    def explained(self) -> Tensor:
+        """The share of every property's variance that the sums explain [C]."""
+        return 1 - self.unexplained.square()
 
 
 def fitted_slopes(counts: Tensor, targets: Tensor, *, ridge: float = 1e-3) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.errors import MoldiffError
 from moldiff.geometry import center
-from moldiff.nn.counts import expected_bond_counts
+from moldiff.nn.counts import Contributions, expected_bond_counts
 from moldiff.nn.embedding import PropertyEmbedding, StateEmbedding
 from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.layer import PairTransformerBlock
@@ -124,13 +124,10 @@ class PairTransformer(nn.Module):
         if self.condition is not None:
             self.condition.fit_counts(counts, targets)
 
-    def contributions(self, counts: Tensor) -> Tensor:
-        """Properties [B, C] as the sums of contributions that `bond_counts` [B, F] stand for.
-
-        In standard deviations of what such sums leave unexplained of the molecules that they were fitted to.
-        """
-        assert self.condition is not None
-        return self.condition.contributions(counts) / self.condition.unexplained
+    @property
+    def contributions(self) -> Contributions | None:
+        """Of atoms and bonds to the properties; None = it is told none."""
+        return None if self.condition is None else self.condition.contributions
 
     def _told(self, noisy: MolBatch) -> Tensor:
         """Properties [B, C], NaN = not given."""

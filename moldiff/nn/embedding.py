@@ -8,13 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.nn.counts import fitted_slopes, num_bond_counts
+from moldiff.nn.counts import Contributions, fitted_slopes, num_bond_counts
 from moldiff.nn.equivariant import ChannelMix, SteerableLayout
 from moldiff.nn.radial import ExponentialBasis
 from moldiff.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
-
-_LEAST_UNEXPLAINED = 0.1
-"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
 
 
 class LevelEmbedding(nn.Module):
@@ -93,10 +90,9 @@ class PropertyEmbedding(nn.Module):
     """What the network is told of a molecule's properties, as features of its atoms.
 
     Every property that is given enters as its value, and as what the previous estimate still lacks of it: the value
-    less a sum of contributions of the atoms and bonds that the estimate expects (`fit_counts`; additivity after Benson
-    & Buss 1958, J. Chem. Phys. 29, 546). Each comes with sines and cosines, and with a one that says that it is there;
-    what is not given enters as zeros. The last layer starts at zero, so that a network without properties and the same
-    one with a fresh embedding are the same function.
+    less the `Contributions` of the atoms and bonds that the estimate expects (see `fit_counts`). Each comes with sines
+    and cosines, and with a one that says that it is there; what is not given enters as zeros. The last layer starts at
+    zero, so that a network without properties and the same one with a fresh embedding are the same function.
 
     Args:
         num_properties: C.
@@ -117,7 +113,7 @@ class PropertyEmbedding(nn.Module):
         self.num_properties = num_properties
         self.register_buffer("frequencies", 2.0 ** torch.arange(-1, num_frequencies - 1), persistent=False)
         self.register_buffer("slopes", torch.zeros(num_bond_counts(num_atom_classes), num_properties))
-        self.register_buffer("unexplained", torch.ones(num_properties), persistent=False)
+        self.register_buffer("unexplained", torch.ones(num_properties))
         self.values = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim)
         self.lacking = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim, bias=False)
         self.out = nn.Linear(hidden_dim, hidden_dim)
@@ -137,10 +133,10 @@ class PropertyEmbedding(nn.Module):
         embedded: Tensor = self.out(nn.functional.silu(hidden))
         return embedded
 
-    def contributions(self, counts: Tensor) -> Tensor:
-        """Sums [B, C] of the contributions of atoms and bonds, by `bond_counts` [B, F]."""
-        sums: Tensor = counts.to(self.slopes) @ self.slopes
-        return sums
+    @property
+    def contributions(self) -> Contributions:
+        """Of atoms and bonds to the properties."""
+        return Contributions(self.slopes, self.unexplained)
 
     def _waves(self, condition: Tensor, scale: float) -> Tensor:
         """Features [B, C * (2 + 2 F)] of values [B, C], zeros where they are NaN."""
@@ -155,7 +151,7 @@ class PropertyEmbedding(nn.Module):
         """Least squares for normalised properties [M, C], NaN = not known, on `bond_counts` [M, F]."""
         self.slopes.copy_(fitted_slopes(counts, targets, ridge=0.1))
         left = (targets - self.contributions(counts.to(self.slopes)).to(targets)).square().nanmean(0).sqrt()
-        self.unexplained.copy_(left.nan_to_num(1.0).clamp(min=_LEAST_UNEXPLAINED))
+        self.unexplained.copy_(left.nan_to_num(1.0).clamp(max=1.0))
 
 
 def pair_vectors(pos: Tensor) -> Tensor:

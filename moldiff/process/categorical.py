@@ -72,10 +72,14 @@ class CategoricalProcess:
             s: next noise level [...].
             uniform: numbers [..., 2]; the first decides whether, the second what is redrawn.
         """
+        redrawn = self.redrawn(t, s, uniform[..., 0])
+        return torch.where(redrawn, draw(logits.softmax(-1), uniform[..., 1]), noisy)
+
+    def redrawn(self, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
+        """Which entries [...] a step from level t to s <= t redraws, given uniform numbers [...]; known ones never."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         share = (alpha_s - alpha_t) / (1 - alpha_t).clamp(min=1e-12) * (1 + self.corrector * alpha_t)
-        redraw = (uniform[..., 0] < share) & (t > 0)
-        return torch.where(redraw, draw(logits.softmax(-1), uniform[..., 1]), noisy)
+        return (uniform < share) & (t > 0)
 
     def loss(self, logits: Tensor, clean: Tensor, counted: Tensor) -> Tensor:
         """Cross-entropy (nats) of clean classes [...] under logits [..., K], averaged where counted [...] is True."""

@@ -121,15 +121,23 @@ class JointProcess:
             pos_noise = draws.normal(mask, 3)
             pos_noise = self._around_origin(pos_noise, mask, known)
             hydrogen_noise = draws.normal(mask, MAX_HYDROGENS, 3)
-        atoms, pairs = draws.uniform(mask)
-        atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
-        bond = self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs)
+        atom_type, bond = self.step_classes(noisy, prediction, t, s, draws)
         return noisy.replace(
             pos=self.pos.step(noisy.pos, prediction.pos, t.pos, s.pos, pos_noise) * mask[..., None],
             hydrogen=self.hydrogen.step(noisy.hydrogen, prediction.hydrogen, t.pos, s.pos, hydrogen_noise)
             * mask[..., None, None],
             atom_type=atom_type * mask,
             bond=bond * noisy.pair_mask,
+        )
+
+    def step_classes(
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Classes of the atoms [B, N] and bonds [B, N, N] after a step from level t to s, padding included."""
+        atoms, pairs = draws.uniform(noisy.node_mask)
+        return (
+            self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms),
+            self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs),
         )
 
     def bound(
