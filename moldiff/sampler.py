@@ -92,7 +92,6 @@ class PowerSampler:
     Args:
         num_steps: network calls a molecule.
         grid_power: above 1 the grid is denser towards the data.
-        grid_start: above 1 it is less dense towards the noise, where nothing is settled yet.
         corrector: corrector noise η of atom classes and bonds.
         churn: share of the ancestral noise that is drawn anew for coordinates; 0 = deterministic.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
@@ -105,8 +104,7 @@ class PowerSampler:
     """
 
     num_steps: int = 50
-    grid_power: float = 1.43
-    grid_start: float = 1.5
+    grid_power: float = 2.0
     corrector: float = 30.0
     churn: float = 0.0
     order: int = 2
@@ -116,7 +114,7 @@ class PowerSampler:
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
-        for name, low in (("grid_power", 0.1), ("grid_start", 0.1), ("corrector", 0.0), ("churn", 0.0)):
+        for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
             if not getattr(self, name) >= low:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
         if self.churn > 1:
@@ -139,7 +137,7 @@ class PowerSampler:
             atom_type=replace(process.atom_type, corrector=self.corrector),
             bond=replace(process.bond, corrector=self.corrector),
         )
-        grid = power_grid(self.num_steps, self.grid_power, self.grid_start).to(noisy.pos)
+        grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
         log_sigma = process.pos.schedule.sigma(grid.double()).log()
         lead = self.class_lead or 1.0
         noisy = self._scaled(noisy, noise_level)

@@ -19,7 +19,7 @@ from moldiff.nn.counts import Contributions, expected_bond_counts
 from moldiff.process.joint import JointProcess
 from moldiff.randomness import Draws
 
-_NUM_REDRAWS = 16
+_NUM_REDRAWS = 8
 """Draws of the classes of each step, of which the one that adds up nearest to the values is taken."""
 
 _FARTHEST = 2.0

@@ -50,9 +50,8 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
-  condition.gap=0.25  towards values the model knows; guidance=1.0 = how far,
-                      steering=0.5 = how much of what is lacking is made up for,
-                      candidates=1 = how many to choose from, by chooser=null
+  condition.gap=0.25  towards values the model knows; guidance=1.0 = how far;
+                      steering=0.5, candidates=1, chooser=null: see README
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
@@ -69,7 +68,7 @@ options and their defaults:
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       with sampler.grid_power=1.43, .grid_start=1.5, ...
+  sampler=power       with sampler.grid_power=2, .corrector=30, .churn=0
 {_COMMON}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf

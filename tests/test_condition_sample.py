@@ -93,7 +93,11 @@ def test_records_hold_what_was_asked(generator: MoleculeGenerator) -> None:
     for sample in found:
         record = sample.record()
         assert (record["asked_gap"], record["asked_mu"]) == (0.25, 99.0)
-        assert json.loads(str(record["task"])) == {"condition": {"gap": 0.25, "mu": 99.0}, "guidance": 1.5}
+        assert json.loads(str(record["task"])) == {
+            "condition": {"gap": 0.25, "mu": 99.0},
+            "guidance": 1.5,
+            "steering": 0.5,
+        }
     gap, mu = generator.checkpoint.model.properties.entries
     assert list(found.notes)[:2] == [
         f"condition.gap=0.25; trained range {gap.low:.4g} to {gap.high:.4g} Hartree",
@@ -147,7 +151,7 @@ def test_the_command_line_draws_towards_values(
 ) -> None:
     out = tmp_path / "a.sdf"
     basics = [f"model={folder}", f"out={out}", "n=3", "steps=2", "keep=[]", "workers=0", "size=7", "device=cpu"]
-    assert main(["sample", *basics, "condition.gap=0.25", "guidance=2"]) == 0
+    assert main(["sample", *basics, "condition.gap=0.25"]) == 0
     assert "moldiff: condition.gap=0.25; trained range" in capsys.readouterr().err
     text = out.read_text()
     assert text.count(">  <asked_gap>") == 3
@@ -159,6 +163,7 @@ def test_the_command_line_draws_towards_values(
         "condition.gap=high": "condition.gap: got 'high', expected a number",
         "condition=3": "condition: got 3 (a whole number), expected a group of options",
         "guidance=-1 condition.gap=0.2": "guidance: got -1, expected a number from 0 to 20",
+        "steering=2 condition.gap=0.2": "steering: got 2, expected a number from 0 to 1",
         "conditions.gap=1": "unknown option 'conditions.gap'",
     }
     for words, message in refused.items():

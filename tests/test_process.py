@@ -268,15 +268,6 @@ def test_grid_starts_at_noise_and_ends_at_the_lowest_level() -> None:
         power_grid(0)
 
 
-def test_levels_of_the_grid_are_quantiles_of_its_distribution() -> None:
-    power, start = 1.43, 1.5
-    grid = (power_grid(11, power, start) - MIN_LEVEL) / (1 - MIN_LEVEL)
-    below = 1 - (1 - grid ** (1 / power)) ** start  # Kumaraswamy's cumulative distribution
-    assert below.tolist() == pytest.approx([1 - k / 10 for k in range(11)])
-    few = power_grid(50, power, start) > 0.9
-    assert int(few.sum()) < int((power_grid(50, power) > 0.9).sum())  # fewer towards the noise
-
-
 def test_molecule_draws_do_not_depend_on_batch_or_padding() -> None:
     def drawn(index: int, indices: list[int], sizes: list[int], width: int) -> list[Tensor]:
         mask = torch.arange(width) < torch.tensor(sizes)[:, None]
@@ -314,7 +305,7 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
     def error(num_steps: int, order: int, from_noise: bool = False) -> float:
         grid = process.schedule.level(torch.linspace(-10, 10, num_steps, dtype=torch.double))
         if from_noise:
-            grid = power_grid(num_steps, 1.43, 1.5)
+            grid = power_grid(num_steps)
         noisy, previous = start, None
         for step, (t, s) in enumerate(itertools.pairwise(grid)):
             clean = gaussian_mean(noisy, process.schedule.alpha(t), process.schedule.sigma(t), mean, std)

@@ -30,21 +30,15 @@ class PowerTimes:
         return level.clamp(MIN_LEVEL, 1.0)
 
 
-def power_grid(num_steps: int, power: float = 2.0, start: float = 1.0) -> Tensor:
-    """`num_steps` levels from 1 down to MIN_LEVEL.
+def power_grid(num_steps: int, power: float = 2.0) -> Tensor:
+    """`num_steps` levels from 1 down to MIN_LEVEL, denser towards the data for power > 1.
 
-    Each level is one network call; the last call's answer is the sample. The levels are quantiles of the distribution
-    of Kumaraswamy (1980, J. Hydrol. 46, 79) with the exponents 1 / power and start, which is close to a Beta.
-
-    Args:
-        num_steps: network calls.
-        power: above 1 the grid is denser towards the data.
-        start: above 1 it is less dense towards the noise.
+    Each level is one network call; the last call's answer is the sample.
 
     Raises:
         MoldiffError: for fewer than one step.
     """
     if num_steps < 1:
         raise MoldiffError(f"steps: got {num_steps}, expected at least 1")
-    done = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-    return MIN_LEVEL + (1 - MIN_LEVEL) * (1 - done ** (1 / start)) ** power
+    fraction = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    return MIN_LEVEL + (1 - MIN_LEVEL) * fraction**power
