@@ -56,13 +56,14 @@ class Steering:
 
     def hear(self, prediction: Prediction, noisy: MolBatch) -> None:
         """Take note of an estimate."""
-        lacking = self.asked - self.contributions(expected_bond_counts(prediction, noisy))
+        lacking = self.lacking(prediction, noisy)
         self._more = (self._more + self._gain * lacking).clamp(-_FARTHEST, _FARTHEST)
 
-    def distances(self, counts: Tensor) -> Tensor:
-        """Squared distances [B] of what `bond_counts` [B, F] add up to from the values asked for."""
-        lacking = (self.asked - self.contributions(counts)) * self.contributions.explained
-        return lacking.square().nansum(1)
+    def lacking(self, prediction: Prediction, batch: MolBatch, settled: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """What an estimate lacks of the values [B, C], see `expected_bond_counts`; NaN where none is asked for."""
+        # Small differences of large sums, which bfloat16 would blur.
+        with torch.autocast(batch.pos.device.type, enabled=False):
+            return self.asked - self.contributions(expected_bond_counts(prediction, batch, settled))
 
     def process(self, process: JointProcess) -> JointProcess:
         """The process with steps that draw the classes several times and take what adds up best."""
@@ -105,7 +106,7 @@ class SteeredProcess(JointProcess):
     def _drawn(
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One draw of the classes, and how far [B] it is off; what it has not redrawn counts as it is expected."""
+        """How far off [B] a draw of the classes is, and the draw; what it does not redraw counts as it is expected."""
         atoms, pairs = draws.uniform(noisy.node_mask)
         atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
         bond = self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs)
@@ -114,4 +115,5 @@ class SteeredProcess(JointProcess):
             self.bond.redrawn(t.bond, s.bond, pairs[..., 0]),
         )
         drawn = noisy.replace(atom_type=atom_type * noisy.node_mask, bond=bond * noisy.pair_mask)
-        return self.steering.distances(expected_bond_counts(prediction, drawn, redrawn)), atom_type, bond
+        lacking = self.steering.lacking(prediction, drawn, redrawn) * self.steering.contributions.explained
+        return lacking.square().nansum(1), atom_type, bond
