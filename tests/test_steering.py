@@ -55,6 +55,14 @@ def test_the_network_is_told_more_of_what_is_lacking() -> None:
     torch.testing.assert_close(steering.told(batch).condition, asked + more, equal_nan=True)
 
 
+def test_what_is_lacking_is_exact_where_the_network_is_not() -> None:
+    batch = random_batch([4, 5])
+    steering = Steering(hydrogens_counted(), torch.tensor([[300.0], [301.0]]), torch.tensor([True, True]), 0.5)
+    lacking = steering.lacking(random_prediction(batch), batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(steering.lacking(random_prediction(batch), batch), lacking)
+
+
 def test_the_nearest_draw_is_taken() -> None:
     batch, process = random_batch([5, 4]), small_process(corrector=1000.0)  # every class is redrawn
     prediction = random_prediction(batch)
