@@ -51,7 +51,7 @@ options and their defaults:
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
   condition.gap=0.25  towards values the model knows; guidance=1.0 = how far;
-                      steering=0.5, candidates=1, chooser=null: see README
+                      steering=0.5 candidates=1 chooser=null as in the README
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
   keep=[valid]        any of valid, unique, novel; [] = all as they came
