@@ -23,7 +23,6 @@ from moldiff.vocabulary import Vocabulary
 BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
-TimeDistribution = Callable[[int, torch.Generator], Tensor]
 _LEAST_UNEXPLAINED = 0.1
 """Standard deviations of a property that its contributions are taken to leave unexplained at least."""
 
@@ -33,6 +32,7 @@ MAX_GUIDANCE = 20.0
 STEERING = 0.5
 """How much of what is lacking of a value is made up for in every network call, unless told otherwise."""
 
+TimeDistribution = Callable[[int, torch.Generator], Tensor]
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
 TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
 

@@ -47,7 +47,8 @@ class Steering:
         contributions = model.contributions
         if not model.steering or noisy.condition is None or contributions is None:
             return None
-        free = (level.atom > 0).any(1) | (level.bond > 0).flatten(1).any(1)
+        atoms, bonds = (level.atom > 0) & noisy.node_mask, (level.bond > 0) & noisy.pair_mask
+        free = atoms.any(1) | bonds.flatten(1).any(1)
         return cls(contributions, noisy.condition, free, model.steering)
 
     def told(self, noisy: MolBatch) -> MolBatch:

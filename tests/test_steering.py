@@ -31,6 +31,13 @@ from moldiff.steering import Steering
 HYDROGENS = torch.from_numpy(VOCABULARY.table[:, 2]).float()
 
 
+def steerable_model() -> MoleculeDiffusion:
+    """A conditional model whose contributions explain three quarters of both properties."""
+    model = conditional_model().float()
+    model.contributions.unexplained.fill_(0.5)  # type: ignore[union-attr]
+    return model
+
+
 def hydrogens_counted(explained: Sequence[float] = (1.0,)) -> Contributions:
     """Properties that are the number of hydrogens, in so many shares."""
     slopes = torch.zeros(num_bond_counts(NUM_CLASSES), len(explained))
@@ -93,6 +100,25 @@ def test_what_is_known_stays_and_counts() -> None:
     assert torch.equal(found.atom_type[0, :3], batch.atom_type[0, :3])
 
 
+def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding() -> None:
+    model = GuidedDiffusion(steerable_model(), scale=1.0)
+    given = random_batch([3], width=3)
+    known = Start(
+        given.replace(pos=given.pos.float(), hydrogen=given.hydrogen.float(), condition=torch.tensor([[1.0, 4.0]])),
+        NoiseLevel(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 3, 3)),
+    )
+    told = []
+    for starts in ([known], [known, start(5, (1.0, 4.0))]):
+        stacked = stack_starts(starts)
+        noisy = model.to_model_units(stacked.clean)
+        steering = Steering.of(model, noisy, stacked.level)
+        assert steering is not None
+        steering.hear(random_prediction(noisy), noisy)
+        told.append(steering.told(noisy).condition)
+        assert torch.equal(told[-1][0], noisy.condition[0])  # type: ignore[index]
+    assert not torch.equal(told[1][1], noisy.condition[1])  # type: ignore[index]
+
+
 class Sluggish(nn.Module):
     """Goes half of the way towards the number of hydrogens that it is told, and has no coordinates in mind."""
 
@@ -138,7 +164,7 @@ def test_steering_gets_nearer() -> None:
 
 
 def test_steered_molecules_do_not_depend_on_their_batch() -> None:
-    model = GuidedDiffusion(conditional_model().float(), scale=1.0)
+    model = GuidedDiffusion(steerable_model(), scale=1.0)
     starts = [start(size, values) for size, values in ((5, (1.0, 4.0)), (3, (math.nan, 2.0)), (4, (2.0, math.nan)))]
     together = drawn(model, starts, range(3))
     for row, one in enumerate(starts):
@@ -149,7 +175,7 @@ def test_steered_molecules_do_not_depend_on_their_batch() -> None:
 
 @pytest.mark.parametrize(("scale", "steering"), [(0.0, 0.5), (1.0, 0.0)])
 def test_without_steering_nothing_changes(scale: float, steering: float) -> None:
-    model = conditional_model().float()
+    model = steerable_model()
     guided = GuidedDiffusion(model, scale=scale, steering=steering)
     plain = GuidedDiffusion(model, scale=scale, steering=0.0)
     starts = [start(5, (1.0, 4.0))]
