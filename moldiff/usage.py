@@ -194,8 +194,8 @@ options and their defaults:
                       .csv, .tsv (each also .gz) and .parquet
   data=qm9            instead: QM9, needs pip install "moldiff[qm9]"
   data=drugs          or PDB ligands and data.num_moses=300000 molecules of
-                      MOSES with ETKDGv3 + MMFF94s, "moldiff[drugs]"; goes on
-                      where it was ended
+                      MOSES with ETKDGv3 + MMFF94s; goes on where it was ended.
+                      Needs "moldiff[drugs]" and pip install --no-deps molsets
   out=prepared/qm9    the folder to make; for data.path: prepared/ and its name.
                       Made anew only after a change of content or options
   limit=null          only so many records; null = all

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from by_hand import UNREADABLE, WATER_OFFSETS, fractions, from_smiles, molecule, samples, too_many_bonds, values, water
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
-from rich.console import Console
 from safetensors.numpy import save_file
 
 from moldiff import chem
-from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
 from moldiff.metrics.distance_lookup import (
     DOUBLE_BOND_PM,
@@ -33,59 +29,9 @@ from moldiff.metrics.distance_lookup import (
 from moldiff.metrics.novelty import NoveltyIndex, novelty
 from moldiff.metrics.summary import NO_REFERENCE, NOTHING_COUNTED, quality, score
 from moldiff.metrics.validity import validity
-from moldiff.report import Report, format_value, markdown, summary_table
-from moldiff.results import InvalidMolecule, MetricResult, Status
+from moldiff.report import Report
+from moldiff.results import Status
 from moldiff.vocabulary import AtomClass, Vocabulary
-
-UNREADABLE = InvalidMolecule(Status.UNREADABLE, "record 3: no atom block")
-
-
-def molecule(z, pos, bonds=(), hydrogens=None, charges=None, offsets=None) -> Molecule:
-    """Heavy atoms, bonds (i, j, order) and hydrogen counts; offsets default to distinct directions of 1 Å."""
-    n = len(z)
-    count = np.array(hydrogens if hydrogens is not None else [0] * n)
-    if offsets is None:
-        directions = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 3**0.5
-        offsets = np.where((np.arange(4) < count[:, None])[..., None], directions, 0.0)
-    charge = np.array(charges if charges is not None else [0] * n)
-    bond = np.array(bonds, dtype=np.int64).reshape(-1, 3)
-    return Molecule(np.array(pos, dtype=float), np.array(z), charge, count, np.array(offsets, dtype=float), bond)
-
-
-def from_smiles(text: str, *, embed: bool = False) -> Molecule:
-    """The explicit graph of a SMILES; coordinates are arbitrary unless `embed`."""
-    mol = Chem.AddHs(Chem.MolFromSmiles(text))
-    if embed:
-        assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
-    else:
-        conformer = Chem.Conformer(mol.GetNumAtoms())
-        conformer.SetPositions(np.random.default_rng(0).normal(size=(mol.GetNumAtoms(), 3)) * 5)
-        mol.AddConformer(conformer)
-    converted = chem.from_rdkit(mol)
-    assert isinstance(converted, Molecule)
-    return converted
-
-
-WATER_OFFSETS = [[[0.0, 0.7572, -0.5865], [0.0, -0.7572, -0.5865], [0, 0, 0], [0, 0, 0]]]
-
-
-def water(at=(0.0, 0.0, 0.0)) -> Molecule:
-    return molecule([8], [at], hydrogens=[2], offsets=WATER_OFFSETS)
-
-
-def too_many_bonds() -> Molecule:
-    """C(C)(C)(C)(C)C: a carbon with five methyl groups."""
-    pos = [[0, 0, 0], [1.5, 0, 0], [-1.5, 0, 0], [0, 1.5, 0], [0, -1.5, 0], [0, 0, 1.5]]
-    return molecule([6] * 6, pos, [(0, k, 1) for k in range(1, 6)], [0, 3, 3, 3, 3, 3])
-
-
-def values(results) -> dict[str, float | None]:
-    return {result.name: result.value for result in results}
-
-
-def fractions(results) -> dict[str, tuple[float, float]]:
-    return {result.name: (result.numerator, result.denominator) for result in results}
-
 
 # --- P1: distance lookup ---
 
@@ -306,12 +252,6 @@ def test_b48_one_broken_molecule_does_not_abort_the_rest():
 # --- uniqueness and novelty ---
 
 
-def samples() -> list[Molecule | InvalidMolecule]:
-    """CCO, OCC, CCO, C(C)(C)(C)(C)C, CC, and C1CC, which is no SMILES."""
-    ethanol = [from_smiles(text) for text in ("CCO", "OCC", "CCO")]
-    return [*ethanol, too_many_bonds(), from_smiles("CC"), InvalidMolecule(Status.UNREADABLE, "ring not closed")]
-
-
 def test_b42_each_number_has_its_own_denominator():
     scores = score(samples(), NoveltyIndex.of(["CC"]))
     found = fractions(scores.results)
@@ -430,73 +370,3 @@ def test_index_files_that_cannot_be_used(tmp_path):
     for path in bad.values():
         with pytest.raises(MoldiffError, match="novelty reference"):
             NoveltyIndex.load(path)
-
-
-# --- reports ---
-
-
-def report() -> Report:
-    scores = score(samples())
-    return Report(scores.results, [vars(row) for row in scores.rows], {"input": "samples.sdf"}, scores.notes)
-
-
-def test_json_is_strict_and_complete(tmp_path):
-    def refuse(constant):
-        raise ValueError(constant)
-
-    paths = report().write(tmp_path / "out")
-    document = json.loads(paths[0].read_text(), parse_constant=refuse)
-    assert document["options"] == {"input": "samples.sdf"}
-    assert set(document["versions"]) == {"moldiff", "rdkit", "numpy", "python"}
-    assert len(document["molecules"]) == 6
-    novel = next(row for row in document["results"] if row["name"] == "p2_novel")
-    assert novel["value"] is None
-    assert novel["note"] == NO_REFERENCE
-    assert all(row["definition"] for row in document["results"])
-
-
-def test_numbers_that_are_not_finite_become_null():
-    document = Report([MetricResult("p9_sum", float("nan"), 2, "A sum.")], [{"x": np.float32("inf")}]).to_dict()
-    text = json.dumps(document, allow_nan=False)
-    assert json.loads(text)["results"][0]["value"] is None
-    assert json.loads(text)["molecules"] == [{"x": None}]
-
-
-def test_csv_has_one_line_per_record(tmp_path):
-    path = report().write(tmp_path)[2]
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "valence", "ok", "unreadable"]
-    assert rows[5]["smiles"] == ""
-
-
-def test_protocols_never_share_a_table():
-    one = report()
-    tables = one.tables()
-    assert [table.title.split(":")[0] for table in tables] == ["P1", "P2"]
-    text = one.markdown()
-    first, second = text.split("### P2")
-    assert "valid trimmed" in first
-    assert "valid trimmed" not in second
-    assert "rejected: valence" in second
-    assert "rejected: radical" not in second  # nothing was
-
-
-def test_markdown_columns_of_a_model_card():
-    raw, decoded = [MetricResult("p2_valid", 3, 4, "d")], [MetricResult("p2_valid", 4, 4, "d")]
-    text = markdown({"model, raw": raw, "model, decoded": decoded, "real test molecules": []})
-    assert "| metric | model, raw | model, decoded | real test molecules |" in text
-    assert "| valid | 75.00 % (3/4) | 100.00 % (4/4) | – |" in text
-
-
-def test_values_for_people():
-    assert format_value(MetricResult("p2_valid", 1, 3, "d")) == "33.33 %"
-    assert format_value(MetricResult("energy_mean", 12.5, 2, "d")) == "6.25"
-    assert format_value(MetricResult("p2_novel", 0, 0, "d")) == "–"
-
-
-def test_sampling_summary_accounts_for_every_molecule():
-    console = Console(width=100, file=io.StringIO())
-    console.print(summary_table(score(samples()).results, asked=6, drawn=8, path="out.sdf"))
-    text = console.file.getvalue()
-    for expected in ("asked", "drawn", "4/6", "2/4", "rejected: valence", "rejected: unreadable", "out.sdf"):
-        assert expected in text

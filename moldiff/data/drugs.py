@@ -218,7 +218,9 @@ def _moses_smiles() -> list[str]:
     places = list(spec.submodule_search_locations or []) if spec else []
     tables = [Path(place) / "dataset" / "data" / "train.csv.gz" for place in places]
     if not tables or not tables[0].is_file():
-        raise MoldiffError('data=drugs needs the package molsets, which is not installed: pip install "moldiff[drugs]"')
+        # Without its dependencies, for pomegranate no longer builds.
+        advice = "pip install --no-deps molsets"
+        raise MoldiffError(f"data=drugs needs the package molsets, which is not installed: {advice}")
     with gzip.open(tables[0], "rt", encoding="utf-8") as file:
         next(file)  # the header
         return [line.partition(",")[0].strip() for line in file]
