@@ -18,11 +18,12 @@ import torch
 
 from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, seconds, verdict
 from moldiff.batch import Molecule
-from moldiff.drawing import Beginning, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
+from moldiff.drawing import Beginning, Chunk, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
 from moldiff.hardware import can_compile, is_out_of_memory
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
 from moldiff.pool import Failure, available_cpus, stream_limited
+from moldiff.restart import Outcome, joined, outcomes, sampler_of_restart
 from moldiff.sampler import PowerSampler, SamplerState, Start
 
 _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
@@ -155,13 +156,19 @@ class Recipe:
             arithmetic=self.arithmetic,
         )
         for chunk, drawn in drawing:
-            molecules, mended = drawn.decode(self.decode)
-            for row, (beginning, molecule) in enumerate(zip(chunk, molecules, strict=True)):
-                frames = None if drawn.frames is None else drawn.frames[row]
-                place = beginning.index, beginning.candidate
-                found[place] = self._judged(beginning, molecule, mended[row], frames)
+            ends = joined(chunk, drawn, self._redraw) if self.decode == "valence" else outcomes(drawn, self.decode)
+            for beginning, end in zip(chunk, ends, strict=True):
+                found[beginning.index, beginning.candidate] = self._judged(beginning, end)
             finished += len(chunk)
         return [found[beginning.index, beginning.candidate] for beginning in beginnings]
+
+    def _redraw(self, beginnings: Sequence[Beginning]) -> Iterator[tuple[list[Beginning], Chunk]]:
+        """Molecules drawn on from restarts."""
+        sampler = sampler_of_restart(self.sampler)
+        num_frames = sampler.num_steps if self.trajectory else 0
+        return draw_within(
+            self.budget, self.model, sampler, beginnings, num_frames=num_frames, arithmetic=self.arithmetic
+        )
 
     def _chosen(self, beginnings: Sequence[Beginning], every: Sequence[Drawn]) -> list[Drawn]:
         """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""
@@ -175,13 +182,11 @@ class Recipe:
                 best[drawn.index] = rank, drawn
         return [drawn for _, drawn in best.values()]
 
-    def _judged(
-        self, beginning: Beginning, molecule: Molecule, mended: bool, frames: tuple[Molecule, ...] | None
-    ) -> Drawn:
-        finished = self.task.finish(beginning.index, beginning.start, molecule)
+    def _judged(self, beginning: Beginning, end: Outcome) -> Drawn:
+        finished = self.task.finish(beginning.index, beginning.start, end.molecule)
         verdict = judge(finished.molecule, self.model.vocabulary)
-        frames = None if frames is None else tuple(finished.in_its_frame(frame) for frame in frames)
-        return Drawn(beginning.index, finished.molecule, mended, verdict, finished.fields, finished.problem, frames)
+        frames = None if end.frames is None else tuple(finished.in_its_frame(frame) for frame in end.frames)
+        return Drawn(beginning.index, finished.molecule, end.mended, verdict, finished.fields, finished.problem, frames)
 
     def mean_pairs(self, first: int) -> float:
         """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""

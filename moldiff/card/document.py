@@ -18,6 +18,7 @@ from moldiff.card.limits import limits
 from moldiff.checkpoint import Checkpoint, write_atomically
 from moldiff.data.dataset import PreparedSet
 from moldiff.report import markdown, versions, write_json
+from moldiff.restart import ATTEMPTS, LEVEL, sampler_of_restart
 from moldiff.results import MetricResult
 from moldiff.sampler import PowerSampler
 
@@ -90,6 +91,8 @@ def _facts(
         "classes": str(checkpoint.model.vocabulary),
         "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
+        "restarts": f"of decoded molecules in pieces: up to {ATTEMPTS}, each from noise level {LEVEL} in "
+        f"{sampler_of_restart(sampler).num_steps} calls; raw molecules have none",
         "delivered": f"{valid:,} valid of {valid + sum(delivered.refused.values()):,} drawn; refused: {refused}",
         "sampling speed": f"{number / drawn.seconds:.1f} molecules a second, decoding included, {processes}",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",

@@ -31,6 +31,7 @@ from moldiff.data.packed import load_arrays, pack, save_arrays, unpack
 from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, draw_within
 from moldiff.errors import MoldiffError
 from moldiff.pool import available_cpus
+from moldiff.restart import ATTEMPTS, LEVEL, joined, sampler_of_restart
 from moldiff.results import InvalidMolecule, MetricResult
 from moldiff.sampler import PowerSampler
 
@@ -54,7 +55,8 @@ class Drawn:
 
     Attributes:
         raw: the most probable classes as they are.
-        decoded: the most probable molecules that obey valence rules, from the same network calls.
+        decoded: the most probable molecules that obey valence rules, from the same network calls and, of those in
+            pieces, from restarts.
         seconds: of processor time a process, decoding included, so that other work on the machine does not count.
         processes: that shared the work.
     """
@@ -115,7 +117,8 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> Pair:
     budget = MemoryBudget.of(next(model.parameters()).device)
     found: dict[int, tuple[Molecule, Molecule]] = {}
     for chunk, drawn in draw_within(budget, model, sampler, beginnings):
-        pairs = zip(drawn.decode("raw")[0], drawn.decode("valence")[0], strict=True)
+        ends = joined(chunk, drawn, partial(draw_within, budget, model, sampler_of_restart(sampler)))
+        pairs = zip(drawn.decode("raw")[0], [end.molecule for end in ends], strict=True)
         found |= {one.index: pair for one, pair in zip(chunk, pairs, strict=True)}
     raw, decoded = zip(*(found[index] for index in indices), strict=True)
     return list(raw), list(decoded)
@@ -174,7 +177,7 @@ def draw_all(
 
 def _key(folder: Path, sampler: PowerSampler) -> str:
     """What tells the parts of one model and sampler from those of others."""
-    settings = f"{load_checkpoint(folder).weights_hash} {SEED} {sorted(asdict(sampler).items())}"
+    settings = f"{load_checkpoint(folder).weights_hash} {SEED} {sorted(asdict(sampler).items())} {LEVEL} {ATTEMPTS}"
     return hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
 
 

@@ -1,0 +1,129 @@
+"""Restarts: a molecule that came out in pieces is noised again, part of the way, and drawn on from there.
+
+Noise that is added again lets a sampler correct what it got wrong before (Restart sampling, Xu et al. 2023,
+arXiv:2306.14878). Here only those molecules get it that could not be delivered, which is cheaper than drawing others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from moldiff.batch import Molecule, NoiseLevel
+from moldiff.drawing import Beginning, Chunk
+from moldiff.sampler import PowerSampler
+
+LEVEL = 0.75
+"""Noise level that a restart goes back to, at most."""
+
+ATTEMPTS = 2
+"""Restarts of a molecule at the most."""
+
+_SHARE = 0.4
+"""Network calls of a restart, as a share of those of a whole run."""
+
+Redraw = Callable[[Sequence[Beginning]], Iterable[tuple[list[Beginning], Chunk]]]
+"""Draws molecules in batches, each of which comes with the beginnings it is of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a beginning came to.
+
+    Attributes:
+        molecule: decoded (Å).
+        mended: its most probable classes broke a valence rule, and others were found.
+        frames: the way from noise to it, through all restarts (Å); None = not kept.
+    """
+
+    molecule: Molecule
+    mended: bool
+    frames: tuple[Molecule, ...] | None
+
+    def behind(self, earlier: Outcome) -> Outcome:
+        """With the way to the one that it was restarted from."""
+        frames = None if self.frames is None or earlier.frames is None else earlier.frames + self.frames
+        return replace(self, frames=frames)
+
+
+def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
+    """The molecules of a batch, decoded by a rule, see `Chunk.decode`."""
+    molecules, mended = drawn.decode(rule)
+    every = enumerate(zip(molecules, mended, strict=True))
+    return [Outcome(*end, None if drawn.frames is None else drawn.frames[row]) for row, end in every]
+
+
+def sampler_of_restart(sampler: PowerSampler) -> PowerSampler:
+    """How to step from a restart down to the data."""
+    return replace(sampler, num_steps=max(1, round(_SHARE * sampler.num_steps)))
+
+
+def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> list[Outcome]:
+    """The molecules of a batch by valence rules, those that come in pieces drawn on from restarts.
+
+    What is known of a molecule stays as it is, and what becomes of it does not depend on the others of its batch.
+
+    Args:
+        beginnings: of the molecules of the batch.
+        drawn: the batch.
+        redraw: draws with `sampler_of_restart`.
+    """
+    found = outcomes(drawn, "valence")
+    rows = {(one.index, one.candidate): row for row, one in enumerate(beginnings)}
+    parts = [(beginnings, drawn, found)]
+    for _ in range(ATTEMPTS):
+        again = [
+            _restart(one, part, row)
+            for chunk, part, ends in parts
+            for row, (one, end) in enumerate(zip(chunk, ends, strict=True))
+            if in_pieces(end.molecule)
+        ]
+        if not again:
+            break
+        parts = [(chunk, part, outcomes(part, "valence")) for chunk, part in redraw(again)]
+        for chunk, _, ends in parts:
+            for one, end in zip(chunk, ends, strict=True):
+                row = rows[one.index, one.candidate]
+                found[row] = end.behind(found[row])
+    return found
+
+
+def in_pieces(molecule: Molecule) -> bool:
+    """Whether the heavy atoms do not all hang together."""
+    number = molecule.num_heavy_atoms
+    first, second = molecule.bonds[:, 0], molecule.bonds[:, 1]
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(number, number))
+    return bool(connected_components(graph, directed=False, return_labels=False) > 1)
+
+
+def _restart(beginning: Beginning, drawn: Chunk, row: int) -> Beginning:
+    """A beginning at the estimate of a molecule, with random numbers of its own."""
+    start, size, estimate = beginning.start, beginning.size, drawn.prediction
+    level = start.level
+
+    def unless_known(estimated: Tensor, known: Tensor, level: Tensor) -> Tensor:
+        free = (level > 0).reshape(level.shape + (1,) * (known.dim() - level.dim()))
+        return torch.where(free, estimated.to(known), known)
+
+    atom_type = estimate.atom_type[row, :size].argmax(-1)[None]
+    bond = estimate.bond[row, :size, :size].argmax(-1)[None]
+    clean = start.clean.replace(
+        pos=unless_known(estimate.pos[row, :size][None], start.clean.pos, level.pos),
+        hydrogen=unless_known(estimate.hydrogen[row, :size][None], start.clean.hydrogen, level.pos),
+        atom_type=unless_known(atom_type, start.clean.atom_type, level.atom),
+        bond=unless_known(bond, start.clean.bond, level.bond),
+    )
+    back = NoiseLevel(level.pos.clamp(max=LEVEL), level.atom.clamp(max=LEVEL), level.bond.clamp(max=LEVEL))
+    return replace(beginning, generator=_next(beginning.generator), start=replace(start, clean=clean, level=back))
+
+
+def _next(generator: torch.Generator) -> torch.Generator:
+    """Another source of random numbers, which follows from a source that stays as it is."""
+    seed = torch.randint(2**62, (1,), generator=generator.clone_state())
+    return torch.Generator().manual_seed(int(seed))
