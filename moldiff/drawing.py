@@ -16,7 +16,7 @@ from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction, to_molecul
 from moldiff.data.hydrogens import with_ideal_hydrogens
 from moldiff.decode import Decoded, Total, decode_raw, decode_valence
 from moldiff.errors import MoldiffError
-from moldiff.hardware import is_out_of_memory
+from moldiff.hardware import is_out_of_memory, one_thread
 from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.sampler import Sampler, SamplerState, Start, run_sampler
@@ -286,7 +286,7 @@ def draw_chunk(
             recorder(state)
 
     draws = MoleculeDraws([beginning.generator for beginning in beginnings], device=device)
-    with arithmetic.autocast(device):
+    with one_thread(device), arithmetic.autocast(device):
         prediction = run_sampler(model, sampler, start, draws, on_step=watch)
     totals = [beginning.totals for beginning in beginnings]
     return Chunk(model, start, prediction, totals, None if recorder is None else recorder.trajectories())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -50,3 +52,20 @@ def can_compile(device: torch.device) -> bool:
         return True
     has_avx512 = getattr(torch.cpu, "_is_avx512_supported", lambda: False)()
     return bool(has_avx512) and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Work of torch's on a CPU in one thread, and so to the same last digit whatever number of threads there is.
+
+    Batches of molecules are too small for more: two threads take as long as one, or longer. Cores are for processes.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ import torch
 from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, seconds, verdict
 from moldiff.batch import Molecule
 from moldiff.drawing import Beginning, Chunk, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
-from moldiff.hardware import can_compile, is_out_of_memory
+from moldiff.hardware import can_compile, is_out_of_memory, one_thread
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
 from moldiff.pool import Failure, available_cpus, stream_limited
@@ -35,11 +35,8 @@ _MIN_TAIL = 8  # molecules of a block behind those that are needed at the least
 _CALL_SECONDS = 1.4e-3
 """A network call for one molecule of 9 heavy atoms on one core of the machine the shipped model was trained on."""
 
-_START_SECONDS = 3.5
+_START_SECONDS = 5.0
 """What workers take to start."""
-
-_THREADS_GAIN = 1.65
-"""How much faster all threads of one process are than one thread; batches are too small for more than two."""
 
 _TRIAL_SECONDS, _GPU_TRIAL_SECONDS = 3_600.0, 360_000.0
 """Seconds on one core from which on compiling, which takes some minutes, is tried."""
@@ -174,7 +171,8 @@ class Recipe:
         """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""
         distances = [0.0] * len(every)
         if self.choice is not None:
-            distances = self.choice.distances([one.start for one in beginnings], [drawn.molecule for drawn in every])
+            with one_thread(self.device):
+                distances = self.choice.distances([one.start for one in beginnings], [one.molecule for one in every])
         best: dict[int, tuple[tuple[bool, bool, float], Drawn]] = {}
         for drawn, distance in zip(every, distances, strict=True):
             rank = drawn.problem is not None, drawn.verdict.canonical is None, distance
@@ -233,14 +231,14 @@ class Blocks:
 def choose_workers(recipe: Recipe, first: int, needed: int) -> int:
     """How many worker processes to share the work among; 0 = none, all is done here.
 
-    As many single-thread processes as torch may use threads draw faster than one process with all threads, once they
-    have started; on two cores that pays from about 600 molecules of QM9's size on.
+    As many processes as torch may use threads, once they have started; on two cores that pays from about 150 molecules
+    of QM9's size on, or 30 drug-like ones.
     """
     processes = min(available_cpus(), torch.get_num_threads())
     if recipe.device.type != "cpu" or processes < 2:
         return 0
     total = core_seconds(recipe, first, needed)
-    return processes if _START_SECONDS + total / processes < total / _THREADS_GAIN else 0
+    return processes if _START_SECONDS + total / processes < total else 0
 
 
 def core_seconds(recipe: Recipe, first: int, needed: int) -> float:

@@ -65,6 +65,14 @@ def test_workers_draw_the_molecules_of_one_process(generator: MoleculeGenerator)
     assert (shared.drawn, shared.results, shared.complete) == (alone.drawn, alone.results, True)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_molecules_do_not_depend_on_the_number_of_threads(generator: MoleculeGenerator) -> None:
+    alone = bits(generator.sample(20, sampler=FAST, keep=(), workers=0))
+    torch.set_num_threads(4)
+    assert bits(generator.sample(20, sampler=FAST, keep=(), workers=0)) == alone
+    assert torch.get_num_threads() == 4
+
+
 def test_a_block_whose_worker_died_is_drawn_again(
     generator: MoleculeGenerator, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -236,8 +244,8 @@ def test_workers_are_for_long_runs(generator: MoleculeGenerator, monkeypatch: py
     monkeypatch.setattr("moldiff.recipe.available_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     recipe = generator.run(1).recipe
-    assert [choose_workers(recipe, 0, n) for n in (1, 100, 2000)] == [0, 0, 2]
-    assert choose_workers(generator.run(1, size=40).recipe, 0, 200) == 2
+    assert [choose_workers(recipe, 0, n) for n in (1, 100, 400, 2000)] == [0, 0, 2, 2]
+    assert choose_workers(generator.run(1, size=40).recipe, 0, 50) == 2
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     assert choose_workers(recipe, 0, 100_000) == 0
 
