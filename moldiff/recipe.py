@@ -70,6 +70,7 @@ class Drawn:
         index: its number within the run.
         molecule: the molecule (Å).
         mended: the most probable classes broke a valence rule, and decoding found others.
+        restarts: it came out in pieces, and was drawn on from so many.
         verdict: outcome of the validity check.
         fields: what its record says of the task.
         problem: why it is not what the task asked for; None = it is.
@@ -79,6 +80,7 @@ class Drawn:
     index: int
     molecule: Molecule
     mended: bool
+    restarts: int
     verdict: Verdict
     fields: Mapping[str, Value | None]
     problem: str | None
@@ -184,7 +186,16 @@ class Recipe:
         finished = self.task.finish(beginning.index, beginning.start, end.molecule)
         verdict = judge(finished.molecule, self.model.vocabulary)
         frames = None if end.frames is None else tuple(finished.in_its_frame(frame) for frame in end.frames)
-        return Drawn(beginning.index, finished.molecule, end.mended, verdict, finished.fields, finished.problem, frames)
+        return Drawn(
+            index=beginning.index,
+            molecule=finished.molecule,
+            mended=end.mended,
+            restarts=end.restarts,
+            verdict=verdict,
+            fields=finished.fields,
+            problem=finished.problem,
+            frames=frames,
+        )
 
     def mean_pairs(self, first: int) -> float:
         """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""

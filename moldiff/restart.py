@@ -40,16 +40,18 @@ class Outcome:
         molecule: decoded (Å).
         mended: its most probable classes broke a valence rule, and others were found.
         frames: the way from noise to it, through all restarts (Å); None = not kept.
+        restarts: how many there were.
     """
 
     molecule: Molecule
     mended: bool
     frames: tuple[Molecule, ...] | None
+    restarts: int = 0
 
     def behind(self, earlier: Outcome) -> Outcome:
-        """With the way to the one that it was restarted from."""
+        """As the outcome of a restart from an earlier one."""
         frames = None if self.frames is None or earlier.frames is None else earlier.frames + self.frames
-        return replace(self, frames=frames)
+        return replace(self, frames=frames, restarts=earlier.restarts + 1)
 
 
 def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:

@@ -172,7 +172,17 @@ class SamplingRun:
         name = f"{self.checkpoint.name}-{self.recipe.seed}-{drawn.index}"
         molecule = replace(drawn.molecule, name=name)
         origin = {**self.settings(), "index": drawn.index, "size": molecule.num_heavy_atoms}
-        return SampledMolecule(molecule, drawn.verdict, novel, unique, drawn.mended, origin, drawn.fields, drawn.frames)
+        return SampledMolecule(
+            molecule=molecule,
+            verdict=drawn.verdict,
+            novel=novel,
+            unique=unique,
+            mended=drawn.mended,
+            restarts=drawn.restarts,
+            origin=origin,
+            task=drawn.fields,
+            trajectory=drawn.frames,
+        )
 
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""

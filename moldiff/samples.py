@@ -26,6 +26,7 @@ class SampledMolecule:
         novel: not among the training molecules; None = not valid, or the model has no list of them.
         unique: the first valid one of its run with its structure; None = not valid.
         mended: the most probable classes broke a valence rule, and decoding found others.
+        restarts: it came out in pieces, and was drawn on from so many, see `moldiff.restart`.
         origin: model, weights, seed, index and settings: all that is needed to draw it again.
         task: what its record says of the task it was drawn for.
         trajectory: frames from noise on (Å), see `moldiff.trajectory`; None = not kept.
@@ -36,6 +37,7 @@ class SampledMolecule:
     novel: bool | None
     unique: bool | None
     mended: bool
+    restarts: int
     origin: Mapping[str, str | int | float]
     task: Mapping[str, Value | None] = field(default_factory=dict)
     trajectory: tuple[Molecule, ...] | None = None
@@ -80,6 +82,7 @@ class SampledMolecule:
             "unique": self.unique,
             "novel": self.novel,
             "mended": self.mended,
+            "restarts": self.restarts,
             **self.task,
             **self.origin,
         }

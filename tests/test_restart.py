@@ -93,6 +93,7 @@ def test_only_molecules_in_pieces_are_drawn_on(rounds: int, whole: bool) -> None
     assert redraw.asked == [[4, 9]] * min(rounds, ATTEMPTS)
     assert [in_pieces(one.molecule) for one in found] == [not whole, False, not whole]
     np.testing.assert_array_equal(found[1].molecule.hydrogen_offset, before[1].molecule.hydrogen_offset)
+    assert [one.restarts for one in found] == [min(rounds, ATTEMPTS), 0, min(rounds, ATTEMPTS)]
     assert [len(one.frames or ()) for one in found] == [1 + min(rounds, ATTEMPTS), 1, 1 + min(rounds, ATTEMPTS)]
 
 

@@ -54,13 +54,14 @@ class Settings:
     def raw(self, sample: SampledMolecule, task: Request) -> SampledMolecule:
         """The same molecule with the most probable class of every atom and pair.
 
-        Only where decoding mended it is it another one, and drawn again.
+        Only where decoding mended it, or a restart joined it, is it another one, and drawn again.
 
         Args:
             sample: a decoded molecule.
             task: what it was drawn for, without the others of its run.
         """
-        return self._drawn(task, sample.index, 1, 1, "raw")[0] if sample.mended else sample
+        is_another = sample.mended or sample.restarts > 0
+        return self._drawn(task, sample.index, 1, 1, "raw")[0] if is_another else sample
 
     def _drawn(
         self, task: Request, first: int, samples: int, max_draws: int | None, decode: str
