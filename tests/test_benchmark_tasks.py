@@ -13,10 +13,12 @@ from models import MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+import moldiff
 from moldiff.batch import Molecule
 from moldiff.benchmark.__main__ import main
 from moldiff.benchmark.conformers import conformer_results
 from moldiff.benchmark.parts import choose_part, is_untouched
+from moldiff.benchmark.settings import Settings
 from moldiff.checkpoint import save_model
 from moldiff.chem import from_rdkit
 from moldiff.data.dataset import PreparedSet
@@ -25,6 +27,9 @@ from moldiff.model import MoleculeDiffusion
 from moldiff.nn.denoiser import PairTransformer
 from moldiff.options import compose_options
 from moldiff.process.joint import JointProcessConfig
+from moldiff.restart import ATTEMPTS
+from moldiff.sampler import PowerSampler
+from moldiff.tasks.formula import Formula
 
 
 def embedded(smiles: str) -> Molecule:
@@ -105,3 +110,17 @@ def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFi
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["grow", "--model", "nope"]) == 2
     assert capsys.readouterr().err.startswith("moldiff: error: model: got 'nope'")
+
+
+def test_what_a_restart_joined_is_not_called_raw() -> None:
+    """Few steps leave many molecules in pieces."""
+    generator, sampler = moldiff.load("qm9", device="cpu"), PowerSampler(num_steps=8)
+    settings = Settings(generator=generator, molecules=[], samples=1, sampler=sampler)
+    task = Formula(formula="C7H10O2")
+    samples = settings.draw(task, first=0, samples=40)
+    restarted = [sample for sample in samples if sample.restarts]
+    assert restarted
+    for sample in restarted:
+        assert sample.record()["restarts"] == sample.restarts <= ATTEMPTS
+        raw = settings.raw(sample, task)
+        assert (raw.index, raw.restarts, raw.origin["decode"]) == (sample.index, 0, "raw")
