@@ -24,7 +24,8 @@ class GaussianProcess:
         churn: share of the noise that a step draws anew: 0 = deterministic (DDIM, Song et al. 2020,
             arXiv:2010.02502, eq. 12), 1 = ancestral sampling. The law of x_s is the same at every value.
         min_weight: lower clamp of the loss weight alpha / sigma.
-        max_weight: upper clamp of the loss weight.
+        max_weight: upper clamp of the loss weight. Below the level where it is reached the loss falls as fast as the
+            squared error, and the network learns little there.
     """
 
     schedule: Schedule = field(default_factory=LinearSchedule)
