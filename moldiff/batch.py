@@ -8,6 +8,8 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from moldiff.errors import MoldiffError
@@ -56,6 +58,13 @@ class Molecule:
         np.add.at(sums, self.bonds[:, 0], self.bonds[:, 2])
         np.add.at(sums, self.bonds[:, 1], self.bonds[:, 2])
         return sums
+
+    def pieces(self) -> tuple[int, np.ndarray]:
+        """How many pieces the bonds make, and the number of the piece that each heavy atom [n] is in."""
+        first, second, _ = self.bonds.T
+        graph = coo_array((np.ones(len(first)), (first, second)), shape=(self.num_heavy_atoms,) * 2)
+        count, labels = connected_components(graph, directed=False)
+        return int(count), labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from moldiff.batch import Molecule, NoiseLevel
@@ -84,7 +81,7 @@ def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> lis
             _restart(one, part, row)
             for chunk, part, ends in parts
             for row, (one, end) in enumerate(zip(chunk, ends, strict=True))
-            if in_pieces(end.molecule)
+            if end.molecule.pieces()[0] > 1
         ]
         if not again:
             break
@@ -94,14 +91,6 @@ def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> lis
                 row = rows[one.index, one.candidate]
                 found[row] = end.behind(found[row])
     return found
-
-
-def in_pieces(molecule: Molecule) -> bool:
-    """Whether the heavy atoms do not all hang together."""
-    number = molecule.num_heavy_atoms
-    first, second = molecule.bonds[:, 0], molecule.bonds[:, 1]
-    graph = coo_array((np.ones(len(first)), (first, second)), shape=(number, number))
-    return bool(connected_components(graph, directed=False, return_labels=False) > 1)
 
 
 def _restart(beginning: Beginning, drawn: Chunk, row: int) -> Beginning:

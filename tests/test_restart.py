@@ -15,11 +15,15 @@ from moldiff.batch import Molecule, Prediction
 from moldiff.drawing import Beginning, Chunk, MemoryBudget, NewMolecules, draw_within
 from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import molecule_generator
-from moldiff.restart import ATTEMPTS, LEVEL, _restart, in_pieces, joined, outcomes, sampler_of_restart
+from moldiff.restart import ATTEMPTS, LEVEL, _restart, joined, outcomes, sampler_of_restart
 from moldiff.sampler import PowerSampler, Start
 
 SAMPLER = PowerSampler(num_steps=5)
 CARBON_1 = 3  # CH3 of the vocabulary
+
+
+def in_pieces(molecule: Molecule) -> bool:
+    return molecule.pieces()[0] > 1
 
 
 def bonded(number: int, *bonds: tuple[int, int]) -> Molecule:

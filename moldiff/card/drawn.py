@@ -177,7 +177,8 @@ def draw_all(
 
 def _key(folder: Path, sampler: PowerSampler) -> str:
     """What tells the parts of one model and sampler from those of others."""
-    settings = f"{load_checkpoint(folder).weights_hash} {SEED} {sorted(asdict(sampler).items())} {LEVEL} {ATTEMPTS}"
+    steps = [sorted(asdict(one).items()) for one in (sampler, sampler_of_restart(sampler))]
+    settings = f"{load_checkpoint(folder).weights_hash} {SEED} {steps} {LEVEL} {ATTEMPTS}"
     return hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
 
 

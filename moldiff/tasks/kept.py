@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from moldiff.batch import Molecule
 from moldiff.decode import Total
@@ -74,10 +72,7 @@ class KeptPart:
 
     def pieces(self) -> np.ndarray:
         """Number of the piece that each kept atom [n] is in."""
-        i, j, _ = self.molecule.bonds.T
-        graph = coo_array((np.ones(len(i)), (i, j)), shape=(self.size, self.size))
-        labels: np.ndarray = connected_components(graph, directed=False)[1]
-        return labels
+        return self.molecule.pieces()[1]
 
     def can_lose_hydrogen(self, atom: int, vocabulary: Vocabulary) -> bool:
         """Whether the atom has a hydrogen, and the model knows it with one fewer."""
@@ -214,6 +209,4 @@ def _is_attached(molecule: Molecule, size: int, ends: np.ndarray) -> bool:
     """Whether every open end has a bond to a new atom, and all atoms hang together."""
     i, j, _ = molecule.bonds.T
     crossing = (i < size) & (j >= size)
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(molecule.num_heavy_atoms,) * 2)
-    pieces = connected_components(graph, directed=False)[0]
-    return bool(np.isin(ends, i[crossing]).all() and pieces == 1)
+    return bool(np.isin(ends, i[crossing]).all() and molecule.pieces()[0] == 1)
