@@ -34,6 +34,26 @@ class Coupling:
     group: Tensor
     rotate: Tensor
 
+    @classmethod
+    def of(cls, pos: Tensor, atom: Tensor, bond: Tensor, atom_type: Tensor, node_mask: Tensor) -> Coupling:
+        """How the noise of partly noised molecules may be matched, as it was in training.
+
+        Atoms whose coordinates are known or nothing but noise keep the noise that they have.
+
+        Args:
+            pos: noise levels of the coordinates [B, N].
+            atom: of the classes [B, N].
+            bond: of the bonds [B, N, N].
+            atom_type: classes [B, N].
+            node_mask: [B, N].
+        """
+        each = torch.arange(node_mask.shape[1], device=node_mask.device).expand(node_mask.shape)
+        partly = node_mask & (pos > 0) & (pos < 1)
+        pairs = node_mask[:, :, None] & node_mask[:, None] & (each[:, :, None] != each[:, None])
+        bonds_known = ((bond == 0) & pairs & partly[:, :, None]).flatten(1).any(1)
+        group = torch.where(partly & ~bonds_known[:, None], torch.where(atom == 0, -2 - atom_type, -1), each)
+        return cls(group, ~(node_mask & ~partly).any(1))
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean [B, 1, D] of values [B, N, D] over the True entries of mask [B, N]; 0 where there are none."""

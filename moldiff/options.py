@@ -80,6 +80,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "sampler.num_steps": (int, type(None)),
     "sampler.class_lead": (float, type(None)),
     "sampler.hydrogen_noise": (float, type(None)),
+    "sampler.refinements": (int, type(None)),
     "task.core": (str, type(None)),
     "task.keep": (list, int, str, type(None)),
     "task.remove": (list, int, str, type(None)),

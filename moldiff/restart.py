@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from moldiff.batch import Molecule, NoiseLevel
+from moldiff.batch import Molecule, NoiseLevel, Prediction
 from moldiff.drawing import Beginning, Chunk
-from moldiff.sampler import PowerSampler
+from moldiff.sampler import PowerSampler, settled
 
 LEVEL = 0.75
 """Noise level that a restart goes back to, at most."""
@@ -95,21 +94,15 @@ def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> lis
 
 def _restart(beginning: Beginning, drawn: Chunk, row: int) -> Beginning:
     """A beginning at the estimate of a molecule, with random numbers of its own."""
-    start, size, estimate = beginning.start, beginning.size, drawn.prediction
+    start, size, batch = beginning.start, beginning.size, drawn.prediction
     level = start.level
-
-    def unless_known(estimated: Tensor, known: Tensor, level: Tensor) -> Tensor:
-        free = (level > 0).reshape(level.shape + (1,) * (known.dim() - level.dim()))
-        return torch.where(free, estimated.to(known), known)
-
-    atom_type = estimate.atom_type[row, :size].argmax(-1)[None]
-    bond = estimate.bond[row, :size, :size].argmax(-1)[None]
-    clean = start.clean.replace(
-        pos=unless_known(estimate.pos[row, :size][None], start.clean.pos, level.pos),
-        hydrogen=unless_known(estimate.hydrogen[row, :size][None], start.clean.hydrogen, level.pos),
-        atom_type=unless_known(atom_type, start.clean.atom_type, level.atom),
-        bond=unless_known(bond, start.clean.bond, level.bond),
+    estimate = Prediction(
+        pos=batch.pos[row, :size][None].to(start.clean.pos),
+        hydrogen=batch.hydrogen[row, :size][None].to(start.clean.hydrogen),
+        atom_type=batch.atom_type[row, :size][None].to(start.clean.pos),
+        bond=batch.bond[row, :size, :size][None].to(start.clean.pos),
     )
+    clean = settled(start.clean, estimate, level)
     back = NoiseLevel(level.pos.clamp(max=LEVEL), level.atom.clamp(max=LEVEL), level.bond.clamp(max=LEVEL))
     return replace(beginning, generator=_next(beginning.generator), start=replace(start, clean=clean, level=back))
 

@@ -14,13 +14,19 @@ from moldiff.errors import MoldiffError
 from moldiff.geometry import masked_mean
 from moldiff.model import MoleculeDiffusion
 from moldiff.process.joint import JointProcess
-from moldiff.process.time import power_grid
+from moldiff.process.time import MIN_LEVEL, power_grid
 from moldiff.randomness import Draws
 from moldiff.steering import Steering
 from moldiff.vocabulary import MAX_HYDROGENS
 
 _EXCLUDED = -1e4
 """Logit of a class that cannot be."""
+
+_SETTLED = 0.05
+"""Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
+
+_CALLS_A_REFINEMENT, _MOST_REFINEMENTS = 30, 2
+"""Network calls of a run for each refinement that it has unless told otherwise, and how many it has at most."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,11 @@ class PowerSampler:
         hydrogen_noise: standard deviation of the noise that hydrogen offsets start from. In large steps they lose
             length, and an atom whose offsets are short ends up with fewer hydrogens than in the data; None =
             1 + 1 / num_steps makes up for it.
+        refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
+            network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
+            are shared out by the levels that are passed through: with one refinement from 0.5, two thirds and one.
+            None = 1 from 30 calls on, 2 from 60; in fewer calls the first way down suffers more than is gained.
+        refine_level: noise level that a refinement starts from, times that of each field to begin with.
     """
 
     num_steps: int = 50
@@ -110,6 +121,8 @@ class PowerSampler:
     order: int = 2
     class_lead: float | None = None
     hydrogen_noise: float | None = None
+    refinements: int | None = None
+    refine_level: float = 0.5
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -125,6 +138,12 @@ class PowerSampler:
             raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
+        if self.refinements is not None and not (isinstance(self.refinements, int) and self.refinements >= 0):
+            raise MoldiffError(f"sampler.refinements: got {self.refinements}, expected a whole number of at least 0")
+        if not _SETTLED < self.refine_level < 1:
+            raise MoldiffError(
+                f"sampler.refine_level: got {self.refine_level}, expected a number above {_SETTLED} and below 1"
+            )
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
@@ -137,21 +156,38 @@ class PowerSampler:
             atom_type=replace(process.atom_type, corrector=self.corrector),
             bond=replace(process.bond, corrector=self.corrector),
         )
-        grid = power_grid(self.num_steps, self.grid_power).to(noisy.pos)
-        log_sigma = process.pos.schedule.sigma(grid.double()).log()
         lead = self.class_lead or 1.0
         noisy = self._scaled(noisy, noise_level)
-        previous = None
-        for step, level in enumerate(grid):
-            t = scale_level(noise_level, level, lead)
-            prediction = denoise(noisy, t, previous)
-            yield SamplerState(noisy, prediction, step)
-            if step + 1 < self.num_steps:
-                target = prediction
-                if self.order == 2 and previous is not None:
-                    target = extrapolate(prediction, previous, log_sigma[step - 1 : step + 2])
-                noisy = process.step(noisy, target, t, scale_level(noise_level, grid[step + 1], lead), draws)
-            previous = prediction
+        previous, step = None, 0
+        for grid in self.grids():
+            grid = grid.to(noisy.pos)
+            log_sigma = process.pos.schedule.sigma(grid.double()).log()
+            if previous is not None:
+                noisy = process.start(
+                    settled(noisy, previous, noise_level), scale_level(noise_level, grid[0], lead), draws
+                )
+            for place, level in enumerate(grid):
+                t = scale_level(noise_level, level, lead)
+                prediction = denoise(noisy, t, previous)
+                yield SamplerState(noisy, prediction, step)
+                if place + 1 < len(grid):
+                    target = prediction
+                    if self.order == 2 and previous is not None and place > 0:
+                        target = extrapolate(prediction, previous, log_sigma[place - 1 : place + 2])
+                    noisy = process.step(noisy, target, t, scale_level(noise_level, grid[place + 1], lead), draws)
+                previous, step = prediction, step + 1
+
+    def grids(self) -> list[Tensor]:
+        """The levels of the run down to the data and of each refinement, `num_steps` in all, one network call each."""
+        rounds = self.refinements
+        if rounds is None:
+            rounds = min(self.num_steps // _CALLS_A_REFINEMENT, _MOST_REFINEMENTS)
+        calls = round(self.num_steps / (1 / self.refine_level + rounds))
+        if calls < 2:  # a single call would only repeat the last estimate
+            rounds = 0
+        ends = [_SETTLED] * rounds + [MIN_LEVEL]
+        first = power_grid(self.num_steps - rounds * calls, self.grid_power, end=ends[0])
+        return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
 
     def _scaled(self, noisy: MolBatch, noise_level: NoiseLevel) -> MolBatch:
         """The start with its noise of hydrogens scaled where it is nothing but noise."""
@@ -177,6 +213,19 @@ def extrapolate(prediction: Prediction, previous: Prediction, log_sigma: Tensor)
         prediction,
         pos=prediction.pos + share * (prediction.pos - previous.pos),
         hydrogen=prediction.hydrogen + share * (prediction.hydrogen - previous.hydrogen),
+    )
+
+
+def settled(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
+    """The estimate as a molecule, its most probable classes included; what is known (level 0) stays as it is."""
+    known = noise_level.pos == 0
+    atom_type = prediction.atom_type.argmax(-1) * noisy.node_mask
+    bond = prediction.bond.argmax(-1) * noisy.pair_mask
+    return noisy.replace(
+        pos=torch.where(known[..., None], noisy.pos, prediction.pos),
+        hydrogen=torch.where(known[..., None, None], noisy.hydrogen, prediction.hydrogen),
+        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, atom_type),
+        bond=torch.where(noise_level.bond == 0, noisy.bond, bond),
     )
 
 

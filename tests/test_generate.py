@@ -14,6 +14,7 @@ from moldiff.checkpoint import Checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator
 from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.process.time import MIN_LEVEL
 from moldiff.randomness import MoleculeDraws, molecule_generator
 from moldiff.results import Status
 from moldiff.sampler import PowerSampler, Start
@@ -159,6 +160,8 @@ def test_sampler_options_are_checked() -> None:
         ({"churn": 1.5}, "sampler.churn: got 1.5, expected a number from 0 to 1"),
         ({"grid_power": 0.0}, "sampler.grid_power"),
         ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
+        ({"refinements": -1}, "sampler.refinements: got -1, expected a whole number of at least 0"),
+        ({"refine_level": 1.0}, "sampler.refine_level: got 1.0, expected a number above 0.05 and below 1"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             PowerSampler(**options)  # type: ignore[arg-type]
@@ -184,6 +187,54 @@ def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | 
     assert torch.allclose(seen[0].hydrogen[:, 2], scale * noisy.hydrogen[:, 2])
     assert torch.equal(seen[0].hydrogen[:, :2], noisy.hydrogen[:, :2])
     assert torch.equal(seen[0].pos, noisy.pos)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "refinements", "expected"),
+    [
+        (20, None, [20]),
+        (50, None, [33, 17]),
+        (60, None, [30, 15, 15]),
+        (100, None, [50, 25, 25]),
+        (50, 0, [50]),
+        (10, 2, [6, 2, 2]),
+        (2, 2, [2]),
+        (1, None, [1]),
+    ],
+)
+def test_the_calls_are_shared_out_by_the_levels_passed_through(
+    num_steps: int, refinements: int | None, expected: list[int]
+) -> None:
+    grids = PowerSampler(num_steps=num_steps, refinements=refinements).grids()
+    assert [len(grid) for grid in grids] == expected
+    assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.5, 0.5][: len(grids)])
+    assert float(grids[-1][-1]) == pytest.approx(MIN_LEVEL) or num_steps == 1
+    assert all(float(grid[-1]) == pytest.approx(0.05) for grid in grids[:-1])
+
+
+@torch.no_grad()
+def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known() -> None:
+    model = small_model().float()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    draws = MoleculeDraws([molecule_generator(0, 0)])
+    clean = Start.unknown(mask).clean.replace(pos=torch.arange(12.0).reshape(1, 4, 3))
+    free = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
+    level = NoiseLevel(free, free, torch.maximum(free[:, :, None], free[:, None]))
+    seen: list[tuple[MolBatch, NoiseLevel]] = []
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        seen.append((noisy, level))
+        return model.denoise(noisy, level, previous)
+
+    sampler = PowerSampler(num_steps=10, refinements=2)
+    states = list(sampler(denoise, model.process, model.process.start(clean, level, draws), level, draws))
+    assert [state.step for state in states] == list(range(10))
+    assert all(torch.equal(noisy.pos[:, 0], clean.pos[:, 0]) for noisy, _ in seen)
+    top = [float(at.pos[0, 1]) for _, at in seen]
+    assert [top[0], top[6], top[8]] == pytest.approx([1.0, 0.5, 0.5])
+    assert all(float(at.pos[0, 0]) == 0 for _, at in seen)
+    # noise of half the weight on the estimate before, so that nothing is left that lies far from it
+    assert float((seen[6][0].pos - 0.5 * states[5].prediction.pos)[:, 1:].abs().max()) < 2.5
 
 
 def test_quality_of_a_model_in_training() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.sparse.csgraph import shortest_path
+from torch import Tensor
 
 from moldiff.batch import MolBatch, NoiseLevel
 from moldiff.errors import MoldiffError
@@ -140,3 +143,41 @@ def test_start_is_the_prior_where_nothing_is_known_and_the_data_where_all_is(bat
     assert all(torch.equal(getattr(start, name), value) for name, value in vars(prior).items() if name != "condition")
     same = process.start(batch, NoiseLevel.uniform(0 * ones, batch.node_mask), draws())
     assert all(torch.equal(getattr(same, name), value) for name, value in vars(batch).items() if name != "condition")
+
+
+def test_noise_of_a_start_on_the_way_is_matched_as_in_training(batch: MolBatch) -> None:
+    process = JointProcessConfig(pos=GaussianProcess()).build(torch.ones(3), torch.tensor([5.0, 2.0, 1.0, 1.0]))
+    mask = batch.node_mask
+    level = NoiseLevel.uniform(torch.full((len(SIZES),), 0.5), mask)
+
+    def draws() -> MoleculeDraws:
+        return MoleculeDraws([molecule_generator(0, row) for row in range(len(SIZES))])
+
+    noise = process.prior(mask, draws())
+    clean, matched = process.couple(batch, noise, None)
+    start = process.start(batch, level, draws())
+    assert torch.allclose(start.pos, 0.5 * batch.pos + 0.5 * matched.pos, atol=1e-6)
+    assert torch.allclose(start.hydrogen, 0.5 * clean.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
+    apart = replace(process, coupling=False).start(batch, level, draws())
+    assert torch.allclose(apart.pos, 0.5 * batch.pos + 0.5 * noise.pos, atol=1e-6)
+
+
+def test_what_may_be_exchanged_at_a_start() -> None:
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    kinds = torch.tensor([[2, 5, 2, 2]])
+    half, none = torch.full((1, 4), 0.5), torch.zeros(1, 4)
+    pairs, known = torch.full((1, 4, 4), 0.5), torch.zeros(1, 4, 4)
+
+    def groups(pos: Tensor, atom: Tensor, bond: Tensor) -> tuple[set[frozenset[int]], bool]:
+        coupling = Coupling.of(pos, atom, bond, kinds, mask)
+        row = coupling.group[0].tolist()
+        return {frozenset(i for i in range(4) if row[i] == value) for value in row}, bool(coupling.rotate[0])
+
+    single = {frozenset([i]) for i in range(4)}
+    assert groups(half, half, pairs) == ({frozenset(range(4))}, True)
+    assert groups(half, none, pairs) == ({frozenset([0, 2, 3]), frozenset([1])}, True)  # classes are known
+    assert groups(half, none, known) == (single, True)  # bonds are known
+    one_known = torch.tensor([[0.5, 0.5, 0.5, 0.0]])
+    assert groups(one_known, one_known, pairs) == ({frozenset([0, 1, 2]), frozenset([3])}, False)
+    one_new = torch.tensor([[0.5, 0.5, 0.5, 1.0]])  # whose clean values mean nothing
+    assert groups(one_new, one_new, pairs) == ({frozenset([0, 1, 2]), frozenset([3])}, False)

@@ -264,6 +264,9 @@ def test_grid_starts_at_noise_and_ends_at_the_lowest_level() -> None:
     assert bool((grid.diff() < 0).all())
     assert power_grid(1).tolist() == [1.0]
     assert power_grid(3, power=2.0).tolist() == pytest.approx([1.0, 0.25 + 0.75 * MIN_LEVEL, MIN_LEVEL])
+    part = power_grid(4, start=0.5, end=0.05)
+    assert part[[0, 3]].tolist() == pytest.approx([0.5, 0.05])
+    assert (part.sub(MIN_LEVEL).sqrt().diff().diff().abs() < 1e-12).all()  # spaced as the whole grid is
     with pytest.raises(MoldiffError, match="steps: got 0"):
         power_grid(0)
 

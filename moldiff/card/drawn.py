@@ -19,7 +19,7 @@ from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -235,14 +235,18 @@ def sampler_of(text: str, *, num_steps: int | None = None) -> PowerSampler:
         MoldiffError: for a setting that the sampler does not have, or a value that is no number.
     """
     sampler = PowerSampler()
-    known = {field.name: type(getattr(sampler, field.name)) for field in fields(sampler)}
+    hints = get_type_hints(PowerSampler)
+    known = {
+        field.name: int if int in (hints[field.name], *get_args(hints[field.name])) else float
+        for field in fields(sampler)
+    }
     settings: dict[str, Any] = {} if num_steps is None else {"num_steps": num_steps}
     for part in [] if text in ("", "default") else text.split(","):
         name, _, value = part.strip().removeprefix("sampler.").partition("=")
         if name not in known:
             raise MoldiffError(f"sampler: got {part!r}, expected NAME=NUMBER with any of {', '.join(known)}")
         try:
-            settings[name] = int(value) if known[name] is int else float(value)
+            settings[name] = known[name](value)
         except ValueError:
             raise MoldiffError(f"sampler.{name}: got {value!r}, expected a number") from None
     return replace(sampler, **settings)

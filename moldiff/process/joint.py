@@ -60,9 +60,19 @@ class JointProcess:
         return centred if known is None else torch.where(known.any(1)[:, None, None], noise, centred)
 
     def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
-        """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior."""
+        """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior.
+
+        Noise between them is matched to the molecules as in training: of any other the network makes broken bonds.
+        """
         known = (noise_level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
+        partly = (noise_level.pos > 0) & (noise_level.pos < 1) & clean.node_mask
+        if bool(partly.any()):
+            coupling = Coupling.of(
+                noise_level.pos, noise_level.atom, noise_level.bond, clean.atom_type, clean.node_mask
+            )
+            matched, noise = self.couple(clean, noise, coupling)
+            clean = clean.replace(hydrogen=torch.where(partly[..., None, None], matched.hydrogen, clean.hydrogen))
         return self._mix(clean, noise, noise_level, atoms, pairs)
 
     def couple(self, clean: MolBatch, noise: MolBatch, coupling: Coupling | None = None) -> tuple[MolBatch, MolBatch]:

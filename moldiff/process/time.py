@@ -30,8 +30,8 @@ class PowerTimes:
         return level.clamp(MIN_LEVEL, 1.0)
 
 
-def power_grid(num_steps: int, power: float = 2.0) -> Tensor:
-    """`num_steps` levels from 1 down to MIN_LEVEL, denser towards the data for power > 1.
+def power_grid(num_steps: int, power: float = 2.0, *, start: float = 1.0, end: float = MIN_LEVEL) -> Tensor:
+    """`num_steps` levels from `start` down to `end`, denser towards the data for power > 1.
 
     Each level is one network call; the last call's answer is the sample.
 
@@ -40,5 +40,6 @@ def power_grid(num_steps: int, power: float = 2.0) -> Tensor:
     """
     if num_steps < 1:
         raise MoldiffError(f"steps: got {num_steps}, expected at least 1")
-    fraction = torch.linspace(1, 0, num_steps, dtype=torch.float64)
+    first, last = (((level - MIN_LEVEL) / (1 - MIN_LEVEL)) ** (1 / power) for level in (start, end))
+    fraction = torch.linspace(first, last, num_steps, dtype=torch.float64)
     return MIN_LEVEL + (1 - MIN_LEVEL) * fraction**power
