@@ -46,7 +46,7 @@ class Likeness:
     reference: Source | None = None
     rounds: int = 0
     parents: int | None = None
-    noise: float = 0.3
+    noise: float = 0.6
     pharmacophore: float = 0.5
     align: bool | None = None
 

@@ -35,7 +35,7 @@ class Analogues:
     """
 
     of: Source | Sequence[Source] | None = None
-    noise: float = 0.4
+    noise: float = 0.6
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> AnalogueTask:
         """The task for a model.
