@@ -161,7 +161,7 @@ def test_sampler_options_are_checked() -> None:
         ({"grid_power": 0.0}, "sampler.grid_power"),
         ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
         ({"refinements": -1}, "sampler.refinements: got -1, expected a whole number of at least 0"),
-        ({"refine_level": 1.0}, "sampler.refine_level: got 1.0, expected a number above 0.05 and below 1"),
+        ({"refine_level": 1.0}, "sampler.refine_level: got 1.0, expected a number above 0.15 and below 1"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             PowerSampler(**options)  # type: ignore[arg-type]
@@ -194,8 +194,8 @@ def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | 
     [
         (20, None, [20]),
         (50, None, [33, 17]),
-        (60, None, [30, 15, 15]),
-        (100, None, [50, 25, 25]),
+        (60, None, [40, 20]),
+        (60, 2, [30, 15, 15]),
         (50, 0, [50]),
         (10, 2, [6, 2, 2]),
         (2, 2, [2]),
@@ -209,7 +209,7 @@ def test_the_calls_are_shared_out_by_the_levels_passed_through(
     assert [len(grid) for grid in grids] == expected
     assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.5, 0.5][: len(grids)])
     assert float(grids[-1][-1]) == pytest.approx(MIN_LEVEL) or num_steps == 1
-    assert all(float(grid[-1]) == pytest.approx(0.05) for grid in grids[:-1])
+    assert all(float(grid[-1]) == pytest.approx(0.15) for grid in grids[:-1])
 
 
 @torch.no_grad()
