@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = any(text.lower() == "debug=true" for text in arguments)
     try:
-        return _dispatch(arguments)
+        with _termination_interrupts():
+            return _dispatch(arguments)
     except KeyboardInterrupt as error:
         return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -46,6 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:
         return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """SIGTERM, with which `kill`, `timeout` and cluster schedulers end a process, does what Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice, and what is finished is being saved
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()  # only that may handle signals
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _say(message: str, code: int, *, debug: bool) -> int:

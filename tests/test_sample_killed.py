@@ -125,6 +125,18 @@ def kill_at_random(commands: Commands, folder: Path, suffix: str, *, n: int, kil
     assert found - {0, len(records)}, "no kill came between two records"
 
 
+def test_termination_is_an_interruption(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "out.sdf"
+    pid = commands.start(out, 400)
+    wait_for_growth(out, 1, 60.0)
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)  # as `timeout` does
+    assert commands.wait() == 130
+    assert 0 < len(finished_records(out)) < 400
+    assert finished_records(out).size == out.stat().st_size
+    assert f"{out} holds what was finished" in commands.log.read_text()
+
+
 def test_killed_at_random_moments(commands: Commands, tmp_path: Path) -> None:
     kill_at_random(commands, tmp_path, ".sdf", n=12, kills=4, seed=0)
 
