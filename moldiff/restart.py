@@ -58,8 +58,9 @@ def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
 
 
 def sampler_of_restart(sampler: PowerSampler) -> PowerSampler:
-    """How to step from a restart down to the data."""
-    return replace(sampler, num_steps=max(1, round(_SHARE * sampler.num_steps)))
+    """How to step from a restart down to the data, with as many refinements as a whole run has."""
+    calls = max(1, round(_SHARE * sampler.num_steps))
+    return replace(sampler, num_steps=calls, refinements=sampler.num_refinements)
 
 
 def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> list[Outcome]:

@@ -25,7 +25,7 @@ _EXCLUDED = -1e4
 _SETTLED = 0.15
 """Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
 
-_REFINED_FROM = 30
+_REFINED_FROM = 60
 """Network calls from which on a run has a refinement unless told otherwise."""
 
 
@@ -110,7 +110,7 @@ class PowerSampler:
         refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
             network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
             are shared out by the levels that are passed through: with one refinement from 0.5, two thirds and one.
-            None = 1 from 30 calls on; in fewer the first way down suffers more than is gained. A second one makes
+            None = 1 from 60 calls on; in fewer the first way down suffers more than is gained. A second one makes
             for less strain and raw errors, but draws the molecules away from the data.
         refine_level: noise level that a refinement starts from, times that of each field to begin with.
     """
@@ -174,11 +174,14 @@ class PowerSampler:
                     noisy = process.step(noisy, target, level, levels[place + 1], draws)
                 previous, step = prediction, step + 1
 
+    @property
+    def num_refinements(self) -> int:
+        """`refinements`, or what None stands for."""
+        return int(self.num_steps >= _REFINED_FROM) if self.refinements is None else self.refinements
+
     def grids(self) -> list[Tensor]:
         """The levels of the run down to the data and of each refinement, `num_steps` in all, one network call each."""
-        rounds = self.refinements
-        if rounds is None:
-            rounds = int(self.num_steps >= _REFINED_FROM)
+        rounds = self.num_refinements
         calls = round(self.num_steps / (1 / self.refine_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0

@@ -193,7 +193,8 @@ def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | 
     ("num_steps", "refinements", "expected"),
     [
         (20, None, [20]),
-        (50, None, [33, 17]),
+        (50, None, [50]),
+        (50, 1, [33, 17]),
         (60, None, [40, 20]),
         (60, 2, [30, 15, 15]),
         (50, 0, [50]),

@@ -147,3 +147,11 @@ def test_a_molecule_does_not_depend_on_its_batch() -> None:
         np.testing.assert_allclose(alone.pos, together[index].pos, atol=1e-4)
         np.testing.assert_array_equal(alone.atomic_number, together[index].atomic_number)
         np.testing.assert_array_equal(alone.bonds, together[index].bonds)
+
+
+@pytest.mark.parametrize(("num_steps", "expected"), [(20, [8]), (80, [21, 11]), (1, [1])])
+def test_a_restart_takes_two_fifths_of_the_calls_and_is_refined_as_a_whole_run(
+    num_steps: int, expected: list[int]
+) -> None:
+    grids = sampler_of_restart(PowerSampler(num_steps=num_steps)).grids()
+    assert [len(grid) for grid in grids] == expected
