@@ -10,10 +10,9 @@ import os
 import re
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from moldiff import __version__
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.ranks import rank, started_together
+from moldiff.signals import handled
 from moldiff.usage import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 
 _DURATION = re.compile(r"\d+:\d+:\d+:\d+")
@@ -51,23 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(_unexpected(error), EXIT_FAILED, debug=debug)
 
 
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
+def _termination_interrupts() -> AbstractContextManager[None]:
     """SIGTERM, with which `kill`, `timeout` and cluster schedulers end a process, does what Ctrl-C does."""
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # whoever started us wants something else
+        return nullcontext()
 
     def interrupt(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice, and what is finished is being saved
         raise KeyboardInterrupt
 
-    ours = threading.current_thread() is threading.main_thread()  # only that may handle signals
-    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return handled(("SIGTERM",), interrupt)
 
 
 def _say(message: str, code: int, *, debug: bool) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
@@ -18,6 +16,7 @@ from typing import Any
 from moldiff.errors import MoldiffError
 from moldiff.options import argument
 from moldiff.ranks import rank
+from moldiff.signals import handled
 from moldiff.usage import EXIT_INTERRUPTED, EXIT_OK
 
 RECORD_FILE = "multirun.json"
@@ -137,21 +136,11 @@ def _run_alone(words: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-@contextmanager
-def _passing_on(process: Popen[bytes]) -> Iterator[None]:
+def _passing_on(process: Popen[bytes]) -> AbstractContextManager[None]:
     """Pass on SIGTERM and SIGUSR1 to a process, and end as after Ctrl-C."""
 
     def pass_on(number: int, _: Any) -> None:
         process.send_signal(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield
-        return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, pass_on) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(("SIGTERM", "SIGUSR1"), pass_on)

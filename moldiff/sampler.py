@@ -160,10 +160,11 @@ class PowerSampler:
         lead = self.class_lead or 1.0
         noisy, previous, step = self._scaled(noisy, noise_level), None, 0
         for grid in self.grids():
-            levels = [scale_level(noise_level, level, lead) for level in grid.to(noisy.pos)]
+            grid = grid.to(noisy.pos)
+            levels = [scale_level(noise_level, level, lead) for level in grid]
             if previous is not None:
                 noisy = process.start(settled(noisy, previous, noise_level), levels[0], draws)
-            log_sigma = process.pos.schedule.sigma(grid.to(noisy.pos).double()).log()
+            log_sigma = process.pos.schedule.sigma(grid.double()).log()
             for place, level in enumerate(levels):
                 prediction = denoise(noisy, level, previous)
                 yield SamplerState(noisy, prediction, step)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from moldiff.model import MoleculeDiffusion, Noised, PropertyChoice, TaskDistrib
 from moldiff.nn.counts import bond_counts
 from moldiff.optimizer import MuonAdamW
 from moldiff.ranks import rank
+from moldiff.signals import handled
 from moldiff.state import STATE_FILE, check_options, claimed
 from moldiff.stream import TrainingData, counted, learnt_properties
 from moldiff.transfer import take_over
@@ -269,24 +268,10 @@ def train(config: Mapping[str, Any]) -> Path:
         )
         trainer = _trainer(config, out, device, export, keeper, step=0 if state is None else int(state["step"]))
         del state  # it would hold the weights twice
-        with _on_interrupt(keeper):
+        # SIGUSR1 is how SLURM gives notice; all end the training between two steps.
+        with handled(("SIGINT", "SIGTERM", "SIGUSR1"), lambda *_: keeper.interrupt()):
             trainer.fit(module, datamodule=data)
     return out
-
-
-@contextmanager
-def _on_interrupt(keeper: StateKeeper) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGUSR1, with which SLURM gives notice, end a training between two steps."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield
-        return
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: keeper.interrupt()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTraining:

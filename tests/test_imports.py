@@ -26,6 +26,7 @@ LAYERS = (
         "arithmetic",
         "pool",
         "ranks",
+        "signals",
     },
     {"chem", "records", "descriptors", "io", "process", "nn", "decode", "schedule", "optimizer"},
     {"data", "metrics", "report", "condition"},

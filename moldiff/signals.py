@@ -1,0 +1,27 @@
+"""Signals that mean something else for a while."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def handled(names: Sequence[str], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let a function handle signals, such as SIGTERM; afterwards they do what they did before.
+
+    Those that the system lacks are left out. Outside the main thread, which alone may handle signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
