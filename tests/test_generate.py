@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,14 +190,37 @@ def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | 
     assert torch.equal(seen[0].pos, noisy.pos)
 
 
+@torch.no_grad()
+def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
+    model = small_model().float()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    start = Start.unknown(mask)
+
+    def refined(hydrogen_noise: float | None) -> MolBatch:
+        """The start of a refinement of 4 calls; the network's answer is always the same."""
+        draws = MoleculeDraws([molecule_generator(0, 0)])
+        noisy = model.process.start(start.clean, start.level, draws)
+        answer = model.denoise(noisy, start.level, None)
+        answer = replace(answer, hydrogen=torch.zeros_like(answer.hydrogen))
+        sampler = PowerSampler(num_steps=12, refinements=1, refine_level=0.5, hydrogen_noise=hydrogen_noise)
+        states = list(sampler(lambda *_: answer, model.process, noisy, start.level, draws))
+        return states[8].noisy
+
+    once = refined(1.0)
+    for given, scale in ((None, 1.5), (1.1, 1.1)):
+        wide = refined(given)
+        assert torch.allclose(wide.hydrogen, scale * once.hydrogen)
+        assert torch.equal(wide.pos, once.pos)
+
+
 @pytest.mark.parametrize(
     ("num_steps", "refinements", "expected"),
     [
         (20, None, [20]),
-        (50, None, [50]),
-        (50, 1, [33, 17]),
-        (60, None, [40, 20]),
-        (60, 2, [30, 15, 15]),
+        (49, None, [49]),
+        (50, None, [37, 13]),
+        (20, 1, [15, 5]),
+        (60, 2, [36, 12, 12]),
         (50, 0, [50]),
         (10, 2, [6, 2, 2]),
         (2, 2, [2]),
@@ -208,7 +232,7 @@ def test_the_calls_are_shared_out_by_the_levels_passed_through(
 ) -> None:
     grids = PowerSampler(num_steps=num_steps, refinements=refinements).grids()
     assert [len(grid) for grid in grids] == expected
-    assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.5, 0.5][: len(grids)])
+    assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.35, 0.35][: len(grids)])
     assert float(grids[-1][-1]) == pytest.approx(MIN_LEVEL) or num_steps == 1
     assert all(float(grid[-1]) == pytest.approx(0.15) for grid in grids[:-1])
 
@@ -227,7 +251,7 @@ def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known
         seen.append((noisy, level))
         return model.denoise(noisy, level, previous)
 
-    sampler = PowerSampler(num_steps=10, refinements=2)
+    sampler = PowerSampler(num_steps=10, refinements=2, refine_level=0.5)
     states = list(sampler(denoise, model.process, model.process.start(clean, level, draws), level, draws))
     assert [state.step for state in states] == list(range(10))
     assert all(torch.equal(noisy.pos[:, 0], clean.pos[:, 0]) for noisy, _ in seen)

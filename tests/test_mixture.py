@@ -160,6 +160,9 @@ def test_noise_of_a_start_on_the_way_is_matched_as_in_training(batch: MolBatch) 
     assert torch.allclose(start.hydrogen, 0.5 * clean.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
     apart = replace(process, coupling=False).start(batch, level, draws())
     assert torch.allclose(apart.pos, 0.5 * batch.pos + 0.5 * noise.pos, atol=1e-6)
+    wide = process.start(batch, level, draws(), hydrogen_noise=1.2)
+    assert torch.allclose(wide.hydrogen, 0.5 * clean.hydrogen + 0.6 * noise.hydrogen, atol=1e-6)
+    assert torch.equal(wide.pos, start.pos)
 
 
 def test_what_may_be_exchanged_at_a_start() -> None:

@@ -144,7 +144,7 @@ def test_a_molecule_does_not_depend_on_its_batch() -> None:
         np.testing.assert_array_equal(alone.bonds, together[index].bonds)
 
 
-@pytest.mark.parametrize(("num_steps", "expected"), [(50, [20]), (80, [21, 11]), (1, [1])])
+@pytest.mark.parametrize(("num_steps", "expected"), [(40, [16]), (50, [15, 5]), (80, [24, 8]), (1, [1])])
 def test_a_restart_takes_a_share_of_the_calls_and_is_refined_as_a_whole_run(
     num_steps: int, expected: list[int]
 ) -> None:

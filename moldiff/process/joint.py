@@ -59,10 +59,11 @@ class JointProcess:
         centred = center(noise, node_mask)
         return centred if known is None else torch.where(known.any(1)[:, None, None], noise, centred)
 
-    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws, *, hydrogen_noise: float = 1.0) -> MolBatch:
         """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior.
 
         Noise between them is matched to the molecules as in training: of any other the network makes broken bonds.
+        `hydrogen_noise` is the standard deviation of the hydrogens' noise.
         """
         known = (noise_level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
@@ -73,6 +74,7 @@ class JointProcess:
             )
             matched, noise = self.couple(clean, noise, coupling)
             clean = clean.replace(hydrogen=torch.where(partly[..., None, None], matched.hydrogen, clean.hydrogen))
+        noise = noise.replace(hydrogen=hydrogen_noise * noise.hydrogen)
         return self._mix(clean, noise, noise_level, atoms, pairs)
 
     def couple(self, clean: MolBatch, noise: MolBatch, coupling: Coupling | None = None) -> tuple[MolBatch, MolBatch]:
