@@ -14,7 +14,7 @@ from models import MODEL_CONFIG, SIZES
 from moldiff.card import __main__ as command
 from moldiff.card import curve, drawn, learning, memory
 from moldiff.card.bound import bounds
-from moldiff.card.document import _package, write_card
+from moldiff.card.document import _package, _stretch, write_card
 from moldiff.card.drawn import SEED, Delivered, Drawn, draw_all, draw_delivered, label, sampler_of
 from moldiff.card.limits import limits
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
@@ -290,6 +290,12 @@ def test_memory_is_found_where_the_bound_is_lower_on_training_molecules() -> Non
     for held_out, words in ((110.0, "some of it is memory"), (101.0, "no sign of memory"), (90.0, "are easier")):
         bound = {"training molecules": side(100.0), "real test molecules": side(held_out)}
         assert words in "\n".join(memory.section(columns, bound, []))
+
+
+def test_a_stretch_of_training_says_what_its_weights_were_averaged_with() -> None:
+    stretch = {"steps": 4667, "batch_size": 128, "seconds": 4515}
+    assert _stretch(stretch) == "4,667 steps of 128 molecules in 75 minutes"
+    assert _stretch({**stretch, "averaged_with": "0123456789ab"}).endswith("minutes, then the mean with 0123456789ab")
 
 
 def test_learning_curve_of_a_training_and_of_cards(folder: Path, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def _package(prepared: PreparedSet) -> str:
 def _stretch(stretch: Mapping[str, Any]) -> str:
     """One stretch of training in words."""
     steps, batch_size, minutes = int(stretch["steps"]), int(stretch["batch_size"]), float(stretch["seconds"]) / 60
-    return f"{steps:,} steps of {batch_size} molecules in {minutes:.0f} minutes"
+    mean = f", then the mean with {stretch['averaged_with']}" if stretch.get("averaged_with") else ""
+    return f"{steps:,} steps of {batch_size} molecules in {minutes:.0f} minutes{mean}"
 
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> list[MetricResult]:
