@@ -44,7 +44,7 @@ LAYERS = (
         "descendants",
     },
     {"checkpoint", "scoring", "stream", "callbacks", "training", "trial", "known", "evaluation", "card", "view"}
-    | {"transfer", "state", "logs", "curve", "predictor"}
+    | {"transfer", "average", "state", "logs", "curve", "predictor"}
     | {"generate", "run", "samples", "resume", "filters", "likeness", "catalogue"},
     {"cli", "sampling", "options", "folders", "jobs", "usage", "testing", "benchmark"},
 )
