@@ -76,6 +76,7 @@ SIBLINGS = {
     "trial": {"callbacks"},
     "callbacks": {"checkpoint", "curve", "logs", "state"},
     "transfer": {"checkpoint"},
+    "average": {"checkpoint"},
     "predictor": {"callbacks", "checkpoint", "stream"},
     "state": {"checkpoint"},
     "logs": {"checkpoint"},
