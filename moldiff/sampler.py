@@ -163,9 +163,8 @@ class PowerSampler:
             grid = grid.to(noisy.pos)
             levels = [scale_level(noise_level, level, lead) for level in grid]
             if previous is not None:
-                scale = 1 + 2 / len(grid) if self.hydrogen_noise is None else self.hydrogen_noise
-                estimate = settled(noisy, previous, noise_level)
-                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=scale)
+                estimate, width = settled(noisy, previous, noise_level), self._hydrogen_width(2 / len(grid))
+                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=width)
             log_sigma = process.pos.schedule.sigma(grid.double()).log()
             for place, level in enumerate(levels):
                 prediction = denoise(noisy, level, previous)
@@ -194,8 +193,12 @@ class PowerSampler:
 
     def _scaled(self, noisy: MolBatch, noise_level: NoiseLevel) -> MolBatch:
         """The start with its noise of hydrogens scaled where it is nothing but noise."""
-        scale = 1 + 1 / self.num_steps if self.hydrogen_noise is None else self.hydrogen_noise
-        return noisy.replace(hydrogen=torch.where((noise_level.pos == 1)[..., None, None], scale, 1.0) * noisy.hydrogen)
+        width = self._hydrogen_width(1 / self.num_steps)
+        return noisy.replace(hydrogen=torch.where((noise_level.pos == 1)[..., None, None], width, 1.0) * noisy.hydrogen)
+
+    def _hydrogen_width(self, excess: float) -> float:
+        """`hydrogen_noise`, or what None stands for where the noise is to be wider by `excess`."""
+        return 1 + excess if self.hydrogen_noise is None else self.hydrogen_noise
 
 
 def extrapolate(prediction: Prediction, previous: Prediction, log_sigma: Tensor) -> Prediction:
