@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint, save_model, write_atomically
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model, write_atomically
 from moldiff.errors import MoldiffError
 
 _DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.exists():
             raise MoldiffError(f"out: got {options.out}, which exists, expected a new folder")
-        models = [load_checkpoint(find_model(name)) for name in options.models]
+        models = [load_checkpoint(name) for name in options.models]
         average(models, options.out, dtype=torch.float16 if options.half else None)
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
@@ -63,10 +64,11 @@ def average(models: Sequence[Checkpoint], folder: Path, *, dtype: torch.dtype | 
         name: torch.stack([one[name] for one in weights]).mean(0) if value.is_floating_point() else value
         for name, value in weights[0].items()
     }
-    first.model.denoiser.load_state_dict(mean)
+    model = deepcopy(first.model)  # the caller's own keeps its weights
+    model.denoiser.load_state_dict(mean)
     *before, last = first.config["history"]
     told = {**last, "averaged_with": ", ".join(other.weights_hash for other in others)}
-    save_model(folder, first.model, {**first.config, "history": [*before, told]}, dtype=dtype)
+    save_model(folder, model, {**first.config, "history": [*before, told]}, dtype=dtype)
     if (keys := first.folder / NOVELTY_FILE).is_file():
         write_atomically(folder / NOVELTY_FILE, keys.read_bytes())
 

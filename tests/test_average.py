@@ -10,7 +10,7 @@ import torch
 from models import small_model
 
 from moldiff import average
-from moldiff.checkpoint import CONFIG_FILE, NOVELTY_FILE, find_model, load_checkpoint, save_model
+from moldiff.checkpoint import CONFIG_FILE, NOVELTY_FILE, load_checkpoint, save_model
 from moldiff.model import MoleculeDiffusion
 from moldiff.nn.denoiser import PairTransformer
 
@@ -37,9 +37,9 @@ def test_mean_of_weights(tmp_path: Path) -> None:
     (tmp_path / "a" / NOVELTY_FILE).write_bytes(b"keys")
     out = tmp_path / "mean"
     assert average.main([*models, "--out", str(out), "--half"]) == 0
-    mean = load_checkpoint(find_model(out))
+    mean = load_checkpoint(out)
     assert all(bool((weight == 3).all()) for weight in mean.model.denoiser.parameters())
-    hashes = [load_checkpoint(find_model(name)).weights_hash for name in models]
+    hashes = [load_checkpoint(name).weights_hash for name in models]
     assert mean.config["history"] == [{**HISTORY[0], "averaged_with": f"{hashes[1]}, {hashes[2]}"}]
     assert (out / NOVELTY_FILE).read_bytes() == b"keys"
     assert (out / "model.safetensors").stat().st_size < 0.6 * (tmp_path / "a" / "model.safetensors").stat().st_size

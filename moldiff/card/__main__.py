@@ -24,7 +24,7 @@ from moldiff.card.columns import FIRST, METRICS, Background, Column, column
 from moldiff.card.curve import measure_curve, table
 from moldiff.card.document import TEXT_FILE, write_card, write_text
 from moldiff.card.drawn import Delivered, draw_delivered, sampler_of
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, find_model, load_checkpoint
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.novelty import NoveltyIndex
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; 0 = well."""
     options = _parser().parse_args(arguments)
     try:
-        checkpoint = load_checkpoint(find_model(options.model))
+        checkpoint = load_checkpoint(options.model)
         {"write": write, "curve": curve, "learning": learning_curve}[options.command](checkpoint, options)
     except MoldiffError as error:
         print(f"error: {error}", file=sys.stderr)
