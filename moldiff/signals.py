@@ -25,3 +25,15 @@ def handled(names: Sequence[str], handler: Callable[[int, Any], None]) -> Iterat
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM to the block's end: what it does is done whole."""
+    came: list[int] = []
+    try:
+        with handled(("SIGINT", "SIGTERM"), lambda number, _: came.append(number)):
+            yield
+    finally:
+        for number in came[:1]:  # the first ends the work; it may come twice
+            signal.raise_signal(number)

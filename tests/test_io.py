@@ -1,5 +1,6 @@
 import gzip
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -368,6 +369,38 @@ def test_interrupted_writing_keeps_what_is_finished(tmp_path, molecules):
         raise KeyboardInterrupt
     assert len(read(path).records) == 3
     assert os.listdir(tmp_path) == ["a.sdf"]
+
+
+def signalling(number, function):
+    """The function, in whose midst a signal comes."""
+
+    def call(*arguments):
+        signal.raise_signal(number)
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("step", ["_put", "_publish", "_add"])
+def test_a_record_is_in_the_file_and_counted_or_neither(step, tmp_path, molecules, monkeypatch):
+    path = tmp_path / "a.sdf"
+    writer = Writer(path, streamed=True)
+    monkeypatch.setattr(writer, step, signalling(signal.SIGINT, getattr(writer, step)))
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.write(molecules[0])
+    assert writer.count == 1
+    assert [record.name for record in read(path).records] == [molecules[0].name]
+    assert os.listdir(tmp_path) == ["a.sdf"]
+
+
+def test_an_interruption_waits_until_the_file_is_closed(tmp_path, molecules, monkeypatch):
+    path = tmp_path / "a.csv"
+    writer = Writer(path)
+    monkeypatch.setattr(writer, "close", signalling(signal.SIGINT, writer.close))
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.write(molecules[0])
+    assert len(path.read_text().splitlines()) == 2
+    assert os.listdir(tmp_path) == ["a.csv"]
 
 
 def test_equal_molecules_make_equal_files(tmp_path, molecules):

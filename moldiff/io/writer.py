@@ -23,6 +23,7 @@ from moldiff.batch import Molecule
 from moldiff.chem import smiles, to_rdkit
 from moldiff.errors import MoldiffError
 from moldiff.io.parts import file_suffix
+from moldiff.signals import uninterrupted
 
 MEMBER_RECORDS = 64
 """Records of a member of a compressed file: enough for a good compression, and the most a killed program loses."""
@@ -108,11 +109,12 @@ class Writer:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
         text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
-        if self._rows is not None:
-            self._rows.add(_csv_row(molecule, text))
-        elif self._format is not None:
-            self._add(self._format(molecule, text).encode())
-        self.count += 1
+        with uninterrupted():  # a record is in the file and counted, or neither
+            if self._rows is not None:
+                self._rows.add(_csv_row(molecule, text))
+            elif self._format is not None:
+                self._add(self._format(molecule, text).encode())
+            self.count += 1
 
     def _add(self, data: bytes) -> None:
         if self._member is None:
@@ -175,10 +177,11 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and self.count == 0:
-            self._discard()
-        else:
-            self.close()
+        with uninterrupted():
+            if kind is not None and self.count == 0:
+                self._discard()
+            else:
+                self.close()
 
 
 class _Rows:
