@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 
 class Status(StrEnum):
@@ -76,3 +77,8 @@ class MetricResult:
             "unit": self.unit,
             "definition": self.definition,
         }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The result of which `to_dict` made the row."""
+        return cls(**{key: value for key, value in row.items() if key != "value"})

@@ -10,6 +10,8 @@ from models import needs_weights
 
 from moldiff.cli import main
 from moldiff.options import compose_options
+from moldiff.report import MISSING, format_value
+from moldiff.results import MetricResult
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +26,19 @@ COMMANDS = [
 OURS = [command for command in COMMANDS if command.startswith("moldiff ")]
 HOURS = ("moldiff prepare data=qm9", "moldiff train experiment=qm9")
 """Commands that take too long to be run here."""
+
+OF_DRUGS = {
+    "valid and connected": "p2_valid",
+    "unique of these": "p2_unique",
+    "novel of these": "p2_novel",
+    "PoseBusters-valid": "posebusters_valid",
+    "energy lost by relaxing with MMFF94s, median": "mmff_energy_drop_median",
+    "energy lost by relaxing with GFN2-xTB, median": "xtb_energy_drop_median",
+    "QED, mean": "druglike_qed_mean",
+    "synthetic accessibility, mean": "druglike_sa_mean",
+    "Fréchet ChemNet Distance": "fcd_distance",
+}
+"""Metrics of the card, by their name in the table of `drugs`."""
 
 
 def test_first_two_commands() -> None:
@@ -41,6 +56,19 @@ def test_figures_are_those_of_the_model_card() -> None:
     for protocol, label, figures in rows:
         name = f"{protocol.lower()}_{labels.get(label, label.replace(' × ', '_').replace(' ', '_'))}"
         assert figures == " | ".join(f"{100 * column[name]:.2f} %" for column in columns)
+
+
+@needs_weights
+def test_figures_of_drugs_are_those_of_its_card() -> None:
+    results = json.loads((ROOT / "moldiff/weights/drugs/card.json").read_text(encoding="utf-8"))["results"]
+    columns = [{row["name"]: MetricResult.from_dict(row) for row in column} for column in results.values()]
+    table = re.search(r"^\| [\d,]+ molecules of `drugs`.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, flags=re.MULTILINE)
+    assert table is not None
+    shown = dict(row.strip("| ").split(" | ", 1) for row in table[1].splitlines())
+    assert shown == {
+        label: " | ".join(format_value(column[name]) if name in column else MISSING for column in columns)
+        for label, name in OF_DRUGS.items()
+    }
 
 
 @pytest.mark.parametrize("command", OURS)

@@ -122,8 +122,7 @@ def _stretch(stretch: Mapping[str, Any]) -> str:
 
 
 def _results(rows: Sequence[Mapping[str, Any]]) -> list[MetricResult]:
-    """Results as they were before `MetricResult.to_dict`."""
-    return [MetricResult(**{key: value for key, value in row.items() if key != "value"}) for row in rows]
+    return [MetricResult.from_dict(row) for row in rows]
 
 
 def _text(checkpoint: Checkpoint, document: Mapping[str, Any], points: Sequence[Point]) -> str:
