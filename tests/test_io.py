@@ -371,11 +371,11 @@ def test_interrupted_writing_keeps_what_is_finished(tmp_path, molecules):
     assert os.listdir(tmp_path) == ["a.sdf"]
 
 
-def signalling(number, function):
-    """The function, in whose midst a signal comes."""
+def interrupted(function):
+    """The function, in whose midst Ctrl-C comes."""
 
     def call(*arguments):
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
         return function(*arguments)
 
     return call
@@ -385,7 +385,7 @@ def signalling(number, function):
 def test_a_record_is_in_the_file_and_counted_or_neither(step, tmp_path, molecules, monkeypatch):
     path = tmp_path / "a.sdf"
     writer = Writer(path, streamed=True)
-    monkeypatch.setattr(writer, step, signalling(signal.SIGINT, getattr(writer, step)))
+    monkeypatch.setattr(writer, step, interrupted(getattr(writer, step)))
     with pytest.raises(KeyboardInterrupt), writer:
         writer.write(molecules[0])
     assert writer.count == 1
@@ -396,7 +396,7 @@ def test_a_record_is_in_the_file_and_counted_or_neither(step, tmp_path, molecule
 def test_an_interruption_waits_until_the_file_is_closed(tmp_path, molecules, monkeypatch):
     path = tmp_path / "a.csv"
     writer = Writer(path)
-    monkeypatch.setattr(writer, "close", signalling(signal.SIGINT, writer.close))
+    monkeypatch.setattr(writer, "close", interrupted(writer.close))
     with pytest.raises(KeyboardInterrupt), writer:
         writer.write(molecules[0])
     assert len(path.read_text().splitlines()) == 2

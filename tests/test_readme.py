@@ -41,6 +41,12 @@ OF_DRUGS = {
 """Metrics of the card, by their name in the table of `drugs`."""
 
 
+def card_columns(model: str) -> list[dict[str, MetricResult]]:
+    """The results of a shipped model's card by name: raw, delivered, real test molecules."""
+    results = json.loads((ROOT / f"moldiff/weights/{model}/card.json").read_text(encoding="utf-8"))["results"]
+    return [{row["name"]: MetricResult.from_dict(row) for row in column} for column in results.values()]
+
+
 def test_first_two_commands() -> None:
     assert COMMANDS[:2] == ["pip install .", "moldiff sample"]
     assert 'pip install ".[test]" && pytest\n' in TEXT
@@ -48,20 +54,18 @@ def test_first_two_commands() -> None:
 
 @needs_weights
 def test_figures_are_those_of_the_model_card() -> None:
-    results = json.loads((ROOT / "moldiff/weights/qm9/card.json").read_text(encoding="utf-8"))["results"]
-    columns = [{result["name"]: result["value"] for result in column} for column in results.values()]
+    columns = card_columns("qm9")
     labels = {"valid and connected": "valid"}
     rows = re.findall(r"^\| (P[12]) ([^|]+) \| (.+) \|$", TEXT, flags=re.MULTILINE)
     assert len(rows) == 6
     for protocol, label, figures in rows:
         name = f"{protocol.lower()}_{labels.get(label, label.replace(' × ', '_').replace(' ', '_'))}"
-        assert figures == " | ".join(f"{100 * column[name]:.2f} %" for column in columns)
+        assert figures == " | ".join(f"{100 * column[name].value:.2f} %" for column in columns)
 
 
 @needs_weights
 def test_figures_of_drugs_are_those_of_its_card() -> None:
-    results = json.loads((ROOT / "moldiff/weights/drugs/card.json").read_text(encoding="utf-8"))["results"]
-    columns = [{row["name"]: MetricResult.from_dict(row) for row in column} for column in results.values()]
+    columns = card_columns("drugs")
     table = re.search(r"^\| [\d,]+ molecules of `drugs`.*\n\|[-|]+\n((?:\|.*\n)+)", TEXT, flags=re.MULTILINE)
     assert table is not None
     shown = dict(row.strip("| ").split(" | ", 1) for row in table[1].splitlines())

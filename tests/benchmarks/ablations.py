@@ -9,8 +9,6 @@ trained again. The trainings called base differ in their seed alone: what they s
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from documents import add, fill, known
 from evaluation import processor
 
 from moldiff.checkpoint import load_checkpoint
@@ -66,8 +65,6 @@ SHOWN = {
     "decoded_p2_valid": "P2 valid decoded",
 }
 
-_COMMAND = "import sys; from moldiff.cli import main; sys.exit(main(sys.argv[1:]))"
-
 
 def train(name: str, folder: Path, data: str, minutes: float) -> None:
     """By the command that users run; an interrupted training goes on."""
@@ -75,8 +72,9 @@ def train(name: str, folder: Path, data: str, minutes: float) -> None:
     options = ["experiment=qm9", f"data.folder={data}", f"out={folder}", "resume=auto", "compile=false"]
     options += ["trainer.devices=1", "trainer.max_steps=null", f"trainer.max_time=00:{time}"]
     options += ["trainer.num_quality_samples=0", "trainer.num_validation=200", "trainer.validate_every=100000"]
+    command = [sys.executable, "-m", "moldiff.cli", "train", *options, *VARIANTS[name]]
     with (folder.parent / f"{name}.log").open("a", encoding="utf-8") as log:
-        subprocess.run([sys.executable, "-c", _COMMAND, "train", *options, *VARIANTS[name]], stderr=log, check=True)
+        subprocess.run(command, stderr=log, check=True)
 
 
 def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -91,33 +89,14 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
     return {**facts, "molecules": seen, "processor": processor(), **scores}
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """In Markdown, in the order of the variants."""
-    head = ["change", "molecules seen", *(f"{title} (%)" for title in SHOWN.values())]
-    rows = [head, ["---"] * len(head)]
+def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows in the order of the variants, the first of which is the head."""
+    rows = [["change", "molecules seen", *(f"{title} (%)" for title in SHOWN.values())]]
     for name in (name for name in VARIANTS if name in found):
         one = found[name]
         options = ", ".join(f"`{option}`" for option in one["options"]) or "none"
         rows.append([options, f"{one['molecules']:,}", *(f"{100 * one[key]:.1f}" for key in SHOWN)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def document(folder: Path, name: str, figures: Mapping[str, Any]) -> None:
-    """Put figures beside the others, and write the table anew."""
-    store = folder / "benchmarks" / "ablations.json"
-    found = known(folder) | {name: figures}
-    store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    path = folder / "experiments.md"
-    place = re.compile(r"(<!-- measured: ablations -->\n).*?(<!-- end -->)", re.DOTALL)
-    text = place.sub(lambda match: f"{match[1]}{table(found)}\n{match[2]}", path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
-
-
-def known(folder: Path) -> dict[str, Any]:
-    """What was measured before."""
-    store = folder / "benchmarks" / "ablations.json"
-    found: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
-    return found
+    return rows
 
 
 def main() -> None:
@@ -132,11 +111,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="trainings side by side, each on one core")
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
-    names = [name for name in args.what if name not in known(args.docs)]
+    store = args.docs / "benchmarks" / "ablations.json"
+    before = known(store)
+    names = [name for name in args.what if name not in before]
     with ProcessPoolExecutor(args.at_once, get_context("spawn")) as pool:
         runs = {pool.submit(measure, name, args.runs / name, args): name for name in names}
         for run in as_completed(runs):
-            document(args.docs, runs[run], run.result())
+            found = add(store, {runs[run]: run.result()})
+            fill(args.docs / "experiments.md", {"ablations": table(found)})
             print(runs[run], {key: round(run.result()[key], 4) for key in SHOWN}, flush=True)
 
 

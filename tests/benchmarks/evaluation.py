@@ -53,8 +53,7 @@ def run(*words: str) -> dict[str, float]:
 
 
 def evaluate_command(*options: str) -> dict[str, float]:
-    code = "import sys; from moldiff.cli import main; sys.exit(main(sys.argv[1:]))"
-    return run("-c", code, "evaluate", *options)
+    return run("-m", "moldiff.cli", "evaluate", *options)
 
 
 def processor() -> str:

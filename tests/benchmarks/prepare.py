@@ -11,8 +11,6 @@ package again and again, and so does the large set; of the SDF of rejects, only 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import shutil
 import statistics
 import subprocess
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from documents import add, fill
 from evaluation import processor
 from rdkit import Chem, RDConfig, rdBase
 from rich.console import Console
@@ -64,7 +63,6 @@ _SHOWN_STEPS = 12
 
 AIM_STREAM_GB, AIM_TRAIN_GB = 2.0, 3.0
 
-_COMMAND = "import sys; from moldiff.cli import main; sys.exit(main(sys.argv[1:]))"
 _DRUG_SIZE = range(18, 31)
 _REPEATS = 3
 
@@ -119,7 +117,7 @@ def rate_of_conformers(folder: Path, number: int) -> float:
 def memory_of(*options: str) -> tuple[float, float]:
     """Seconds of a command, and the largest sum of the memory of its processes (GB)."""
     start, peak = time.perf_counter(), 0
-    with subprocess.Popen([sys.executable, "-c", _COMMAND, *options], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-m", "moldiff.cli", *options], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, sum(resident(pid) for pid in family(process.pid)))
             time.sleep(0.1)
@@ -284,18 +282,7 @@ def show(found: dict[str, Any]) -> None:
 
 def document(folder: Path, found: dict[str, Any]) -> None:
     """Put figures beside those that were measured before, and write the tables of `data.md` from all."""
-    store = folder / "benchmarks" / "prepare.json"
-    before = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
-    found = before | found
-    store.parent.mkdir(exist_ok=True)
-    store.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = (folder / "data.md").read_text(encoding="utf-8")
-    for name, (head, *rows) in tables(found).items():
-        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-        content = "\n".join(lines) if rows else "Not measured yet."
-        place = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = place.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
-    (folder / "data.md").write_text(text, encoding="utf-8")
+    fill(folder / "data.md", tables(add(folder / "benchmarks" / "prepare.json", found)))
 
 
 def main() -> None:
