@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from moldiff.checkpoint import build_model, load_checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.hardware import is_out_of_memory
 from moldiff.nn.denoiser import PairTransformer
+from moldiff.process.local import Distances, LocalFrames, LocalLoss
 from moldiff.process.mixture import TaskMixture
 from moldiff.process.time import PowerTimes
 from moldiff.ranks import rank, started_together
@@ -149,15 +151,20 @@ def test_parts_of_a_batch_get_the_noise_of_the_whole(tasks: TaskMixture | None) 
 
 @pytest.mark.parametrize("tasks", [None, TASKS])
 @pytest.mark.parametrize("conditional", [False, True])
-def test_losses_of_parts_add_up_by_their_counts(tasks: TaskMixture | None, conditional: bool) -> None:
+@pytest.mark.parametrize("geometry", [None, Distances(), LocalFrames()])
+def test_losses_of_parts_add_up_by_their_counts(
+    tasks: TaskMixture | None, conditional: bool, geometry: LocalLoss | None
+) -> None:
     model, batch = small_model().float(), float_batch([5, 4, 5, 3, 2, 5, 1])
     if conditional:
         model = conditional_model().float()
         batch = batch.replace(condition=torch.randn(7, 2, generator=torch.Generator().manual_seed(1)))
+    model.process = replace(model.process, geometry=geometry)
     noised = model.noise(batch, PowerTimes(), torch.Generator().manual_seed(3), tasks=tasks)
     whole, total = model.losses_of(noised, self_condition=True), model.counts_of(noised)
     assert whole.keys() == total.keys()
     assert ("contributions" in whole) == conditional
+    assert ("geometry" in whole) == (geometry is not None)
     parts = noised.split(3)
     assert [part.clean.num_molecules for part in parts] == [3, 3, 1]
     for name, loss in whole.items():

@@ -12,6 +12,7 @@ from moldiff.batch import MolBatch, NoiseLevel, Prediction, pair_mask
 from moldiff.geometry import Coupling, align_noise, center, match_hydrogen_slots
 from moldiff.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.process.gaussian import GaussianProcess
+from moldiff.process.local import LocalLoss
 from moldiff.randomness import Draws
 from moldiff.vocabulary import MAX_HYDROGENS
 
@@ -29,6 +30,7 @@ class JointProcess:
         atom_type: process of the atom classes.
         bond: process of the bond orders, one draw per unordered pair.
         coupling: match noise to atoms by assignment and rotation in training.
+        geometry: a further loss in training, of what is around each atom; None = none.
     """
 
     pos: GaussianProcess
@@ -36,6 +38,7 @@ class JointProcess:
     atom_type: CategoricalProcess
     bond: CategoricalProcess
     coupling: bool = True
+    geometry: LocalLoss | None = None
 
     def prior(self, node_mask: Tensor, draws: Draws, known: Tensor | None = None) -> MolBatch:
         """Pure noise for the atoms of `node_mask` [B, N].
@@ -106,23 +109,36 @@ class JointProcess:
     def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
         """The loss of each field, a scalar each; known entries don't count."""
         mask, pairs = clean.node_mask, clean.pair_mask
-        return {
+        losses = {
             "pos": self.pos.loss(prediction.pos, clean.pos, noise_level.pos, mask),
             "hydrogen": self.hydrogen.loss(prediction.hydrogen, clean.hydrogen, noise_level.pos, mask),
             "atom_type": self.atom_type.loss(prediction.atom_type, clean.atom_type, mask & (noise_level.atom > 0)),
             "bond": self.bond.loss(prediction.bond, clean.bond, pairs & (noise_level.bond > 0)),
         }
+        if self.geometry is not None:
+            losses["geometry"] = self._geometry_loss(self.geometry, prediction, clean, noise_level.pos)
+        return losses
+
+    def _geometry_loss(self, geometry: LocalLoss, prediction: Prediction, clean: MolBatch, level: Tensor) -> Tensor:
+        """Errors of pairs of which one atom at least carries noise, weighted as the coordinates of the noisier one."""
+        with torch.autocast(clean.pos.device.type, enabled=False):
+            errors = geometry.errors(prediction, clean) * self.pos.weight(_noisier(level))
+        counted = geometry.pairs(clean) & (_noisier(level) > 0)
+        return (errors * counted).sum() / counted.sum().clamp(min=1)
 
     def counts(self, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
         """Over how many entries `loss` averages each field; weighted by them, losses of parts of a batch add up."""
         mask, pairs = clean.node_mask, clean.pair_mask
         vectors = (mask & (noise_level.pos > 0)).sum()
-        return {
+        counts = {
             "pos": vectors,
             "hydrogen": vectors,
             "atom_type": (mask & (noise_level.atom > 0)).sum(),
             "bond": (pairs & (noise_level.bond > 0)).sum(),
         }
+        if self.geometry is not None:
+            counts["geometry"] = (self.geometry.pairs(clean) & (_noisier(noise_level.pos) > 0)).sum()
+        return counts
 
     def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
         """From level t to level s <= t; known entries (t = 0) stay as they are."""
@@ -168,6 +184,11 @@ class JointProcess:
         }
 
 
+def _noisier(level: Tensor) -> Tensor:
+    """The higher of the levels [B, N] of two atoms, [B, N, N]."""
+    return torch.maximum(level[:, :, None], level[:, None])
+
+
 @dataclass(frozen=True)
 class JointProcessConfig:
     """Builds a `JointProcess` once the data's class frequencies are known.
@@ -179,6 +200,7 @@ class JointProcessConfig:
         bond_prior: frequencies [4] -> prior [5] of the bonds.
         corrector: corrector noise η of the class processes.
         coupling: match noise to atoms in training.
+        geometry: a further loss in training; None = none.
     """
 
     pos: GaussianProcess = field(default_factory=GaussianProcess)
@@ -187,6 +209,7 @@ class JointProcessConfig:
     bond_prior: Callable[[Tensor], Tensor] = marginal_prior
     corrector: float = 0.0
     coupling: bool = True
+    geometry: LocalLoss | None = None
 
     def build(self, atom_frequencies: Tensor, bond_frequencies: Tensor) -> JointProcess:
         """The process for atom class frequencies [K] and bond frequencies [4] of the data."""
@@ -196,4 +219,5 @@ class JointProcessConfig:
             atom_type=CategoricalProcess(self.atom_prior(atom_frequencies), self.pos.schedule, self.corrector),
             bond=CategoricalProcess(self.bond_prior(bond_frequencies), self.pos.schedule, self.corrector),
             coupling=self.coupling,
+            geometry=self.geometry,
         )

@@ -9,6 +9,7 @@ trained again. The trainings called base differ in their seed alone: what they s
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,6 +49,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "weight_hydrogen": ("field_weights.hydrogen=0.5",),
     "weight_atom_type": ("field_weights.atom_type=0.6",),
     "weight_bond": ("field_weights.bond=1.0",),
+    "distances": ("process.geometry={_target_: moldiff.process.local.Distances}",),
+    "frames": ("process.geometry={_target_: moldiff.process.local.LocalFrames}",),
     "coupling_off": ("process.coupling=false",),
     "whole_only": ("tasks=null",),
     "ema_short": ("ema_decay=0.99",),
@@ -66,27 +69,28 @@ SHOWN = {
 }
 
 
-def train(name: str, folder: Path, data: str, minutes: float) -> None:
+def train(name: str, folder: Path, args: argparse.Namespace) -> None:
     """By the command that users run; an interrupted training goes on."""
-    time = str(timedelta(minutes=minutes)).split(".")[0].zfill(8)
-    options = ["experiment=qm9", f"data.folder={data}", f"out={folder}", "resume=auto", "compile=false"]
-    options += ["trainer.devices=1", "trainer.max_steps=null", f"trainer.max_time=00:{time}"]
-    options += ["trainer.num_quality_samples=0", "trainer.num_validation=200", "trainer.validate_every=100000"]
+    time = str(timedelta(minutes=args.minutes)).split(".")[0].zfill(8)
+    options = ["experiment=qm9", f"data.folder={args.data}", f"out={folder}", "resume=auto", "compile=false"]
+    options += [f"trainer.precision={args.precision}", "trainer.devices=1"]
+    options += ["trainer.max_steps=null", f"trainer.max_time=00:{time}", "trainer.num_quality_samples=0"]
+    options += ["trainer.num_validation=200", "trainer.validate_every=100000"]
     command = [sys.executable, "-m", "moldiff.cli", "train", *options, *VARIANTS[name]]
     with (folder.parent / f"{name}.log").open("a", encoding="utf-8") as log:
-        subprocess.run(command, stderr=log, check=True)
+        subprocess.run(command, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Train and score; the figures and what they are of."""
     torch.set_num_threads(1)
-    train(name, folder, args.data, args.minutes)
+    train(name, folder, args)
     checkpoint = load_checkpoint(folder)
     seen = sum(stretch["steps"] * stretch["batch_size"] for stretch in checkpoint.config["history"])
     sampler = PowerSampler(num_steps=args.steps)
     scores = sample_quality(checkpoint.model.eval(), num_samples=args.samples, sampler=sampler)
-    facts = {"options": VARIANTS[name], "samples": args.samples, "calls": args.steps, "minutes": args.minutes}
-    return {**facts, "molecules": seen, "processor": processor(), **scores}
+    facts = {name: getattr(args, name) for name in ("minutes", "precision", "samples", "steps")}
+    return {"options": VARIANTS[name], **facts, "molecules": seen, "processor": processor(), **scores}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -106,6 +110,7 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="the folder of documents to write to")
     parser.add_argument("--what", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which trainings")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each training")
+    parser.add_argument("--precision", default="32-true", help="of each training; bf16-mixed where that is faster")
     parser.add_argument("--samples", type=int, default=2_000)
     parser.add_argument("--steps", type=int, default=20, help="network calls a molecule")
     parser.add_argument("--at-once", type=int, default=2, help="trainings side by side, each on one core")
