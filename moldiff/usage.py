@@ -237,7 +237,8 @@ options and their defaults:
   batch_size=128      molecules a step and device
   seed=0
   denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
-  process=joint_linear         or joint_cosine
+  process=joint_linear         or joint_cosine; a further loss:
+     'process.geometry={_target_: moldiff.process.local.Distances}'
   prior=marginal               of the classes; or uniform, absorbing
   optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
