@@ -238,7 +238,7 @@ options and their defaults:
   seed=0
   denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
   process=joint_linear         or joint_cosine; a further loss:
-     'process.geometry={_target_: moldiff.process.local.Distances}'
+     'process.geometry={{_target_: moldiff.process.local.Distances}}'
   prior=marginal               of the classes; or uniform, absorbing
   optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
