@@ -143,20 +143,32 @@ class NoiseLevel:
     """How noisy each field of each atom is: 0 = data, 1 = prior.
 
     Attributes:
-        pos: level of the coordinates and hydrogen offsets [B, N].
+        pos: level of the coordinates of heavy atoms [B, N].
         atom: level of the atom classes [B, N].
         bond: symmetric level of the bonds [B, N, N].
+        hydrogen: level of the hydrogen offsets [B, N].
     """
 
     pos: Tensor
     atom: Tensor
     bond: Tensor
+    hydrogen: Tensor
 
     @classmethod
     def uniform(cls, t: Tensor, node_mask: Tensor) -> NoiseLevel:
         """The same level t [B] for every field and atom."""
         nodes = t[:, None].expand(node_mask.shape)
-        return cls(nodes, nodes, t[:, None, None].expand(*node_mask.shape, node_mask.shape[1]))
+        return cls(nodes, nodes, t[:, None, None].expand(*node_mask.shape, node_mask.shape[1]), nodes)
+
+    def at_most(self, level: float) -> NoiseLevel:
+        """The levels, but none above `level`; hydrogens keep theirs."""
+        return replace(self, **{name: getattr(self, name).clamp(max=level) for name in ("pos", "atom", "bond")})
+
+    def graph_known(self, node_mask: Tensor) -> Tensor:
+        """[B] True where every atom class and bond is known."""
+        atoms = (self.atom == 0) | ~node_mask
+        bonds = (self.bond == 0) | ~pair_mask(node_mask)
+        return atoms.all(1) & bonds.flatten(1).all(1)
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on another device."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moldiff.batch import Molecule, NoiseLevel, collate
+from moldiff.batch import Molecule, collate
 from moldiff.decode import Total
 from moldiff.drawing import Admission, Finished, Task
 from moldiff.randomness import molecule_generator
@@ -66,7 +66,7 @@ class Descendants:
         """One of the parents at the level of noise; what the task knows of it at that of the task."""
         parent = self._parent(index)
         start = self._beginning(parent)
-        level = NoiseLevel(*(value.clamp(max=self.noise) for value in vars(start.level).values()))
+        level = start.level.at_most(self.noise)
         molecule = parent.molecule
         offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
         known = start.known

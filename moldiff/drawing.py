@@ -389,6 +389,7 @@ def stack_starts(starts: Sequence[Start]) -> Start:
             pos=stacked((start.level.pos for start in starts), 1, fill=1),
             atom=stacked((start.level.atom for start in starts), 1, fill=1),
             bond=stacked((start.level.bond for start in starts), 2, fill=1),
+            hydrogen=stacked((start.level.hydrogen for start in starts), 1, fill=1),
         ),
         None if allowed is None else stacked(allowed, 1, fill=True),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from moldiff.batch import MolBatch, NoiseLevel, Prediction, take_rows
 from moldiff.condition import Properties
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.geometry import Coupling, center
+from moldiff.geometry import center
 from moldiff.nn.counts import Contributions, bond_counts, expected_bond_counts
-from moldiff.process.joint import JointProcess
+from moldiff.process.joint import JointProcess, shuffled_slots
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
 from moldiff.randomness import BatchDraws, Draws, PartDraws
-from moldiff.vocabulary import Vocabulary
+from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
 
 BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
@@ -34,7 +34,7 @@ STEERING = 0.5
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
-TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], tuple[NoiseLevel, Coupling]]
+TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], NoiseLevel]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,9 @@ class MoleculeDiffusion(nn.Module):
     steering = 0.0
     """How much of what is lacking of values asked for is made up for while drawing, see `moldiff.steering`."""
 
+    num_hydrogens: Tensor
+    """Of every atom class [K]."""
+
     def __init__(
         self,
         denoiser: nn.Module,
@@ -89,6 +92,7 @@ class MoleculeDiffusion(nn.Module):
         self.vocabulary = vocabulary
         self.statistics = statistics
         self.properties = Properties() if properties is None else properties
+        self.register_buffer("num_hydrogens", torch.from_numpy(vocabulary.table[:, 2].copy()), persistent=False)
 
     def to_model_units(self, batch: MolBatch, known: Tensor | None = None) -> MolBatch:
         """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all.
@@ -108,9 +112,27 @@ class MoleculeDiffusion(nn.Module):
         )
 
     def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
-        """The network's estimate of the clean data, in the model's units."""
+        """The network's estimate of the clean data, in the model's units.
+
+        It sees the places of the hydrogens that atoms of known class have, once these are noised at all.
+        """
         denoiser: Denoiser = self.denoiser
+        if not self.process.coupling:
+            seen = self._seen_slots(noisy, noise_level)
+            noisy = noisy.replace(hydrogen=noisy.hydrogen * seen)
+            if previous is not None:
+                previous = replace(previous, hydrogen=previous.hydrogen * seen)
         return denoiser(noisy, noise_level, previous)
+
+    def _seen_slots(self, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
+        """[B, N, 4, 1] 1 = the network sees this hydrogen's place, 0 = it is hidden from it."""
+        level = noise_level.hydrogen[..., None]
+        return ((level == 0) | ((level < 1) & self.filled_slots(noisy.atom_type))).to(noisy.pos)[..., None]
+
+    def filled_slots(self, atom_type: Tensor) -> Tensor:
+        """[..., 4] True where atoms of the classes [...] have a hydrogen; those of the mask have none."""
+        counts = torch.cat([self.num_hydrogens, self.num_hydrogens.new_zeros(1)])[atom_type]
+        return torch.arange(MAX_HYDROGENS, device=counts.device) < counts[..., None]
 
     def noise(
         self,
@@ -140,14 +162,13 @@ class MoleculeDiffusion(nn.Module):
         if parts > 1:
             draws = PartDraws(draws, start=place.start, total=parts * count)
         if tasks is None:
-            level, coupling, known = NoiseLevel.uniform(times(parts * count, generator)[place], mask), None, None
+            level, known = NoiseLevel.uniform(times(parts * count, generator)[place], mask), None
+            level = replace(level, hydrogen=torch.ones_like(level.hydrogen))
         else:
-            levels, couplings = tasks(_among_others(batch, place, parts * count), times, generator)
-            level, coupling = take_rows(levels, place), take_rows(couplings, place)
+            level = take_rows(tasks(_among_others(batch, place, parts * count), times, generator), place)
             known = (level.pos == 0) & mask
-        clean, noise = self.process.couple(
-            self.to_model_units(batch, known), self.process.prior(mask, draws, known), coupling
-        )
+        clean = shuffled_slots(self.to_model_units(batch, known), draws)
+        noise = self.process.prior(mask, draws, known)
         if clean.condition is not None and told is not None:
             values = _among(clean.condition, place, parts * count)
             clean = clean.replace(condition=told(values, generator)[place])
@@ -226,19 +247,31 @@ class MoleculeDiffusion(nn.Module):
 
         The sum over steps of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for clean molecules in Å, by one step drawn at
         random for each molecule (Kingma et al. 2021, arXiv:2107.00630, eq. 12). The grid is even in log SNR between
-        `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out.
+        `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out. Hydrogens are
+        drawn last, with all else known.
         """
         draws = BatchDraws(generator)
-        clean, noise = self.process.couple(self.to_model_units(batch), self.process.prior(batch.node_mask, draws))
+        clean = shuffled_slots(self.to_model_units(batch), draws)
+        noise = self.process.prior(batch.node_mask, draws)
         schedule = self.process.pos.schedule
         low, high = log_snr(schedule, torch.tensor(BOUND_LEVELS, dtype=torch.double))
         grid = schedule.level(torch.lerp(low, high, torch.linspace(0, 1, num_steps + 1).double())).to(clean.pos)
         index = torch.randint(num_steps, (batch.num_molecules,), generator=generator, device=generator.device)
         s, t = (NoiseLevel.uniform(grid[k], batch.node_mask) for k in (index, index + 1))
-        noisy = self.process.corrupt(clean, noise, t, draws)
-        prediction = self.denoise(noisy, t, self.denoise(noisy, t))
-        terms = self.process.bound(prediction, clean, noisy, t, s)
+        terms = self._bound_of_step(clean, noise, t, s, draws)
+        if not self.process.coupling:
+            s, t = (NoiseLevel(0 * level.pos, 0 * level.atom, 0 * level.bond, level.hydrogen) for level in (s, t))
+            terms["hydrogen"] = self._bound_of_step(clean, noise, t, s, draws)["hydrogen"]
         return {name: term * num_steps for name, term in terms.items()}
+
+    def _bound_of_step(
+        self, clean: MolBatch, noise: MolBatch, t: NoiseLevel, s: NoiseLevel, draws: Draws
+    ) -> dict[str, Tensor]:
+        """KL divergence of the step from t to s for every field [B] (nats)."""
+        if not self.process.coupling and bool((t.pos > 0).any()):  # hidden, as while coordinates are drawn
+            t, s = (replace(level, hydrogen=torch.ones_like(level.hydrogen)) for level in (t, s))
+        noisy = self.process.corrupt(clean, noise, t, draws)
+        return self.process.bound(self.denoise(noisy, t, self.denoise(noisy, t)), clean, noisy, t, s)
 
 
 def in_units(batch: MolBatch, statistics: Statistics, known: Tensor | None = None) -> MolBatch:

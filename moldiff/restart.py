@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from moldiff.batch import Molecule, NoiseLevel, Prediction
+from moldiff.batch import Molecule, Prediction
 from moldiff.drawing import Beginning, Chunk
 from moldiff.sampler import PowerSampler, settled
 
@@ -57,10 +57,10 @@ def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
     return [Outcome(*end, None if drawn.frames is None else drawn.frames[row]) for row, end in every]
 
 
-def sampler_of_restart(sampler: PowerSampler) -> PowerSampler:
+def sampler_of_restart(sampler: PowerSampler, *, coupling: bool) -> PowerSampler:
     """How to step from a restart down to the data, with as many refinements as a whole run has."""
     calls = max(1, round(_SHARE * sampler.num_steps))
-    return replace(sampler, num_steps=calls, refinements=sampler.num_refinements)
+    return replace(sampler, num_steps=calls, refinements=sampler.num_refinements(coupling))
 
 
 def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> list[Outcome]:
@@ -104,7 +104,7 @@ def _restart(beginning: Beginning, drawn: Chunk, row: int) -> Beginning:
         bond=batch.bond[row, :size, :size][None].to(start.clean.pos),
     )
     clean = settled(start.clean, estimate, level)
-    back = NoiseLevel(level.pos.clamp(max=LEVEL), level.atom.clamp(max=LEVEL), level.bond.clamp(max=LEVEL))
+    back = level.at_most(LEVEL)
     return replace(beginning, generator=_next(beginning.generator), start=replace(start, clean=clean, level=back))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -93,37 +93,48 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class PowerSampler:
-    """Steps down a power grid of levels, one network call a level.
+    """Steps down power grids of levels, one network call a level.
+
+    A molecule is drawn in two stages. Coordinates of heavy atoms, classes and bonds come first. Then the most probable
+    graph is taken as known, the coordinates are noised a little again, and settle while the hydrogens are drawn.
 
     Args:
         num_steps: network calls a molecule.
-        grid_power: above 1 the grid is denser towards the data.
-        corrector: corrector noise η of atom classes and bonds.
-        churn: share of the ancestral noise that is drawn anew for coordinates; 0 = deterministic.
+        grid_power: above 1 the grids are denser towards the data.
+        refresh: share of the classes and bonds that every step noises anew.
+        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE.
+        churn_low: the lowest noise level from which it is.
+        churn_high: the highest.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
+        settle: share of the calls in which the graph is known.
+        settle_level: noise level that the coordinates go back to then.
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
             taken, the graph has to be settled before the coordinates are.
-        hydrogen_noise: standard deviation of the noise that hydrogen offsets start from. In large steps they lose
-            length, and an atom whose offsets are short ends up with fewer hydrogens than in the data; None =
-            1 + 1 / num_steps makes up for it, and 1 + 2 / calls in a refinement of so many calls.
         refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
             network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
-            are shared out by the levels that are passed through: with one refinement from 0.35, 37 and 13 of 50.
-            None = 1 from 50 calls on; in fewer the first way down suffers more than is gained. A second one draws
-            the molecules away from the data.
+            are shared out by the levels that are passed through. None = none; of models with coupled noise 1 from 50
+            calls on.
         refine_level: noise level that a refinement starts from, times that of each field to begin with.
+        corrector: of models with coupled noise: how many more classes than needed a step draws from the estimate.
+        hydrogen_noise: of models with coupled noise: standard deviation of the noise that hydrogen offsets start from;
+            None = 1 + 1 / num_steps, and 1 + 2 / calls in a refinement of so many calls, for they lose length.
     """
 
     num_steps: int = 50
     grid_power: float = 2.0
-    corrector: float = 100.0
+    refresh: float = 0.0
     churn: float = 0.0
+    churn_low: float = 0.0
+    churn_high: float = 1.0
     order: int = 2
+    settle: float = 0.25
+    settle_level: float = 0.2
     class_lead: float | None = None
-    hydrogen_noise: float | None = None
     refinements: int | None = None
     refine_level: float = 0.35
+    corrector: float = 100.0
+    hydrogen_noise: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -131,8 +142,9 @@ class PowerSampler:
         for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
             if not getattr(self, name) >= low:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
-        if self.churn > 1:
-            raise MoldiffError(f"sampler.churn: got {self.churn}, expected a number from 0 to 1")
+        for name in ("refresh", "churn_low", "churn_high", "settle"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
         if self.class_lead is not None and not self.class_lead >= 1:
             raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
         if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
@@ -141,6 +153,8 @@ class PowerSampler:
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
         if self.refinements is not None and not (isinstance(self.refinements, int) and self.refinements >= 0):
             raise MoldiffError(f"sampler.refinements: got {self.refinements}, expected a whole number of at least 0")
+        if not 0 < self.settle_level < 1:
+            raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
         if not _SETTLED < self.refine_level < 1:
             raise MoldiffError(
                 f"sampler.refine_level: got {self.refine_level}, expected a number above {_SETTLED} and below 1"
@@ -150,58 +164,115 @@ class PowerSampler:
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
     ) -> Iterator[SamplerState]:
         """Yield every network call; the last one's prediction is the sample."""
-        process = replace(
-            process,
-            pos=replace(process.pos, churn=self.churn),
-            hydrogen=replace(process.hydrogen, churn=self.churn),
-            atom_type=replace(process.atom_type, corrector=self.corrector),
-            bond=replace(process.bond, corrector=self.corrector),
-        )
-        lead = self.class_lead or 1.0
-        noisy, previous, step = self._scaled(noisy, noise_level), None, 0
-        for grid in self.grids():
-            grid = grid.to(noisy.pos)
-            levels = [scale_level(noise_level, level, lead) for level in grid]
+        process, previous, step = self._stepping(process), None, 0
+        # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
+        joint = noise_level.graph_known(noisy.node_mask) | process.coupling
+        for stage in self.stages(process.coupling):
+            levels = stage.levels(noise_level, joint, self.class_lead or 1.0)
             if previous is not None:
-                estimate, width = settled(noisy, previous, noise_level), self._hydrogen_width(2 / len(grid))
-                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=width)
-            log_sigma = process.pos.schedule.sigma(grid.double()).log()
+                estimate = settled(noisy, previous, noise_level)
+                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=self._width(process, 2 / len(levels)))
+            elif process.coupling:
+                fresh = (noise_level.pos == 1)[..., None, None]
+                width = self._width(process, 1 / self.num_steps)
+                noisy = noisy.replace(hydrogen=torch.where(fresh, width, 1.0) * noisy.hydrogen)
+            graph = previous
             for place, level in enumerate(levels):
                 prediction = denoise(noisy, level, previous)
-                yield SamplerState(noisy, prediction, step)
+                shown = prediction
+                if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
+                    shown = replace(prediction, atom_type=graph.atom_type, bond=graph.bond)
+                yield SamplerState(noisy, shown, step)
                 if place + 1 < len(levels):
                     target = prediction
                     if self.order == 2 and previous is not None and place > 0:
-                        target = extrapolate(prediction, previous, log_sigma[place - 1 : place + 2])
+                        target = extrapolate(prediction, previous, levels[place - 1 : place + 2], process)
                     noisy = process.step(noisy, target, level, levels[place + 1], draws)
                 previous, step = prediction, step + 1
 
-    @property
-    def num_refinements(self) -> int:
-        """`refinements`, or what None stands for."""
-        return int(self.num_steps >= _REFINED_FROM) if self.refinements is None else self.refinements
+    def _stepping(self, process: JointProcess) -> JointProcess:
+        """The process with the noise that the steps draw anew."""
+        churned: dict[str, Any] = {"churn": self.churn, "churn_levels": (self.churn_low, self.churn_high)}
+        classes: dict[str, Any] = {"corrector": self.corrector} if process.coupling else {"refresh": self.refresh}
+        return replace(
+            process,
+            pos=replace(process.pos, **churned),
+            hydrogen=replace(process.hydrogen, **churned),
+            atom_type=replace(process.atom_type, **classes),
+            bond=replace(process.bond, **classes),
+        )
 
-    def grids(self) -> list[Tensor]:
-        """The levels of the run down to the data and of each refinement, `num_steps` in all, one network call each."""
-        rounds = self.num_refinements
-        calls = round(self.num_steps / (1 / self.refine_level + rounds))
+    def num_refinements(self, coupling: bool) -> int:
+        """`refinements`, or what None stands for."""
+        if self.refinements is None:
+            return int(coupling and self.num_steps >= _REFINED_FROM)
+        return self.refinements
+
+    def stages(self, coupling: bool) -> list[Stage]:
+        """The ways down of the run, `num_steps` network calls in all; with `coupling` none with a known graph."""
+        calls = 0 if coupling or self.num_steps < 2 else min(self.num_steps - 1, round(self.settle * self.num_steps))
+        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling))
+        found = [Stage(grid, grid) for grid in grids]
+        if calls:
+            down = power_grid(calls, self.grid_power, start=self.settle_level)
+            found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
+        return found
+
+    def _grids(self, num_steps: int, rounds: int) -> list[Tensor]:
+        """The levels of the first way down and of each refinement, one network call each."""
+        calls = round(num_steps / (1 / self.refine_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0
         ends = [_SETTLED] * rounds + [MIN_LEVEL]
-        first = power_grid(self.num_steps - rounds * calls, self.grid_power, end=ends[0])
+        first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
         return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
 
-    def _scaled(self, noisy: MolBatch, noise_level: NoiseLevel) -> MolBatch:
-        """The start with its noise of hydrogens scaled where it is nothing but noise."""
-        width = self._hydrogen_width(1 / self.num_steps)
-        return noisy.replace(hydrogen=torch.where((noise_level.pos == 1)[..., None, None], width, 1.0) * noisy.hydrogen)
-
-    def _hydrogen_width(self, excess: float) -> float:
-        """`hydrogen_noise`, or what None stands for where the noise is to be wider by `excess`."""
+    def _width(self, process: JointProcess, excess: float) -> float:
+        """Standard deviation of the noise of hydrogens, where coupled models want it wider by `excess`."""
+        if not process.coupling:
+            return 1.0
         return 1 + excess if self.hydrogen_noise is None else self.hydrogen_noise
 
 
-def extrapolate(prediction: Prediction, previous: Prediction, log_sigma: Tensor) -> Prediction:
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One way down.
+
+    Attributes:
+        grid: level of each network call [n], times that of each field to begin with.
+        hydrogen: that of the hydrogens [n] where the graph is known by now.
+        graph_known: whether classes and bonds are taken as known.
+    """
+
+    grid: Tensor
+    hydrogen: Tensor
+    graph_known: bool = False
+
+    def levels(self, noise_level: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
+        """The levels of every call.
+
+        Args:
+            noise_level: to begin with; what is known (0) stays known.
+            joint: [B] True = hydrogens have the level of the coordinates.
+            class_lead: power of the level for classes and bonds.
+        """
+        found = []
+        for factor, own in zip(self.grid.to(noise_level.pos), self.hydrogen.to(noise_level.pos), strict=True):
+            ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
+            alone = own if self.graph_known else torch.ones_like(own)
+            level = NoiseLevel(
+                pos=noise_level.pos * factor,
+                atom=noise_level.atom * ahead,
+                bond=noise_level.bond * ahead,
+                hydrogen=noise_level.hydrogen * torch.where(joint, factor, alone)[:, None],
+            )
+            found.append(level)
+        return found
+
+
+def extrapolate(
+    prediction: Prediction, previous: Prediction, levels: Sequence[NoiseLevel], process: JointProcess
+) -> Prediction:
     """The clean coordinates that carry a first-order step to second order, from the last two estimates.
 
     DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h are
@@ -211,14 +282,21 @@ def extrapolate(prediction: Prediction, previous: Prediction, log_sigma: Tensor)
     Args:
         prediction: the present estimate.
         previous: the one before.
-        log_sigma: [3] at the last, the present and the next level.
+        levels: the last, the present and the next level.
+        process: brings sigma.
     """
-    last, step = log_sigma.diff().tolist()
-    share = step / (2 * last)
+
+    def share(name: str) -> Tensor:
+        schedule = getattr(process, name).schedule
+        last, now, coming = (schedule.sigma(getattr(level, name).double()).clamp(min=1e-12).log() for level in levels)
+        moved = (now - last) < 0
+        return torch.where(moved, (coming - now) / (2 * torch.where(moved, now - last, 1.0)), 0.0).to(prediction.pos)
+
+    pos, hydrogen = share("pos")[..., None], share("hydrogen")[..., None, None]
     return replace(
         prediction,
-        pos=prediction.pos + share * (prediction.pos - previous.pos),
-        hydrogen=prediction.hydrogen + share * (prediction.hydrogen - previous.hydrogen),
+        pos=prediction.pos + pos * (prediction.pos - previous.pos),
+        hydrogen=prediction.hydrogen + hydrogen * (prediction.hydrogen - previous.hydrogen),
     )
 
 
@@ -233,12 +311,6 @@ def settled(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) ->
         atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, atom_type),
         bond=torch.where(noise_level.bond == 0, noisy.bond, bond),
     )
-
-
-def scale_level(noise_level: NoiseLevel, factor: Tensor, class_lead: float = 1.0) -> NoiseLevel:
-    """Every level times a factor in [0, 1], its power for classes and bonds; what is known (0) stays known."""
-    ahead = factor**class_lead
-    return NoiseLevel(noise_level.pos * factor, noise_level.atom * ahead, noise_level.bond * ahead)
 
 
 def restrict(prediction: Prediction, start: Start) -> Prediction:
@@ -270,6 +342,8 @@ def run_sampler(
         coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
     """
     clean, known = start.clean, start.known
+    if model.process.coupling:  # hydrogens were noised as the coordinates
+        start = replace(start, level=replace(start.level, hydrogen=start.level.pos))
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
 
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
@@ -278,7 +352,7 @@ def run_sampler(
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         prediction = model.denoise(noisy if steering is None else steering.told(noisy), level, previous)
         prediction = prediction if free else restrict(prediction, start)
-        if steering is not None:
+        if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.hear(prediction, noisy)
         return prediction
 
@@ -294,6 +368,8 @@ def run_sampler(
         clean.pos, known | ~known.any(1, keepdim=True) & clean.node_mask
     )
     hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale
+    if not model.process.coupling:
+        hydrogen = hydrogen * model.filled_slots(prediction.atom_type.argmax(-1))[..., None]
     return replace(
         prediction,
         pos=torch.where(known[..., None], clean.pos, pos) * clean.node_mask[..., None],

@@ -117,7 +117,8 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> Pair:
     budget = MemoryBudget.of(next(model.parameters()).device)
     found: dict[int, tuple[Molecule, Molecule]] = {}
     for chunk, drawn in draw_within(budget, model, sampler, beginnings):
-        ends = joined(chunk, drawn, partial(draw_within, budget, model, sampler_of_restart(sampler)))
+        restart = sampler_of_restart(sampler, coupling=model.process.coupling)
+        ends = joined(chunk, drawn, partial(draw_within, budget, model, restart))
         pairs = zip(drawn.decode("raw")[0], [end.molecule for end in ends], strict=True)
         found |= {one.index: pair for one, pair in zip(chunk, pairs, strict=True)}
     raw, decoded = zip(*(found[index] for index in indices), strict=True)
@@ -177,8 +178,10 @@ def draw_all(
 
 def _key(folder: Path, sampler: PowerSampler) -> str:
     """What tells the parts of one model and sampler from those of others."""
-    steps = [sorted(asdict(one).items()) for one in (sampler, sampler_of_restart(sampler))]
-    settings = f"{load_checkpoint(folder).weights_hash} {SEED} {steps} {LEVEL} {ATTEMPTS}"
+    checkpoint = load_checkpoint(folder)
+    restart = sampler_of_restart(sampler, coupling=checkpoint.model.process.coupling)
+    steps = [sorted(asdict(one).items()) for one in (sampler, restart)]
+    settings = f"{checkpoint.weights_hash} {SEED} {steps} {LEVEL} {ATTEMPTS}"
     return hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
 
 

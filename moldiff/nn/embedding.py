@@ -40,6 +40,7 @@ class StateEmbedding(nn.Module):
         pair_dim: features of a pair, P.
         layout: steerable features of an atom.
         radial: distance features of the previous estimate's coordinates.
+        hydrogen_level: hydrogen offsets have a noise level of their own; False = that of the coordinates.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StateEmbedding(nn.Module):
         pair_dim: int,
         layout: SteerableLayout,
         radial: ExponentialBasis,
+        hydrogen_level: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -65,6 +67,10 @@ class StateEmbedding(nn.Module):
         self.bond_level = nn.Linear(features, pair_dim)
         self.previous_bond = nn.Linear(NUM_BOND_CLASSES, pair_dim, bias=False)
         self.previous_distance = nn.Linear(radial.num_basis, pair_dim, bias=False)
+        self.hydrogen_level = None
+        if hydrogen_level:
+            self.hydrogen_level = nn.Linear(features, hidden_dim, bias=False)
+            nn.init.zeros_(self.hydrogen_level.weight)
 
     def forward(
         self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None
@@ -73,6 +79,8 @@ class StateEmbedding(nn.Module):
         size = noisy.node_mask.sum(1)[:, None, None].to(noisy.pos).log().expand(*noisy.node_mask.shape, 1)
         levels = torch.cat([self.level(noise_level.pos), self.level(noise_level.atom), size], dim=-1)
         scalar = self.atom(noisy.atom_type) + self.atom_level(levels)
+        if self.hydrogen_level is not None:
+            scalar = scalar + self.hydrogen_level(self.level(noise_level.hydrogen))
         pair = self.bond(noisy.bond) + self.bond_level(self.level(noise_level.bond))
         if previous is None:
             previous = Prediction.zeros(noisy, self.previous_atom.in_features)

@@ -43,11 +43,14 @@ class CategoricalProcess:
         corrector: noise η of the sampler: a step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries,
             times 1 + η alpha_t. At 0 the step has exactly the law of the process (Gat et al. 2024,
             arXiv:2407.15595, eq. 14).
+        refresh: share of the entries that a step noises anew: it keeps the law of every single entry, and gives the
+            network another look at what it has settled.
     """
 
     prior: Tensor
     schedule: Schedule = field(default_factory=LinearSchedule)
     corrector: float = 0.0
+    refresh: float = 0.0
 
     def __post_init__(self) -> None:
         if self.corrector < 0:
@@ -74,6 +77,20 @@ class CategoricalProcess:
         """
         redrawn = self.redrawn(t, s, uniform[..., 0])
         return torch.where(redrawn, draw(logits.softmax(-1), uniform[..., 1]), noisy)
+
+    def refreshed(self, noisy: Tensor, logits: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
+        """The classes [...] at level s with a share of them drawn anew from q(x_s | x_0), x_0 as predicted.
+
+        Args:
+            noisy: classes [...] at level s.
+            logits: predicted clean classes [..., K].
+            s: noise level [...]; entries with s = 0 stay as they are.
+            uniform: numbers [..., 2]; the first decides whether and from what, the second what is drawn.
+        """
+        chosen = (uniform[..., 0] < self.refresh) & (s > 0)
+        clean = uniform[..., 0] < self.refresh * self.schedule.alpha(s)
+        fresh = torch.where(clean, draw(logits.softmax(-1), uniform[..., 1]), self.draw_prior(uniform[..., 1]))
+        return torch.where(chosen, fresh, noisy)
 
     def redrawn(self, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
         """Which entries [...] a step from level t to s <= t redraws, given uniform numbers [...]; known ones never."""

@@ -24,12 +24,16 @@ class JointProcess:
     Every atom (and pair) has its own noise level per field, so known parts simply have level 0. A molecule without
     known atoms lives in the subspace of zero mean; with known atoms, their mean is the origin.
 
+    How many hydrogens an atom has is part of its class; where they are is drawn once the class is known. So an offset
+    is never a choice between a hydrogen and none, which a step between the two could lose.
+
     Args:
         pos: process of the heavy-atom coordinates.
-        hydrogen: process of the hydrogen offsets; its level is that of `pos`.
+        hydrogen: process of the hydrogen offsets.
         atom_type: process of the atom classes.
         bond: process of the bond orders, one draw per unordered pair.
-        coupling: match noise to atoms by assignment and rotation in training.
+        coupling: how earlier models learnt: with noise matched to the molecule, all four offsets of an atom noised as
+            its coordinates. They are sampled as they have learnt.
         geometry: a further loss in training, of what is around each atom; None = none.
     """
 
@@ -37,7 +41,7 @@ class JointProcess:
     hydrogen: GaussianProcess
     atom_type: CategoricalProcess
     bond: CategoricalProcess
-    coupling: bool = True
+    coupling: bool = False
     geometry: LocalLoss | None = None
 
     def prior(self, node_mask: Tensor, draws: Draws, known: Tensor | None = None) -> MolBatch:
@@ -65,13 +69,13 @@ class JointProcess:
     def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws, *, hydrogen_noise: float = 1.0) -> MolBatch:
         """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior.
 
-        Noise between them is matched to the molecules as in training: of any other the network makes broken bonds.
-        `hydrogen_noise` is the standard deviation of the hydrogens' noise.
+        With `coupling`, noise between them is matched to the molecules as in training: of any other the network makes
+        broken bonds. `hydrogen_noise` is the standard deviation of the hydrogens' noise.
         """
         known = (noise_level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
         partly = (noise_level.pos > 0) & (noise_level.pos < 1) & clean.node_mask
-        if bool(partly.any()):
+        if self.coupling and bool(partly.any()):
             coupling = Coupling.of(
                 noise_level.pos, noise_level.atom, noise_level.bond, clean.atom_type, clean.node_mask
             )
@@ -81,13 +85,11 @@ class JointProcess:
         return self._mix(clean, noise, noise_level, atoms, pairs)
 
     def couple(self, clean: MolBatch, noise: MolBatch, coupling: Coupling | None = None) -> tuple[MolBatch, MolBatch]:
-        """Match noise to data without changing the law of either; a no-op unless `coupling`.
+        """Match noise to data without changing the law of either.
 
         The noise is permuted and rotated onto the atoms. Of the hydrogens it is the data's slots that are permuted:
         their order means nothing, while the noise of every slot has to stay independent.
         """
-        if not self.coupling:
-            return clean, noise
         return (
             clean.replace(hydrogen=match_hydrogen_slots(clean.hydrogen, noise.hydrogen)),
             noise.replace(pos=align_noise(noise.pos, clean.pos, clean.node_mask, coupling)),
@@ -101,7 +103,7 @@ class JointProcess:
     def _mix(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, atoms: Tensor, pairs: Tensor) -> MolBatch:
         return clean.replace(
             pos=self.pos.corrupt(clean.pos, noise.pos, noise_level.pos),
-            hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, noise_level.pos),
+            hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, noise_level.hydrogen),
             atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, noise_level.atom, atoms),
             bond=self.bond.corrupt(clean.bond, noise.bond, noise_level.bond, pairs),
         )
@@ -111,7 +113,9 @@ class JointProcess:
         mask, pairs = clean.node_mask, clean.pair_mask
         losses = {
             "pos": self.pos.loss(prediction.pos, clean.pos, noise_level.pos, mask),
-            "hydrogen": self.hydrogen.loss(prediction.hydrogen, clean.hydrogen, noise_level.pos, mask),
+            "hydrogen": self.hydrogen.loss(
+                prediction.hydrogen, clean.hydrogen, noise_level.hydrogen, _drawn_hydrogens(clean, noise_level)
+            ),
             "atom_type": self.atom_type.loss(prediction.atom_type, clean.atom_type, mask & (noise_level.atom > 0)),
             "bond": self.bond.loss(prediction.bond, clean.bond, pairs & (noise_level.bond > 0)),
         }
@@ -129,10 +133,9 @@ class JointProcess:
     def counts(self, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
         """Over how many entries `loss` averages each field; weighted by them, losses of parts of a batch add up."""
         mask, pairs = clean.node_mask, clean.pair_mask
-        vectors = (mask & (noise_level.pos > 0)).sum()
         counts = {
-            "pos": vectors,
-            "hydrogen": vectors,
+            "pos": (mask & (noise_level.pos > 0)).sum(),
+            "hydrogen": (_drawn_hydrogens(clean, noise_level) & (noise_level.hydrogen > 0)[..., None]).sum(),
             "atom_type": (mask & (noise_level.atom > 0)).sum(),
             "bond": (pairs & (noise_level.bond > 0)).sum(),
         }
@@ -150,9 +153,13 @@ class JointProcess:
             pos_noise = self._around_origin(pos_noise, mask, known)
             hydrogen_noise = draws.normal(mask, MAX_HYDROGENS, 3)
         atom_type, bond = self.step_classes(noisy, prediction, t, s, draws)
+        if self.atom_type.refresh or self.bond.refresh:
+            atoms, pairs = draws.uniform(mask)
+            atom_type = self.atom_type.refreshed(atom_type, prediction.atom_type, s.atom, atoms)
+            bond = self.bond.refreshed(bond, prediction.bond, s.bond, pairs)
         return noisy.replace(
             pos=self.pos.step(noisy.pos, prediction.pos, t.pos, s.pos, pos_noise) * mask[..., None],
-            hydrogen=self.hydrogen.step(noisy.hydrogen, prediction.hydrogen, t.pos, s.pos, hydrogen_noise)
+            hydrogen=self.hydrogen.step(noisy.hydrogen, prediction.hydrogen, t.hydrogen, s.hydrogen, hydrogen_noise)
             * mask[..., None, None],
             atom_type=atom_type * mask,
             bond=bond * noisy.pair_mask,
@@ -178,10 +185,29 @@ class JointProcess:
         upper = clean.pair_mask.triu(1)
         return {
             "pos": self.pos.bound(prediction.pos, clean.pos, t.pos, s.pos, mask),
-            "hydrogen": self.hydrogen.bound(prediction.hydrogen, clean.hydrogen, t.pos, s.pos, mask),
+            "hydrogen": self.hydrogen.bound(
+                prediction.hydrogen, clean.hydrogen, t.hydrogen, s.hydrogen, filled_slots(clean)
+            ),
             "atom_type": (atom * mask).sum(1),
             "bond": (bond * upper).sum((1, 2)),
         }
+
+
+def filled_slots(clean: MolBatch) -> Tensor:
+    """[B, N, 4] True where a slot holds a hydrogen."""
+    return clean.hydrogen.square().sum(-1) > 0
+
+
+def shuffled_slots(clean: MolBatch, draws: Draws) -> MolBatch:
+    """The hydrogens of every atom in a random order, in its first slots: the order means nothing."""
+    key = torch.where(filled_slots(clean), draws.normal(clean.node_mask, MAX_HYDROGENS), torch.inf)
+    order = key.argsort(-1)[..., None].expand_as(clean.hydrogen)
+    return clean.replace(hydrogen=clean.hydrogen.gather(2, order))
+
+
+def _drawn_hydrogens(clean: MolBatch, noise_level: NoiseLevel) -> Tensor:
+    """[B, N, 4] True where a hydrogen's place is learnt: on atoms of known class."""
+    return filled_slots(clean) & (clean.node_mask & (noise_level.atom == 0))[..., None]
 
 
 def _noisier(level: Tensor) -> Tensor:
@@ -199,7 +225,7 @@ class JointProcessConfig:
         atom_prior: frequencies [K] -> prior [K + 1] of the atom classes.
         bond_prior: frequencies [4] -> prior [5] of the bonds.
         corrector: corrector noise η of the class processes.
-        coupling: match noise to atoms in training.
+        coupling: of earlier models, see `JointProcess`.
         geometry: a further loss in training; None = none.
     """
 
@@ -208,7 +234,7 @@ class JointProcessConfig:
     atom_prior: Callable[[Tensor], Tensor] = marginal_prior
     bond_prior: Callable[[Tensor], Tensor] = marginal_prior
     corrector: float = 0.0
-    coupling: bool = True
+    coupling: bool = False
     geometry: LocalLoss | None = None
 
     def build(self, atom_frequencies: Tensor, bond_frequencies: Tensor) -> JointProcess:

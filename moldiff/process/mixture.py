@@ -10,10 +10,16 @@ from torch import Tensor
 
 from moldiff.batch import MolBatch, NoiseLevel
 from moldiff.errors import MoldiffError
-from moldiff.geometry import Coupling
+from moldiff.process.time import MIN_LEVEL
 
 _KNOWN_SHARE = (0.1, 0.9)
 """Between which shares of a molecule's atoms are known in the task `part`."""
+
+_SETTLING = 0.4
+"""The highest noise level of coordinates in the task `settle`."""
+
+_HIDDEN = 0.1
+"""Share of the molecules of the task `settle` of which nothing is known of the hydrogens' places."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,9 @@ class TaskMixture:
         part: share of which some atoms, their bonds and coordinates are known: half of the time the surroundings of
             an atom, a quarter all but such surroundings, a quarter scattered atoms.
         fields: share with an independent noise level for coordinates, atom classes and bonds.
-        graph: share with known atom classes and bonds, free coordinates (conformers).
+        graph: share with known atom classes and bonds, free coordinates (conformers); the hydrogens have their level.
+        settle: share with known atom classes and bonds, coordinates at low levels and hydrogens at any: how every
+            molecule ends. Some atoms of a third of them are known.
         geometry: share with known coordinates and free bonds, the atom classes free in half of them.
         composition: share with known atom classes, the rest free.
 
@@ -39,6 +47,7 @@ class TaskMixture:
     graph: float = 0.0
     geometry: float = 0.0
     composition: float = 0.0
+    settle: float = 0.0
 
     def __post_init__(self) -> None:
         shares = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -50,29 +59,35 @@ class TaskMixture:
 
     def __call__(
         self, batch: MolBatch, times: Callable[[int, torch.Generator], Tensor], generator: torch.Generator
-    ) -> tuple[NoiseLevel, Coupling]:
-        """Noise levels of a batch of clean molecules, and how their noise may be matched to them."""
+    ) -> NoiseLevel:
+        """Noise levels of a batch of clean molecules.
+
+        Places of hydrogens are hidden where classes are not known, save in the task `geometry` and on known atoms.
+        """
         mask, count = batch.node_mask, batch.num_molecules
         shares = torch.tensor([getattr(self, entry.name) for entry in fields(self)], device=mask.device)
         rows = torch.multinomial(shares, count, replacement=True, generator=generator)
-        _, part, apart, graph, geometry, composition = ((rows == number)[:, None] for number in range(len(shares)))
+        _, part, apart, graph, geometry, composition, settle = (
+            (rows == number)[:, None] for number in range(len(shares))
+        )
         pos, atom, bond = (times(count, generator)[:, None].expand(mask.shape) for _ in range(3))
         atom, bond = torch.where(apart, atom, pos), torch.where(apart, bond, pos)
-        known = part & known_part(batch, generator)
-        coin = torch.rand(count, 1, generator=generator, device=mask.device) < 0.5
-        zero = torch.zeros((), device=mask.device)
-        level = NoiseLevel(
-            pos=torch.where(known | geometry, zero, pos),
-            atom=torch.where(known | graph | composition | (geometry & coin), zero, atom),
+        uniform, coin, other = torch.rand(3, count, 1, generator=generator, device=mask.device)
+        known = (part | (settle & (coin < 1 / 3))) & known_part(batch, generator)
+        zero, one = torch.zeros((), device=mask.device), torch.ones((), device=mask.device)
+        low = (_SETTLING * uniform.square()).clamp(min=MIN_LEVEL)
+        shown = torch.where(other < _HIDDEN, one, times(count, generator)[:, None]).expand(mask.shape)
+        hydrogen = torch.where(graph, pos, torch.where(settle, shown, one))
+        return NoiseLevel(
+            pos=torch.where(known | geometry, zero, torch.where(settle, low, pos)),
+            atom=torch.where(known | graph | settle | composition | (geometry & (coin < 0.5)), zero, atom),
             bond=torch.where(
-                (known[:, :, None] & known[:, None]) | graph[..., None],
+                (known[:, :, None] & known[:, None]) | (graph | settle)[..., None],
                 zero,
                 bond[..., None].expand(*mask.shape, mask.shape[1]),
             ),
+            hydrogen=torch.where(known | geometry, zero, hydrogen),
         )
-        each = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-        group = torch.where(composition, batch.atom_type, torch.where(apart | graph | geometry, each, known.long()))
-        return level, Coupling(group, ~((level.pos == 0) & mask).any(1))
 
 
 def known_part(batch: MolBatch, generator: torch.Generator) -> Tensor:

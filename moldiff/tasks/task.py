@@ -53,6 +53,8 @@ def start_at(
 ) -> Start:
     """A molecule at the given noise levels, atoms that `known` lacks behind those that it has.
 
+    Hydrogens are known where coordinates are, and otherwise not at all.
+
     Args:
         known: clean values (Å).
         vocabulary: must have the classes of its atoms.
@@ -65,7 +67,7 @@ def start_at(
     clean = clean.replace(node_mask=torch.ones(1, len(pos), dtype=torch.bool))
     return Start(
         clean,
-        NoiseLevel(*(torch.from_numpy(level.astype(np.float32))[None] for level in (pos, atom, bond))),
+        NoiseLevel(*(torch.from_numpy(level.astype(np.float32))[None] for level in (pos, atom, bond, pos > 0))),
         None if allowed is None else torch.from_numpy(allowed)[None],
     )
 
