@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -45,6 +46,11 @@ class Total:
 
     weight: np.ndarray
     value: int
+
+    @classmethod
+    def of_charge(cls, vocabulary: Vocabulary, value: int) -> Self:
+        """The rule that formal charges add up to a total charge (e)."""
+        return cls(vocabulary.table[:, 1], value)
 
 
 @dataclass(frozen=True, eq=False)

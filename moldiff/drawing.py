@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from moldiff.arithmetic import PLAIN, Arithmetic
 from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction, to_molecules
-from moldiff.data.hydrogens import with_ideal_hydrogens
+from moldiff.data.hydrogens import off_their_bonds, with_ideal_hydrogens
+from moldiff.data.statistics import Statistics
 from moldiff.decode import Decoded, Total, decode_raw, decode_valence
 from moldiff.errors import MoldiffError
 from moldiff.hardware import is_out_of_memory, one_thread
@@ -21,6 +22,7 @@ from moldiff.model import MoleculeDiffusion
 from moldiff.randomness import MoleculeDraws, draw_size, molecule_generator
 from moldiff.sampler import Sampler, SamplerState, Start, run_sampler
 from moldiff.trajectory import Recorder
+from moldiff.vocabulary import Vocabulary
 
 CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
 """Padded pairs of atoms, a molecule's own included, that go through the network at once, unless one molecule has more.
@@ -130,9 +132,21 @@ class NewMolecules(OpenTask):
 
     Attributes:
         size_weights: weight of every number of heavy atoms.
+        sums: that decoding has to meet, such as the total charge.
     """
 
     size_weights: Mapping[int, int]
+    sums: tuple[Total, ...] = ()
+
+    @classmethod
+    def like_training(cls, statistics: Statistics, vocabulary: Vocabulary) -> Self:
+        """Sizes and the total charge as in the training molecules."""
+        charge = statistics.charge
+        return cls(statistics.size_counts, () if charge is None else (Total.of_charge(vocabulary, charge),))
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """The same for all."""
+        return self.sums
 
     def sizes(self) -> tuple[int, int]:
         """The smallest and largest number of heavy atoms."""
@@ -230,30 +244,47 @@ class Chunk:
     totals: Sequence[Sequence[Total]]
     frames: Sequence[tuple[Molecule, ...]] | None = None
 
-    def decode(self, rule: str) -> tuple[list[Molecule], list[bool]]:
-        """The molecules, and of each whether its most probable classes broke a valence rule and others were found.
+    def decode(self, rule: str) -> list[DecodedMolecule]:
+        """The molecules by a rule, "valence" or "raw", see `moldiff.decode`.
 
-        Args:
-            rule: "valence" or "raw", see `moldiff.decode`.
+        By valence rules a hydrogen whose bond is too short or too long is put at its ideal place, too.
         """
         node_mask = self.start.clean.node_mask
-        if rule == "raw":
+        by_valence = rule == "valence"
+        if by_valence:
+            decoded = decode_valence(self.prediction, node_mask, self.model.vocabulary, totals=self.totals)
+        else:
             none = torch.zeros(len(node_mask), dtype=torch.bool)
             decoded = Decoded(decode_raw(self.prediction, node_mask), none, none, torch.zeros_like(node_mask))
-        else:
-            decoded = decode_valence(self.prediction, node_mask, self.model.vocabulary, totals=self.totals)
         molecules = to_molecules(decoded.batch, self.model.vocabulary)
-        ideal = decoded.gained if self.model.statistics.hydrogens_placed else node_mask
-        for row in ideal.any(1).nonzero()[:, 0].tolist():
-            molecules[row] = _with_ideal_hydrogens(molecules[row], ideal[row].cpu().numpy())
-        return molecules, decoded.mended.tolist()
+        unplaced = decoded.gained if self.model.statistics.hydrogens_placed else node_mask
+        drawn = (self.start.level.hydrogen > 0).cpu().numpy()
+        found = []
+        for row, molecule in enumerate(molecules):
+            atoms = unplaced[row, : molecule.num_heavy_atoms].cpu().numpy()
+            off = np.zeros_like(atoms)
+            if by_valence:
+                off = off_their_bonds(molecule) & drawn[row, : len(atoms)] & ~atoms
+            number = int(molecule.num_hydrogens[off].sum())
+            if (atoms | off).any():
+                molecule = with_ideal_hydrogens(molecule, atoms | off)
+            found.append(DecodedMolecule(molecule, bool(decoded.mended[row]), number))
+        return found
 
 
-def _with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
-    """The molecule with the hydrogens of the heavy atoms marked in [N >= n] at ideal lengths and angles."""
-    ideal = with_ideal_hydrogens(molecule).hydrogen_offset
-    marked = atoms[: molecule.num_heavy_atoms, None, None]
-    return replace(molecule, hydrogen_offset=np.where(marked, ideal, molecule.hydrogen_offset))
+@dataclass(frozen=True, eq=False)
+class DecodedMolecule:
+    """A molecule and what it took.
+
+    Attributes:
+        molecule: the molecule (Å).
+        mended: its most probable classes broke a valence rule, and others were found.
+        replaced_hydrogens: hydrogens of atoms of which one had a bond that none can have; all are at ideal places now.
+    """
+
+    molecule: Molecule
+    mended: bool
+    replaced_hydrogens: int
 
 
 def draw_chunk(

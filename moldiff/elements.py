@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from moldiff.decode import Total
 from moldiff.drawing import WrappedTask
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
@@ -66,6 +67,23 @@ class Limited(WrappedTask):
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of the task within the mask."""
         return limit(self.task.begin(index, generator), self.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Charged(WrappedTask):
+    """A task whose molecules have a total charge, whatever it would be otherwise.
+
+    Attributes:
+        charge: the total charge.
+    """
+
+    charge: Total
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task, with this charge instead of its own."""
+        weight = self.charge.weight
+        others = [total for total in self.task.totals(index) if not np.array_equal(total.weight, weight)]
+        return [*others, self.charge]
 
 
 def limit(start: Start, mask: np.ndarray) -> Start:

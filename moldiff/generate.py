@@ -12,8 +12,9 @@ import torch
 
 from moldiff.arithmetic import PLAIN, Arithmetic
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
+from moldiff.decode import Total
 from moldiff.drawing import MemoryBudget, NewMolecules, Task
-from moldiff.elements import LIMITED_CLASS_LEAD, Limited, element_mask
+from moldiff.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
 from moldiff.errors import MoldiffError
 from moldiff.hardware import choose_device
 from moldiff.metrics.novelty import NoveltyIndex
@@ -52,6 +53,7 @@ class MoleculeGenerator:
         seed: int = 0,
         task: Request | None = None,
         size: int | tuple[int, int] | None = None,
+        charge: int | None = None,
         elements: Sequence[str] | None = None,
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
@@ -61,7 +63,7 @@ class MoleculeGenerator:
         chooser: str | Path | None = None,
         steps: int | None = None,
         sampler: PowerSampler | None = None,
-        keep: Collection[str] = ("valid",),
+        keep: Collection[str] = ("valid", "sound"),
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -80,6 +82,8 @@ class MoleculeGenerator:
             seed: of the run, 0 to 2**32 - 1.
             task: what to start from, see `moldiff.tasks`; None = whole new molecules.
             size: heavy atoms of every molecule, or the smallest and largest number; None = as in the training data.
+            charge: total charge of every molecule (e); None = that of the training molecules or, of tasks, that of what
+                is given.
             elements: symbols of the only elements that may be drawn, H apart; None = all that the model knows.
             forbid: symbols of elements that must not be drawn.
             condition: property values to draw towards, by name, in the units of the training data.
@@ -93,7 +97,8 @@ class MoleculeGenerator:
                 model has learnt from.
             steps: network calls a molecule; None = the sampler's own number.
             sampler: how to step; None = the default, in the model's own number of network calls.
-            keep: what a kept molecule must be: any of valid, unique, novel; empty keeps all.
+            keep: what a kept molecule must be: any of valid, sound (no impossible distance), unique, novel; empty keeps
+                all.
             decode: "valence" or "raw".
             first: index of the first molecule, so that several runs of one seed can share the work.
             max_draws: give up after so many; None = 20 n + 200.
@@ -116,6 +121,7 @@ class MoleculeGenerator:
             seed=seed,
             task=task,
             size=size,
+            charge=charge,
             elements=elements,
             forbid=forbid,
             condition=condition,
@@ -144,6 +150,7 @@ class MoleculeGenerator:
         seed: int = 0,
         task: Request | None = None,
         size: int | tuple[int, int] | None = None,
+        charge: int | None = None,
         elements: Sequence[str] | None = None,
         forbid: Sequence[str] = (),
         condition: Mapping[str, float] | None = None,
@@ -153,7 +160,7 @@ class MoleculeGenerator:
         chooser: str | Path | None = None,
         steps: int | None = None,
         sampler: PowerSampler | None = None,
-        keep: Collection[str] = ("valid",),
+        keep: Collection[str] = ("valid", "sound"),
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -179,7 +186,7 @@ class MoleculeGenerator:
         check_whole("n", n, 1, 2**31)
         condition = self.checkpoint.model.properties.checked(condition or {})
         choice = self._choice(candidates, chooser, condition)
-        prepared = self._prepared(task, size, elements, forbid, condition, candidates)
+        prepared = self._prepared(task, size, charge, elements, forbid, condition, candidates)
         n = prepared.count(n)
         order = Order(
             n=n,
@@ -208,7 +215,7 @@ class MoleculeGenerator:
             decode=decode,
             trajectory=trajectory,
             budget=MemoryBudget.of(self.device),
-            asked=_asked(task, elements, forbid, condition, guidance, steering, candidates),
+            asked=_asked(task, charge, elements, forbid, condition, guidance, steering, candidates),
             arithmetic=arithmetic or PLAIN,
             choice=choice,
         )
@@ -257,6 +264,7 @@ class MoleculeGenerator:
         self,
         task: Request | None,
         size: int | tuple[int, int] | None,
+        charge: int | None,
         elements: Sequence[str] | None,
         forbid: Sequence[str],
         condition: Mapping[str, float],
@@ -268,11 +276,14 @@ class MoleculeGenerator:
         if task is None:
             counts = self._size_weights(size)
             weights = model.properties.size_weights(condition, counts) if condition else counts
-            plain: Task = NewMolecules(weights)
+            whole = NewMolecules.like_training(model.statistics, model.vocabulary)
+            plain: Task = replace(whole, size_weights=weights)
         elif size is not None:
             raise MoldiffError(f"size: got {size} together with a task, which says how many atoms there are")
         else:
             plain = task.prepare(model.vocabulary, model.statistics)
+        if charge is not None:
+            plain = Charged(plain, Total.of_charge(model.vocabulary, charge))
         if condition:
             judge = predictor_for(model.properties, self.learnt_half)
             plain = Targeted(plain, model.properties, condition, judge, candidates)
@@ -297,6 +308,7 @@ class MoleculeGenerator:
 
 def _asked(
     task: Request | None,
+    charge: int | None,
     elements: Sequence[str] | None,
     forbid: Sequence[str],
     condition: Mapping[str, float],
@@ -310,6 +322,7 @@ def _asked(
         from moldiff.tasks.task import description  # only here, for the tasks' own imports take a moment
 
         wanted = description(task)
+    wanted |= {} if charge is None else {"charge": charge}
     wanted |= {} if elements is None else {"elements": list(elements)}
     wanted |= {"forbid": list(forbid)} if forbid else {}
     wanted |= {"condition": condition, "guidance": float(guidance), "steering": float(steering)} if condition else {}

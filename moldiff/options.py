@@ -53,7 +53,7 @@ _CHDIR = "hydra.job.chdir"
 _OPEN = ("condition",)
 """Empty groups whose names are not known beforehand: the model's properties."""
 
-_FILTERS = ("valid", "unique", "novel")  # what `keep` asks of a molecule
+_FILTERS = ("valid", "sound", "unique", "novel")  # what `keep` asks of a molecule
 _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -66,6 +66,7 @@ _NAMES: dict[type, str] = {
 _KINDS: dict[str, tuple[type, ...]] = {
     "limit": (int, type(None)),
     "size": (int, str, type(None)),
+    "charge": (int, type(None)),
     "steps": (int, type(None)),
     "max_draws": (int, type(None)),
     "keep": (list, str),

@@ -20,10 +20,12 @@ from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, s
 from moldiff.batch import Molecule
 from moldiff.drawing import Beginning, Chunk, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
 from moldiff.hardware import can_compile, is_out_of_memory, one_thread
+from moldiff.metrics.contacts import Contacts
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
 from moldiff.pool import Failure, available_cpus, stream_limited
 from moldiff.restart import Outcome, joined, outcomes, sampler_of_restart
+from moldiff.results import InvalidMolecule
 from moldiff.sampler import PowerSampler, SamplerState, Start
 
 _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
@@ -45,6 +47,8 @@ _TRIAL_STEPS = 3
 
 _NO_LIMIT = 1e8
 """Seconds that a worker may spend on a block: three years."""
+
+_CONTACTS = Contacts()
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +74,10 @@ class Drawn:
         index: its number within the run.
         molecule: the molecule (Å).
         mended: the most probable classes broke a valence rule, and decoding found others.
+        replaced_hydrogens: hydrogens that decoding put at ideal places, see `DecodedMolecule`.
         restarts: it came out in pieces, and was drawn on from so many.
         verdict: outcome of the validity check.
+        unsound: what is impossible about the distances of a valid molecule; None = nothing.
         fields: what its record says of the task.
         problem: why it is not what the task asked for; None = it is.
         frames: the way from noise (Å); None = not kept.
@@ -80,8 +86,10 @@ class Drawn:
     index: int
     molecule: Molecule
     mended: bool
+    replaced_hydrogens: int
     restarts: int
     verdict: Verdict
+    unsound: InvalidMolecule | None
     fields: Mapping[str, Value | None]
     problem: str | None
     frames: tuple[Molecule, ...] | None
@@ -190,8 +198,10 @@ class Recipe:
             index=beginning.index,
             molecule=finished.molecule,
             mended=end.mended,
+            replaced_hydrogens=end.replaced_hydrogens,
             restarts=end.restarts,
             verdict=verdict,
+            unsound=_CONTACTS.check(finished.molecule) if verdict.problem is None else None,
             fields=finished.fields,
             problem=finished.problem,
             frames=frames,

@@ -218,7 +218,7 @@ def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, pa
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
     found = {result.name: result for result in results}
-    of_task = [name for name in found if name.startswith("task_") and "_status_" not in name]
+    of_task = [name for name in found if name.startswith(("repair_", "task_")) and "_status_" not in name]
     for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel", *of_task):
         if name in found:
             table.add_row(_label(name), format_fraction(found[name]), format_value(found[name]))

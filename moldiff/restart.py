@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from moldiff.batch import Molecule, Prediction
-from moldiff.drawing import Beginning, Chunk
+from moldiff.drawing import Beginning, Chunk, DecodedMolecule
 from moldiff.sampler import PowerSampler, settled
 
 LEVEL = 0.75
@@ -29,18 +29,14 @@ Redraw = Callable[[Sequence[Beginning]], Iterable[tuple[list[Beginning], Chunk]]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Outcome(DecodedMolecule):
     """What a beginning came to.
 
     Attributes:
-        molecule: decoded (Å).
-        mended: its most probable classes broke a valence rule, and others were found.
         frames: the way from noise to it, through all restarts (Å); None = not kept.
         restarts: how many there were.
     """
 
-    molecule: Molecule
-    mended: bool
     frames: tuple[Molecule, ...] | None
     restarts: int = 0
 
@@ -52,9 +48,8 @@ class Outcome:
 
 def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
     """The molecules of a batch, decoded by a rule, see `Chunk.decode`."""
-    molecules, mended = drawn.decode(rule)
-    every = enumerate(zip(molecules, mended, strict=True))
-    return [Outcome(*end, None if drawn.frames is None else drawn.frames[row]) for row, end in every]
+    found = enumerate(drawn.decode(rule))
+    return [Outcome(**vars(one), frames=None if drawn.frames is None else drawn.frames[row]) for row, one in found]
 
 
 def sampler_of_restart(sampler: PowerSampler, *, coupling: bool) -> PowerSampler:

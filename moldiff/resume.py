@@ -62,7 +62,8 @@ def _checked(run: SamplingRun, fields: Sequence[Mapping[str, str]], path: Path) 
 
 
 def _has(record: Mapping[str, str], item: str) -> bool:
-    return record.get("status") == "ok" if item == "valid" else record.get(item) == "true"
+    has = {"valid": "SMILES" in record, "sound": record.get("status") == "ok"}
+    return has.get(item, record.get(item) == "true")
 
 
 def _keys(fields: Iterable[Mapping[str, str]]) -> Iterable[str]:

@@ -10,13 +10,13 @@ from moldiff.checkpoint import Checkpoint
 from moldiff.drawing import Admission
 from moldiff.errors import MoldiffError
 from moldiff.metrics.novelty import NoveltyCounts, NoveltyIndex
-from moldiff.metrics.outcomes import TaskCounts
+from moldiff.metrics.outcomes import RepairCounts, TaskCounts
 from moldiff.metrics.validity import ValidityCounts
 from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks, with_trial
 from moldiff.results import MetricResult
 from moldiff.samples import SampledMolecule
 
-KEEP = ("valid", "unique", "novel")
+KEEP = ("valid", "sound", "unique", "novel")
 """What a sample can be required to be; nothing required keeps all of them as they came."""
 
 DECODE = ("valence", "raw")
@@ -108,6 +108,7 @@ class SamplingRun:
     _shown: float = 0.0
     _validity: ValidityCounts = field(default_factory=ValidityCounts)
     _novelty: NoveltyCounts = field(default_factory=NoveltyCounts)
+    _repairs: RepairCounts = field(default_factory=RepairCounts)
     _task: TaskCounts = field(default_factory=TaskCounts)
     _seen: set[str] = field(default_factory=set)
 
@@ -122,7 +123,8 @@ class SamplingRun:
 
     def results(self) -> list[MetricResult]:
         """Numbers over all molecules drawn by this run."""
-        return [*self._validity.results(), *self._novelty.results(self.novelty), *self._task.results()]
+        parts = (self._validity.results(), self._repairs.results(), self._novelty.results(self.novelty))
+        return [result for part in parts for result in part] + self._task.results()
 
     def __iter__(self) -> Iterator[SampledMolecule]:
         """Draw; Ctrl-C ends the iteration, and what was not handed over until then is lost."""
@@ -164,6 +166,9 @@ class SamplingRun:
         """Count a drawn molecule and say what is known of it."""
         key = drawn.verdict.canonical
         self._validity.add(drawn.verdict)
+        self._repairs.add(
+            drawn.unsound, mended=drawn.mended, restarts=drawn.restarts, replaced_hydrogens=drawn.replaced_hydrogens
+        )
         self._novelty.add(drawn.verdict)
         unique = None if key is None else key not in self._seen
         novel = None if key is None or self.novelty is None else not self.novelty.contains(key)
@@ -175,9 +180,11 @@ class SamplingRun:
         return SampledMolecule(
             molecule=molecule,
             verdict=drawn.verdict,
+            unsound=drawn.unsound,
             novel=novel,
             unique=unique,
             mended=drawn.mended,
+            replaced_hydrogens=drawn.replaced_hydrogens,
             restarts=drawn.restarts,
             origin=origin,
             task=drawn.fields,
@@ -201,7 +208,8 @@ class SamplingRun:
 
     def _is_wanted(self, sample: SampledMolecule) -> bool:
         is_valid = sample.verdict.canonical is not None
-        has = {"valid": is_valid, "unique": bool(sample.unique), "novel": bool(sample.novel)}
+        is_sound = is_valid and sample.unsound is None
+        has = {"valid": is_valid, "sound": is_sound, "unique": bool(sample.unique), "novel": bool(sample.novel)}
         return all(has[item] for item in self.order.keep)
 
     def _is_admitted(self, drawn: Drawn, admission: Admission | None) -> bool:

@@ -106,6 +106,8 @@ class PowerSampler:
         churn_low: the lowest noise level from which it is.
         churn_high: the highest.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
+        self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
+            together, and towards the most frequent.
         settle: share of the calls in which the graph is known.
         settle_level: noise level that the coordinates go back to then.
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
@@ -128,8 +130,11 @@ class PowerSampler:
     churn_low: float = 0.0
     churn_high: float = 1.0
     order: int = 2
+    self_condition: float = 0.5
     settle: float = 0.25
     settle_level: float = 0.2
+    settle_power: float = 2.0
+    main_end: float = MIN_LEVEL
     class_lead: float | None = None
     refinements: int | None = None
     refine_level: float = 0.35
@@ -142,11 +147,11 @@ class PowerSampler:
         for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
             if not getattr(self, name) >= low:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
-        for name in ("refresh", "churn_low", "churn_high", "settle"):
+        for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
-        if self.class_lead is not None and not self.class_lead >= 1:
-            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
+        if self.class_lead is not None and not self.class_lead > 0:
+            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number above 0")
         if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
             raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):
@@ -178,7 +183,8 @@ class PowerSampler:
                 noisy = noisy.replace(hydrogen=torch.where(fresh, width, 1.0) * noisy.hydrogen)
             graph = previous
             for place, level in enumerate(levels):
-                prediction = denoise(noisy, level, previous)
+                told = process.coupling or float(stage.grid[place]) <= self.self_condition
+                prediction = denoise(noisy, level, previous if told else None)
                 shown = prediction
                 if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
                     shown = replace(prediction, atom_type=graph.atom_type, bond=graph.bond)
@@ -193,7 +199,9 @@ class PowerSampler:
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
         churned: dict[str, Any] = {"churn": self.churn, "churn_levels": (self.churn_low, self.churn_high)}
-        classes: dict[str, Any] = {"corrector": self.corrector} if process.coupling else {"refresh": self.refresh}
+        classes: dict[str, Any] = {"corrector": self.corrector} | (
+            {} if process.coupling else {"refresh": self.refresh}
+        )
         return replace(
             process,
             pos=replace(process.pos, **churned),
@@ -214,8 +222,8 @@ class PowerSampler:
         grids = self._grids(self.num_steps - calls, self.num_refinements(coupling))
         found = [Stage(grid, grid) for grid in grids]
         if calls:
-            down = power_grid(calls, self.grid_power, start=self.settle_level)
-            found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
+            down = power_grid(calls, self.settle_power, start=self.settle_level)
+            found.append(Stage(down, power_grid(calls, self.settle_power), graph_known=True))
         return found
 
     def _grids(self, num_steps: int, rounds: int) -> list[Tensor]:
@@ -223,7 +231,7 @@ class PowerSampler:
         calls = round(num_steps / (1 / self.refine_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0
-        ends = [_SETTLED] * rounds + [MIN_LEVEL]
+        ends = [_SETTLED] * rounds + [max(MIN_LEVEL, self.main_end)]
         first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
         return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
 

@@ -13,7 +13,7 @@ from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.drawing import Value
 from moldiff.metrics.validity import Verdict
-from moldiff.results import MetricResult, Status
+from moldiff.results import InvalidMolecule, MetricResult, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +23,11 @@ class SampledMolecule:
     Attributes:
         molecule: the molecule (Å).
         verdict: outcome of the validity check.
+        unsound: what is impossible about the distances of a valid molecule; None = nothing.
         novel: not among the training molecules; None = not valid, or the model has no list of them.
         unique: the first valid one of its run with its structure; None = not valid.
         mended: the most probable classes broke a valence rule, and decoding found others.
+        replaced_hydrogens: hydrogens that decoding put at ideal places, for their bonds were too short or too long.
         restarts: it came out in pieces, and was drawn on from so many, see `moldiff.restart`.
         origin: model, weights, seed, index and settings: all that is needed to draw it again.
         task: what its record says of the task it was drawn for.
@@ -34,9 +36,11 @@ class SampledMolecule:
 
     molecule: Molecule
     verdict: Verdict
+    unsound: InvalidMolecule | None
     novel: bool | None
     unique: bool | None
     mended: bool
+    replaced_hydrogens: int
     restarts: int
     origin: Mapping[str, str | int | float]
     task: Mapping[str, Value | None] = field(default_factory=dict)
@@ -52,13 +56,18 @@ class SampledMolecule:
         return mol
 
     @property
+    def problem(self) -> InvalidMolecule | None:
+        """Why it is not valid, or not sound; None = it is both."""
+        return self.verdict.problem or self.unsound
+
+    @property
     def status(self) -> Status:
-        return self.verdict.status
+        return self.problem.status if self.problem else Status.OK
 
     @property
     def reason(self) -> str:
-        """Why it is not valid; empty if it is."""
-        return self.verdict.problem.reason if self.verdict.problem else ""
+        """Why it is not valid, or not sound; empty if it is both."""
+        return self.problem.reason if self.problem else ""
 
     @property
     def smiles(self) -> str | None:
@@ -82,6 +91,7 @@ class SampledMolecule:
             "unique": self.unique,
             "novel": self.novel,
             "mended": self.mended,
+            "replaced_hydrogens": self.replaced_hydrogens,
             "restarts": self.restarts,
             **self.task,
             **self.origin,

@@ -79,6 +79,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         seed=options["seed"],
         task=task,
         size=size,
+        charge=options["charge"],
         elements=_as_list(options["elements"]),
         forbid=_as_list(options["forbid"]) or (),
         condition=options["condition"],
@@ -112,7 +113,7 @@ def check(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
     for item in _keep(options):
         if item not in ("valid", "unique", "novel"):
-            raise MoldiffError(f"keep: got {item!r}, expected any of valid, unique, novel")
+            raise MoldiffError(f"keep: got {item!r}, expected any of valid, sound, unique, novel")
     if options["decode"] not in ("valence", "raw"):
         raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
     if options["precision"] not in ("auto", "float32", "bfloat16"):

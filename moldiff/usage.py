@@ -50,11 +50,14 @@ options and their defaults:
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; null = all it knows
   forbid=[]           elements that must not occur
+  charge=null         total charge; null = as in the training data (0), of tasks
+                      as of what is given
   condition.gap=0.25  towards values the model knows; guidance=1.0 = how far;
                       steering=0.5 candidates=1 chooser=null as in the README
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
-  keep=[valid]        any of valid, unique, novel; [] = all as they came
+  keep=[valid,sound]  any of valid, sound (no impossible distance), unique,
+                      novel; [] = all as they came
   filters=[]          what they must pass, such as pains, nibr, sa<4.5, qed>0.5;
                       columns=[] of known lists; like=FILE ranks by likeness to
                       a molecule; explained by: moldiff sample like=FILE --help

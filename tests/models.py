@@ -40,8 +40,9 @@ STATISTICS = Statistics(
 
 
 SIZES = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
+DETAILS = {"hydrogen_level": True}
 MODEL_CONFIG = {
-    "denoiser": {"_target_": "moldiff.nn.denoiser.PairTransformer", **SIZES},
+    "denoiser": {"_target_": "moldiff.nn.denoiser.PairTransformer", **SIZES, **DETAILS},
     "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
 }
 """What `config.json` says of `small_model`."""
@@ -50,7 +51,7 @@ MODEL_CONFIG = {
 def small_denoiser(seed: int = 0, **options: int) -> PairTransformer:
     """A network with random weights everywhere, so that no branch is switched off by a zero initialisation."""
     torch.manual_seed(seed)
-    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | options))
+    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | DETAILS | options))  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -96,9 +97,9 @@ def random_level(batch: MolBatch, seed: int = 0) -> NoiseLevel:
     """Independent levels for every atom, pair and field."""
     generator = torch.Generator().manual_seed(seed)
     shape = batch.node_mask.shape
-    nodes = torch.rand(2, *shape, generator=generator, dtype=torch.double)
+    nodes = torch.rand(3, *shape, generator=generator, dtype=torch.double)
     pairs = torch.rand(*shape, shape[1], generator=generator, dtype=torch.double).triu(1)
-    return NoiseLevel(nodes[0], nodes[1], pairs + pairs.mT)
+    return NoiseLevel(nodes[0], nodes[1], pairs + pairs.mT, nodes[2])
 
 
 def random_prediction(batch: MolBatch, seed: int = 0) -> Prediction:

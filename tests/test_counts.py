@@ -188,7 +188,7 @@ def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
     told = torch.tensor([[True, False], [True, True], [True, True]])
     clean = batch.replace(condition=torch.where(told, batch.condition, torch.nan))
     level = random_level(batch)
-    known = NoiseLevel(level.pos, level.atom.clone(), level.bond)
+    known = NoiseLevel(level.pos, level.atom.clone(), level.bond, level.hydrogen)
     known.atom[2, 0] = 0  # of the third molecule one class is known, so it does not count
     noised = Noised(clean, batch, known)
     prediction = random_prediction(batch)

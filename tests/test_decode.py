@@ -194,13 +194,38 @@ def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
     pos = torch.tensor([[[0.0, 0, 0], [1.53, 0, 0], [2.0, 1.35, 0]]]).double()
     prediction = replace(prediction, pos=pos, hydrogen=offset)
     model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
-    molecules, mended = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()]).decode("valence")
-    assert mended == [True]
-    assert molecules[0].num_hydrogens.tolist() == [3, 2, 1]
-    np.testing.assert_allclose(np.linalg.norm(molecules[0].hydrogen_offset[0, :3], axis=1), 1.09, atol=0.05)
-    assert pdist(molecules[0].hydrogen_offset[0, :3]).min() > 1.6
-    np.testing.assert_allclose(molecules[0].hydrogen_offset[1, :2], offset[0, 1, :2].numpy())
-    assert Contacts().check(molecules[0]) is None
+    (found,) = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()]).decode("valence")
+    molecule = found.molecule
+    assert (found.mended, found.replaced_hydrogens) == (True, 0)
+    assert molecule.num_hydrogens.tolist() == [3, 2, 1]
+    np.testing.assert_allclose(np.linalg.norm(molecule.hydrogen_offset[0, :3], axis=1), 1.09, atol=0.05)
+    assert pdist(molecule.hydrogen_offset[0, :3]).min() > 1.6
+    np.testing.assert_allclose(molecule.hydrogen_offset[1, :2], offset[0, 1, :2].numpy())
+    assert Contacts().check(molecule) is None
+
+
+@pytest.mark.parametrize("length", [0.007, 1.9, 0.95])
+def test_hydrogens_off_their_bonds_are_put_at_ideal_places_and_counted(length: float) -> None:
+    """CH3-CH2-OH with its hydroxyl hydrogen on the oxygen, far away, or where it belongs."""
+    prediction, mask = prediction_of([3, 2, 6], {(0, 1): 1, (1, 2): 1})
+    pos = torch.tensor([[[0.0, 0, 0], [1.53, 0, 0], [2.0, 1.35, 0]]]).double()
+    offset = torch.zeros(1, 3, 4, 3).double()
+    offset[0, 0, :3] = torch.tensor([[-0.36, -0.51, 0.89], [-0.36, -0.51, -0.89], [-0.36, 1.03, 0.0]])
+    offset[0, 1, :2] = torch.tensor([[0.36, -0.51, 0.89], [0.36, -0.51, -0.89]])
+    offset[0, 2, 0] = torch.tensor([length, 0.0, 0.0])
+    prediction = replace(prediction, pos=pos, hydrogen=offset)
+    model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
+    chunk = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()])
+    (found,) = chunk.decode("valence")
+    belongs = length == 0.95
+    assert found.replaced_hydrogens == (0 if belongs else 1)
+    assert np.linalg.norm(found.molecule.hydrogen_offset[2, 0]) == pytest.approx(0.97, abs=0.05)
+    for atom in (0, 1):  # slots are ordered by length
+        assert {tuple(one) for one in found.molecule.hydrogen_offset[atom].tolist()} == {
+            tuple(one) for one in offset[0, atom].tolist()
+        }
+    (raw,) = chunk.decode("raw")
+    assert np.linalg.norm(raw.molecule.hydrogen_offset[2, 0]) == pytest.approx(length)
 
 
 def test_all_solutions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 from models import small_model
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from moldiff import chem
 from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction
 from moldiff.checkpoint import Checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.generate import MoleculeGenerator
 from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.model import MoleculeDiffusion
 from moldiff.process.time import MIN_LEVEL
 from moldiff.randomness import MoleculeDraws, molecule_generator
 from moldiff.results import Status
-from moldiff.sampler import PowerSampler, Start
-from moldiff.scoring import sample_quality
+from moldiff.sampler import PowerSampler, Start, run_sampler
+from moldiff.scoring import geometry, sample_quality
 
 FAST = PowerSampler(num_steps=4)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,7 +128,7 @@ def test_size_is_what_was_asked_for(generator: MoleculeGenerator) -> None:
         ({"steps": 0}, "steps: got 0"),
         ({"size": 0}, "size: got 0"),
         ({"size": (5, 4)}, r"size: got \(5, 4\)"),
-        ({"keep": ("pretty",)}, "keep: got 'pretty', expected any of valid, unique, novel"),
+        ({"keep": ("pretty",)}, "keep: got 'pretty', expected any of valid, sound, unique, novel"),
         ({"keep": ("novel",)}, "no list of its training molecules"),
         ({"decode": "argmax"}, "decode: got 'argmax', expected valence or raw"),
         ({"max_draws": 0}, "max_draws: got 0"),
@@ -158,7 +162,9 @@ def test_sampler_options_are_checked() -> None:
     for options, message in [
         ({"num_steps": 0}, "steps: got 0"),
         ({"corrector": -1.0}, "sampler.corrector: got -1.0"),
-        ({"churn": 1.5}, "sampler.churn: got 1.5, expected a number from 0 to 1"),
+        ({"churn": -0.5}, "sampler.churn: got -0.5, expected a number >= 0"),
+        ({"refresh": 1.5}, "sampler.refresh: got 1.5, expected a number from 0 to 1"),
+        ({"settle_level": 0.0}, "sampler.settle_level: got 0.0, expected a number between 0 and 1"),
         ({"grid_power": 0.0}, "sampler.grid_power"),
         ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
         ({"refinements": -1}, "sampler.refinements: got -1, expected a whole number of at least 0"),
@@ -168,15 +174,21 @@ def test_sampler_options_are_checked() -> None:
             PowerSampler(**options)  # type: ignore[arg-type]
 
 
+def coupled_model() -> MoleculeDiffusion:
+    """A model that is sampled as those that learnt with coupled noise."""
+    model = small_model().float()
+    model.process = replace(model.process, coupling=True)
+    return model
+
+
 @pytest.mark.parametrize(("given", "scale"), [(None, 1.25), (1.1, 1.1)])
 def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | None, scale: float) -> None:
-    model = small_model().float()
+    model = coupled_model()
     mask = torch.ones(1, 3, dtype=torch.bool)
     draws = MoleculeDraws([molecule_generator(0, 0)])
     clean = Start.unknown(mask).clean
-    level = NoiseLevel(
-        torch.tensor([[0.0, 0.5, 1.0]]).to(clean.pos), torch.ones(1, 3).to(clean.pos), torch.ones(1, 3, 3).to(clean.pos)
-    )
+    pos = torch.tensor([[0.0, 0.5, 1.0]]).to(clean.pos)
+    level = NoiseLevel(pos, torch.ones(1, 3).to(pos), torch.ones(1, 3, 3).to(pos), pos)
     noisy = model.process.start(clean, level, draws)
     seen: list[MolBatch] = []
 
@@ -192,7 +204,7 @@ def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | 
 
 @torch.no_grad()
 def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
-    model = small_model().float()
+    model = coupled_model()
     mask = torch.ones(1, 4, dtype=torch.bool)
     start = Start.unknown(mask)
 
@@ -230,11 +242,43 @@ def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
 def test_the_calls_are_shared_out_by_the_levels_passed_through(
     num_steps: int, refinements: int | None, expected: list[int]
 ) -> None:
-    grids = PowerSampler(num_steps=num_steps, refinements=refinements).grids()
+    stages = PowerSampler(num_steps=num_steps, refinements=refinements).stages(coupling=True)
+    assert not any(stage.graph_known for stage in stages)
+    grids = [stage.grid for stage in stages]
     assert [len(grid) for grid in grids] == expected
     assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.35, 0.35][: len(grids)])
     assert float(grids[-1][-1]) == pytest.approx(MIN_LEVEL) or num_steps == 1
     assert all(float(grid[-1]) == pytest.approx(0.15) for grid in grids[:-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, [38, 12]), ({"settle": 0.4, "num_steps": 20}, [12, 8]), ({"settle": 0.0}, [50]), ({"num_steps": 1}, [1])],
+)
+def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, float], expected: list[int]) -> None:
+    stages = PowerSampler(**options).stages(coupling=False)  # type: ignore[arg-type]
+    assert [len(stage.grid) for stage in stages] == expected
+    assert [stage.graph_known for stage in stages] == [False, True][: len(stages)]
+    if len(stages) == 2:
+        assert [float(stages[1].grid[0]), float(stages[1].hydrogen[0])] == pytest.approx([0.2, 1.0])
+
+
+@torch.no_grad()
+def test_hydrogens_are_hidden_until_the_graph_is_known_and_as_many_as_it_has() -> None:
+    model = small_model().float()
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    draws = MoleculeDraws([molecule_generator(0, k) for k in range(2)])
+    seen: list[tuple[MolBatch, NoiseLevel]] = []
+    network = model.denoiser
+    network.register_forward_hook(lambda _, inputs, __: seen.append((inputs[0], inputs[1])))
+    prediction = run_sampler(model, PowerSampler(num_steps=8, settle=0.5), Start.unknown(mask), draws)
+    assert all(not noisy.hydrogen.any() for noisy, _ in seen[:5])  # the fifth starts from noise alone
+    counts = model.num_hydrogens[prediction.atom_type.argmax(-1)]
+    for noisy, level in seen[5:]:
+        assert bool(level.graph_known(mask).all())
+        assert torch.equal(model.num_hydrogens[noisy.atom_type], counts)
+        assert torch.equal(noisy.hydrogen.any(-1).sum(-1), counts)
+    assert torch.equal(prediction.hydrogen.any(-1).sum(-1), counts)
 
 
 @torch.no_grad()
@@ -244,14 +288,14 @@ def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known
     draws = MoleculeDraws([molecule_generator(0, 0)])
     clean = Start.unknown(mask).clean.replace(pos=torch.arange(12.0).reshape(1, 4, 3))
     free = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
-    level = NoiseLevel(free, free, torch.maximum(free[:, :, None], free[:, None]))
+    level = NoiseLevel(free, free, torch.maximum(free[:, :, None], free[:, None]), free)
     seen: list[tuple[MolBatch, NoiseLevel]] = []
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         seen.append((noisy, level))
         return model.denoise(noisy, level, previous)
 
-    sampler = PowerSampler(num_steps=10, refinements=2, refine_level=0.5)
+    sampler = PowerSampler(num_steps=10, refinements=2, refine_level=0.5, settle=0.0)
     states = list(sampler(denoise, model.process, model.process.start(clean, level, draws), level, draws))
     assert [state.step for state in states] == list(range(10))
     assert all(torch.equal(noisy.pos[:, 0], clean.pos[:, 0]) for noisy, _ in seen)
@@ -265,4 +309,19 @@ def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known
 def test_quality_of_a_model_in_training() -> None:
     scores = sample_quality(small_model().float(), num_samples=6, sampler=FAST)
     assert {"p2_molecule_stable", "p1_molecule_stable", "p2_valid", "decoded_p2_valid"} <= scores.keys()
-    assert all(0 <= value <= 1 for value in scores.values())
+    assert all(0 <= scores[name] <= 1 for name in scores if name.startswith(("p1", "p2", "decoded")))
+
+
+def test_quality_sees_size_hydrogens_and_strain() -> None:
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+    rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=2000)
+    relaxed = chem.from_rdkit(mol)
+    assert isinstance(relaxed, Molecule)
+    radius = float(np.sqrt(((relaxed.pos - relaxed.pos.mean(0)) ** 2).sum() / 3))
+    found = geometry([relaxed])
+    assert found == pytest.approx({"radius_of_gyration": radius, "hydrogens": 2.0, "mmff94s_drop": 0.0}, abs=0.01)
+    strained = replace(relaxed, pos=relaxed.pos * 1.1)
+    assert geometry([strained])["radius_of_gyration"] == pytest.approx(1.1 * radius)
+    assert geometry([strained])["mmff94s_drop"] > 3
+    assert geometry([]) == {}

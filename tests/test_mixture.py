@@ -73,13 +73,19 @@ def test_some_but_not_all_atoms_are_known_and_often_connected(batch: MolBatch, g
 
 @pytest.mark.parametrize(
     ("task", "pos", "atom", "bond"),
-    [("whole", 0, 0, 0), ("fields", 0, 0, 0), ("graph", 0, 1, 1), ("composition", 0, 1, 0), ("geometry", 1, None, 0)],
+    [
+        ("whole", 0, 0, 0),
+        ("fields", 0, 0, 0),
+        ("graph", 0, 1, 1),
+        ("composition", 0, 1, 0),
+        ("geometry", 1, None, 0),
+    ],
 )
 def test_a_task_knows_what_its_name_says(
     task: str, pos: int, atom: int | None, bond: int, batch: MolBatch, generator: torch.Generator
 ) -> None:
     mixture = TaskMixture(**{"whole": 0.0, task: 1.0})
-    level, _ = mixture(batch, PowerTimes(), generator)
+    level = mixture(batch, PowerTimes(), generator)
     assert ((level.pos == 0) == bool(pos)).all()
     assert ((level.bond == 0) == bool(bond)).all()
     if atom is None:  # known in about half of the molecules
@@ -88,15 +94,31 @@ def test_a_task_knows_what_its_name_says(
         assert ((level.atom == 0) == bool(atom)).all()
     same = bool((level.pos == level.atom).all())
     assert same == (task == "whole")
+    # Places of hydrogens are hidden but where they are drawn with the coordinates or known.
+    assert torch.equal(level.hydrogen, {"graph": level.pos, "geometry": 0 * level.pos}.get(task, 1 + 0 * level.pos))
+
+
+def test_a_molecule_settles_on_its_graph_at_low_noise_with_hydrogens_at_any(
+    batch: MolBatch, generator: torch.Generator
+) -> None:
+    level = TaskMixture(whole=0.0, settle=1.0)(batch, PowerTimes(), generator)
+    assert (level.atom == 0).all()
+    assert (level.bond == 0).all()
+    assert float(level.pos.max()) <= 0.4
+    known = level.pos == 0
+    assert torch.equal(known, level.hydrogen == 0)
+    assert 0.2 < float(known.any(1).float().mean()) < 0.45
+    hidden = level.hydrogen.amax(1) == 1
+    assert 0.05 < float(hidden.float().mean()) < 0.2
+    assert not torch.equal(level.pos, level.hydrogen)
 
 
 def test_of_a_known_part_atoms_bonds_and_coordinates_are_known(batch: MolBatch, generator: torch.Generator) -> None:
-    level, coupling = TaskMixture(whole=0.0, part=1.0)(batch, PowerTimes(), generator)
+    level = TaskMixture(whole=0.0, part=1.0)(batch, PowerTimes(), generator)
     known = level.pos == 0
     assert torch.equal(known, level.atom == 0)
+    assert torch.equal(known, level.hydrogen == 0)
     assert torch.equal(level.bond == 0, known[:, :, None] & known[:, None])
-    assert torch.equal(coupling.group, known.long())
-    assert torch.equal(coupling.rotate, ~known.any(1))
 
 
 def test_noise_is_exchanged_within_groups_and_turned_only_where_allowed(
@@ -121,7 +143,7 @@ def test_noise_is_exchanged_within_groups_and_turned_only_where_allowed(
 
 
 def test_shares_are_those_asked_for(batch: MolBatch, generator: torch.Generator) -> None:
-    level, _ = TaskMixture(whole=1.0, graph=3.0)(batch, PowerTimes(), generator)
+    level = TaskMixture(whole=1.0, graph=3.0)(batch, PowerTimes(), generator)
     assert abs(float((level.bond[:, 0, 0] == 0).float().mean()) - 0.75) < 0.08
 
 
@@ -145,7 +167,7 @@ def test_start_is_the_prior_where_nothing_is_known_and_the_data_where_all_is(bat
     assert all(torch.equal(getattr(same, name), value) for name, value in vars(batch).items() if name != "condition")
 
 
-def test_noise_of_a_start_on_the_way_is_matched_as_in_training(batch: MolBatch) -> None:
+def test_noise_of_a_start_on_the_way_is_independent_but_of_earlier_models(batch: MolBatch) -> None:
     process = JointProcessConfig(pos=GaussianProcess()).build(torch.ones(3), torch.tensor([5.0, 2.0, 1.0, 1.0]))
     mask = batch.node_mask
     level = NoiseLevel.uniform(torch.full((len(SIZES),), 0.5), mask)
@@ -154,13 +176,15 @@ def test_noise_of_a_start_on_the_way_is_matched_as_in_training(batch: MolBatch) 
         return MoleculeDraws([molecule_generator(0, row) for row in range(len(SIZES))])
 
     noise = process.prior(mask, draws())
-    clean, matched = process.couple(batch, noise, None)
     start = process.start(batch, level, draws())
+    assert torch.allclose(start.pos, 0.5 * batch.pos + 0.5 * noise.pos, atol=1e-6)
+    assert torch.allclose(start.hydrogen, 0.5 * batch.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
+    coupled = replace(process, coupling=True)
+    clean, matched = coupled.couple(batch, noise, None)
+    start = coupled.start(batch, level, draws())
     assert torch.allclose(start.pos, 0.5 * batch.pos + 0.5 * matched.pos, atol=1e-6)
     assert torch.allclose(start.hydrogen, 0.5 * clean.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
-    apart = replace(process, coupling=False).start(batch, level, draws())
-    assert torch.allclose(apart.pos, 0.5 * batch.pos + 0.5 * noise.pos, atol=1e-6)
-    wide = process.start(batch, level, draws(), hydrogen_noise=1.2)
+    wide = coupled.start(batch, level, draws(), hydrogen_noise=1.2)
     assert torch.allclose(wide.hydrogen, 0.5 * clean.hydrogen + 0.6 * noise.hydrogen, atol=1e-6)
     assert torch.equal(wide.pos, start.pos)
 

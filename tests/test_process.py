@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -102,6 +103,9 @@ def test_gaussian_loss_counts_only_noisy_atoms_with_the_clamped_weight() -> None
     level = torch.tensor([[0.5, 0.1, 0.0, 0.5]])  # weights 1 and 1.5; one known, one padding
     mask = torch.tensor([[True, True, True, False]])
     assert float(process.loss(prediction, clean, level, mask)) == pytest.approx((3 * 1 + 3 * 1.5) / 2)
+    slots = torch.tensor([[[True, False], [False, False], [True, True], [True, True]]])
+    vectors = torch.ones(1, 4, 2, 3)
+    assert float(process.loss(vectors, 0 * vectors, level, slots & mask[..., None])) == pytest.approx(3)
 
 
 def test_gaussian_bound_is_the_kl_divergence_of_two_posteriors() -> None:
@@ -222,7 +226,7 @@ def test_joint_process_keeps_padding_empty_bonds_symmetric_and_known_parts_fixed
     noise = process.prior(clean.node_mask, draws).validate()
     torch.testing.assert_close(noise.pos.sum(1), torch.zeros(2, 3).double(), atol=1e-12, rtol=0)
     level = random_level(clean)
-    known = NoiseLevel(level.pos * 0, level.atom * 0, level.bond * 0)
+    known = NoiseLevel(*(field * 0 for field in vars(level).values()))
     process.corrupt(clean, noise, level, draws).validate()
     for name in ("pos", "hydrogen", "atom_type", "bond"):
         unchanged = process.corrupt(clean, noise, known, draws)
@@ -232,8 +236,8 @@ def test_joint_process_keeps_padding_empty_bonds_symmetric_and_known_parts_fixed
     process.step(noise, random_prediction(clean), level, known, draws).validate()
 
 
-def test_coupling_shortens_the_way_and_keeps_every_molecule() -> None:
-    process, clean = small_process(), random_batch([5, 5, 4], seed=3)
+def test_coupling_of_earlier_models_shortens_the_way_and_keeps_every_molecule() -> None:
+    process, clean = small_process(coupling=True), random_batch([5, 5, 4], seed=3)
     noise = process.prior(clean.node_mask, BatchDraws(torch.Generator().manual_seed(0), torch.double))
     matched, moved = process.couple(clean, noise)
     assert float((moved.pos - clean.pos).square().sum()) < float((noise.pos - clean.pos).square().sum())
@@ -245,8 +249,6 @@ def test_coupling_shortens_the_way_and_keeps_every_molecule() -> None:
     assert float((matched.hydrogen - noise.hydrogen).square().sum()) <= float(
         (clean.hydrogen - noise.hydrogen).square().sum()
     )
-    plain = small_process(coupling=False)
-    assert plain.couple(clean, noise) == (clean, noise)
 
 
 def test_times_stay_in_range_and_favour_low_noise() -> None:
@@ -316,7 +318,9 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
             now = Prediction(clean, blank, blank, blank)
             target = now
             if order == 2 and previous is not None:
-                target = extrapolate(now, previous, process.schedule.sigma(grid[step - 1 : step + 2]).log())
+                mask = torch.ones(1, 9, dtype=torch.bool)
+                levels = [NoiseLevel.uniform(level[None], mask) for level in grid[step - 1 : step + 2]]
+                target = extrapolate(now, previous, levels, replace(small_process(), pos=process))
             noisy, previous = process.step(noisy, target.pos, t.expand(1, 9), s.expand(1, 9), None), now
         # Along the exact path the standardised coordinate is constant.
         alpha, sigma = (f(grid[0]) for f in (process.schedule.alpha, process.schedule.sigma))
@@ -328,3 +332,64 @@ def test_second_order_steps_converge_faster_than_first_order_ones() -> None:
     assert error(40, 2) < 0.35 * error(40, 1)
     assert error(80, 1) == pytest.approx(error(40, 1) / 2, rel=0.2)
     assert error(40, 2, from_noise=True) < 0.35 * error(40, 1, from_noise=True)
+
+
+def moments_of_the_end(num_steps: int, *, order: int, churn: float) -> tuple[float, float]:
+    """Factor on the mean and variance of what is sampled of N(0, 0.4²) from noise, exactly.
+
+    With the exact denoiser every step is linear, so that the end is a sum of the first noise and of that of each step.
+    Each "atom" carries the coefficient of one of them.
+    """
+    process, std = GaussianProcess(churn=churn), 0.4
+    grid = process.schedule.level(torch.linspace(-9, 9, num_steps + 1, dtype=torch.double))
+    noises = torch.eye(num_steps + 1, dtype=torch.double)[..., None]
+    alpha, sigma = (f(grid[0]) for f in (process.schedule.alpha, process.schedule.sigma))
+    noisy, previous = noises[:1] * (alpha**2 * std**2 + sigma**2).sqrt(), None
+    mask = torch.ones(1, num_steps + 1, dtype=torch.bool)
+    levels = [NoiseLevel.uniform(level[None], mask) for level in grid]
+    for step, (t, s) in enumerate(itertools.pairwise(levels)):
+        alpha, sigma = process.schedule.alpha(grid[step]), process.schedule.sigma(grid[step])
+        clean = gaussian_mean(noisy, alpha, sigma, 0.0, std)
+        blank = torch.zeros_like(clean)
+        now = target = Prediction(clean, blank, blank, blank)
+        if order == 2 and previous is not None:
+            target = extrapolate(now, previous, levels[step - 1 : step + 2], replace(small_process(), pos=process))
+        noisy, previous = process.step(noisy, target.pos, t.pos, s.pos, noises[step + 1 : step + 2]), now
+    alpha, sigma = process.schedule.alpha(grid[-1]), process.schedule.sigma(grid[-1])
+    return float(noisy.square().sum()), float(alpha**2 * std**2 + sigma**2)
+
+
+@pytest.mark.parametrize("churn", [0.0, 0.5, 1.0, 2.0])
+def test_variance_converges_by_the_order_of_the_solver(churn: float) -> None:
+    def error(num_steps: int, order: int) -> float:
+        got, exact = moments_of_the_end(num_steps, order=order, churn=churn)
+        return abs(got / exact - 1)
+
+    assert error(160, 1) == pytest.approx(error(80, 1) / 2, rel=0.15)
+    assert error(160, 2) < 0.3 * error(80, 2)
+    assert error(80, 2) < 0.3 * error(80, 1)
+
+
+def test_noise_is_drawn_anew_only_between_the_levels_asked_for() -> None:
+    process = GaussianProcess(churn=1.0, churn_levels=(0.2, 0.6))
+    noisy, clean, noise = (torch.full((1, 1, 3), value).double() for value in (0.5, 0.2, 9.0))
+
+    def moved(t: float, s: float) -> bool:
+        levels = [torch.full((1, 1), value).double() for value in (t, s)]
+        return not torch.equal(*(process.step(noisy, clean, *levels, drawn) for drawn in (noise, None)))
+
+    assert [moved(0.9, 0.7), moved(0.5, 0.4), moved(0.3, 0.1), moved(0.1, 0.05)] == [False, True, True, False]
+
+
+def test_refreshed_classes_have_the_law_of_their_level() -> None:
+    process = CategoricalProcess(marginal_prior(torch.tensor([0.2, 0.3, 0.5]).double()), refresh=0.5)
+    count = 40_000
+    uniform = torch.rand(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    level = torch.full((count,), 0.4).double()
+    logits = FREQUENCIES.log().expand(count, 3)
+    noisy = torch.zeros(count, dtype=torch.long)
+    got = torch.bincount(process.refreshed(noisy, logits, level, uniform), minlength=4).double() / count
+    fresh = 0.6 * FREQUENCIES + 0.4 * process.prior[:3]
+    expected = 0.5 * torch.tensor([1.0, 0, 0]).double() + 0.5 * fresh
+    torch.testing.assert_close(got[:3], expected, atol=0.01, rtol=0)
+    assert torch.equal(process.refreshed(noisy, logits, 0 * level, uniform), noisy)  # what is known stays

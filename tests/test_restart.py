@@ -123,7 +123,7 @@ def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
 def test_a_molecule_does_not_depend_on_its_batch() -> None:
     """Nor does what becomes of it after a restart; random weights leave some in pieces."""
     model, task = small_model().float(), NewMolecules({4: 1, 5: 1, 6: 1})
-    redraw = partial(draw_within, MemoryBudget(1_000), model, sampler_of_restart(SAMPLER))
+    redraw = partial(draw_within, MemoryBudget(1_000), model, sampler_of_restart(SAMPLER, coupling=False))
 
     def drawn(indices: Sequence[int]) -> dict[int, Molecule]:
         beginnings = [Beginning.of(task, 5, index) for index in indices]
@@ -148,5 +148,5 @@ def test_a_molecule_does_not_depend_on_its_batch() -> None:
 def test_a_restart_takes_a_share_of_the_calls_and_is_refined_as_a_whole_run(
     num_steps: int, expected: list[int]
 ) -> None:
-    grids = sampler_of_restart(PowerSampler(num_steps=num_steps)).grids()
-    assert [len(grid) for grid in grids] == expected
+    stages = sampler_of_restart(PowerSampler(num_steps=num_steps), coupling=True).stages(coupling=True)
+    assert [len(stage.grid) for stage in stages] == expected

@@ -125,7 +125,7 @@ def test_two_shards_are_one_run(generator: MoleculeGenerator) -> None:
         np.testing.assert_allclose(one.molecule.pos, other.molecule.pos, atol=1e-4)
 
 
-@pytest.mark.parametrize("keep", [(), ("valid",), ("valid", "unique", "novel")])
+@pytest.mark.parametrize("keep", [(), ("valid",), ("valid", "sound"), ("valid", "unique", "novel")])
 def test_a_run_goes_on_behind_any_record_to_the_same_end(
     generator: MoleculeGenerator, keep: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -93,7 +93,7 @@ def test_what_is_known_stays_and_counts() -> None:
     level = NoiseLevel.uniform(torch.full((1,), 0.5), batch.node_mask)
     level = replace(level, atom=level.atom.clone())
     level.atom[0, :3] = 0
-    lower = NoiseLevel(0.8 * level.pos, 0.8 * level.atom, 0.8 * level.bond)
+    lower = NoiseLevel(*(0.8 * field for field in vars(level).values()))
     steering = Steering(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
     draws = BatchDraws(torch.Generator().manual_seed(0))
     found = steering.process(process).step(batch, random_prediction(batch), level, lower, draws)
@@ -105,7 +105,7 @@ def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding()
     given = random_batch([3], width=3)
     known = Start(
         given.replace(pos=given.pos.float(), hydrogen=given.hydrogen.float(), condition=torch.tensor([[1.0, 4.0]])),
-        NoiseLevel(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 3, 3)),
+        NoiseLevel(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 3, 3), torch.ones(1, 3)),
     )
     told = []
     for starts in ([known], [known, start(5, (1.0, 4.0))]):

@@ -69,7 +69,7 @@ def test_denoiser_moves_with_its_input_where_atoms_are_known(denoiser: Denoiser)
     level = random_level(batch)
     known = torch.zeros_like(level.pos)
     known[:, 0] = 1
-    level = NoiseLevel(level.pos * (1 - known), level.atom, level.bond)
+    level = NoiseLevel(level.pos * (1 - known), level.atom, level.bond, level.hydrogen)
     shift = torch.tensor([1.0, -2.0, 0.5]).double()
     moved = denoiser(batch.replace(pos=(batch.pos + shift) * batch.node_mask[..., None]), level, None)
     expected = denoiser(batch, level, None)
@@ -109,7 +109,9 @@ def permuted_prediction(prediction: Prediction, order: Tensor) -> Prediction:
 def test_denoiser_permutes_with_atoms(denoiser: Denoiser) -> None:
     batch, order = random_batch([5, 5]), torch.tensor([3, 1, 4, 0, 2])
     level, previous = random_level(batch), random_prediction(batch)
-    moved_level = NoiseLevel(level.pos[:, order], level.atom[:, order], level.bond[:, order][:, :, order])
+    moved_level = NoiseLevel(
+        level.pos[:, order], level.atom[:, order], level.bond[:, order][:, :, order], level.hydrogen[:, order]
+    )
     moved = denoiser(permuted(batch, order), moved_level, permuted_prediction(previous, order))
     assert_same(moved, permuted_prediction(denoiser(batch, level, previous), order), batch.node_mask)
 

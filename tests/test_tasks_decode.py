@@ -33,7 +33,7 @@ def half_known(mask: torch.Tensor) -> tuple[MolBatch, NoiseLevel]:
     atoms = torch.tensor([[2, 2, 0, 0]])
     clean = MolBatch(torch.zeros(1, SIZE, 3), torch.zeros(1, SIZE, 4, 3), atoms, bond, mask)
     free = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    return clean, NoiseLevel(free, free, 1 - (1 - free[:, :, None]) * (1 - free[:, None]))
+    return clean, NoiseLevel(free, free, 1 - (1 - free[:, :, None]) * (1 - free[:, None]), free)
 
 
 def test_known_and_forbidden_entries_have_no_other_choice() -> None:

@@ -15,8 +15,9 @@ from rdkit.Chem import AllChem
 
 from moldiff.batch import Molecule
 from moldiff.chem import canonical_key, from_rdkit, smiles, to_rdkit
+from moldiff.decode import Total
 from moldiff.drawing import Beginning, Finished, NewMolecules, Task, draw_chunk
-from moldiff.elements import Limited, element_mask
+from moldiff.elements import Charged, Limited, element_mask
 from moldiff.errors import MoldiffError
 from moldiff.io import write
 from moldiff.sampler import PowerSampler, Start
@@ -59,8 +60,8 @@ def prepared(request: Request) -> Task:
 
 def draw(task: Task, count: int, rule: str = "valence") -> list[Finished]:
     beginnings = [Beginning.of(task, 0, index) for index in range(count)]
-    molecules, _ = draw_chunk(small_model().float(), FAST, beginnings).decode(rule)
-    return [task.finish(one.index, one.start, molecule) for one, molecule in zip(beginnings, molecules, strict=True)]
+    found = draw_chunk(small_model().float(), FAST, beginnings).decode(rule)
+    return [task.finish(one.index, one.start, end.molecule) for one, end in zip(beginnings, found, strict=True)]
 
 
 BENZENE = turned(embedded("c1ccccc1"))
@@ -354,3 +355,16 @@ def test_a_start_allows_what_is_known_whatever_the_elements() -> None:
     assert start.allowed is not None
     assert bool(start.allowed[0, :3].all())
     assert start.allowed[0, 3:].sum(-1).tolist() == [int(mask.sum())] * 2
+
+
+def test_total_charge_is_that_of_training_of_what_is_kept_or_as_asked() -> None:
+    vocabulary = WIDE
+    new = NewMolecules.like_training(STATISTICS, vocabulary)
+    assert [total.value for total in new.totals(0)] == [0]
+    assert NewMolecules.like_training(replace(STATISTICS, charge=None), vocabulary).totals(0) == ()
+    asked = Charged(new, Total.of_charge(vocabulary, -1))
+    assert [total.value for total in asked.totals(3)] == [-1]
+    acetate = embedded("CC(=O)[O-]")
+    task = Grow(core=acetate, attach=0, new_atoms=2).prepare(vocabulary, STATISTICS)
+    assert [total.value for total in task.totals(0)] == [-1]
+    assert [total.value for total in Analogues(of=acetate).prepare(vocabulary, STATISTICS).totals(0)] == [-1]

@@ -112,14 +112,14 @@ class Delivered:
 def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> Pair:
     """The molecules `indices` of the card's seed, in that order, raw and decoded."""
     model = load_checkpoint(folder).model
-    task = NewMolecules(model.statistics.size_counts)
+    task = NewMolecules.like_training(model.statistics, model.vocabulary)
     beginnings = (Beginning.of(task, SEED, index) for index in indices)
     budget = MemoryBudget.of(next(model.parameters()).device)
     found: dict[int, tuple[Molecule, Molecule]] = {}
     for chunk, drawn in draw_within(budget, model, sampler, beginnings):
         restart = sampler_of_restart(sampler, coupling=model.process.coupling)
         ends = joined(chunk, drawn, partial(draw_within, budget, model, restart))
-        pairs = zip(drawn.decode("raw")[0], [end.molecule for end in ends], strict=True)
+        pairs = zip([one.molecule for one in drawn.decode("raw")], [end.molecule for end in ends], strict=True)
         found |= {one.index: pair for one, pair in zip(chunk, pairs, strict=True)}
     raw, decoded = zip(*(found[index] for index in indices), strict=True)
     return list(raw), list(decoded)

@@ -9,12 +9,32 @@ from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
 from moldiff.chem import to_rdkit
+from moldiff.radii import COVALENT
+from moldiff.vocabulary import MAX_HYDROGENS
+
+BOND_LENGTHS = (0.9, 1.17)
+"""Times the sum of covalent radii, between which a bond to a hydrogen is sound: 0.96 to 1.25 Å of C, 0.87 to 1.14 of O.
+
+The 1.2 million of QM9 have 0.98 to 1.17.
+"""
 
 
-def with_ideal_hydrogens(molecule: Molecule) -> Molecule:
+def off_their_bonds(molecule: Molecule) -> np.ndarray:
+    """Heavy atoms [n] with a hydrogen nearer or farther than a bond to it can be."""
+    low, high = BOND_LENGTHS
+    expected = (COVALENT[np.minimum(molecule.atomic_number, len(COVALENT) - 1)] + COVALENT[1])[:, None]
+    length = np.linalg.norm(molecule.hydrogen_offset, axis=-1)
+    used = np.arange(MAX_HYDROGENS) < molecule.num_hydrogens[:, None]
+    found: np.ndarray = (used & ((length < low * expected) | (length > high * expected))).any(1)
+    return found
+
+
+def with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray | None = None) -> Molecule:
     """The same molecule with its hydrogens where RDKit puts them: ideal lengths and angles, given the heavy atoms.
 
-    For molecules of a model that was trained on heavy atoms alone, whose hydrogens have no places of their own.
+    Args:
+        molecule: coordinates of its heavy atoms have to be finite.
+        atoms: heavy atoms [n] whose hydrogens are meant; None = all.
     """
     bare = replace(
         molecule,
@@ -36,4 +56,6 @@ def with_ideal_hydrogens(molecule: Molecule) -> Molecule:
         heavy = mol.GetAtomWithIdx(index).GetNeighbors()[0].GetIdx()
         offset[heavy, used[heavy]] = pos[index] - pos[heavy]
         used[heavy] += 1
+    if atoms is not None:
+        offset = np.where(atoms[:, None, None], offset, molecule.hydrogen_offset)
     return replace(molecule, hydrogen_offset=offset)

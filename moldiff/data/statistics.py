@@ -25,6 +25,7 @@ class Statistics:
         hydrogen_scale: root mean square of one component of the hydrogen offsets that are in use (Å); unused slots
             are left out, so the scale does not depend on how saturated the molecules are. 1 without hydrogens.
         hydrogens_placed: False for a set of heavy atoms, whose hydrogens are counted but have no coordinates.
+        charge: total charge of every molecule (e); None = they differ.
     """
 
     size_counts: dict[int, int]
@@ -33,6 +34,7 @@ class Statistics:
     pos_scale: float
     hydrogen_scale: float
     hydrogens_placed: bool = True
+    charge: int | None = 0
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, np.ndarray], indices: np.ndarray, vocabulary: Vocabulary) -> Self:
@@ -51,6 +53,7 @@ class Statistics:
         sizes = np.concatenate([part.sizes for part in sums])
         hydrogens = sum(part.hydrogens for part in sums)
         squares = sum(part.hydrogen_squares for part in sums)
+        charges = np.unique(np.concatenate([part.charges for part in sums]))
         return cls(
             size_counts={int(n): int(c) for n, c in zip(*np.unique(sizes, return_counts=True), strict=True)},
             atom_marginal=tuple((types / types.sum()).tolist()),
@@ -59,6 +62,7 @@ class Statistics:
             pos_scale=_rms(sum(part.pos_squares for part in sums), 3 * int(sizes.sum())),
             hydrogen_scale=_rms(squares, 3 * hydrogens),
             hydrogens_placed=not hydrogens or squares > 0,
+            charge=int(charges[0]) if len(charges) == 1 else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +84,7 @@ class Statistics:
                 pos_scale=float(data["pos_scale"]),
                 hydrogen_scale=float(data["hydrogen_scale"]),
                 hydrogens_placed=bool(data.get("hydrogens_placed", True)),
+                charge=data.get("charge", 0),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MoldiffError(f"statistics: missing or malformed entry ({error})") from None
@@ -95,6 +100,7 @@ class _Sums:
     pos_squares: float
     hydrogen_squares: float
     hydrogens: int
+    charges: np.ndarray
 
     @classmethod
     def of(cls, block: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> Self:
@@ -111,6 +117,7 @@ class _Sums:
             pos_squares=float(np.square(pos - mean[owner]).sum()),
             hydrogen_squares=float(np.square(block["hydrogen_offset"].astype(np.float64)).sum()),
             hydrogens=len(block["hydrogen_offset"]),
+            charges=np.unique(np.bincount(owner, block["formal_charge"].astype(np.float64)).round().astype(np.int64)),
         )
 
 

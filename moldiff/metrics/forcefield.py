@@ -68,3 +68,22 @@ def relax(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
         if field.Minimize(maxIts=max_iterations):
             raise RuntimeError(f"not relaxed after {max_iterations} steps")
         return compare(task, relaxed.GetConformer().GetPositions(), start - field.CalcEnergy())
+
+
+def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
+    """Energy (kcal/mol) that a molecule loses in so many steps, in this process; None without parameters for it.
+
+    Args:
+        mol: explicit hydrogens and one conformer; need not be sanitised.
+        max_iterations: few, so that no molecule takes long.
+    """
+    mol = Chem.Mol(mol)
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(mol)
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
+        if properties is None:
+            return None
+        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+        start: float = field.CalcEnergy()
+        field.Minimize(maxIts=max_iterations)
+        return start - float(field.CalcEnergy())

@@ -6,7 +6,43 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from moldiff.results import MetricResult
+from moldiff.results import InvalidMolecule, MetricResult
+
+
+class RepairCounts:
+    """Counts how many molecules are as the network said, how many are so after a repair, and which are not sound."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._unsound: Counter[str] = Counter()
+        self._repaired: Counter[str] = Counter()
+
+    def add(self, unsound: InvalidMolecule | None, **repairs: int) -> None:
+        """Count one that was drawn, with what is impossible about it and the number of each of `_REPAIRS`."""
+        self._total += 1
+        if unsound is not None:
+            self._unsound[str(unsound.status)] += 1
+        for name, number in repairs.items():
+            self._repaired[name] += bool(number)
+
+    def results(self) -> list[MetricResult]:
+        """The counts; repairs that there were none of are left out."""
+        found = [
+            MetricResult(f"repair_{name}", self._repaired[name], self._total, definition)
+            for name, definition in _REPAIRS.items()
+            if self._repaired[name]
+        ]
+        for status, count in sorted(self._unsound.items()):
+            definition = f"Valid molecules refused as {status!r}, over all that were drawn."
+            found.append(MetricResult(f"geometry_status_{status}", count, self._total, definition))
+        return found
+
+
+_REPAIRS = {
+    "mended": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all drawn.",
+    "restarts": "Molecules that came out in pieces and were drawn on from noise, over all drawn.",
+    "replaced_hydrogens": "Molecules with a hydrogen off its bond, put at its ideal place, over all drawn.",
+}
 
 
 class TaskCounts:

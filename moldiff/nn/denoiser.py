@@ -32,9 +32,6 @@ class PairTransformer(nn.Module):
         num_probes: steerable channels that enter the pair update.
         num_properties: C, that the network may be told of a molecule; 0 = it takes none.
         hydrogen_level: hydrogen offsets have a noise level of their own; False = that of the coordinates.
-        full_stride: noise level t up to which a correction of the noisy input is scaled down with the noise, by
-            t / sqrt(t² + full_stride²), so that its error is too (after c_out of Karras et al. 2022, arXiv:2206.00364,
-            table 1); 0 = corrections are not scaled.
 
     Raises:
         MoldiffError: when the heads do not divide the dimensions.
@@ -69,13 +66,11 @@ class PairTransformer(nn.Module):
         num_probes: int = 8,
         num_properties: int = 0,
         hydrogen_level: bool = False,
-        full_stride: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
             if value % num_heads:
                 raise MoldiffError(f"denoiser.{name}: got {value}, expected a multiple of num_heads = {num_heads}")
-        self.full_stride = full_stride
         layout = SteerableLayout(steerable_dim)
         self.layout = layout
         radial = ExponentialBasis()
@@ -121,27 +116,18 @@ class PairTransformer(nn.Module):
             with torch.autocast(noisy.pos.device.type, enabled=False):
                 expected = None if previous is None else expected_bond_counts(previous, noisy)
                 atom = atom + self.condition(self._told(noisy), expected)[:, None]
-        pos, stride = noisy.pos, self._stride(noise_level.pos)
+        pos = noisy.pos
         for layer in self.layers:
-            atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask, stride)
+            atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
         vectors = self.hydrogen(self.layout.split(steerable)[0]).transpose(-1, -2)  # [B, N, 4, 3]
         # At low noise the input is nearly the answer already, so the network only has to correct it.
-        hydrogen = (
-            self._stride(noise_level.hydrogen)[..., None, None] * vectors
-            + (1 - noise_level.hydrogen)[..., None, None] * noisy.hydrogen
-        )
+        hydrogen = vectors + (1 - noise_level.hydrogen)[..., None, None] * noisy.hydrogen
         return Prediction(
             pos=self._settle(pos, noisy, noise_level),
             hydrogen=hydrogen * mask[..., None, None],
             atom_type=self.atom_type(atom).float() if atom.dtype == torch.bfloat16 else self.atom_type(atom),
             bond=self.bond(pair + pair.transpose(1, 2)),
         )
-
-    def _stride(self, level: Tensor) -> Tensor:
-        """What corrections at a noise level are scaled by."""
-        if not self.full_stride:
-            return torch.ones_like(level)
-        return level / (level.square() + self.full_stride**2).sqrt()
 
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
         """Fit what the network is told of properties to training molecules, see `PropertyEmbedding.fit_counts`."""

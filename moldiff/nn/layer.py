@@ -125,11 +125,9 @@ class PairTransformerBlock(nn.Module):
         nn.init.normal_(self.move.weight, std=1e-3)
 
     def forward(
-        self, atom: Tensor, pair: Tensor, pos: Tensor, steerable: Tensor, node_mask: Tensor, stride: Tensor
+        self, atom: Tensor, pair: Tensor, pos: Tensor, steerable: Tensor, node_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Updated atoms [B, N, D], pairs [B, N, N, P], pos [B, N, 3] and steerable features [B, N, M, C].
-
-        Coordinates move by `stride` [B, N] times what the network says.
 
         pos 1o; steerable 1o + 2e; the rest 0e; permutes with atoms.
         """
@@ -146,7 +144,7 @@ class PairTransformerBlock(nn.Module):
         directions = harmonics * (node_mask[:, None, :, None] * _NEIGHBOUR_SCALE)
         steerable = steerable + carried + self._point(weights, directions)
         atom, gates = self._feed_forward(atom, steerable)
-        pos, steerable = self._move(pos, steerable, gates, stride)
+        pos, steerable = self._move(pos, steerable, gates)
         return atom, pair, pos, steerable
 
     def _attend(
@@ -180,10 +178,10 @@ class PairTransformerBlock(nn.Module):
         mixed = self.feed_norm(atom) + self.norms_in(norms)
         return atom + self.contract(nn.functional.silu(self.expand(mixed))), self.gate(mixed).sigmoid()
 
-    def _move(self, pos: Tensor, steerable: Tensor, gates: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
+    def _move(self, pos: Tensor, steerable: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
         """Gate the steerable features and move coordinates along a read-out of their vectors."""
         vector, tensor = self.layout.split(steerable)
         vector_gate, tensor_gate = gates[..., None, :].chunk(2, dim=-1)
         update = self.mix(vector) * vector_gate
-        pos = pos + stride[..., None] * self.move(update).squeeze(-1)
+        pos = pos + self.move(update).squeeze(-1)
         return pos, torch.cat([vector + update, tensor * tensor_gate], dim=-2)

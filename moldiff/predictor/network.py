@@ -75,9 +75,9 @@ class PropertyNetwork(nn.Module):
         mask = clean.node_mask
         level = NoiseLevel.uniform(clean.pos.new_zeros(clean.num_molecules), mask)
         atom, pair, steerable = self.embedding(clean, level, None)
-        pos, stride = clean.pos, torch.ones_like(level.pos)
+        pos = clean.pos
         for layer in self.layers:
-            atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask, stride)
+            atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
         read = self.read(atom)
         value, share, summand = (read.float() if read.dtype == torch.bfloat16 else read).chunk(3, dim=-1)
         # Frontier orbitals sit on few atoms, heat capacities add up over all.

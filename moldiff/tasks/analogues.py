@@ -103,8 +103,9 @@ class AnalogueTask:
         return start_at(centred, self.vocabulary, pos=level[0], atom=level[0], bond=level)
 
     def totals(self, index: int) -> Sequence[Total]:
-        """None."""
-        return ()
+        """The total charge is that of the molecule."""
+        charge = self.molecules[index % len(self.molecules)].formal_charge.sum()
+        return (Total.of_charge(self.vocabulary, int(charge)),)
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The molecule in the input's frame, with its similarity to the input."""

@@ -59,7 +59,7 @@ class Bonds:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
         charges = [one.charge if self.charge is None else self.charge for one in skeletons]
-        totals = tuple(() if self.any_charge else (Total(vocabulary.table[:, 1], charge),) for charge in charges)
+        totals = tuple(() if self.any_charge else (Total.of_charge(vocabulary, charge),) for charge in charges)
         return BondTask(tuple(skeletons), totals, vocabulary, tuple(rejected))
 
 

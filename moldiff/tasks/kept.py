@@ -170,8 +170,8 @@ class KeptTask:
         return known_start(known, self.vocabulary, new_atoms=new)
 
     def totals(self, index: int) -> Sequence[Total]:
-        """None."""
-        return ()
+        """The total charge is that of what is kept."""
+        return (Total.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The molecule in the input's frame, what is kept exactly as it was, and whether it is attached."""
