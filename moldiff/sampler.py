@@ -36,11 +36,13 @@ class SamplerState:
     Attributes:
         noisy: the state that went into the network (model units).
         prediction: the network's answer (model units).
+        level: the noise levels that it was told.
         step: 0-based number of the call.
     """
 
     noisy: MolBatch
     prediction: Prediction
+    level: NoiseLevel
     step: int
 
 
@@ -188,7 +190,7 @@ class PowerSampler:
                 shown = prediction
                 if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
                     shown = replace(prediction, atom_type=graph.atom_type, bond=graph.bond)
-                yield SamplerState(noisy, shown, step)
+                yield SamplerState(noisy, shown, level, step)
                 if place + 1 < len(levels):
                     target = prediction
                     if self.order == 2 and previous is not None and place > 0:

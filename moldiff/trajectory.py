@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from moldiff.batch import MolBatch, Molecule, to_molecules
@@ -24,7 +25,7 @@ class Recorder:
     """Collects the frames of a batch while it is sampled.
 
     A frame holds the noisy coordinates that went into a network call (Å) and the classes of atoms and bonds that came
-    out as the most probable ones; nothing is mended.
+    out as the most probable ones; nothing is mended. Hydrogens are there as soon as the network is told of any.
 
     Args:
         model: brings the vocabulary and the scales of the coordinates.
@@ -37,6 +38,7 @@ class Recorder:
         self._node_mask = node_mask
         self._every = math.ceil(num_steps / MAX_FRAMES)
         self._batches: list[MolBatch] = []
+        self._hidden: list[np.ndarray] = []
 
     def __call__(self, state: SamplerState) -> None:
         """Keep the state, if it is one of the frames."""
@@ -46,21 +48,30 @@ class Recorder:
         pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
         frame = decode_raw(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
         self._batches.append(frame.to("cpu"))
+        hidden = torch.zeros_like(self._node_mask) if self._model.process.coupling else state.level.hydrogen == 1
+        self._hidden.append((hidden | (not scales.hydrogens_placed)).cpu().numpy())
 
     def trajectories(self) -> list[tuple[Molecule, ...]]:
         """The frames of every molecule of the batch, noise first.
 
         A model of heavy atoms alone knows no place for a hydrogen, so its frames have none.
         """
-        frames = [to_molecules(batch, self._model.vocabulary) for batch in self._batches]
-        if not self._model.statistics.hydrogens_placed:
-            frames = [[_bare(molecule) for molecule in batch] for batch in frames]
+        frames = [
+            [_without_hydrogens(molecule, atoms) for molecule, atoms in zip(molecules, hidden, strict=True)]
+            for batch, hidden in zip(self._batches, self._hidden, strict=True)
+            for molecules in [to_molecules(batch, self._model.vocabulary)]
+        ]
         return list(zip(*frames, strict=True))
 
 
-def _bare(molecule: Molecule) -> Molecule:
-    none = np.zeros_like(molecule.num_hydrogens)
-    return replace(molecule, num_hydrogens=none, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
+def _without_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
+    """The molecule without the hydrogens of the heavy atoms marked in [N >= n]."""
+    atoms = atoms[: molecule.num_heavy_atoms]
+    return replace(
+        molecule,
+        num_hydrogens=np.where(atoms, 0, molecule.num_hydrogens),
+        hydrogen_offset=np.where(atoms[:, None, None], 0.0, molecule.hydrogen_offset),
+    )
 
 
 def trajectory_path(path: str | Path) -> Path:

@@ -282,6 +282,24 @@ def test_hydrogens_are_hidden_until_the_graph_is_known_and_as_many_as_it_has() -
 
 
 @torch.no_grad()
+def test_the_network_is_told_its_estimate_below_a_level_alone() -> None:
+    model = small_model().float()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    told: list[tuple[float, bool]] = []
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        told.append((float(level.pos[0, 0]), previous is not None))
+        return model.denoise(noisy, level, previous)
+
+    start, draws = Start.unknown(mask), MoleculeDraws([molecule_generator(0, 0)])
+    noisy = model.process.start(start.clean, start.level, draws)
+    sampler = PowerSampler(num_steps=12, self_condition=0.3)
+    list(sampler(denoise, model.process, noisy, start.level, draws))
+    assert all(was == (level <= 0.3) for level, was in told)
+    assert {was for _, was in told} == {True, False}
+
+
+@torch.no_grad()
 def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known() -> None:
     model = small_model().float()
     mask = torch.ones(1, 4, dtype=torch.bool)
