@@ -14,7 +14,7 @@ from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.geometry import center
 from moldiff.nn.counts import Contributions, bond_counts, expected_bond_counts
-from moldiff.process.joint import JointProcess, shuffled_slots
+from moldiff.process.joint import JointProcess, ordered_slots
 from moldiff.process.schedule import log_snr
 from moldiff.protocols import Denoiser
 from moldiff.randomness import BatchDraws, Draws, PartDraws
@@ -167,7 +167,7 @@ class MoleculeDiffusion(nn.Module):
         else:
             level = take_rows(tasks(_among_others(batch, place, parts * count), times, generator), place)
             known = (level.pos == 0) & mask
-        clean = shuffled_slots(self.to_model_units(batch, known), draws)
+        clean = self.to_model_units(ordered_slots(batch, level.hydrogen == 0, draws), known)
         noise = self.process.prior(mask, draws, known)
         if clean.condition is not None and told is not None:
             values = _among(clean.condition, place, parts * count)
@@ -251,7 +251,7 @@ class MoleculeDiffusion(nn.Module):
         drawn last, with all else known.
         """
         draws = BatchDraws(generator)
-        clean = shuffled_slots(self.to_model_units(batch), draws)
+        clean = self.to_model_units(ordered_slots(batch, torch.zeros_like(batch.node_mask), draws))
         noise = self.process.prior(batch.node_mask, draws)
         schedule = self.process.pos.schedule
         low, high = log_snr(schedule, torch.tensor(BOUND_LEVELS, dtype=torch.double))

@@ -23,6 +23,7 @@ from moldiff.process.categorical import (
     uniform_prior,
 )
 from moldiff.process.gaussian import GaussianProcess
+from moldiff.process.joint import filled_slots, ordered_slots
 from moldiff.process.schedule import CosineSchedule, LinearSchedule, Schedule, log_snr
 from moldiff.process.time import MIN_LEVEL, PowerTimes, power_grid
 from moldiff.randomness import BatchDraws, MoleculeDraws, molecule_generator
@@ -393,3 +394,21 @@ def test_refreshed_classes_have_the_law_of_their_level() -> None:
     expected = 0.5 * torch.tensor([1.0, 0, 0]).double() + 0.5 * fresh
     torch.testing.assert_close(got[:3], expected, atol=0.01, rtol=0)
     assert torch.equal(process.refreshed(noisy, logits, 0 * level, uniform), noisy)  # what is known stays
+
+
+def test_hydrogens_come_in_the_first_slots_nearest_the_middle_first_but_known_ones_in_any_order() -> None:
+    clean = random_batch([4, 3])
+    empty = torch.tensor([True, False, True, False])  # two hydrogens an atom, in slots 1 and 3
+    clean = clean.replace(hydrogen=clean.hydrogen.masked_fill(empty[:, None], 0.0))
+    draws = BatchDraws(torch.Generator().manual_seed(0), torch.double)
+    free, known = torch.zeros_like(clean.node_mask), clean.node_mask
+    ordered = ordered_slots(clean, free, draws)
+    assert torch.equal(filled_slots(ordered), clean.node_mask[..., None] & torch.tensor([True, True, False, False]))
+    torch.testing.assert_close(ordered.hydrogen.sum(2), clean.hydrogen.sum(2))
+    middle = torch.stack([clean.pos[0].mean(0), clean.pos[1, :3].mean(0)])[:, None, None]
+    away = (ordered.pos[:, :, None] + ordered.hydrogen - middle).norm(dim=-1)
+    assert bool((away[..., 0] <= away[..., 1])[clean.node_mask].all())
+    turned = ordered_slots(clean.replace(pos=-clean.pos, hydrogen=-clean.hydrogen), free, draws)
+    torch.testing.assert_close(turned.hydrogen, -ordered.hydrogen)
+    orders = {tuple(ordered_slots(clean, known, draws).hydrogen[0, 0, 0].tolist()) for _ in range(20)}
+    assert orders == {tuple(clean.hydrogen[0, 0, slot].tolist()) for slot in (1, 3)}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moldiff.batch import MolBatch, NoiseLevel, Prediction, pair_mask
-from moldiff.geometry import Coupling, align_noise, center, match_hydrogen_slots
+from moldiff.geometry import Coupling, align_noise, center, masked_mean, match_hydrogen_slots
 from moldiff.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.process.gaussian import GaussianProcess
 from moldiff.process.local import LocalLoss
@@ -198,10 +198,16 @@ def filled_slots(clean: MolBatch) -> Tensor:
     return clean.hydrogen.square().sum(-1) > 0
 
 
-def shuffled_slots(clean: MolBatch, draws: Draws) -> MolBatch:
-    """The hydrogens of every atom in a random order, in its first slots: the order means nothing."""
-    key = torch.where(filled_slots(clean), draws.normal(clean.node_mask, MAX_HYDROGENS), torch.inf)
-    order = key.argsort(-1)[..., None].expand_as(clean.hydrogen)
+def ordered_slots(clean: MolBatch, known: Tensor, draws: Draws) -> MolBatch:
+    """The hydrogens (Å) of every atom in its first slots, those nearest the middle of the heavy atoms first.
+
+    The order means nothing. But were it at random, each slot would be a choice among all hydrogens of its atom until
+    late, which takes many steps to make. Hydrogens of `known` atoms [B, N] come in any order, and so in a random one.
+    """
+    middle = masked_mean(clean.pos, clean.node_mask)[:, :, None]
+    away = (clean.pos[:, :, None] + clean.hydrogen - middle).square().sum(-1)
+    key = torch.where(known[..., None], draws.normal(clean.node_mask, MAX_HYDROGENS).to(away), away)
+    order = key.masked_fill(~filled_slots(clean), torch.inf).argsort(-1)[..., None].expand_as(clean.hydrogen)
     return clean.replace(hydrogen=clean.hydrogen.gather(2, order))
 
 
