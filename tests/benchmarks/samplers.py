@@ -1,0 +1,109 @@
+"""Settings of the sampler, judged by what they do to molecules and not by validity alone.
+
+`python tests/benchmarks/samplers.py --model qm9 --data prepared/qm9 --samples 2000 --steps 50 "" corrector=3` draws raw
+molecules with each and prints, beside the same figures of as many test molecules: validity, radius of gyration,
+hydrogens a heavy atom, groups, bonds to hydrogens off their lengths, energy lost by relaxing with MMFF94s, FCD.
+
+The last column sums up by the rule that the defaults are chosen by: the mean, over all figures, of how far each is from
+the test molecules', in units of what is just acceptable of it (`ACCEPTABLE`); below 1 is good, and the least is best.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from rdkit import Chem
+
+from moldiff import chem
+from moldiff.batch import Molecule
+from moldiff.card.drawn import sampler_of
+from moldiff.checkpoint import load_checkpoint
+from moldiff.data.dataset import PreparedSet
+from moldiff.data.hydrogens import off_their_bonds
+from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, draw_within
+from moldiff.evaluation import evaluate
+from moldiff.metrics.summary import quality
+from moldiff.scoring import geometry
+
+GROUPS = {
+    name: Chem.MolFromSmarts(smarts)
+    for name, smarts in {"aromatic": "a", "alkyne": "C#C", "nitrile": "C#N", "ring of 3": "[r3]"}.items()
+}
+ACCEPTABLE = {
+    "valid": 0.7,
+    "P1": 1.0,
+    "radius_of_gyration": 0.01,
+    "hydrogens": 0.005,
+    "mmff94s_drop": 0.6,
+    "off bonds": 0.1,
+    "fcd": 0.45,
+    **dict.fromkeys(GROUPS, 15.0),  # % of the test molecules' share
+}
+"""By how much a figure may differ from that of test molecules."""
+
+
+def draw(folder: str, sampler: str, steps: int, seed: int, indices: Sequence[int]) -> list[Molecule]:
+    """Raw molecules of a run."""
+    torch.set_num_threads(1)
+    model = load_checkpoint(folder).model
+    task = NewMolecules.like_training(model.statistics, model.vocabulary)
+    beginnings = [Beginning.of(task, seed, index) for index in indices]
+    drawing = draw_within(MemoryBudget.of(torch.device("cpu")), model, sampler_of(sampler, num_steps=steps), beginnings)
+    return [one.molecule for _, chunk in drawing for one in chunk.decode("raw")]
+
+
+def figures(molecules: Sequence[Molecule], reference: Sequence[Molecule]) -> dict[str, float]:
+    """What is compared, shares in %."""
+    valid = [molecule for molecule in molecules if chem.check(molecule) is None]
+    mols = [Chem.MolFromSmiles(chem.smiles(molecule, stereo=False)) for molecule in valid]
+    shares = {name: 100 * float(np.mean([mol.HasSubstructMatch(one) for mol in mols])) for name, one in GROUPS.items()}
+    report = evaluate(valid, reference=list(reference), metrics=["fcd"])
+    fcd = next(result.value for result in report.results if result.name == "fcd_distance")
+    off = 100 * float(np.mean([bool(off_their_bonds(molecule).any()) for molecule in valid]))
+    scores = quality(molecules)
+    found = {"valid": 100 * scores["p2_valid"], "P1": 100 * scores["p1_molecule_stable"], **geometry(valid)}
+    return {**found, **shares, "off bonds": off, "fcd": float(fcd or 0.0)}
+
+
+def distance(found: Mapping[str, float], real: Mapping[str, float]) -> float:
+    """How far from test molecules, see `ACCEPTABLE`."""
+    parts = []
+    for name, unit in ACCEPTABLE.items():
+        unit = unit / 100 * real[name] if name in GROUPS else unit
+        parts.append(abs(found[name] - real[name]) / unit)
+    return float(np.mean(parts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samplers", nargs="+", help="settings such as corrector=3,settle=0.2; '' = the default")
+    parser.add_argument("--model", default="qm9")
+    parser.add_argument("--data", default="prepared/qm9")
+    parser.add_argument("--samples", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    prepared = PreparedSet.load(args.data)
+    test = np.random.default_rng(0).permutation(prepared.split("test"))[: 2 * args.samples]
+    real, reference = ([prepared.molecule(int(k)) for k in part] for part in np.array_split(test, 2))
+    known = figures(real, reference)
+    print("  ".join(["sampler", *known, "distance"]))
+    print("  ".join(["test molecules", *(f"{value:.4g}" for value in known.values())]), flush=True)
+    parts = np.array_split(np.arange(args.samples), max(args.workers, args.samples // 100))
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+        for sampler in args.samplers:
+            job = partial(draw, args.model, sampler, args.steps, args.seed)
+            found = figures([one for part in pool.map(job, parts) for one in part], reference)
+            row = [sampler or "default", *(f"{value:.4g}" for value in found.values()), f"{distance(found, known):.2f}"]
+            print("  ".join(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
