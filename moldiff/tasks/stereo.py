@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
+
+from moldiff.chem import stereo_of_coordinates
 
 
 class Match(StrEnum):
@@ -18,21 +20,34 @@ class Match(StrEnum):
 
 _HANDS = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 _SIDES = {
-    Chem.BondStereo.STEREOE: 1,
-    Chem.BondStereo.STEREOTRANS: 1,
-    Chem.BondStereo.STEREOZ: 2,
-    Chem.BondStereo.STEREOCIS: 2,
+    Chem.BondStereo.STEREOE: False,
+    Chem.BondStereo.STEREOTRANS: False,
+    Chem.BondStereo.STEREOZ: True,
+    Chem.BondStereo.STEREOCIS: True,
 }
 
-Marks = tuple[dict[int, bool], dict[int, int]]
-"""Hand of every centre by atom, side of every double bond by bond."""
+Marks = tuple[dict[int, bool], dict[int, bool]]
+"""Hand of every centre by atom; by double bond, whether the first neighbours of its ends are on the same side."""
 
 
 def marks(mol: Chem.Mol) -> Marks:
     """The centres and double bonds of `mol` whose handedness is stated."""
     hands = {a.GetIdx(): a.GetChiralTag() == _HANDS[0] for a in mol.GetAtoms() if a.GetChiralTag() in _HANDS}
-    sides = {b.GetIdx(): _SIDES[b.GetStereo()] for b in mol.GetBonds() if b.GetStereo() in _SIDES}
+    sides = {b.GetIdx(): _same_side(b) for b in mol.GetBonds() if b.GetStereo() in _SIDES}
     return hands, sides
+
+
+def _same_side(bond: Chem.Bond) -> bool:
+    """Whether the neighbours of lowest number at the ends of a double bond are on the same side.
+
+    E and Z would be names by priority, which a mirror image can change.
+    """
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    same = _SIDES[bond.GetStereo()]
+    for end, other, named in zip(ends, reversed(ends), bond.GetStereoAtoms(), strict=True):
+        first = min(atom.GetIdx() for atom in end.GetNeighbors() if atom.GetIdx() != other.GetIdx())
+        same ^= named != first
+    return same
 
 
 def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:
@@ -43,8 +58,7 @@ def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:
     conformer.Set3D(True)
     conformer.SetPositions(np.asarray(pos, dtype=np.float64))
     placed.AddConformer(conformer, assignId=True)
-    with rdBase.BlockLogs():
-        Chem.AssignStereochemistryFrom3D(placed, replaceExistingTags=True)
+    stereo_of_coordinates(placed)
     return placed
 
 
