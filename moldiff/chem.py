@@ -396,9 +396,11 @@ def strict_key(source: Molecule | Chem.Mol | str) -> str:
     Raises:
         MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
     """
-    mol = _parsed(source, stereo=True)
     with rdBase.BlockLogs():
-        return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+        key = str(Chem.MolToSmiles(Chem.RemoveHs(_parsed(source, stereo=True))))
+        # RDKit marks rings such as bicyclo[1.1.1]pentane in two ways if asked twice, but not what it reads from SMILES.
+        again = Chem.MolFromSmiles(key) if isinstance(source, Chem.Mol) else None
+        return key if again is None else str(Chem.MolToSmiles(again))
 
 
 def key_hash(key: str) -> int:
@@ -413,8 +415,7 @@ def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
             mol = Chem.MolFromSmiles(source)
         if mol is None or mol.GetNumAtoms() == 0:
             raise MoldiffError(f"cannot read {source!r} as SMILES")
-        if stereo:
-            assign_stereo(mol)
+        _drop_exotic(mol)
         return mol
     sanitized = _sanitized(to_rdkit(source, stereo=False) if isinstance(source, Molecule) else source)
     if isinstance(sanitized, InvalidMolecule):
