@@ -397,10 +397,17 @@ def strict_key(source: Molecule | Chem.Mol | str) -> str:
         MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
     """
     with rdBase.BlockLogs():
-        key = str(Chem.MolToSmiles(Chem.RemoveHs(_parsed(source, stereo=True))))
-        # RDKit marks rings such as bicyclo[1.1.1]pentane in two ways if asked twice, but not what it reads from SMILES.
-        again = Chem.MolFromSmiles(key) if isinstance(source, Chem.Mol) else None
-        return key if again is None else str(Chem.MolToSmiles(again))
+        return isomeric_smiles(Chem.RemoveHs(_parsed(source, stereo=True)))
+
+
+def isomeric_smiles(mol: Chem.Mol) -> str:
+    """Canonical isomeric SMILES of a molecule with its stereo marked, the same as of the molecule read from it.
+
+    RDKit marks rings such as bicyclo[1.1.1]pentane in two ways by coordinates, but in one when it reads them again.
+    """
+    text = str(Chem.MolToSmiles(mol))
+    again = Chem.MolFromSmiles(text) if "@" in text else None
+    return text if again is None else str(Chem.MolToSmiles(again))
 
 
 def key_hash(key: str) -> int:

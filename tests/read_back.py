@@ -143,9 +143,9 @@ def dihedral(pos: np.ndarray) -> float:
 def hand_of(atom: Chem.Atom, pos: np.ndarray) -> Chem.ChiralType:
     """The tag of a centre: seen from its first neighbour, or its lone pair, the others are clockwise or not."""
     arms = [pos[bond.GetOtherAtomIdx(atom.GetIdx())] - pos[atom.GetIdx()] for bond in atom.GetBonds()]
-    volume = np.linalg.det(arms[-3:])
-    if len(arms) == 3:
-        volume = -volume
+    directions = np.array([arm / np.linalg.norm(arm) for arm in arms])
+    # Of the tetrahedron of all four, for three arms of a small ring can lie in one plane.
+    volume = np.linalg.det(directions[1:] - directions[0]) if len(arms) == 4 else -np.linalg.det(directions)
     clockwise = Chem.ChiralType.CHI_TETRAHEDRAL_CW
     return clockwise if volume > 0 else Chem.ChiralType.CHI_TETRAHEDRAL_CCW
 
