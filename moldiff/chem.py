@@ -22,16 +22,26 @@ from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, VALENCES, Vocabulary
 
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}
+_NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
+_HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 _HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})
 _SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
 
-def to_rdkit(molecule: Molecule) -> Chem.Mol:
+def to_rdkit(molecule: Molecule, *, stereo: bool = True) -> Chem.Mol:
     """The explicit graph as an RDKit molecule with one 3D conformer, **not sanitised**.
 
     Heavy atoms come in their order, then the hydrogens, those of atom 0 first. Bonds are Kekulé orders, formal
-    charges are kept, every atom is no-implicit, and the name goes to `_Name`.
+    charges are kept, every atom is no-implicit, and the name goes to `_Name`. With `stereo`, centres and double bonds
+    are marked as the coordinates have them.
     """
+    mol = _explicit_graph(molecule)
+    if stereo:
+        _copy_stereo(_with_stereo(mol), mol)
+    return mol
+
+
+def _explicit_graph(molecule: Molecule) -> Chem.Mol:
     mol = Chem.RWMol()
     elements = molecule.atomic_number.tolist()
     for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
@@ -56,6 +66,78 @@ def _explicit_atom(atomic_number: int, charge: int) -> Chem.Atom:
     atom.SetFormalCharge(charge)
     atom.SetNoImplicit(True)
     return atom
+
+
+def _with_stereo(mol: Chem.Mol) -> Chem.Mol:
+    """A copy of an explicit graph, sanitised as far as that goes, with the stereo of its coordinates.
+
+    Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
+    """
+    sanitized = _sanitized(mol)
+    if isinstance(sanitized, InvalidMolecule):
+        sanitized = Chem.Mol(mol)
+        sanitized.UpdatePropertyCache(strict=False)
+        Chem.FastFindRings(sanitized)
+    stereo_of_coordinates(sanitized)
+    return sanitized
+
+
+def _copy_stereo(source: Chem.Mol, target: Chem.Mol) -> None:
+    """Put the stereo marks of a molecule onto another of the same atoms and bonds.
+
+    RDKit wants double bonds marked twice: it forgets their sides where the single bonds beside them say nothing.
+    """
+    for atom in atoms(source):
+        if atom.GetChiralTag() != _NO_HAND:
+            target.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
+    for bond in source.GetBonds():
+        same = target.GetBondWithIdx(bond.GetIdx())
+        same.SetBondDir(bond.GetBondDir())
+        if len(bond.GetStereoAtoms()) == 2:
+            same.SetStereoAtoms(*bond.GetStereoAtoms())
+            same.SetStereo(bond.GetStereo())
+
+
+def stereo_of_coordinates(mol: Chem.Mol) -> None:
+    """Mark centres and double bonds as the 3D coordinates have them, in place; other marks are dropped.
+
+    That holds for a double bond marked as "either" too. Only tetrahedral centres are marked: neither do files that
+    people exchange have words for others, nor are they what the model learns.
+    """
+    for bond in mol.GetBonds():
+        if bond.GetBondType() == Chem.BondType.DOUBLE:
+            bond.SetBondDir(Chem.BondDir.NONE)
+            bond.SetStereo(Chem.BondStereo.STEREONONE)
+    with rdBase.BlockLogs():
+        Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+    _drop_exotic(mol)
+
+
+def assign_stereo(mol: Chem.Mol) -> None:
+    """Mark the stereo of a sanitised molecule as its record means it, in place.
+
+    3D coordinates decide where there are any (`stereo_of_coordinates`); flat ones do for double bonds, while centres
+    are those of the wedges. Otherwise the marks of the SMILES or of the drawing count. Marks without a meaning, such
+    as on an atom with two equal substituents, are dropped.
+    """
+    solid = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+    if solid and np.ptp(mol.GetConformer().GetPositions()[:, 2]) > 0:
+        stereo_of_coordinates(mol)
+        return
+    with rdBase.BlockLogs():
+        if solid:
+            Chem.DetectBondStereochemistry(mol)
+        Chem.SetDoubleBondNeighborDirections(mol)  # which RDKit reads, and marks set from Python lack
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
+    _drop_exotic(mol)
+
+
+def _drop_exotic(mol: Chem.Mol) -> None:
+    """Take away marks of centres that are not tetrahedral (RDKit's `[P@TB18]`)."""
+    for atom in atoms(mol):
+        if atom.GetChiralTag() not in _HANDS:
+            atom.SetChiralTag(_NO_HAND)
+            atom.ClearProp("_chiralPermutation")
 
 
 def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -208,7 +290,7 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     problem = _valence_problem(molecule, vocabulary)
     if problem is not None:
         return problem
-    sanitized = _sanitized(to_rdkit(molecule))
+    sanitized = _sanitized(to_rdkit(molecule, stereo=False))
     if isinstance(sanitized, InvalidMolecule):
         return sanitized
     for atom in sanitized.GetAtoms():
@@ -276,8 +358,9 @@ def smiles(molecule: Molecule, *, stereo: bool = False) -> str:
     Raises:
         MoldiffError: when RDKit cannot sanitise the graph; ask `check` first.
     """
-    mol = _parsed(molecule, stereo)
-    return str(Chem.MolToSmiles(Chem.RemoveHs(mol, sanitize=False), isomericSmiles=stereo))
+    if stereo:
+        return strict_key(molecule)
+    return str(Chem.MolToSmiles(Chem.RemoveHs(_parsed(molecule, stereo), sanitize=False), isomericSmiles=False))
 
 
 def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) -> str:
@@ -308,14 +391,23 @@ def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) ->
 
 
 def strict_key(source: Molecule | Chem.Mol | str) -> str:
-    """Plain canonical isomeric SMILES without hydrogens; handedness of a `Molecule` comes from its coordinates.
+    """Plain canonical isomeric SMILES without hydrogens; stereo is that of 3D coordinates where there are any.
 
     Raises:
         MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
     """
-    mol = _parsed(source, stereo=True)
     with rdBase.BlockLogs():
-        return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+        return isomeric_smiles(Chem.RemoveHs(_parsed(source, stereo=True)))
+
+
+def isomeric_smiles(mol: Chem.Mol) -> str:
+    """Canonical isomeric SMILES of a molecule with its stereo marked, the same as of the molecule read from it.
+
+    RDKit marks rings such as bicyclo[1.1.1]pentane in two ways by coordinates, but in one when it reads them again.
+    """
+    text = str(Chem.MolToSmiles(mol))
+    again = Chem.MolFromSmiles(text) if "@" in text else None
+    return text if again is None else str(Chem.MolToSmiles(again))
 
 
 def key_hash(key: str) -> int:
@@ -330,12 +422,15 @@ def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
             mol = Chem.MolFromSmiles(source)
         if mol is None or mol.GetNumAtoms() == 0:
             raise MoldiffError(f"cannot read {source!r} as SMILES")
+        _drop_exotic(mol)
         return mol
-    sanitized = _sanitized(to_rdkit(source) if isinstance(source, Molecule) else source)
+    sanitized = _sanitized(to_rdkit(source, stereo=False) if isinstance(source, Molecule) else source)
     if isinstance(sanitized, InvalidMolecule):
         raise MoldiffError(f"cannot write a SMILES: {sanitized.reason}")
     if stereo and isinstance(source, Molecule):
-        Chem.AssignStereochemistryFrom3D(sanitized)
+        stereo_of_coordinates(sanitized)
+    elif stereo:
+        assign_stereo(sanitized)
     return sanitized
 
 

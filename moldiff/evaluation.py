@@ -70,7 +70,7 @@ def evaluate(
         raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
     known = Known.of(reference, reference_size)
     records, intake = _read(source)
-    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms)
+    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, strict=intake.strict)
     rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
     findings = Findings(
         results=blanked(scores.results, intake.missing),
@@ -114,7 +114,7 @@ def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) ->
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     assert known.subjects is not None
     some: Subjects = known.subjects.first(count)
-    results = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms).results
+    results = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms, strict=some.smiles).results
     missing = {"p1"} if not some.has_coordinates else set()
     missing |= set() if some.has_bonds else {"p2"}
     kept = [result for result in results if result.name.partition("_")[0] not in missing]

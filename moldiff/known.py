@@ -103,11 +103,14 @@ def _of_prepared(path: Path, size: int) -> Known:
 
 
 def _subjects(intake: Intake) -> Subjects:
-    valid = [isinstance(entry, Molecule) and chem.check(entry) is None for entry in intake.entries]
-    pairs = zip(intake.entries, valid, strict=True)
-    return intake.subjects(
-        [chem.strict_key(entry) if fine and not isinstance(entry, InvalidMolecule) else None for entry, fine in pairs]
-    )
+    return intake.subjects([_smiles(*pair) for pair in zip(intake.entries, intake.strict, strict=True)])
+
+
+def _smiles(entry: Molecule | InvalidMolecule, strict: str | None) -> str | None:
+    """The strict key of a valid entry."""
+    if isinstance(entry, InvalidMolecule) or chem.check(entry) is not None:
+        return None
+    return strict or chem.strict_key(entry)
 
 
 class _Sample:

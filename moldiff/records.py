@@ -10,7 +10,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import check, from_rdkit
+from moldiff.chem import assign_stereo, check, from_rdkit
 from moldiff.results import InvalidMolecule, Status
 
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
@@ -138,13 +138,15 @@ def _atomic_number(symbol: str) -> int | None:
 def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
-    Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated.
+    Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
+    stereo is marked as the record means it (`moldiff.chem.assign_stereo`).
     """
     mol.SetProp("_Name", name)
     sanitized = Chem.Mol(mol)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(sanitized)
+        assign_stereo(sanitized)
     except Chem.KekulizeException as error:
         advice = "draw single and double bonds, or the hydrogen of the ring atom that has one"
         return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{_one_line(error)}: {advice}"))

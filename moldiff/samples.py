@@ -48,11 +48,10 @@ class SampledMolecule:
 
     @cached_property
     def mol(self) -> Chem.Mol:
-        """The RDKit molecule with explicit hydrogens and one conformer; sanitised if it is valid."""
+        """The RDKit molecule: explicit hydrogens, one conformer and its stereo; sanitised if it is valid."""
         mol = chem.to_rdkit(self.molecule)
         if self.verdict.problem is None:
             Chem.SanitizeMol(mol)
-            Chem.AssignStereochemistryFrom3D(mol)
         return mol
 
     @property

@@ -62,11 +62,10 @@ class Geometries:
 
 
 def sanitized(molecule: Molecule) -> Chem.Mol:
-    """The RDKit molecule, its handedness read off the coordinates."""
+    """The RDKit molecule, stereo as the coordinates have it."""
     mol = chem.to_rdkit(molecule)
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)
-    Chem.AssignStereochemistryFrom3D(mol)
     return mol
 
 

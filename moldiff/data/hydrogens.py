@@ -41,7 +41,7 @@ def with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray | None = None) ->
         num_hydrogens=np.zeros_like(molecule.num_hydrogens),
         hydrogen_offset=np.zeros_like(molecule.hydrogen_offset),
     )
-    mol = to_rdkit(bare)
+    mol = to_rdkit(bare, stereo=False)
     for index, count in enumerate(molecule.num_hydrogens.tolist()):
         mol.GetAtomWithIdx(index).SetNumExplicitHs(count)
     with rdBase.BlockLogs():

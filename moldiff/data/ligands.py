@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem, rdBase
 
+from moldiff.chem import stereo_of_coordinates
 from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule, Status
 
@@ -109,7 +110,7 @@ def smiles_of(component: Component) -> str | InvalidMolecule:
             fragments = len(Chem.GetMolFrags(mol))
             if fragments > 1:
                 return InvalidMolecule(Status.DISCONNECTED, f"{fragments} fragments, expected one")
-            Chem.AssignStereochemistryFrom3D(mol)
+            stereo_of_coordinates(mol)
             return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
     except Chem.MolSanitizeException as error:
         return InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split()))

@@ -11,7 +11,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import canonical_key, to_rdkit
+from moldiff.chem import canonical_key, isomeric_smiles, stereo_of_coordinates, to_rdkit
 from moldiff.errors import MoldiffError
 from moldiff.results import InvalidMolecule
 
@@ -116,12 +116,12 @@ def both_keys(molecule: Molecule) -> tuple[str, str]:
     Raises:
         MoldiffError: when RDKit cannot sanitise the graph; ask `moldiff.chem.check` first.
     """
-    mol = to_rdkit(molecule)
+    mol = to_rdkit(molecule, stereo=False)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol, sanitizeOps=_SANITIZE_WITHOUT_CLEANUP)
-            Chem.AssignStereochemistryFrom3D(mol)
+            stereo_of_coordinates(mol)
             heavy = Chem.RemoveHs(mol)
     except Chem.MolSanitizeException as error:
         raise MoldiffError(f"cannot write a SMILES: {' '.join(str(error).split())}") from None
-    return canonical_key(heavy), str(Chem.MolToSmiles(heavy))
+    return canonical_key(heavy), isomeric_smiles(heavy)

@@ -257,13 +257,14 @@ def _sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
     mol.UpdatePropertyCache(strict=False)
     # V2000 counts atoms and bonds with three digits.
     large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+    # Readers take stereo off 3D coordinates; a double bond without a side in them is the one flagged as "either".
     block = Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large)
     data = "".join(f">  <{key}>\n{text}\n\n" for key, text in fields.items())
     return f"{block}{data}$$$$\n"
 
 
 def _xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
-    mol = to_rdkit(molecule)
+    mol = to_rdkit(molecule, stereo=False)
     atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
     lines = [f"{atom.GetSymbol():<2s} {x:14.8f} {y:14.8f} {z:14.8f}\n" for atom, (x, y, z) in atoms]
     return f"{len(lines)}\n{' '.join(molecule.name.split())}\n{''.join(lines)}"

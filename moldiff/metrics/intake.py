@@ -32,11 +32,13 @@ class Intake:
     Attributes:
         entries: what protocol P2 judges; the graph as drawn, broken valences included, so that its atoms count.
         atoms: elements and coordinates; None = none.
+        strict: strict keys of the entries whose coordinates are placeholders; None = the coordinates say it.
         missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
+    strict: Sequence[str | None]
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -47,7 +49,8 @@ class Intake:
             MoldiffError: for anything else.
         """
         entries = [_molecule(place, entry) for place, entry in enumerate(molecules)]
-        return cls(entries, [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in entries])
+        atoms = [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in entries]
+        return cls(entries, atoms, [None] * len(entries))
 
     @classmethod
     def of_records(cls, records: Sequence[Record]) -> Intake:
@@ -57,7 +60,9 @@ class Intake:
         missing = {"p1": NO_COORDINATES} if without_coordinates else {}
         if any(mol.GetNumAtoms() > 1 for mol in drawn) and not any(mol.GetNumBonds() for mol in drawn):
             missing["p2"] = NO_BONDS
-        return cls([_entry(record, missing) for record in records], [_atoms_of(record) for record in records], missing)
+        entries = [_entry(record, missing) for record in records]
+        atoms = [_atoms_of(record) for record in records]
+        return cls(entries, atoms, [_strict_key(record) if "p1" in missing else None for record in records], missing)
 
     def subjects(self, smiles: Sequence[str | None]) -> Subjects:
         """For metrics, with the SMILES of the valid ones."""
@@ -98,6 +103,10 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
     mol.AddConformer(conformer)
     return chem.from_rdkit(mol)
+
+
+def _strict_key(record: Record) -> str | None:
+    return None if record.mol is None or record.problem is not None else chem.strict_key(record.mol)
 
 
 def _atoms_of(record: Record) -> Atoms | None:

@@ -73,7 +73,8 @@ class PoseBustersChecks:
             for place, entry in enumerate(subjects.entries)
         ]
         asked = [place for place, problem in enumerate(outcomes) if problem is None]
-        mols = [to_rdkit(entry) for place in asked if not isinstance(entry := subjects.entries[place], InvalidMolecule)]
+        entries = [subjects.entries[place] for place in asked]
+        mols = [to_rdkit(entry, stereo=False) for entry in entries if not isinstance(entry, InvalidMolecule)]
         tasks = [Task(mol, energy) for mol in mols for energy in (False, True)]
         report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
         found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report)

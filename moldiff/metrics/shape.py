@@ -59,7 +59,7 @@ class ShapeReference:
         Raises:
             MoldiffError: for a molecule that RDKit cannot sanitise.
         """
-        mol = Chem.Mol(chem.to_rdkit(molecule))
+        mol = chem.to_rdkit(molecule, stereo=False)
         try:
             with rdBase.BlockLogs():
                 Chem.SanitizeMol(mol)

@@ -78,7 +78,7 @@ class Subjects:
 
 def _sanitized(entry: Molecule | InvalidMolecule) -> Chem.Mol:
     assert isinstance(entry, Molecule)
-    mol = chem.to_rdkit(entry)
+    mol = chem.to_rdkit(entry, stereo=False)
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)
     return mol

@@ -82,6 +82,7 @@ def score(
     *,
     vocabulary: Vocabulary | None = None,
     atoms: Sequence[Atoms | None] | None = None,
+    strict: Sequence[str | None] | None = None,
 ) -> Scores:
     """Score molecules by P1, P2, uniqueness and novelty.
 
@@ -91,10 +92,12 @@ def score(
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
         atoms: elements and coordinates for P1, where a record has them without being a molecule; None entries have
             none. Default: those of the molecules.
+        strict: strict keys (`chem.strict_key`) that coordinates alone do not give. Default: none.
     """
     if atoms is None:
         atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
-    verdicts = [judge(molecule, vocabulary) for molecule in molecules]
+    strict = [None] * len(molecules) if strict is None else strict
+    verdicts = [judge(molecule, vocabulary, key) for molecule, key in zip(molecules, strict, strict=True)]
     looked_up = look_up([entry for entry in atoms if entry is not None])
     fragments = [largest_fragment(graph) for graph in looked_up]
     results = [

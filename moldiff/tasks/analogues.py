@@ -134,7 +134,7 @@ def similarity(one: Molecule, other: Molecule) -> float | None:
 
 
 def _fingerprint(molecule: Molecule) -> Any:
-    mol = to_rdkit(molecule)
+    mol = to_rdkit(molecule, stereo=False)
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol)

@@ -92,8 +92,6 @@ class _Target:
         heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
         ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
-        if source.placed:
-            ordered = at_positions(ordered, ordered.GetConformer().GetPositions())
         ordered.RemoveAllConformers()
         return cls(source.molecule, ordered, marks(ordered), source.name, source.number)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import from_rdkit, to_rdkit
+from moldiff.chem import assign_stereo, from_rdkit, to_rdkit
 from moldiff.data.conformers import embed
 from moldiff.data.coordinates import is_drawing
 from moldiff.errors import MoldiffError
@@ -29,6 +29,8 @@ Atoms = tuple[np.ndarray, np.ndarray, int, str]
 
 _INDEX = "_moldiff_input_index"
 _ANCHOR = "_moldiff_anchor"
+_FIRST_ISOTOPE = 4
+"""Of hydrogens that stand for anchors: one that no input has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +142,7 @@ def _record(mol: Chem.Mol, name: str) -> Record:
     try:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(sanitized)
+        assign_stereo(sanitized)
     except Chem.MolSanitizeException as error:
         problem = InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split()))
         return Record(1, name, mol, problem)
@@ -179,7 +182,7 @@ def _mark_anchors(mol: Chem.RWMol) -> str | None:
         if not single or atom.GetNeighbors()[0].GetAtomicNum() <= 1:
             return f"atom {atom.GetIdx()}: an anchor mark * needs one single bond to a heavy atom"
         atom.SetAtomicNum(1)
-        atom.SetIsotope(0)
+        atom.SetIsotope(_FIRST_ISOTOPE + atom.GetIdx())  # unlike other hydrogens, so that stereo stays what it is
         atom.SetAtomMapNum(0)
         atom.SetNoImplicit(True)
         atom.SetIntProp(_ANCHOR, 1)
@@ -203,9 +206,6 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool] | str:
             return (mol if drawn else Chem.AddHs(mol, addCoords=True)), True
         if flat and coordinates:
             return "2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)"
-        if flat:
-            Chem.AssignChiralTypesFromBondDirs(mol)
-            Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
         if not coordinates:
             return _with_any_coordinates(Chem.AddHs(mol)), False
         if len(Chem.GetMolFrags(mol)) > 1:

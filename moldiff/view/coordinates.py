@@ -10,17 +10,18 @@ from moldiff.records import Record
 
 
 def molblock(record: Record) -> str | None:
-    """The record's MOL block; None when it could not be parsed or has no coordinates at all."""
+    """The record's MOL block, wedges of a drawing included; None when it has no coordinates or could not be parsed."""
     if record.mol is None or not record.mol.GetNumConformers():
         return None
     mol = Chem.Mol(record.mol)
     with rdBase.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+        drawn = not is_solid(mol)
         try:
-            return str(Chem.MolToMolBlock(mol, includeStereo=False, forceV3000=large))
+            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, forceV3000=large))
         except Chem.KekulizeException:
-            return str(Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large))
+            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, kekulize=False, forceV3000=large))
 
 
 def facing(record: Record) -> list[float] | None:

@@ -17,6 +17,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.rdDepictor import Compute2DCoords
 
+from moldiff.chem import stereo_of_coordinates
+
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
 _BOND_LENGTH = 34
@@ -65,7 +67,7 @@ def _flat(mol: Chem.Mol, fault: int | None) -> Chem.Mol:
     flat.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(flat)
     if flat.GetNumConformers() and flat.GetConformer().Is3D():
-        Chem.AssignStereochemistryFrom3D(flat)
+        stereo_of_coordinates(flat)
     if any(atom.GetAtomicNum() != 1 for atom in flat.GetAtoms()):
         flat = _without_hydrogens(flat)
     flat.RemoveAllConformers()

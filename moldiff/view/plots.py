@@ -66,7 +66,7 @@ def reference_distributions(path: str | Path) -> Distributions:
 
         prepared = PreparedSet.load(path)
         chosen = np.unique(np.linspace(0, len(prepared) - 1, _MAX_REFERENCE).astype(int)).tolist()
-        return Distributions.of(to_rdkit(prepared.molecule(index)) for index in chosen)
+        return Distributions.of(to_rdkit(prepared.molecule(index), stereo=False) for index in chosen)
     if path.is_dir():
         return _of_model(path)
     if path.suffix == ".safetensors":  # an index of keys, which tells no distribution
