@@ -79,6 +79,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "like.parents": (int, type(None)),
     "like.align": (bool, type(None)),
     "sampler.num_steps": (int, type(None)),
+    "sampler.corrector": (float, type(None)),
     "sampler.class_lead": (float, type(None)),
     "sampler.hydrogen_noise": (float, type(None)),
     "sampler.refinements": (int, type(None)),

@@ -25,6 +25,9 @@ _EXCLUDED = -1e4
 _SETTLED = 0.15
 """Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
 
+_CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
+"""How many more classes a step redraws unless told otherwise; the latter for models with coupled noise."""
+
 _REFINED_FROM = 50
 """Network calls from which on a run has a refinement unless told otherwise."""
 
@@ -103,7 +106,10 @@ class PowerSampler:
     Args:
         num_steps: network calls a molecule.
         grid_power: above 1 the grids are denser towards the data.
-        refresh: share of the classes and bonds that every step noises anew.
+        corrector: how many times more classes than its law asks for a step redraws from the estimate. No noise is put
+            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3, and 100 of
+            models with coupled noise.
+        refresh: share of the classes and bonds that every step noises anew, as they are at its level.
         churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE.
         churn_low: the lowest noise level from which it is.
         churn_high: the highest.
@@ -120,13 +126,13 @@ class PowerSampler:
             are shared out by the levels that are passed through. None = none; of models with coupled noise 1 from 50
             calls on.
         refine_level: noise level that a refinement starts from, times that of each field to begin with.
-        corrector: of models with coupled noise: how many more classes than needed a step draws from the estimate.
         hydrogen_noise: of models with coupled noise: standard deviation of the noise that hydrogen offsets start from;
             None = 1 + 1 / num_steps, and 1 + 2 / calls in a refinement of so many calls, for they lose length.
     """
 
     num_steps: int = 50
     grid_power: float = 2.0
+    corrector: float | None = None
     refresh: float = 0.0
     churn: float = 0.0
     churn_low: float = 0.0
@@ -140,14 +146,13 @@ class PowerSampler:
     class_lead: float | None = None
     refinements: int | None = None
     refine_level: float = 0.35
-    corrector: float = 100.0
     hydrogen_noise: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
         for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
-            if not getattr(self, name) >= low:
+            if not (getattr(self, name) is None or getattr(self, name) >= low):
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
         for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
             if not 0 <= getattr(self, name) <= 1:
@@ -201,9 +206,10 @@ class PowerSampler:
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
         churned: dict[str, Any] = {"churn": self.churn, "churn_levels": (self.churn_low, self.churn_high)}
-        classes: dict[str, Any] = {"corrector": self.corrector} | (
-            {} if process.coupling else {"refresh": self.refresh}
-        )
+        corrector = self.corrector
+        if corrector is None:
+            corrector = _COUPLED_CORRECTOR if process.coupling else _CORRECTOR
+        classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
         return replace(
             process,
             pos=replace(process.pos, **churned),

@@ -54,7 +54,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "weight_bond": ("field_weights.bond=1.0",),
     "distances": ("process.geometry={_target_: moldiff.process.local.Distances}",),
     "frames": ("process.geometry={_target_: moldiff.process.local.LocalFrames}",),
-    "coupling_off": ("process.coupling=false",),
     "whole_only": ("tasks=null",),
     "ema_short": ("ema_decay=0.99",),
     "prior_uniform": ("prior=uniform",),
