@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import moldiff
 from moldiff.errors import MoldiffError
+from moldiff.results import KEEP
 
 CONFIG_MODULE = "moldiff.conf"
 
@@ -53,7 +54,6 @@ _CHDIR = "hydra.job.chdir"
 _OPEN = ("condition",)
 """Empty groups whose names are not known beforehand: the model's properties."""
 
-_FILTERS = ("valid", "sound", "unique", "novel")  # what `keep` asks of a molecule
 _NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -267,7 +267,7 @@ def _in_task(text: str, override: Override, defaults: Mapping[str, Any]) -> str:
     if key in defaults:
         value = override.value()
         words = value if isinstance(value, list) else [value]
-        if all(word in _FILTERS for word in words):
+        if all(word in KEEP for word in words):
             return text
     return f"task.{text}"
 

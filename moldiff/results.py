@@ -26,6 +26,10 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+KEEP = ("valid", "sound", "unique", "novel")
+"""What a sampled molecule can be required to be."""
+
+
 @dataclass(frozen=True)
 class InvalidMolecule:
     """Why a molecule failed.

@@ -13,11 +13,8 @@ from moldiff.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.metrics.outcomes import RepairCounts, TaskCounts
 from moldiff.metrics.validity import ValidityCounts
 from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks, with_trial
-from moldiff.results import MetricResult
+from moldiff.results import KEEP, MetricResult
 from moldiff.samples import SampledMolecule
-
-KEEP = ("valid", "sound", "unique", "novel")
-"""What a sample can be required to be; nothing required keeps all of them as they came."""
 
 DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moldiff.errors import MoldiffError, check_at_least
+from moldiff.results import KEEP
 from moldiff.usage import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def check(options: Mapping[str, Any]) -> None:
     if options["seed"] >= 2**32:
         raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
     for item in _keep(options):
-        if item not in ("valid", "unique", "novel"):
-            raise MoldiffError(f"keep: got {item!r}, expected any of valid, sound, unique, novel")
+        if item not in KEEP:
+            raise MoldiffError(f"keep: got {item!r}, expected any of {', '.join(KEEP)}")
     if options["decode"] not in ("valence", "raw"):
         raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
     if options["precision"] not in ("auto", "float32", "bfloat16"):

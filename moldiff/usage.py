@@ -48,16 +48,13 @@ options and their defaults:
   model=qm9           a model of the package, or a trained one's folder; ? lists
   seed=0              another seed, other molecules
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
-  elements=null       the only elements, such as [C,H,O]; null = all it knows
-  forbid=[]           elements that must not occur
-  charge=null         total charge; null = as in the training data (0), of tasks
-                      as of what is given
+  elements=null       the only elements, such as [C,H,O]; forbid=[] = not these
+  charge=null         total charge; null = as in training, or in what is given
   condition.gap=0.25  towards values the model knows; guidance=1.0 = how far;
                       steering=0.5 candidates=1 chooser=null as in the README
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
-  keep=[valid,sound]  any of valid, sound (no impossible distance), unique,
-                      novel; [] = all as they came
+  keep=[valid,sound]  and unique, novel; sound = distances are possible
   filters=[]          what they must pass, such as pains, nibr, sa<4.5, qed>0.5;
                       columns=[] of known lists; like=FILE ranks by likeness to
                       a molecule; explained by: moldiff sample like=FILE --help

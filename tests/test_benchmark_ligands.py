@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import MODEL_CONFIG, SIZES
+from models import DETAILS, MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
@@ -59,7 +59,7 @@ def test_a_substituent_is_drawn_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
     prepared = PreparedSet.load(data)
     statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
     save_model(tmp_path / "model", model, MODEL_CONFIG, dtype=torch.float32)
     wholes = [embedded("CC1CC1", "pdb_A"), embedded("OC1CCC1", "pdb_B")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import MODEL_CONFIG, SIZES
+from models import DETAILS, MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -52,7 +52,7 @@ def model_for(folder: str) -> MoleculeDiffusion:
     statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     return MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
 
 

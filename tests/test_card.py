@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from models import MODEL_CONFIG, SIZES
+from models import DETAILS, MODEL_CONFIG, SIZES
 
 from moldiff.card import __main__ as command
 from moldiff.card import curve, drawn, learning, memory
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, prepared: PreparedSet) -> Path:
     statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics)
     save_model(tmp_path / "small", model.eval(), dict(MODEL_CONFIG))
     (tmp_path / "small" / NOVELTY_FILE).write_bytes((SAMPLE / NOVELTY_FILE).read_bytes())

@@ -76,7 +76,7 @@ WRONG = [
     ("sample keep=[good]", "keep: got 'good', expected any of valid, sound, unique, novel"),
     ("sample decode=best", "decode: got 'best', expected valence or raw"),
     ("sample precision=half", "precision: got 'half', expected auto, float32 or bfloat16"),
-    ("sample sampler.churn=2", "sampler.churn: got 2, expected a number from 0 to 1"),
+    ("sample sampler.churn=-1", "sampler.churn: got -1, expected a number >= 0"),
     ("sample sampler=euler", "sampler: got 'euler', expected one of: power"),
     ("sample out=a.pdb", "a.pdb: unknown type of file"),
     ("sample out=no/where/a.sdf", "no/where/a.sdf: the folder no/where does not exist"),
