@@ -105,7 +105,7 @@ class Writer:
             MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
                 that has no SMILES.
         """
-        if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+        if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
         text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from rdkit import Chem
 
 from moldiff import chem
@@ -80,7 +79,7 @@ def judge(molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = 
 
 def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     """Stable atoms; a hydrogen is stable by construction, with its one bond to a heavy atom."""
-    if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+    if not molecule.is_finite:
         return 0
     allowed = VALENCES.get if vocabulary is None else (lambda key, _: vocabulary.allowed_valences(*key))
     keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
