@@ -17,6 +17,7 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
+from moldiff.records import unexpected
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import SYMBOLS, VALENCES, Vocabulary
 
@@ -65,6 +66,15 @@ def judge(molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = 
     """The verdict on one record; an `InvalidMolecule` is a record that could not be read."""
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
+    try:
+        return _judged(molecule, vocabulary)
+    except MemoryError:
+        raise
+    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+        return Verdict(unexpected(error), 0, 0, 0)
+
+
+def _judged(molecule: Molecule, vocabulary: Vocabulary | None) -> Verdict:
     problem = chem.check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
     if problem is not None:
