@@ -18,7 +18,7 @@ from moldiff.data.conformers import embed
 from moldiff.data.coordinates import is_drawing
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, records
-from moldiff.records import Record, smiles_record
+from moldiff.records import Record, smiles_record, unexpected
 from moldiff.results import InvalidMolecule, Status
 
 Source = str | Path | Molecule | Chem.Mol
@@ -80,7 +80,7 @@ def given(
     found: list[Given] = []
     rejected: list[tuple[int, str]] = []
     for number, record in enumerate(_records(name, source), start=1):
-        one = _prepared(record, number, coordinates)
+        one = _prepared_or_why(record, number, coordinates)
         if isinstance(one, Given):
             found.append(one)
         else:
@@ -144,6 +144,15 @@ def _record(mol: Chem.Mol, name: str) -> Record:
         problem = InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split()))
         return Record(1, name, mol, problem)
     return Record(1, name, sanitized)
+
+
+def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:
+    try:
+        return _prepared(record, number, coordinates)
+    except (MemoryError, MoldiffError):
+        raise
+    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+        return unexpected(error).reason
 
 
 def _prepared(record: Record, number: int, coordinates: bool) -> Given | str:
