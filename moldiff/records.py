@@ -64,8 +64,7 @@ class Record:
 
 
 def guarded(function: Callable[[Chem.Mol], _Result], mol: Chem.Mol) -> _Result | InvalidMolecule:
-    """What a function makes of a molecule, or why nothing: RDKit raises of all kinds, and no record may take the others
-    with it."""
+    """What a function makes of a molecule; whatever goes wrong is why there is none, and no other record's concern."""
     try:
         return function(mol)
     except MemoryError:

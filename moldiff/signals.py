@@ -24,7 +24,7 @@ def handled(names: Sequence[str], handler: Callable[[int, Any], None]) -> Iterat
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None = not set by Python
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One record or file that is odd, far too large or damaged does not end the run: it is counted, and the rest is read."""
+"""One record or file that is odd, far too large or damaged does not end the run: it is counted and the rest read."""
 
 import gzip
 import json
@@ -28,7 +28,7 @@ def xyz(number):
 
 
 def test_an_odd_number_in_an_atom_line_is_a_counted_record(tmp_path, capsys):
-    assert ODD != water
+    assert water != ODD
     (tmp_path / "a.sdf").write_text(water + ODD + water)
     assert main(["evaluate", f"input={tmp_path / 'a.sdf'}", f"out={tmp_path / 'report'}"]) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())

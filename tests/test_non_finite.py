@@ -28,7 +28,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def generator(request: pytest.FixtureRequest) -> MoleculeGenerator:
     process = small_process(coupling=request.param)
     model = MoleculeDiffusion(Overflowing(small_denoiser()), process, VOCABULARY, STATISTICS).float().eval()
-    return MoleculeGenerator(Checkpoint(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu"))
+    return MoleculeGenerator(
+        Checkpoint(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu")
+    )
 
 
 def counted(results: Any) -> int:

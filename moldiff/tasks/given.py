@@ -20,6 +20,7 @@ from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, records
 from moldiff.records import Record, smiles_record, unexpected
 from moldiff.results import InvalidMolecule, Status
+from moldiff.storage import shown
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""
@@ -124,7 +125,8 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         read = list(records(text))
         if not read:
             raise MoldiffError(f"{name}: {text}: no record found, expected at least one molecule")
-        yield from (replace(record, name=record.name or f"{Path(text).name}:{record.number}") for record in read)
+        label = shown(Path(text).name)
+        yield from (replace(record, name=record.name or f"{label}:{record.number}") for record in read)
     else:
         record = smiles_record(1, text, text, {})
         if record.mol is None:
