@@ -7,8 +7,10 @@ import gzip
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from moldiff.io import Writer, read
 from moldiff.io.finished import finished_records
 from moldiff.storage import locked, set_aside, temporary_of, write_atomically
 
+ROOT = Path(__file__).parents[1]
 FAST = ("n=2", "steps=3", "keep=[valid]", "workers=0", "device=cpu")
 
 
@@ -171,7 +174,7 @@ def test_markup_in_names_is_text(folder: Path, capsys: pytest.CaptureFixture[str
     assert "x[/y].sdf" in capsys.readouterr().out
     assert main(["evaluate", f"input='{out}'", "out='x[/z]'"]) == 0
     assert main(["view", f"input='{out}'"]) == 0
-    assert main(["prepare", f"data.path='{out}'", "num_workers=0"]) == 0
+    assert main(["prepare", f"data.path='{out}'", "num_workers=1"]) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 exist on Linux")
@@ -227,3 +230,63 @@ def test_s10_a_molecule_that_memory_does_not_hold_is_refused_first(
     assert main(["sample", "size=200", "n=1"]) == 2
     said = capsys.readouterr().err
     assert "a molecule of 200 heavy atoms takes about 0.2 GB of memory, 0.1 GB are free" in said
+
+
+_IN_THE_BACKGROUND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import moldiff.recipe
+from moldiff.cli import main
+moldiff.recipe._MAX_BLOCK = 4
+sys.exit(main(sys.argv[1:]))
+"""
+"""A command as a script starts it with `&`."""
+
+
+@needs_weights
+def test_a_command_in_the_background_ends_on_sigterm_with_everything_kept(folder: Path) -> None:
+    words = ["sample", "n=5000", "steps=3", "workers=0", "device=cpu", "out=a.sdf"]
+    with subprocess.Popen([sys.executable, "-c", _IN_THE_BACKGROUND, *words], stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 200
+        while not Path("a.sdf").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.terminate()
+        try:
+            said = process.communicate(timeout=200)[1].decode()
+        finally:
+            process.kill()
+        assert process.returncode == 130
+    assert "interrupted; a.sdf holds what was finished; the same command with resume=true goes on" in said
+    count = len(list(Chem.SDMolSupplier("a.sdf")))
+    assert 0 < count < 5000
+    assert count == len(finished_records("a.sdf"))
+    assert os.listdir() == ["a.sdf"]
+
+
+def test_tests_of_interruptions_pass_where_ctrl_c_is_ignored() -> None:
+    words = [sys.executable, "-m", "pytest", "-q", "tests/test_io.py", "-k", "interrupt or neither"]
+    ignoring = (
+        "import signal, os, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ignoring, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "5 passed" in done.stdout
+
+
+def test_an_ignored_signal_stays_ignored_and_takes_the_place_of_none() -> None:
+    code = """
+import signal
+from moldiff.signals import handled, uninterrupted
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, lambda *_: print("ended"))
+with uninterrupted():
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+with handled(["SIGINT"], lambda *_: print("not ignored")):
+    signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "ended\n"

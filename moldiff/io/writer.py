@@ -189,8 +189,8 @@ class Writer:
         """Take the temporary file away."""
         with suppress(OSError):  # what a full disk did not take
             self._raw.close()
-        if self._rows is not None:
-            self._rows.close()
+            if self._rows is not None:
+                self._rows.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
 
