@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model, write_atomically
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
 from moldiff.errors import MoldiffError
+from moldiff.storage import write_atomically
 
 _DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
 """What has to be the same in all models, by its name in `config.json`."""

@@ -52,6 +52,11 @@ class Molecule:
         """All atoms, hydrogens included."""
         return self.num_heavy_atoms + int(self.num_hydrogens.sum())
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all coordinates are numbers."""
+        return bool(np.isfinite(self.pos).all() and np.isfinite(self.hydrogen_offset).all())
+
     def bond_sums(self) -> np.ndarray:
         """Sum of Kekulé orders at every heavy atom [n], hydrogens included."""
         sums = self.num_hydrogens.astype(np.int64).copy()

@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from moldiff.batch import MolBatch
-from moldiff.checkpoint import NOVELTY_FILE, save_model, write_atomically
+from moldiff.checkpoint import NOVELTY_FILE, save_model
 from moldiff.curve import CURVE_FILE, write_curve
 from moldiff.logs import MetricsTable
 from moldiff.model import MoleculeDiffusion
 from moldiff.ranks import rank
 from moldiff.state import save_state
+from moldiff.storage import write_atomically
 
 BEST_FOLDER = "best"
 _FORECAST_STEPS = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -22,6 +22,7 @@ from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.model import MoleculeDiffusion
 from moldiff.sampler import PowerSampler
+from moldiff.storage import write_atomically
 from moldiff.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
@@ -100,28 +101,9 @@ def save_model(
     write_atomically(folder / CONFIG_FILE, text.encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds either its old content or all of the new one, even after a power cut.
-
-    Raises:
-        OSError: naming `path`, for example when the disk is full; the old content then still stands.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def leftovers(folder: Path) -> set[Path]:
     """What `write_atomically` was writing into a folder when its process was killed."""
-    return {path for path in folder.glob(".*.*") if path.suffix.removeprefix(".").isdigit() and path.is_file()}
+    return {path for path in folder.glob(".*.*") if re.fullmatch(r"\..+\.\d+(\.part)?", path.name) and path.is_file()}
 
 
 def available_models() -> list[str]:

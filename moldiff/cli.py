@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it, so that help and 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = any(text.lower() == "debug=true" for text in arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _termination_interrupts():
             return _dispatch(arguments)
@@ -321,6 +324,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
 def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each metric that reports its progress."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -329,7 +333,7 @@ def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
     def on_progress(name: str, done: int, total: int) -> None:
         bars.start()  # only now, so that fast metrics leave no empty bar; later calls do nothing
         if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total)
+            tasks[name] = bars.add_task(escape(name), total=total)
         bars.update(tasks[name], completed=done)
 
     try:

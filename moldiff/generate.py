@@ -16,7 +16,7 @@ from moldiff.decode import Total
 from moldiff.drawing import MemoryBudget, NewMolecules, Task
 from moldiff.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
 from moldiff.errors import MoldiffError
-from moldiff.hardware import choose_device
+from moldiff.hardware import choose_device, free_memory
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from moldiff.tasks.task import Request
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
+
+
+LARGEST_SIZE = 250
+"""Heavy atoms of a molecule at most, unless the model has learnt from larger ones; decoding a larger one takes
+minutes."""
+
+_PAIR_BYTES = 4_000
+"""Memory that a pair of atoms takes in the network (measured from 100 to 300 heavy atoms)."""
 
 
 @dataclass(eq=False)
@@ -187,6 +195,7 @@ class MoleculeGenerator:
         condition = self.checkpoint.model.properties.checked(condition or {})
         choice = self._choice(candidates, chooser, condition)
         prepared = self._prepared(task, size, charge, elements, forbid, condition, candidates)
+        _check_memory(prepared.sizes()[1], self.device)
         n = prepared.count(n)
         order = Order(
             n=n,
@@ -295,8 +304,9 @@ class MoleculeGenerator:
         if size is None:
             return counts
         low, high = (size, size) if isinstance(size, int) else size
-        if not 1 <= low <= high <= 1000:
-            raise MoldiffError(f"size: got {size}, expected heavy atoms as a number or a range, from 1 to 1000")
+        largest = max(LARGEST_SIZE, *counts)
+        if not 1 <= low <= high <= largest:
+            raise MoldiffError(f"size: got {size}, expected heavy atoms as a number or a range, from 1 to {largest}")
         inside = {number: count for number, count in counts.items() if low <= number <= high}
         return inside or dict.fromkeys(range(low, high + 1), 1)
 
@@ -304,6 +314,16 @@ class MoleculeGenerator:
         """The smallest and largest number of heavy atoms in the training data."""
         sizes = self.checkpoint.model.statistics.size_counts
         return min(sizes), max(sizes)
+
+
+def _check_memory(size: int, device: torch.device) -> None:
+    """Refuse molecules that would not fit into the memory that is free: some systems end the program instead."""
+    needed, free = size**2 * _PAIR_BYTES, free_memory(device)
+    if free is not None and needed > free:
+        raise MoldiffError(
+            f"size: a molecule of {size} heavy atoms takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB "
+            "are free"
+        )
 
 
 def _asked(

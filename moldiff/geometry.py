@@ -89,8 +89,10 @@ def align_noise(noise: Tensor, pos: Tensor, node_mask: Tensor, coupling: Couplin
 
     The permutation is the linear assignment of least squared distance, the rotation Kabsch's; both leave the
     distribution of isotropic noise unchanged and straighten the paths from noise to data (equivariant optimal
-    transport: Klein et al. 2023, arXiv:2306.15030; Song et al. 2023, arXiv:2312.07168).
+    transport: Klein et al. 2023, arXiv:2306.15030; Song et al. 2023, arXiv:2312.07168). Noise of a molecule whose
+    coordinates are not finite stays as it is.
     """
+    pos = torch.where(torch.isfinite(pos.square().sum((1, 2), keepdim=True)), pos, noise.to(pos))
     distances = torch.cdist(pos.float(), noise.float()).square().cpu().numpy()
     if coupling is not None:
         group = coupling.group.cpu().numpy()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -36,6 +38,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory")
     )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None = the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), flags=re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

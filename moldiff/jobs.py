@@ -17,6 +17,7 @@ from moldiff.errors import MoldiffError
 from moldiff.options import argument
 from moldiff.ranks import rank
 from moldiff.signals import handled
+from moldiff.storage import write_atomically
 from moldiff.usage import EXIT_INTERRUPTED, EXIT_OK
 
 RECORD_FILE = "multirun.json"
@@ -120,7 +121,7 @@ def _claim(command: str, jobs: Sequence[Job]) -> None:
     for folder, inside in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
         record = {"command": command, "jobs": {job.number: job.arguments for job in inside}}
-        (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_atomically(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def _run_alone(words: Sequence[str]) -> int:

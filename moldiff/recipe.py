@@ -18,7 +18,7 @@ import torch
 
 from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, seconds, verdict
 from moldiff.batch import Molecule
-from moldiff.drawing import Beginning, Chunk, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
+from moldiff.drawing import Beginning, Chunk, Finished, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
 from moldiff.hardware import can_compile, is_out_of_memory, one_thread
 from moldiff.metrics.contacts import Contacts
 from moldiff.metrics.validity import Verdict, judge
@@ -191,7 +191,10 @@ class Recipe:
         return [drawn for _, drawn in best.values()]
 
     def _judged(self, beginning: Beginning, end: Outcome) -> Drawn:
-        finished = self.task.finish(beginning.index, beginning.start, end.molecule)
+        if end.molecule.is_finite:
+            finished = self.task.finish(beginning.index, beginning.start, end.molecule)
+        else:  # of which no task can say anything
+            finished = Finished(end.molecule)
         verdict = judge(finished.molecule, self.model.vocabulary)
         frames = None if end.frames is None else tuple(finished.in_its_frame(frame) for frame in end.frames)
         return Drawn(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -18,6 +19,12 @@ _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 _MAX_SMILES = 100_000
 """Characters of a SMILES; what is longer is no molecule, and RDKit would take gigabytes to find that out."""
+
+MAX_ATOMS = 2_500
+"""Atoms of a record. Memory grows with their square and RDKit's time with their third power: at this number both are a
+few seconds and some 100 MB, whatever the graph, and so it is a limit on both."""
+
+_Result = TypeVar("_Result")
 
 END_OF_BLOCK = "M  END"
 END_OF_RECORD = "$$$$"
@@ -47,13 +54,23 @@ class Record:
         if self.problem is not None:
             return self.problem
         assert self.mol is not None
-        return _checked(self.mol)
+        return guarded(_checked, self.mol)
 
     def as_drawn(self) -> Molecule | InvalidMolecule:
         """The graph as it stands in the file, broken valences and loose fragments included."""
         if self.mol is None:
             return self.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
-        return from_rdkit(self.mol)
+        return guarded(from_rdkit, self.mol)
+
+
+def guarded(function: Callable[[Chem.Mol], _Result], mol: Chem.Mol) -> _Result | InvalidMolecule:
+    """What a function makes of a molecule; whatever goes wrong is why there is none, and no other record's concern."""
+    try:
+        return function(mol)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return unexpected(error)
 
 
 def whole_number(text: str) -> int | None:
@@ -142,6 +159,8 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
     stereo is marked as the record means it (`moldiff.chem.assign_stereo`).
     """
     mol.SetProp("_Name", name)
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        return rejected(number, name, f"{mol.GetNumAtoms()} atoms, more than {MAX_ATOMS}")
     sanitized = Chem.Mol(mol)
     try:
         with rdBase.BlockLogs():
@@ -157,7 +176,7 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
         return Record(number, name, mol, _why_unsanitized(error))
     except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
         reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
-        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, reason))
+        return rejected(number, name, reason, Status.UNSANITIZABLE)
     return Record(number, name, sanitized)
 
 
@@ -251,6 +270,8 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     if columns is None:
         reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
         return rejected(number, name, reason)
+    if len(lines) > MAX_ATOMS:
+        return rejected(number, name, f"{len(lines)} atoms, more than {MAX_ATOMS}")
     mol = Chem.RWMol()
     pos = np.zeros((len(lines), 3))
     for atom, line in enumerate(lines):

@@ -8,6 +8,7 @@ shown in per cent, other results as plain numbers.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
@@ -17,9 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from moldiff.results import MetricResult
+from moldiff.storage import encoded, shown, write_atomically
 
 FORMAT_VERSION = 1
 TOOLS = ("moldiff", "rdkit", "numpy")
@@ -116,7 +119,7 @@ class Report:
             paths = [target / "report.json", target / "report.md", target / "molecules.csv"]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         write_json(paths[0], self.to_dict())
-        paths[1].write_text(f"{self.markdown()}\n{self._appendix()}", encoding="utf-8")
+        write_atomically(paths[1], encoded(f"{self.markdown()}\n{self._appendix()}"))
         write_csv(paths[2], self.rows)
         return paths
 
@@ -147,16 +150,17 @@ def versions() -> dict[str, str]:
 def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
     """Write strict JSON: numbers that are not finite become null."""
     text = json.dumps(_plain(document), allow_nan=False, indent=1, ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_atomically(Path(path), encoded(text + "\n"))
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one line per row under the names of the first row; None is an empty cell."""
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        if rows:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(_plain(dict(row)) for row in rows)
+    file = io.StringIO(newline="")
+    if rows:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(_plain(dict(row)) for row in rows)
+    write_atomically(Path(path), encoded(file.getvalue()))
 
 
 def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]]:
@@ -221,11 +225,11 @@ def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, pa
     of_task = [name for name in found if name.startswith(("repair_", "task_")) and "_status_" not in name]
     for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel", *of_task):
         if name in found:
-            table.add_row(_label(name), format_fraction(found[name]), format_value(found[name]))
+            table.add_row(escape(_label(name)), format_fraction(found[name]), format_value(found[name]))
     for name, result in found.items():
         if "_status_" in name and result.numerator:
-            table.add_row(f"rejected: {name.partition('_status_')[2]}", f"{result.numerator:.0f}", "")
-    table.add_row("written to", MISSING if path is None else str(path), "")
+            table.add_row(escape(f"rejected: {name.partition('_status_')[2]}"), f"{result.numerator:.0f}", "")
+    table.add_row("written to", MISSING if path is None else escape(shown(path)), "")
     return table
 
 
@@ -241,7 +245,7 @@ def _table(
     notes: Mapping[str, str],
     beside: Mapping[str, MetricResult],
 ) -> Table:
-    table = Table(title=title(protocol))
+    table = Table(title=escape(title(protocol)))
     table.add_column("metric")
     for name in ("value", "counted", *(("reference", "counted") if beside else ())):
         table.add_column(name, justify="right")
@@ -249,8 +253,9 @@ def _table(
         both = (result, beside.get(result.name)) if beside else (result,)
         if not all(_is_empty_status(one) for one in both if one is not None):
             texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
-            table.add_row(_label(result.name), *(text for pair in texts for text in pair))
-    table.caption = _caption(results, notes)
+            table.add_row(escape(_label(result.name)), *(text for pair in texts for text in pair))
+    caption = _caption(results, notes)
+    table.caption = None if caption is None else escape(caption)
     return table
 
 

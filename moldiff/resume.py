@@ -25,11 +25,14 @@ def resumed(run: SamplingRun, finished: FinishedRecords, path: str | Path) -> Sa
     Raises:
         MoldiffError: for records that the run would not have written.
     """
-    if not len(finished):
+    begun = [*finished.fields, *finished.rest]
+    if not begun:
         return run
     if run.recipe.task.admission(run.order.n) is not None:
         raise MoldiffError("resume: a task that decides on several molecules together cannot be continued")
-    indices = _checked(run, finished.fields, Path(path))
+    indices = _checked(run, begun, Path(path))[: len(finished)]
+    if not indices:
+        return run
     behind = indices[-1] + 1
     # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
     required = run.order.keep or (isinstance(run, ScreenedRun) and run.filters)

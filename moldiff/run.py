@@ -13,7 +13,7 @@ from moldiff.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.metrics.outcomes import RepairCounts, TaskCounts
 from moldiff.metrics.validity import ValidityCounts
 from moldiff.recipe import Blocks, Drawn, Recipe, choose_workers, draw_blocks, with_trial
-from moldiff.results import KEEP, MetricResult
+from moldiff.results import KEEP, MetricResult, Status
 from moldiff.samples import SampledMolecule
 
 DECODE = ("valence", "raw")
@@ -213,7 +213,8 @@ class SamplingRun:
         """Whether it is what the task asked for; otherwise the reason is counted."""
         problem = drawn.problem
         if problem is None and admission is not None:
-            problem = admission.admit(drawn.index, drawn.molecule)
+            finite = drawn.molecule.is_finite
+            problem = admission.admit(drawn.index, drawn.molecule) if finite else str(Status.NON_FINITE)
         if problem is not None:
             self._task.miss(problem)
         else:

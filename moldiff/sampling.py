@@ -31,6 +31,14 @@ def sample(options: Mapping[str, Any]) -> int:
 
         print("\n".join(model_lines()))
         return EXIT_OK
+    from moldiff.storage import locked
+
+    out = Path(options["out"])
+    with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
+        return _sample(options)
+
+
+def _sample(options: Mapping[str, Any]) -> int:
     finished = _finished(options)
     run, likeness = _ordered(options)
     if likeness is not None:
@@ -39,6 +47,7 @@ def sample(options: Mapping[str, Any]) -> int:
         from moldiff.resume import resumed
 
         run = resumed(run, finished, options["out"])
+    if finished is not None and len(finished):
         print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
     with _notices(), _progress_bar(run.order.n) as run.on_progress:
         unwritten = _write(run, options, finished)
@@ -170,13 +179,12 @@ def _parse_size(size: int | str | None) -> tuple[int, int] | None:
 
 
 def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
-    """What an ended run had written; None = nothing, or it is not to go on."""
+    """What an ended run had written; None = it is not to go on."""
     if not options["resume"]:
         return None
     from moldiff.io.finished import finished_records
 
-    found = finished_records(options["out"])
-    return found if len(found) else None
+    return finished_records(options["out"])
 
 
 def _warn_of_size(size: tuple[int, int] | None, trained: tuple[int, int]) -> None:
@@ -211,12 +219,15 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     from moldiff.trajectory import trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
+    keep_older = not (options["overwrite"] or options["resume"])
     with ExitStack() as files:
-        if finished is None:
-            writer = files.enter_context(Writer(out, streamed=True))
+        if finished is None or not len(finished):
+            writer = files.enter_context(Writer(out, streamed=True, keep_older=keep_older))
         else:
             writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
-        films = files.enter_context(Writer(trajectory_path(out), streamed=True)) if options["trajectory"] else None
+        films = None
+        if options["trajectory"]:
+            films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
         try:
             for drawn in run:
                 try:
@@ -227,8 +238,29 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
                     write_frames(films, drawn)
         except KeyboardInterrupt:
             run.interrupted = True
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}{_advice(writer, options)}", error.filename) from error
         _refuse_empty(writer, run, options)
+    _tell_of_older(writer)
     return reasons
+
+
+def _advice(writer: Writer, options: Mapping[str, Any]) -> str:
+    """How to go on with a file that could not be written to its end, to be added to a sentence."""
+    held = f"; {writer.path} holds {writer.count} finished records"
+    again = ", and the same command with resume=true goes on" if _can_go_on(options) else ""
+    return held + again if writer.count else ""
+
+
+def _can_go_on(options: Mapping[str, Any]) -> bool:
+    is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
+    return is_sdf and options["like"]["reference"] is None and not options["trajectory"]
+
+
+def _tell_of_older(writer: Writer) -> None:
+    if writer.older is not None:
+        kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
+        print(f"moldiff: {kept}", file=sys.stderr)
 
 
 def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) -> None:
@@ -244,7 +276,15 @@ def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
     wanted = " and ".join(_keep(options)) or "to be written"
     passing = " and passes the filters" if options["filters"] else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
-    return problem + _hardest(run.results())
+    results = run.results()
+    return problem + _reasons(results) + _hardest(results)
+
+
+def _reasons(results: Sequence[MetricResult]) -> str:
+    """How many molecules were rejected for what, to be added to a sentence."""
+    counts = [(result.name.partition("_status_")[2], result.numerator) for result in results]
+    found = [f"{count:.0f} {reason}" for reason, count in counts if reason and count]
+    return f"; rejected: {', '.join(found)}" if found else ""
 
 
 def _hardest(results: Sequence[MetricResult]) -> str:
@@ -265,13 +305,14 @@ def _sample_alike(run: SamplingRun, likeness: Likeness, options: Mapping[str, An
     with _progress_bar(run.order.n * (likeness.rounds + 1)) as run.on_progress:
         samples = rank(run, likeness)
     unwritten = []
-    with Writer(options["out"]) as writer:
+    with Writer(options["out"], keep_older=not options["overwrite"]) as writer:
         for sample in samples:
             try:
                 writer.write(sample.molecule, sample.record())
             except MoldiffError as error:
                 unwritten.append(str(error))
         _refuse_empty(writer, run, options)
+    _tell_of_older(writer)
     return _conclude(run, options, unwritten, samples.results, samples.notes)
 
 
@@ -295,9 +336,7 @@ def _conclude(
         first = f"first reason: {unwritten[0]}"
         print(f"moldiff: warning: {len(unwritten)} molecules not written; {first}", file=sys.stderr)
     if run.interrupted:
-        ranked = options["like"]["reference"] is not None
-        can_go_on = Path(out).suffix in (".sdf", ".gz") and not ranked
-        advice = "; the same command with resume=true goes on" if can_go_on else ""
+        advice = "; the same command with resume=true goes on" if _can_go_on(options) else ""
         print(f"moldiff: interrupted; {out} holds what was finished{advice}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not run.complete:

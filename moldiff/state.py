@@ -15,9 +15,10 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from moldiff.checkpoint import leftovers, parse_weights, write_atomically
+from moldiff.checkpoint import leftovers, parse_weights
 from moldiff.errors import MoldiffError
 from moldiff.ranks import rank
+from moldiff.storage import locked, write_atomically
 
 STATE_FILE = "state.safetensors"
 FORMAT_VERSION = 1
@@ -117,7 +118,7 @@ def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | N
     if not resume and found and out.exists():
         raise MoldiffError(f"out: {out} is not empty; choose another folder, or resume=true to continue there")
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out / _LOCK_FILE, f"out: another training is writing to {out}; choose another folder"):
         for folder in (out, out / "log", out / "best"):
             for path in leftovers(folder):
                 path.unlink()
@@ -130,26 +131,6 @@ def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | N
         finally:
             if {path.name for path in out.iterdir()} <= {_OPTIONS_FILE, _LOCK_FILE}:  # it did not even begin
                 (out / _OPTIONS_FILE).unlink()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Refuse a folder that another process writes to; the system lets go of it when the process dies."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # not on Windows
-        yield
-        return
-    path = out / _LOCK_FILE
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MoldiffError(f"out: another training is writing to {out}; choose another folder") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str) -> None:

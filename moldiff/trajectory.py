@@ -97,12 +97,8 @@ def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:
 def write_frames(writer: Writer, sample: Recorded) -> None:
     """Write the frames of one molecule and the molecule itself, see `write_trajectories`."""
     frames = [*(getattr(sample, "trajectory", None) or ()), sample.molecule]
-    if len(frames) == 1 or not all(_is_finite(frame) for frame in frames):
+    if len(frames) == 1 or not all(frame.is_finite for frame in frames):
         return
     for number, frame in enumerate(frames):
         named = replace(frame, name=sample.molecule.name, properties={})
         writer.write(named, {"frame": number, "frames": len(frames)})
-
-
-def _is_finite(molecule: Molecule) -> bool:
-    return bool(np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all())

@@ -65,6 +65,7 @@ options and their defaults:
   workers=auto        processes; 0 = one alone
   precision=auto      float32, compiled if a trial says so; bfloat16 = coarser
   first=0             index of the first molecule, to share a seed's work
+  overwrite=false     true = replace an older file; false = it gets a number
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 
 # Processes that tests start see the installed package, not the bare source folder that they may be started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# What a script starts in the background ignores Ctrl-C, which tests of interruptions need to come.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

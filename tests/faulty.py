@@ -42,3 +42,19 @@ class Narrow(nn.Module):
             raise self.error
         prediction: Prediction = self.inner(noisy, noise_level, previous)
         return prediction
+
+
+class Overflowing(nn.Module):
+    """A denoiser that loses some molecules: nothing of them is a number from one of the calls on."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        prediction: Prediction = self.inner(noisy, noise_level, previous)
+        lost = noisy.pos[:, 0, 0] > 0
+        changed = {name: value.clone() for name, value in vars(prediction).items()}
+        for value in changed.values():
+            value[lost] = torch.nan
+        return Prediction(**changed)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from moldiff.card.drawn import SEED, draw_all, label
-from moldiff.checkpoint import Checkpoint, write_atomically
+from moldiff.checkpoint import Checkpoint
 from moldiff.metrics.summary import score
 from moldiff.report import versions
 from moldiff.sampler import PowerSampler
+from moldiff.storage import write_atomically
 
 DATA_FILE, PLOT_FILE = "steps.json", "steps.svg"
 SHOWN = {"p2_valid": "P2 valid and connected", "p1_molecule_stable": "P1 molecule stable"}

@@ -15,12 +15,13 @@ from moldiff.card.columns import Column
 from moldiff.card.curve import PLOT_FILE, Point, load_points, table
 from moldiff.card.drawn import SEED, Delivered, Drawn, plural
 from moldiff.card.limits import limits
-from moldiff.checkpoint import Checkpoint, write_atomically
+from moldiff.checkpoint import Checkpoint
 from moldiff.data.dataset import PreparedSet
 from moldiff.report import markdown, versions, write_json
 from moldiff.restart import ATTEMPTS, LEVEL, sampler_of_restart
 from moldiff.results import MetricResult
 from moldiff.sampler import PowerSampler
+from moldiff.storage import write_atomically
 
 JSON_FILE, TEXT_FILE = "card.json", "card.md"
 

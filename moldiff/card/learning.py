@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moldiff.checkpoint import CONFIG_FILE, write_atomically
+from moldiff.checkpoint import CONFIG_FILE
 from moldiff.errors import MoldiffError
+from moldiff.storage import write_atomically
 
 DATA_FILE, PLOT_FILE = "learning.json", "learning.svg"
 SHOWN = {

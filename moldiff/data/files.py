@@ -26,6 +26,7 @@ from moldiff.io.tables import Columns
 from moldiff.pool import Failure, status_of, stream_limited
 from moldiff.records import unexpected
 from moldiff.results import InvalidMolecule, Status
+from moldiff.storage import shown
 
 _LISTED_FILES = 20
 _UNITS = {"net_charge": "e"}
@@ -216,7 +217,7 @@ class Files:
                 yield _Item(name, None, str(error).removeprefix(f"{file}: "))
 
     def _relative(self, file: Path) -> str:
-        return file.relative_to(self._root).as_posix()
+        return shown(file.relative_to(self._root).as_posix())
 
     def _digest(self) -> list[str]:
         self._digests = self._digests or [file_digest(file) for file in self.files]
@@ -286,4 +287,4 @@ def name_of(path: str | Path) -> str:
     name = Path(text).resolve().name.removesuffix(".gz")
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
-    return name or "molecules"
+    return shown(name) or "molecules"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from moldiff import __version__
@@ -225,4 +226,4 @@ def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | P
 def _tracked(items: Iterable[Any], total: int, title: str, progress: bool) -> Iterable[Any]:
     if not progress:
         return items
-    return track(items, title, total=total, console=Console(stderr=True))
+    return track(items, escape(title), total=total, console=Console(stderr=True))

@@ -22,10 +22,12 @@ class FinishedRecords:
     Attributes:
         size: bytes of the file that hold them.
         fields: data of each, by name.
+        rest: data of the whole records behind them, in a compressed member that is not full.
     """
 
     size: int = 0
     fields: list[dict[str, str]] = field(default_factory=list)
+    rest: list[dict[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -37,7 +39,7 @@ def finished_records(path: str | Path) -> FinishedRecords:
     Who is ended before the first record leaves no file, so that one that is missing has no records.
 
     Raises:
-        MoldiffError: for a file of another type.
+        MoldiffError: for a file of another type, or one that has content but no whole record.
     """
     path = Path(path)
     if file_suffix(path, (".sdf", ".xyz", ".smi", ".csv")) != ".sdf":
@@ -48,9 +50,14 @@ def finished_records(path: str | Path) -> FinishedRecords:
     for size, text in _members(path) if is_packed(path) else _plain(path):
         blocks = text.split(_END)[:-1]
         if is_packed(path) and len(blocks) != MEMBER_RECORDS:
+            found.rest = [_fields(block) for block in blocks]
             break  # the last one of a run that came to its end, or was stopped before it was full
         found.size = size
         found.fields += [_fields(block) for block in blocks]
+    if path.stat().st_size and not (found.fields or found.rest):
+        raise MoldiffError(
+            f"resume: {path} is not the file of an ended run, for it holds no whole record of one; it is left as it is"
+        )
     return found
 
 

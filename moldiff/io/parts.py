@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, cast
 
 from moldiff.errors import MoldiffError
 from moldiff.io import tables
@@ -98,14 +98,19 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
-    raw = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # noqa: SIM115
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
+        raw = cast("io.BufferedReader", opener(path, "rb"))
         with raw, io.TextIOWrapper(raw, encoding=_encoding(raw.peek(2)[:2]), errors="replace") as file:
             yield file
     except gzip.BadGzipFile:
         raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
     except EOFError:
         raise MoldiffError(f"{path}: a compressed file cut off before its first record") from None
+    except zlib.error:
+        raise MoldiffError(f"{path}: a compressed file damaged before its first record") from None
+    except OSError as error:
+        raise MoldiffError(f"{path}: {error.strerror or error}") from None
 
 
 def _encoding(start: bytes) -> str:

@@ -208,6 +208,7 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
     except ImportError:
         advice = 'pip install "moldiff[parquet]"'
         raise MoldiffError(f"{path}: reading Parquet needs pyarrow, which is not installed: {advice}") from None
+    whole = False
     try:
         file = ParquetFile(path)
         header = [field.name for field in file.schema_arrow]
@@ -217,9 +218,13 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
         layout = _Layout(header, smiles, _name_column(header, columns.name))
         for batch in file.iter_batches(1024):
             for values in batch.to_pylist():
+                whole = True
                 yield _row([_cell_text(values[key]) for key in header], layout)
-    except ArrowException as error:
-        raise MoldiffError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
+    except (ArrowException, OSError) as error:
+        reason = f"cannot be read as Parquet ({str(error).splitlines()[0]})"
+        if not whole:
+            raise MoldiffError(f"{path}: {reason}") from None
+        yield BrokenTable(f"{reason}; the rest of the file is not read")
 
 
 def _cell_text(value: object) -> str:

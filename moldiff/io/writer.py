@@ -7,10 +7,10 @@ import gzip
 import io
 import json
 import math
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from moldiff.chem import smiles, to_rdkit
 from moldiff.errors import MoldiffError
 from moldiff.io.parts import file_suffix
 from moldiff.signals import uninterrupted
+from moldiff.storage import encoded, set_aside, temporary_of
 
 MEMBER_RECORDS = 64
 """Records of a member of a compressed file: enough for a good compression, and the most a killed program loses."""
@@ -68,6 +69,10 @@ class Writer:
     Args:
         path: the target.
         streamed: let the file grow in its place.
+        keep_older: a file that is there gets another name (`moldiff.storage.set_aside`) rather than being replaced.
+
+    Attributes:
+        older: the name that it got; None = there was none.
 
     Example:
         with Writer("out.sdf") as writer:
@@ -75,16 +80,19 @@ class Writer:
 
     Raises:
         MoldiffError: for an unknown suffix, or a folder that does not exist.
+        OSError: naming the target, for example when the disk is full; a streamed file then holds whole records.
     """
 
-    def __init__(self, path: str | Path, *, streamed: bool = False) -> None:
+    def __init__(self, path: str | Path, *, streamed: bool = False, keep_older: bool = False) -> None:
         self.path = check_target(path)
         self.count = 0
+        self.older: Path | None = None
+        self._keep_older = keep_older
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
         self._member: list[bytes] | None = [] if is_packed(self.path) else None
         self._rows = _Rows(self.path.parent) if self._format is None else None
         self._streamed = streamed
-        self._temporary: Path | None = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._temporary: Path | None = temporary_of(self.path)
         self._raw = _open(self._temporary, "wb", streamed)
 
     @classmethod
@@ -105,15 +113,15 @@ class Writer:
             MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
                 that has no SMILES.
         """
-        if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+        if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
         text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
-        with uninterrupted():  # a record is in the file and counted, or neither
+        with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._rows is not None:
                 self._rows.add(_csv_row(molecule, text))
             elif self._format is not None:
-                self._add(self._format(molecule, text).encode())
+                self._add(encoded(self._format(molecule, text)))
             self.count += 1
 
     def _add(self, data: bytes) -> None:
@@ -147,12 +155,26 @@ class Writer:
         """Put the file in its place, where it goes on growing."""
         if self._temporary is not None:
             self._raw.close()
+            if self._keep_older:
+                self.older = set_aside(self.path)
             self._temporary.replace(self.path)
             self._temporary = None
             self._raw = _open(self.path, "ab", self._streamed)
 
     def close(self) -> None:
         """Finish the file and put it in its place."""
+        with self._named():
+            self._finish()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the target in what the system says of a write."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _finish(self) -> None:
         if self._rows is not None:
             for line in self._rows.lines():
                 self._add(line)
@@ -165,9 +187,10 @@ class Writer:
 
     def _discard(self) -> None:
         """Take the temporary file away."""
-        self._raw.close()
-        if self._rows is not None:
-            self._rows.close()
+        with suppress(OSError):  # what a full disk did not take
+            self._raw.close()
+            if self._rows is not None:
+                self._rows.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
 
@@ -180,8 +203,12 @@ class Writer:
         with uninterrupted():
             if kind is not None and self.count == 0:
                 self._discard()
-            else:
+                return
+            try:
                 self.close()
+            except OSError:
+                self._discard()
+                raise
 
 
 class _Rows:
@@ -205,7 +232,7 @@ class _Rows:
         self._file.seek(0)
         for text in self._file:
             table.writerow(json.loads(text))
-            yield line.getvalue().encode()
+            yield encoded(line.getvalue())
             line.seek(0)
             line.truncate()
 

@@ -14,7 +14,7 @@ from moldiff.errors import MoldiffError
 from moldiff.io import Recorded
 from moldiff.metrics.distance_lookup import Atoms, all_atoms
 from moldiff.metrics.subjects import Subjects
-from moldiff.records import Record
+from moldiff.records import Record, guarded
 from moldiff.results import InvalidMolecule, Status
 
 NO_COORDINATES = "no record has 3D coordinates, so that no distance can be looked up"
@@ -91,7 +91,7 @@ def _molecule(place: int, entry: Entry) -> Molecule | InvalidMolecule:
 def _entry(record: Record, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
     if record.mol is None or "p2" in missing:
         return record.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return _graph_of(record.mol) if "p1" in missing else record.as_drawn()
+    return guarded(_graph_of, record.mol) if "p1" in missing else record.as_drawn()
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:

@@ -51,7 +51,9 @@ class NoveltyIndex:
                 continue
             try:
                 keys = chem.canonical_key(entry), chem.strict_key(entry)
-            except MoldiffError:
+            except MemoryError:
+                raise
+            except Exception:  # RDKit raises of all kinds, and no molecule may take the others with it
                 skipped += 1
                 continue
             canonical.add(chem.key_hash(keys[0]))

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from rdkit import Chem
 
 from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
+from moldiff.records import unexpected
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import SYMBOLS, VALENCES, Vocabulary
 
@@ -71,6 +71,15 @@ def judge(
     """
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
+    try:
+        return _judged(molecule, vocabulary)
+    except MemoryError:
+        raise
+    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+        return Verdict(unexpected(error), 0, 0, 0)
+
+
+def _judged(molecule: Molecule, vocabulary: Vocabulary | None) -> Verdict:
     problem = chem.check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
     if problem is not None:
@@ -85,7 +94,7 @@ def judge(
 
 def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     """Stable atoms; a hydrogen is stable by construction, with its one bond to a heavy atom."""
-    if not (np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()):
+    if not molecule.is_finite:
         return 0
     allowed = VALENCES.get if vocabulary is None else (lambda key, _: vocabulary.allowed_valences(*key))
     keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save
 
 from moldiff.batch import MolBatch, Molecule, collate
-from moldiff.checkpoint import parse_weights, write_atomically
+from moldiff.checkpoint import parse_weights
 from moldiff.condition import Properties
 from moldiff.data.dataset import COUNTED
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.model import in_units
 from moldiff.predictor.network import PropertyNetwork
+from moldiff.storage import write_atomically
 from moldiff.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1

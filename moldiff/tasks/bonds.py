@@ -108,6 +108,12 @@ class _Skeleton:
             order += list(own)
         table = vocabulary.table
         allowed = (table[None, :, 0] == element[heavy][:, None]) & (table[None, :, 2] == count[:, None])
+        if len(heavy) == 1:
+            alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
+            if allowed.any() and not (allowed & alone).any():
+                symbol = Chem.GetPeriodicTable().GetElementSymbol(int(element[heavy[0]]))
+                return f"atom {heavy[0]} ({symbol}) with {count[0]} hydrogens lacks bonds, and no other atom is there"
+            allowed &= alone
         if not allowed.any(1).all():
             atom = int((~allowed.any(1)).argmax())
             symbol = Chem.GetPeriodicTable().GetElementSymbol(int(element[heavy[atom]]))

@@ -18,8 +18,9 @@ from moldiff.data.conformers import embed
 from moldiff.data.coordinates import is_drawing
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, records
-from moldiff.records import Record, smiles_record
+from moldiff.records import Record, smiles_record, unexpected
 from moldiff.results import InvalidMolecule, Status
+from moldiff.storage import shown
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""
@@ -82,7 +83,7 @@ def given(
     found: list[Given] = []
     rejected: list[tuple[int, str]] = []
     for number, record in enumerate(_records(name, source), start=1):
-        one = _prepared(record, number, coordinates)
+        one = _prepared_or_why(record, number, coordinates)
         if isinstance(one, Given):
             found.append(one)
         else:
@@ -126,7 +127,8 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         read = list(records(text))
         if not read:
             raise MoldiffError(f"{name}: {text}: no record found, expected at least one molecule")
-        yield from (replace(record, name=record.name or f"{Path(text).name}:{record.number}") for record in read)
+        label = shown(Path(text).name)
+        yield from (replace(record, name=record.name or f"{label}:{record.number}") for record in read)
     else:
         record = smiles_record(1, text, text, {})
         if record.mol is None:
@@ -147,6 +149,15 @@ def _record(mol: Chem.Mol, name: str) -> Record:
         problem = InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split()))
         return Record(1, name, mol, problem)
     return Record(1, name, sanitized)
+
+
+def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:
+    try:
+        return _prepared(record, number, coordinates)
+    except (MemoryError, MoldiffError):
+        raise
+    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+        return unexpected(error).reason
 
 
 def _prepared(record: Record, number: int, coordinates: bool) -> Given | str:

@@ -250,8 +250,10 @@ def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
         low = high = new_atoms
     elif not isinstance(new_atoms, str) and len(new_atoms) == 2:  # type: ignore[arg-type]  # bool is no number here
         low, high = new_atoms  # type: ignore[misc]
-    if not 1 <= low <= high <= 1000:
-        raise MoldiffError(f"new_atoms: got {new_atoms}, expected a number such as 6 or a range such as 6..10")
+    if not 1 <= low <= high <= 250:
+        raise MoldiffError(
+            f"new_atoms: got {new_atoms}, expected a number such as 6 or a range such as 6..10, at most 250"
+        )
     return low, high
 
 

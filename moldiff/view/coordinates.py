@@ -31,7 +31,7 @@ def facing(record: Record) -> list[float] | None:
     pos = record.mol.GetConformer().GetPositions()
     if len(pos) < 3 or not np.isfinite(pos).all():
         return [0.0, 0.0, 0.0, 1.0]
-    axes = np.linalg.svd(pos - pos.mean(0), full_matrices=True)[2]
+    axes = np.linalg.svd(pos - pos.mean(0), full_matrices=False)[2]
     axes[2] *= np.linalg.det(axes)  # a rotation, not a mirror
     return [round(float(number), 4) for number in Rotation.from_matrix(axes).as_quat()]
 

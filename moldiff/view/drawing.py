@@ -22,6 +22,8 @@ from moldiff.chem import stereo_of_coordinates
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
 _BOND_LENGTH = 34
+_MAX_HEAVY = 250
+"""Heavy atoms of a drawing at most: no one can read a larger one, and laying out takes minutes from 1,000 atoms on."""
 _PATH = re.compile(r"[MLQCZ0-9.,\s-]+")
 _COLOR = re.compile(r"#[0-9A-F]{6}")
 
@@ -34,7 +36,7 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> str | None:
         label: what a screen reader says; any text.
         fault: index of an atom to put a ring around.
     """
-    if mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0:
+    if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
         return None
     with rdBase.BlockLogs():
         try:

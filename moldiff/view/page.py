@@ -21,6 +21,7 @@ from moldiff.io import Recorded, read, write
 from moldiff.metrics.suite import Choice, OnMetric
 from moldiff.records import Record
 from moldiff.report import Report
+from moldiff.storage import write_atomically
 from moldiff.trajectory import trajectory_path, write_trajectories
 from moldiff.view.cards import card
 from moldiff.view.coordinates import facing, molblock
@@ -96,7 +97,7 @@ def target_of(source: str | Path, out: str | Path | None) -> Path:
 def _write(path: Path, target: Path, name: str, report: Report, reference: str | Path | None) -> Path:
     found = read(path).records
     page = _page(name, found, report, films(path, found), reference)
-    target.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    write_atomically(target, page.encode("utf-8", "replace"))
     return target
 
 

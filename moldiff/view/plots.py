@@ -20,6 +20,9 @@ from moldiff.vocabulary import SYMBOLS
 BIN = 0.02
 """Width of a bin of bond lengths (Å)."""
 
+_LONGEST = 4.0
+"""Å; the last bin has all bonds from this length on, however far apart a torn molecule lies."""
+
 _MAX_REFERENCE = 5000
 """Molecules of a reference that are looked at; of a larger one evenly spread ones."""
 
@@ -54,7 +57,8 @@ class Distributions:
                 pos = mol.GetConformer().GetPositions()
                 ends = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
                 lengths = np.linalg.norm(pos[ends[:, 0]] - pos[ends[:, 1]], axis=1)
-                found.lengths.update((lengths[np.isfinite(lengths)] / BIN).astype(int).tolist())
+                finite = np.minimum(lengths[np.isfinite(lengths)], _LONGEST)
+                found.lengths.update((finite / BIN).astype(int).tolist())
         return found
 
 
@@ -104,7 +108,7 @@ def plots(found: Distributions, reference: Distributions | None) -> str:
         _figure(
             "Bond lengths (Å)",
             "bonds",
-            [f"{k * BIN:.2f}" for k in bins],
+            [f"{k * BIN:.2f}" + (" or more" if k * BIN >= _LONGEST else "") for k in bins],
             _shares(found.lengths, bins),
             _shares(known.lengths, bins),
         ),

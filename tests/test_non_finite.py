@@ -1,0 +1,74 @@
+"""Molecules of which a coordinate is not a number end no run: they are counted, and others are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faulty import Overflowing
+from models import MODEL_CONFIG, STATISTICS, VOCABULARY, needs_weights, small_denoiser, small_process
+from rdkit import Chem
+
+from moldiff.checkpoint import Checkpoint
+from moldiff.cli import main
+from moldiff.filters import screened
+from moldiff.generate import MoleculeGenerator
+from moldiff.likeness import Likeness, rank
+from moldiff.model import MoleculeDiffusion
+from moldiff.sampler import PowerSampler
+from moldiff.tasks import Analogues, Conformers, Formula, Grow
+
+FAST = PowerSampler(num_steps=6)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=[True, False], ids=["coupled", "independent"])
+def generator(request: pytest.FixtureRequest) -> MoleculeGenerator:
+    process = small_process(coupling=request.param)
+    model = MoleculeDiffusion(Overflowing(small_denoiser()), process, VOCABULARY, STATISTICS).float().eval()
+    return MoleculeGenerator(
+        Checkpoint(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu")
+    )
+
+
+def counted(results: Any) -> int:
+    return int({result.name: result for result in results}["p2_status_non-finite"].numerator)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        None,
+        Grow(core="CCO", new_atoms=2),
+        Conformers(smiles="CCO"),
+        Conformers(smiles=["CCO", "CCN"], rmsd=0.01),
+        Formula(formula="C3H8O"),
+        Analogues(of="CCO", noise=0.7),
+    ],
+    ids=lambda task: type(task).__name__,
+)
+def test_molecules_that_are_not_finite_are_counted(generator: MoleculeGenerator, task: Any) -> None:
+    samples = generator.sample(8, task=task, sampler=FAST, max_draws=60)
+    assert counted(samples.results) > 0
+    assert all(sample.molecule.is_finite for sample in samples)
+    everything = generator.sample(8, task=task, sampler=FAST, keep=(), max_draws=60, trajectory=True)
+    assert counted(everything.results) > 0
+
+
+def test_filters_and_rankings_go_on_past_molecules_that_are_not_finite(generator: MoleculeGenerator) -> None:
+    everything = screened(generator.run(8, sampler=FAST, keep=()), filters=["sa<9"])
+    assert list(everything)
+    assert counted(everything.results()) > 0
+    samples = rank(screened(generator.run(6, sampler=FAST), filters=["sa<9"]), Likeness(reference="CCO", rounds=1))
+    assert counted(samples.results) > 0
+    assert len(samples) == 6
+
+
+@needs_weights
+def test_a_size_far_from_the_training_data_ends_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.sdf"
+    assert main(["sample", "size=20", "n=4", "steps=20", "workers=0", f"out={out}"]) == 0
+    assert "rejected: non-finite" in capsys.readouterr().out
+    assert [mol.GetNumHeavyAtoms() for mol in Chem.SDMolSupplier(str(out))] == [20] * 4
