@@ -72,14 +72,14 @@ def judge(
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
     try:
-        return _judged(molecule, vocabulary)
+        return _judged(molecule, vocabulary, strict)
     except MemoryError:
         raise
     except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
         return Verdict(unexpected(error), 0, 0, 0)
 
 
-def _judged(molecule: Molecule, vocabulary: Vocabulary | None) -> Verdict:
+def _judged(molecule: Molecule, vocabulary: Vocabulary | None, strict: str | None) -> Verdict:
     problem = chem.check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
     if problem is not None:
