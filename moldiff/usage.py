@@ -46,7 +46,7 @@ options and their defaults:
   n=100               molecules to deliver
   out=molecules.sdf   .sdf, .xyz, .smi or .csv, each also with .gz
   model=qm9           a model of the package, or a trained one's folder; ? lists
-  seed=0              another seed, other molecules
+  seed=0              another seed, other molecules; first=0 = first index of it
   size=null           heavy atoms: 9, or 7..9; null = as in the training data
   elements=null       the only elements, such as [C,H,O]; forbid=[] = not these
   charge=null         total charge; null = as in training, or in what is given
@@ -64,7 +64,6 @@ options and their defaults:
   device=auto         auto, cpu, cuda, cuda:1, ...
   workers=auto        processes; 0 = one alone
   precision=auto      float32, compiled if a trial says so; bfloat16 = coarser
-  first=0             index of the first molecule, to share a seed's work
   overwrite=false     true = replace an older file; false = it gets a number
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
@@ -157,7 +156,7 @@ options and their defaults:
                       druglike, posebusters, fcd, mmff, xtb;
                       metrics.xtb.limit=60; some need "moldiff[eval]"
   out=null            folder for report.json, report.md and molecules.csv, or
-                      NAME.json
+                      NAME.json; older ones are replaced
 {_COMMON}
 examples:
   moldiff evaluate input=molecules.sdf
@@ -176,7 +175,8 @@ options and their defaults:
                       with: a model's name or folder, a prepared folder, or a
                       file of molecules
   metrics=fast        numbers to show, as in `moldiff evaluate`: fast, full ...
-  out=null            the page; null = the name of the input with .html
+  out=null            the page; null = the name of the input with .html;
+                      an older one is replaced
 {_COMMON}
 examples:
   moldiff view input=molecules.sdf
