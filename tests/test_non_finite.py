@@ -61,7 +61,9 @@ def test_filters_and_rankings_go_on_past_molecules_that_are_not_finite(generator
     everything = screened(generator.run(8, sampler=FAST, keep=()), filters=["sa<9"])
     assert list(everything)
     assert counted(everything.results()) > 0
-    samples = rank(screened(generator.run(6, sampler=FAST), filters=["sa<9"]), Likeness(reference="CCO", rounds=1))
+    samples = rank(
+        screened(generator.run(6, sampler=FAST, keep=("valid",)), filters=["sa<9"]), Likeness(reference="CCO", rounds=1)
+    )
     assert counted(samples.results) > 0
     assert len(samples) == 6
 
