@@ -112,7 +112,7 @@ def check(options: Mapping[str, Any]) -> None:
     if options["seed"] >= 2**32:
         raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
     for item in _keep(options):
-        if item not in ("valid", "unique", "novel"):
+        if item not in ("valid", "sound", "unique", "novel"):
             raise MoldiffError(f"keep: got {item!r}, expected any of valid, sound, unique, novel")
     if options["decode"] not in ("valence", "raw"):
         raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
