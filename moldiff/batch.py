@@ -66,7 +66,7 @@ class Molecule:
 
     def pieces(self) -> tuple[int, np.ndarray]:
         """How many pieces the bonds make, and the number of the piece that each heavy atom [n] is in."""
-        first, second, _ = self.bonds.T
+        first, second, _ = self.bonds.T.astype(np.int32)  # SciPy before 1.13 fails on wider ones, and goes on
         graph = coo_array((np.ones(len(first)), (first, second)), shape=(self.num_heavy_atoms,) * 2)
         count, labels = connected_components(graph, directed=False)
         return int(count), labels

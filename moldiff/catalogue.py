@@ -21,7 +21,7 @@ def _line(folder: Path) -> str:
     config = _read(folder / CONFIG_FILE)
     sizes = [size for size, _ in config["statistics"]["size_counts"]]
     numbers = sorted({number for number, _, _ in config["vocabulary"]["atom_classes"]})
-    elements = " ".join(SYMBOLS.get(number, f"#{number}") for number in numbers)
+    elements = " ".join(SYMBOLS[number] for number in numbers)
     megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
     card = folder / "card.json"
     data = _read(card)["facts"]["data"] if card.is_file() else "no card"

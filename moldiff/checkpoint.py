@@ -20,6 +20,7 @@ from moldiff.condition import Properties
 from moldiff.construct import MODEL_PREFIXES, construct
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.hardware import in_float32
 from moldiff.model import MoleculeDiffusion
 from moldiff.sampler import PowerSampler
 from moldiff.storage import write_atomically
@@ -130,6 +131,7 @@ def find_model(name_or_folder: str | Path) -> Path:
     )
 
 
+@in_float32()
 def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES) -> Checkpoint:
     """Read a model.
 
@@ -145,13 +147,10 @@ def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = 
     content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
     if content is None:
         raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
-    model = build_model(
-        config,
-        Vocabulary.from_dict(config["vocabulary"]),
-        Statistics.from_dict(config["statistics"]),
-        allowed,
-        properties=Properties.from_dict(config.get("properties", [])),
-    )
+    vocabulary, statistics = Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"])
+    properties = Properties.from_dict(config.get("properties", []))
+    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+        model = build_model(config, vocabulary, statistics, allowed, properties=properties)
     _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
     weights_hash = hashlib.sha256(content).hexdigest()[:12]
     return Checkpoint(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)

@@ -331,7 +331,7 @@ def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> Inval
 def _at_atom(molecule: Molecule, atom: int, status: Status, reason: str) -> InvalidMolecule:
     heavy = atom < molecule.num_heavy_atoms
     atomic_number = int(molecule.atomic_number[atom]) if heavy else 1
-    symbol = SYMBOLS.get(atomic_number, f"#{atomic_number}")
+    symbol = SYMBOLS[atomic_number]
     return InvalidMolecule(status, f"atom {atom} ({symbol}): {reason}", atom)
 
 

@@ -105,7 +105,7 @@ def limit(start: Start, mask: np.ndarray) -> Start:
 
 def _numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     """Atomic numbers of symbols that the model knows."""
-    known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0] if int(number) in SYMBOLS} | {"H"})
+    known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
     for symbol in symbols:
         if symbol not in known:
             raise MoldiffError(f"{name}: got {symbol!r}, expected elements that the model knows: {', '.join(known)}")

@@ -21,7 +21,7 @@ from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.recipe import Recipe
-from moldiff.run import DECODE, Done, Order, SamplingRun, check_whole, default_max_draws
+from moldiff.run import DECODE, MAX_MOLECULES, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
 from moldiff.targets import SIZE, Nearest, Targeted
@@ -191,12 +191,14 @@ class MoleculeGenerator:
         Raises:
             MoldiffError: for an impossible value.
         """
-        check_whole("n", n, 1, 2**31)
+        check_whole("n", n, 1, MAX_MOLECULES + 1)
         condition = self.checkpoint.model.properties.checked(condition or {})
         choice = self._choice(candidates, chooser, condition)
         prepared = self._prepared(task, size, charge, elements, forbid, condition, candidates)
         _check_memory(prepared.sizes()[1], self.device)
         n = prepared.count(n)
+        if n > MAX_MOLECULES:
+            raise MoldiffError(f"n: makes {n} molecules of all inputs, expected {MAX_MOLECULES} at most")
         order = Order(
             n=n,
             first=first,

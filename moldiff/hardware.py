@@ -67,6 +67,17 @@ def can_compile(device: torch.device) -> bool:
 
 
 @contextmanager
+def in_float32() -> Iterator[None]:
+    """What torch makes without being told a precision is float32, whatever the user's own default; a decorator, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
     """Work of torch's on a CPU in one thread, and so to the same last digit whatever number of threads there is.
 

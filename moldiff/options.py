@@ -80,6 +80,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "like.align": (bool, type(None)),
     "sampler.num_steps": (int, type(None)),
     "sampler.corrector": (float, type(None)),
+    "sampler.churn": (float, type(None)),
     "sampler.class_lead": (float, type(None)),
     "sampler.hydrogen_noise": (float, type(None)),
     "sampler.refinements": (int, type(None)),

@@ -19,7 +19,7 @@ import torch
 from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, is_compiled, seconds, verdict
 from moldiff.batch import Molecule
 from moldiff.drawing import Beginning, Chunk, Finished, MemoryBudget, Task, Value, draw_chunk, draw_within, in_chunks
-from moldiff.hardware import can_compile, is_out_of_memory, one_thread
+from moldiff.hardware import can_compile, in_float32, is_out_of_memory, one_thread
 from moldiff.metrics.contacts import Contacts
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.model import MoleculeDiffusion
@@ -132,6 +132,7 @@ class Recipe:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @in_float32()
     def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Drawn]:
         """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
         candidates = range(self.num_candidates)
@@ -272,6 +273,7 @@ def core_seconds(recipe: Recipe, first: int, needed: int) -> float:
     return needed * recipe.num_candidates * recipe.sampler.num_steps * seconds_a_call
 
 
+@in_float32()
 def with_trial(recipe: Recipe, first: int, needed: int, num_workers: int) -> Recipe:
     """The recipe with compiled blocks where the run is long and a trial on its first molecules found them to pay.
 

@@ -20,6 +20,10 @@ DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""
 
 
+MAX_MOLECULES = 100_000_000
+"""Molecules of a run at most: indices are below 2**31, and a run may draw 20 times as many as are asked for."""
+
+
 def default_max_draws(n: int) -> int:
     """After how many draws a run for n molecules gives up, unless told otherwise."""
     return 20 * n + 200
@@ -47,7 +51,7 @@ class Order:
 
     def __post_init__(self) -> None:
         bounds = {
-            "n": (self.n, 1, 2**31),
+            "n": (self.n, 1, MAX_MOLECULES + 1),
             "first": (self.first, 0, 2**31 - self.max_draws if isinstance(self.max_draws, int) else 2**31),
             "max_draws": (self.max_draws, 1, 2**31),
             "workers": (0 if self.workers is None else self.workers, 0, 1024),

@@ -28,8 +28,14 @@ _SETTLED = 0.15
 _CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
 """How many more classes a step redraws unless told otherwise; the latter for models with coupled noise."""
 
-_REFINED_FROM = 50
-"""Network calls from which on a run has a refinement unless told otherwise."""
+_CHURN = 1.5
+"""The rate of fresh noise in many calls unless told otherwise."""
+
+_LEAST_SETTLING = 8
+"""Network calls that hydrogens need to find their places, where there are as many to spare."""
+
+_MANY = 50
+"""Network calls from which on a run draws noise anew or, of a model with coupled noise, has a refinement."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +116,14 @@ class PowerSampler:
             back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3, and 100 of
             models with coupled noise.
         refresh: share of the classes and bonds that every step noises anew, as they are at its level.
-        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE.
+        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE. None = 1.5
+            from 50 calls on, and 0 in fewer or of models with coupled noise.
         churn_low: the lowest noise level from which it is.
         churn_high: the highest.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
         self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
             together, and towards the most frequent.
-        settle: share of the calls in which the graph is known.
+        settle: share of the calls in which the graph is known; at least 8, but no more than half of them.
         settle_level: noise level that the coordinates go back to then.
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
@@ -134,15 +141,13 @@ class PowerSampler:
     grid_power: float = 2.0
     corrector: float | None = None
     refresh: float = 0.0
-    churn: float = 0.0
+    churn: float | None = None
     churn_low: float = 0.0
     churn_high: float = 1.0
     order: int = 2
     self_condition: float = 0.5
     settle: float = 0.25
     settle_level: float = 0.2
-    settle_power: float = 2.0
-    main_end: float = MIN_LEVEL
     class_lead: float | None = None
     refinements: int | None = None
     refine_level: float = 0.35
@@ -205,7 +210,10 @@ class PowerSampler:
 
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
-        churned: dict[str, Any] = {"churn": self.churn, "churn_levels": (self.churn_low, self.churn_high)}
+        churn = self.churn
+        if churn is None:
+            churn = 0.0 if process.coupling or self.num_steps < _MANY else _CHURN
+        churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
         corrector = self.corrector
         if corrector is None:
             corrector = _COUPLED_CORRECTOR if process.coupling else _CORRECTOR
@@ -221,17 +229,19 @@ class PowerSampler:
     def num_refinements(self, coupling: bool) -> int:
         """`refinements`, or what None stands for."""
         if self.refinements is None:
-            return int(coupling and self.num_steps >= _REFINED_FROM)
+            return int(coupling and self.num_steps >= _MANY)
         return self.refinements
 
     def stages(self, coupling: bool) -> list[Stage]:
         """The ways down of the run, `num_steps` network calls in all; with `coupling` none with a known graph."""
-        calls = 0 if coupling or self.num_steps < 2 else min(self.num_steps - 1, round(self.settle * self.num_steps))
+        calls = 0
+        if self.settle and not coupling:
+            calls = min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps)))
         grids = self._grids(self.num_steps - calls, self.num_refinements(coupling))
         found = [Stage(grid, grid) for grid in grids]
         if calls:
-            down = power_grid(calls, self.settle_power, start=self.settle_level)
-            found.append(Stage(down, power_grid(calls, self.settle_power), graph_known=True))
+            down = power_grid(calls, self.grid_power, start=self.settle_level)
+            found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
         return found
 
     def _grids(self, num_steps: int, rounds: int) -> list[Tensor]:
@@ -239,7 +249,7 @@ class PowerSampler:
         calls = round(num_steps / (1 / self.refine_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0
-        ends = [_SETTLED] * rounds + [max(MIN_LEVEL, self.main_end)]
+        ends = [_SETTLED] * rounds + [MIN_LEVEL]
         first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
         return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
 

@@ -68,7 +68,7 @@ options and their defaults:
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       with sampler.grid_power=2, .corrector=3, .churn=0
+  sampler=power       with sampler.grid_power=2, .corrector=3, .churn=1.5
 {_COMMON}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf

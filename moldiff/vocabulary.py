@@ -17,11 +17,13 @@ NUM_BOND_CLASSES = 4
 MAX_HYDROGENS = 4
 """Slots for hydrogen offset vectors on every heavy atom."""
 
-SYMBOLS = {
-    1: "H", 3: "Li", 5: "B", 6: "C", 7: "N", 8: "O", 9: "F", 11: "Na", 12: "Mg", 13: "Al", 14: "Si", 15: "P",
-    16: "S", 17: "Cl", 19: "K", 20: "Ca", 30: "Zn", 32: "Ge", 33: "As", 34: "Se", 35: "Br", 50: "Sn", 52: "Te",
-    53: "I",
-}  # fmt: skip
+_TABLE = """
+* H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc
+Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi
+Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
+SYMBOLS = dict(enumerate(_TABLE.split()))
+"""Symbols of all elements by atomic number; * is the dummy atom 0."""
 
 VALENCES: dict[tuple[int, int], tuple[int, ...]] = {
     (1, 0): (1,),
@@ -47,7 +49,7 @@ class AtomClass(NamedTuple):
     def __str__(self) -> str:
         hydrogens = f"H{self.num_hydrogens}" if self.num_hydrogens else ""
         charge = "" if not self.formal_charge else f"{self.formal_charge:+d}"
-        return f"{SYMBOLS.get(self.atomic_number, f'#{self.atomic_number}')}{hydrogens}{charge}"
+        return f"{SYMBOLS[self.atomic_number]}{hydrogens}{charge}"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_valence_table_is_that_of_protocol_p2() -> None:
     [
         (lambda: Vocabulary((), {}), "no atom class"),
         (lambda: Vocabulary((AtomClass(6, 0, 0), AtomClass(6, 0, 0)), {}), "twice"),
-        (lambda: Vocabulary((AtomClass(78, 0, 0),), {}), "no valence known for class #78"),
+        (lambda: Vocabulary((AtomClass(78, 0, 0),), {}), "no valence known for class Pt"),
         (lambda: Vocabulary.from_dict({}), "atom_classes"),
         (lambda: collate([], VOCABULARY), "no molecule"),
         (lambda: VOCABULARY.encode(np.array([9]), np.array([0]), np.array([0])), "atom 0: class F is not in"),

@@ -55,6 +55,7 @@ WRONG = [
     ("sample n=true", "n: got true (true or false), expected a whole number"),
     ("sample n=0", "n: got 0, expected a whole number of at least 1"),
     ("sample n=-3", "n: got -3"),
+    ("sample model=tiny n=1000000000", "n: got 1000000000, expected a whole number from 1 to 100000000"),
     ("sample n=1,2", "expected one; a list is written n=[1,2], a job for each has -m"),
     ("sample -m n=1,x", "n: got x (text), expected a whole number"),
     ("sample -m seed=1,-1", "seed: got -1"),

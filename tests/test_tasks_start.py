@@ -271,6 +271,8 @@ WRONG: list[tuple[Request, str]] = [
     (Grow(core="CC.CC"), "core: several pieces without coordinates"),
     (Grow(core=["C", "CC"]), "core: got 2 molecules, expected one"),  # type: ignore[arg-type]
     (Grow(core="CBr"), "core: atom 1 (Br): the model does not know Br, only C H N O"),
+    (Grow(core="C[Fe]C"), "core: atom 1 (Fe): the model does not know Fe, only C H N O"),
+    (Conformers(smiles="[Fe+2]"), "smiles: atom 0 (Fe): the model does not know Fe+2, only C H N O"),
     (Grow(core="C[NH3+]"), "core: atom 1 (N): the model does not know NH3+1, of this element only NH"),
     (Grow(core="CCO", keep=[0, 9]), "keep: got atom 9, expected 0 to 2; atoms count from 0"),
     (Grow(core="CCO", keep=-1), "keep: got atom -1"),

@@ -55,7 +55,7 @@ def _charges(prepared: PreparedSet) -> str:
 
 def _elements(prepared: PreparedSet) -> str:
     numbers = sorted({1, *(atom.atomic_number for atom in prepared.vocabulary.atom_classes)})
-    names = ", ".join(SYMBOLS.get(number, f"#{number}") for number in numbers)
+    names = ", ".join(SYMBOLS[number] for number in numbers)
     others = "no others" if set(numbers) - _NONMETALS else "no metals and no others"
     return f"**Elements** are {names}, {others}."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,8 +18,7 @@ _SEPARATORS = (",", ";", "\t", "|")
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
-
-csv.field_size_limit(2**24)
+_MAX_FIELD = 2**24
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def text_rows(lines: Iterator[str], path: Path, columns: Columns) -> Iterator[Ro
         return
     separator, layout = _find_layout(sample, path, columns)
     text = (f"{line}\n" for line in chain(sample, stream))
-    rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
+    rows = _rows(text, separator, skipinitialspace=True)
     try:
         if layout.has_header:
             next(rows)
@@ -81,6 +80,20 @@ def text_rows(lines: Iterator[str], path: Path, columns: Columns) -> Iterator[Ro
             yield _row(cells, layout)
     except csv.Error as error:
         yield BrokenTable(f"malformed table: {error}; the rest of the file is not read")
+
+
+def _rows(lines: Iterable[str], separator: str, *, skipinitialspace: bool = False) -> Iterator[list[str]]:
+    """Rows of a table whose cells may be long; the limit that all users of `csv` share is as before behind each."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=skipinitialspace)
+    while True:
+        before = csv.field_size_limit(_MAX_FIELD)
+        try:
+            cells = next(reader, None)
+        finally:
+            csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield cells
 
 
 def _without_comments(lines: Iterator[str]) -> Iterator[str]:
@@ -111,7 +124,7 @@ def _find_layout(sample: Sequence[str], path: Path, columns: Columns) -> tuple[s
                 return separator, _Layout(cells, column, _name_column(cells, columns.name))
     if columns == DEFAULT_COLUMNS:
         for separator in order:
-            found = _headless(list(csv.reader(sample, delimiter=separator)))
+            found = _headless(list(_rows(sample, separator)))
             if found is not None:
                 return separator, found
     raise _no_column(path, header[order[0]], columns)
@@ -127,7 +140,7 @@ def _no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffEr
 
 def _cells(line: str, separator: str) -> list[str]:
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
+        return [cell.strip() for cell in next(_rows([line], separator), [])]
     except csv.Error:
         return []
 

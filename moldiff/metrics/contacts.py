@@ -93,7 +93,7 @@ class Contacts:
 def _problem(status: Status, z: np.ndarray, distance: np.ndarray, limit: np.ndarray, what: str) -> InvalidMolecule:
     """The pair of atoms whose distance lies farthest below its limit (both negative for one above it)."""
     i, j = np.unravel_index(int(np.argmin(np.where(distance < limit, distance - limit, np.inf))), distance.shape)
-    first, second = (f"{at} ({SYMBOLS.get(int(z[at]), int(z[at]))})" for at in sorted((int(i), int(j))))
+    first, second = (f"{at} ({SYMBOLS[int(z[at])]})" for at in sorted((int(i), int(j))))
     reason = f"atoms {first} and {second} at {abs(distance[i, j]):.2f} Å, {what} {abs(limit[i, j]):.2f} Å"
     return InvalidMolecule(status, reason, min(int(i), int(j)))
 

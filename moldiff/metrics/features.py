@@ -141,5 +141,5 @@ def _grouped(keys: np.ndarray, values: np.ndarray) -> list[tuple[list[int], np.n
 
 
 def _chain(elements: list[int], orders: list[int]) -> str:
-    symbols = [SYMBOLS.get(z, f"#{z}") for z in elements]
+    symbols = [SYMBOLS[z] for z in elements]
     return symbols[0] + "".join(_MARKS[order] + symbol for order, symbol in zip(orders, symbols[1:], strict=True))

@@ -18,6 +18,7 @@ from moldiff.condition import Properties
 from moldiff.data.dataset import COUNTED
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.hardware import in_float32
 from moldiff.model import in_units
 from moldiff.predictor.network import PropertyNetwork
 from moldiff.storage import write_atomically
@@ -63,6 +64,7 @@ class PropertyPredictor:
                 found[place] = dict(zip(self.properties.names, row, strict=True))
         return found
 
+    @in_float32()
     @torch.no_grad()
     def values(self, batch: MolBatch) -> torch.Tensor:
         """Properties [B, C] of clean molecules (Å), in the units of the data."""
@@ -120,6 +122,7 @@ def available_predictors() -> list[str]:
     return sorted(path.parent.name for path in _shipped().glob(f"*/{CONFIG_FILE}"))
 
 
+@in_float32()
 def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
     """A predictor that ships with the package by its name, or a trained one by its folder.
 
@@ -137,9 +140,9 @@ def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
             raise MoldiffError(f"{folder}: got format_version {config['format_version']}, expected {FORMAT_VERSION}")
         vocabulary = Vocabulary.from_dict(config["vocabulary"])
         properties = Properties.from_dict(config["properties"])
-        network = PropertyNetwork(
-            num_atom_classes=vocabulary.num_atom_classes, num_properties=len(properties), **config["network"]
-        )
+        sizes = {"num_atom_classes": vocabulary.num_atom_classes, "num_properties": len(properties)}
+        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+            network = PropertyNetwork(**sizes, **config["network"])
         content = (folder / WEIGHTS_FILE).read_bytes()
         weights = parse_weights(folder / WEIGHTS_FILE, content)
         network.load_state_dict({name: value.float() for name, value in weights.items()})
