@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import check, from_rdkit
+from moldiff.chem import atom_order, atoms, check, from_rdkit
+from moldiff.radii import COVALENT
 from moldiff.results import InvalidMolecule, Status
 
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
@@ -18,6 +19,9 @@ _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 _MAX_SMILES = 100_000
 """Characters of a SMILES; what is longer is no molecule, and RDKit would take gigabytes to find that out."""
+
+_SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
+"""Times the sum of covalent radii: C#C has 0.79, an aromatic bond 0.92, and a drawing's bonds are all of one length."""
 
 END_OF_BLOCK = "M  END"
 END_OF_RECORD = "$$$$"
@@ -33,8 +37,8 @@ class Record:
         name: its title, "" without one.
         mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
             the record cannot be parsed.
-        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms are counted from 1, as in
-            the file.
+        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
+            order of the file.
     """
 
     number: int
@@ -83,11 +87,11 @@ def sdf_record(number: int, block: list[str]) -> Record:
         return Record(number, name, None, _why_unparsed(block[:end]))
     if mol.GetNumAtoms() == 0:
         return rejected(number, name, "no atom")
-    # RDKit takes a flat molecule for a drawing even where the header says that it is 3D.
+    # RDKit takes a flat molecule for a drawing even where the header says that it is 3D; see `_is_drawing`.
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
     _set_fields(mol, _data_fields(block[end:]))
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _data_fields(lines: list[str]) -> dict[str, str]:
@@ -117,10 +121,11 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
         reason = f"fewer lines than its {num_atoms} atoms and {num_bonds} bonds need"
         return InvalidMolecule(Status.UNREADABLE, reason)
     for atom, line in enumerate(block[4 : 4 + num_atoms]):
+        symbol = line[31:34].strip()
         if re.search(r"nan|inf", line[:30], re.IGNORECASE):
-            return InvalidMolecule(Status.NON_FINITE, f"atom {atom + 1}: coordinate not finite", atom)
-        if _atomic_number(symbol := line[31:34].strip()) is None:
-            return InvalidMolecule(Status.UNREADABLE, f"atom {atom + 1}: unknown element {symbol!r}", atom)
+            return InvalidMolecule(Status.NON_FINITE, f"atom {atom} ({symbol}): coordinate not finite", atom)
+        if _atomic_number(symbol) is None:
+            return InvalidMolecule(Status.UNREADABLE, f"atom {atom}: unknown element {symbol!r}", atom)
     return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
@@ -135,7 +140,7 @@ def _atomic_number(symbol: str) -> int | None:
             return None
 
 
-def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
+def finished(number: int, name: str, mol: Chem.Mol) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
     Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated.
@@ -156,17 +161,48 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
     except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
         reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
         return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, reason))
+    if sanitized.GetNumConformers() and _is_drawing(sanitized):
+        sanitized.GetConformer().Set3D(False)
     return Record(number, name, sanitized)
 
 
+def _is_drawing(mol: Chem.Mol) -> bool:
+    """Whether coordinates that may say they are 3D are those of a drawing: flat, though the molecule cannot be.
+
+    A molecule with all its hydrogens, which is one with a C-H, is flat only where no atom has four neighbours. One that
+    lacks some may have its other atoms in a plane; then it is a drawing if an atom with four neighbours is within its
+    chain or ring, or if its bonds are all as long as single ones.
+    """
+    pos = mol.GetConformer().GetPositions()
+    if mol.GetNumAtoms() < 3 or np.ptp(pos[:, 2]) > 0:
+        return False
+    with_hydrogens = [other for atom in atoms(mol) if atom.GetAtomicNum() == 1 for other in atom.GetNeighbors()]
+    complete = any(atom.GetAtomicNum() == 6 for atom in with_hydrogens)
+    closed = {atom.GetIdx() for atom in (atoms(mol) if complete else with_hydrogens)}
+    open_atoms = [atom for atom in atoms(mol) if atom.GetIdx() not in closed and atom.GetTotalNumHs()]
+    tetrahedral = [atom for atom in open_atoms if atom.GetTotalDegree() >= 4]
+    if any(atom.GetDegree() >= 4 for atom in atoms(mol)) or any(atom.GetDegree() >= 2 for atom in tetrahedral):
+        return True
+    return bool(open_atoms) and not all(_has_length_of_bond(bond, pos) for bond in mol.GetBonds())
+
+
+def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
+    """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
+    share = float(length / sum(COVALENT[min(atom.GetAtomicNum(), len(COVALENT) - 1)] for atom in ends))
+    multiple = bond.GetBondType() != Chem.BondType.SINGLE
+    return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
+
+
 def _why_unsanitized(error: Exception) -> InvalidMolecule:
-    """RDKit's reason; where it names an atom, in the words of all other reasons and counted from 1."""
+    """RDKit's reason; where it names an atom, in the words of all other reasons."""
     text = _one_line(error)
     found = _TOO_MANY_BONDS.match(text)
     if found is None:
         return InvalidMolecule(Status.UNSANITIZABLE, text)
     atom, symbol, valence = int(found[1]), found[2], found[3]
-    reason = f"atom {atom + 1} ({symbol}): valence {valence} is greater than permitted"
+    reason = f"atom {atom} ({symbol}): valence {valence} is greater than permitted"
     return InvalidMolecule(Status.UNSANITIZABLE, reason, atom)
 
 
@@ -176,21 +212,13 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         return InvalidMolecule(Status.UNREADABLE, "no bonds, only elements and coordinates")
     molecule = from_rdkit(mol)
     if isinstance(molecule, InvalidMolecule):
-        return _in_file_order(molecule, list(range(len(elements))))
+        return molecule
     problem = check(molecule)
     if problem is None:
         return molecule
     if problem.status == Status.RADICAL and 1 not in elements:
         return InvalidMolecule(Status.RADICAL, "hydrogens are missing, expected explicit ones with coordinates")
-    return _in_file_order(problem, [k for k, element in enumerate(elements) if element != 1])
-
-
-def _in_file_order(problem: InvalidMolecule, order: list[int]) -> InvalidMolecule:
-    """The same with the atom as the file counts it: in the file's order, and from 1 in the text."""
-    if problem.atom is None or problem.atom >= len(order):
-        return problem
-    atom = order[problem.atom]
-    return replace(problem, atom=atom, reason=re.sub(r"^atom \d+", f"atom {atom + 1}", problem.reason))
+    return problem.renumbered(atom_order(mol))
 
 
 def mol2_record(number: int, block: list[str]) -> Record:
@@ -212,7 +240,7 @@ def mol2_record(number: int, block: list[str]) -> Record:
     for key in mol.GetPropNames():
         if key != "_Name":  # what RDKit notes of the file is no property of the molecule
             mol.ClearProp(key)
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _mol2_problem(block: list[str]) -> str | None:
@@ -255,7 +283,7 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
         problem = _add_xyz_atom(mol, line, columns, pos[atom])
         if problem is not None:
             status = Status.NON_FINITE if problem.endswith("not finite") else Status.UNREADABLE
-            return rejected(number, name, f"atom {atom + 1}{problem}", status, atom)
+            return rejected(number, name, f"atom {atom}{problem}", status, atom)
     if not lines:
         return rejected(number, name, "no atom")
     conformer = Chem.Conformer(len(lines))
@@ -307,7 +335,7 @@ def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) 
     if mol is None or mol.GetNumAtoms() == 0:
         return rejected(number, name, f"cannot read {text[:80]!r} as SMILES")
     _set_fields(mol, fields)
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ class Graphs:
                 rows[k][column] = one.smiles is not None and chem.smiles(one.molecule) == rows[k]["molecule"]
             if not rows[k]["decoded"]:
                 rows[k]["found"] = sample.smiles
-        intake = Intake.of_molecules([replace(whole, properties={}) for whole in wholes])
+        intake = Intake.of([replace(whole, properties={}) for whole in wholes])
         perceived = Perception(charge=None).perceive(intake.subjects([chem.strict_key(whole) for whole in wholes]))
         for row, outcome in zip(rows, perceived, strict=True):
             row["RDKit"] = outcome.same_graph is True

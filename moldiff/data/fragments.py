@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
+
+from moldiff.chem import atoms
 
 _FILE_INDEX = "_moldiff_file_index"
 
@@ -31,6 +34,11 @@ def _rank(piece: Chem.Mol) -> tuple[int, float, str]:
     piece.UpdatePropertyCache(strict=False)
     mass = round(float(rdMolDescriptors.CalcExactMolWt(piece)), 3)
     return -int(piece.GetNumHeavyAtoms()), -mass, str(Chem.MolToSmiles(piece))
+
+
+def file_order(mol: Chem.Mol) -> np.ndarray:
+    """Index of every atom [a], from 0, in the record that the molecule was taken from."""
+    return np.array([file_index(atom) for atom in atoms(mol)], dtype=np.int64)
 
 
 def file_index(atom: Chem.Atom) -> int:

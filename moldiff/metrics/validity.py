@@ -62,15 +62,20 @@ class Verdict:
         return 0 < self.num_atoms == self.num_stable
 
 
-def judge(molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None) -> Verdict:
-    """The verdict on one record; an `InvalidMolecule` is a record that could not be read."""
+def judge(
+    molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None, drawing: Chem.Mol | None = None
+) -> Verdict:
+    """The verdict on one record; an `InvalidMolecule` is a record that could not be read.
+
+    With a `drawing` of the molecule, its stereo is what the drawing's marks say, not what the coordinates do.
+    """
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
     problem = chem.check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
     if problem is not None:
         return Verdict(problem, *counts)
-    strict = chem.strict_key(molecule)
+    strict = chem.strict_key(molecule if drawing is None else drawing)
     try:
         canonical = chem.canonical_key(molecule)
     except (MoldiffError, Chem.MolSanitizeException):
