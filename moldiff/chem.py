@@ -147,7 +147,7 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
 
 def atom_order(mol: Chem.Mol) -> np.ndarray:
-    """Index in `mol` of every atom [a] as `from_rdkit` orders them: heavy atoms, then the hydrogens of each of these."""
+    """Index in `mol` of every atom [a] as `from_rdkit` orders them: heavy ones, then the hydrogens of each of these."""
     heavy = [atom for atom in atoms(mol) if not _is_hydrogen(atom)]
     neighbours = [sorted(other.GetIdx() for other in atom.GetNeighbors() if _is_hydrogen(other)) for atom in heavy]
     return np.array([*(atom.GetIdx() for atom in heavy), *chain.from_iterable(neighbours)], dtype=np.int64)

@@ -23,6 +23,11 @@ _MAX_SMILES = 100_000
 _SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
 """Times the sum of covalent radii: C#C has 0.79, an aromatic bond 0.92, and a drawing's bonds are all of one length."""
 
+_XYZ_COLUMNS = (0, 1)
+_QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
+QM9_TAIL = 3
+"""Lines behind the atoms of an XYZ file of QM9: frequencies, SMILES and InChI."""
+
 END_OF_BLOCK = "M  END"
 END_OF_RECORD = "$$$$"
 MOL2_START = "@<TRIPOS>MOLECULE"
@@ -58,6 +63,17 @@ class Record:
         if self.mol is None:
             return self.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
         return from_rdkit(self.mol)
+
+
+def total_charge(mol: Chem.Mol) -> int:
+    """The charge (e) that a data field gives, else the sum of the charges on atoms."""
+    for key in ("charge", "total_charge", "net_charge"):
+        if mol.HasProp(key):
+            try:
+                return int(float(mol.GetProp(key)))
+            except (ValueError, OverflowError):
+                continue
+    return int(Chem.GetFormalCharge(mol))
 
 
 def whole_number(text: str) -> int | None:
@@ -267,16 +283,43 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     """Elements and coordinates, one line per atom; the molecule has no bonds.
 
     The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
-    elements and coordinates are, and the pairs are the data fields.
+    elements and coordinates are, and the pairs are the data fields. Or it is the line of values of a file of QM9.
     """
+    if values := qm9_values(comment):
+        title = " ".join(comment.split()[:2])
+        return _xyz_record(number, title, _XYZ_COLUMNS, lines, values)
     pairs = {key: value.strip("\"'") for key, value in _ASSIGNMENT.findall(comment)}
     extended = "Properties" in pairs
     fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
     name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
-    columns = _xyz_columns(fields.get("Properties", "species:S:1:pos:R:3"))
+    columns = _xyz_columns(fields["Properties"]) if extended else _XYZ_COLUMNS
     if columns is None:
         reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
         return rejected(number, name, reason)
+    data = {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")}
+    return _xyz_record(number, name, columns, lines, data)
+
+
+def qm9_values(comment: str) -> dict[str, str]:
+    """The values in the comment of an XYZ file of QM9, empty for another.
+
+    Names and order are those of Ramakrishnan et al. 2014 (doi:10.1038/sdata.2014.22), table 3.
+    """
+    tag, *words = comment.split() or [""]
+    if tag != "gdb" or len(words) != 1 + len(_QM9_VALUES):
+        return {}
+    return {key: _plain_exponent(word) for key, word in zip(_QM9_VALUES, words[1:], strict=True)}
+
+
+def _plain_exponent(word: str) -> str:
+    """A number as Mathematica writes it, such as 9.06*^-01, in the usual way."""
+    return word.replace("*^", "e")
+
+
+def _xyz_record(
+    number: int, name: str, columns: tuple[int, int], lines: list[str], fields: Mapping[str, str]
+) -> Record:
+    """The record of a frame whose comment is understood; `columns` are those of the element and of x."""
     mol = Chem.RWMol()
     pos = np.zeros((len(lines), 3))
     for atom, line in enumerate(lines):
@@ -290,7 +333,7 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     conformer.SetPositions(pos)
     mol.AddConformer(conformer)
     mol.SetProp("_Name", name)
-    _set_fields(mol, {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")})
+    _set_fields(mol, fields)
     return Record(number, name, mol.GetMol())
 
 
@@ -311,7 +354,7 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
     element, first = columns
     number = _atomic_number(words[element]) if len(words) > element else None
     try:
-        pos[:] = [float(word) for word in words[first : first + 3]]
+        pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
     except ValueError:
         number = None
     if number is None:
@@ -324,16 +367,28 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
     return None
 
 
+def is_inchi(text: str) -> bool:
+    """Whether a text is meant to be an InChI."""
+    return text.startswith("InChI=")
+
+
+def parsed(text: str) -> Chem.Mol | None:
+    """The molecule of a SMILES or an InChI, not sanitised; None for any other text."""
+    with rdBase.BlockLogs():
+        if is_inchi(text):
+            return Chem.MolFromInchi(text, sanitize=False, removeHs=False)
+        return Chem.MolFromSmiles(text, sanitize=False)
+
+
 def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) -> Record:
-    """A SMILES with data fields: a molecule without coordinates."""
+    """A SMILES or InChI with data fields: a molecule without coordinates."""
     if not text:
         return rejected(number, name, "no SMILES")
     if len(text) > _MAX_SMILES:
         return rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(text, sanitize=False)
+    mol = parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
-        return rejected(number, name, f"cannot read {text[:80]!r} as SMILES")
+        return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
     _set_fields(mol, fields)
     return finished(number, name, mol)
 

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pytest
 from test_cases_evaluate import CLOSE_HYDROGEN, drawings
 from test_io import WATER, WATER_BONDS, block, water
 
@@ -48,3 +49,56 @@ def test_s15_an_atom_on_another_is_a_clash_and_not_dropped_as_a_fragment(tmp_pat
     bonded = block("bonded", [*WATER, CLOSE_HYDROGEN], [*WATER_BONDS, (1, 4, 1)])
     made = prepared(tmp_path, water + loose + bonded)
     assert reasons(made) == ["atoms 0 (O) and 3 (H) are 0.08 Å apart, expected at least 0.6"] * 2
+
+
+QM9_XYZ = """\
+5
+gdb 1\t157.7118\t157.70997\t157.70699\t0.\t13.21\t-0.3877\t0.1171\t0.5048\t35.3641\t0.044749\t-40.47893\t-40.476062\
+\t-40.475117\t-40.498597\t6.469\t
+C\t-0.0126981359\t 1.0858041578\t 0.0080009958\t-0.535689
+H\t 0.002150416\t-0.0060313176\t 0.0019761204\t 0.133921
+H\t 1.0117308433\t 1.4637511618\t 0.0002765748\t 0.133922
+H\t-0.540815069\t 1.4475266138\t-0.8766437152\t 0.133923
+H\t-0.5238136345\t 1.4379326443\t 9.0639729*^-01\t 0.133923
+1341.307\t1341.3284\t1341.365\t1562.6731\t1562.7453\t3038.3205\t3151.6034\t3151.6788\t3151.7078
+C\tC\t
+InChI=1S/CH4/h1H4\tInChI=1S/CH4/h1H4
+"""
+
+
+def test_s17_xyz_of_qm9_itself(tmp_path):
+    plain = "3\nwater\n" + "".join(f"{symbol} {x} {y} {z}\n" for symbol, x, y, z in WATER)
+    made = prepared(
+        tmp_path, QM9_XYZ + QM9_XYZ.replace("gdb 1", "gdb 2") + plain, "data.properties=[gap,U0]", name="a.xyz"
+    )
+    assert made.meta["counts"]["seen"] == made.meta["counts"]["kept"] == 3
+    assert list(made.names) == ["gdb 1", "gdb 2", "water"]
+    methane = made.molecule(0)
+    assert methane.properties["gap"] == np.float32(0.5048)
+    assert methane.properties["U0"] == np.float32(-40.47893)
+    assert (methane.pos + methane.hydrogen_offset[0])[:, 2].max() == pytest.approx(0.90639729, abs=1e-6)
+
+
+TABLES = {
+    "semicolons and decimal commas": 'id;smiles;gap\n1;"CCO";0,25\n2;CCN;0,31\n3;CCC;0,4\n',
+    "a line of Excel": "sep=;\nsmiles;gap\nCCO;0,25\nCCN;0,31\nCCC;0,4\n",
+    "a line of Excel and an odd separator": "sep=!\nsmiles!gap\nCCO!0.25\nCCN!0.31\nCCC!0.4\n",
+    "tabs": "smiles\tgap\nCCO\t0,25\nCCN\t0,31\nCCC\t0,4\n",
+    "InChI": 'inchi;gap\n"InChI=1S/C2H6O/c1-2-3/h3H,2H2,1H3";0,25\nInChI=1S/C2H7N/c1-2-3/h2-3H2,1H3;0,31\n'
+    "InChI=1S/C3H8/c1-3-2/h3H2,1-2H3;0,4\n",
+    "InChI between commas": "name,inchi,gap\nethanol,InChI=1S/C2H6O/c1-2-3/h3H,2H2,1H3,0.25\n"
+    "x,InChI=1S/C2H7N/c1-2-3/h2-3H2,1H3,0.31\ny,InChI=1S/C3H8/c1-3-2/h3H2,1-2H3,0.4\n",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_s18_tables_of_other_programs(tmp_path, table):
+    made = prepared(tmp_path, TABLES[table], name="a.csv")
+    assert [text.split()[0] for text in made.smiles] == ["CCO", "CCN", "CCC"]
+    gaps = [made.molecule(k).properties["gap"] for k in range(3)]
+    assert gaps == [np.float32(value) for value in (0.25, 0.31, 0.4)]
+
+
+def test_s18_a_comma_stays_where_points_are_decimal(tmp_path):
+    made = prepared(tmp_path, "smiles;gap;note\nCCO;0.25;1,5\nCCN;0.31;2,5\n", name="a.csv")
+    assert list(made.properties) == ["net_charge", "gap"]

@@ -16,7 +16,7 @@ from moldiff.data import conformers
 from moldiff.data.coordinates import clash, impossible_bonds, near_origin, not_finite
 from moldiff.data.fragments import file_index, file_order, largest_fragment
 from moldiff.errors import MoldiffError
-from moldiff.records import Record
+from moldiff.records import Record, total_charge
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
 
@@ -143,7 +143,7 @@ class Treatment:
         perceived = Chem.Mol(mol)
         try:
             with rdBase.BlockLogs():
-                rdDetermineBonds.DetermineBonds(perceived, charge=_total_charge(mol))
+                rdDetermineBonds.DetermineBonds(perceived, charge=total_charge(mol))
                 Chem.SanitizeMol(perceived)
         except (ValueError, RuntimeError) as error:
             reason = f"bond perception failed: {' '.join(str(error).split())[:120]}"
@@ -248,17 +248,6 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
         atom.SetNoImplicit(True)
         atom.UpdatePropertyCache(strict=False)
     return mol
-
-
-def _total_charge(mol: Chem.Mol) -> int:
-    """The charge that a data field of an XYZ record gives, else 0."""
-    for key in ("charge", "total_charge", "net_charge"):
-        if mol.HasProp(key):
-            try:
-                return int(float(mol.GetProp(key)))
-            except ValueError:
-                continue
-    return 0
 
 
 def _atomic_number(symbol: Any) -> int | None:

@@ -17,7 +17,7 @@ from moldiff.chem import from_rdkit, to_rdkit
 from moldiff.data.conformers import embed
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, records
-from moldiff.records import Record, finished, smiles_record
+from moldiff.records import Record, finished, smiles_record, total_charge
 from moldiff.results import InvalidMolecule
 
 Source = str | Path | Molecule | Chem.Mol
@@ -237,7 +237,7 @@ def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mo
 def atom_records(name: str, source: Source | Iterable[Source] | None) -> Iterator[Atoms | str]:
     """Elements and coordinates of every record; or why it has none.
 
-    Bonds and charges of atoms are left out of account; the total charge is that of a field `charge`, else 0.
+    Bonds are left out of account; the total charge is that of a field, else the sum of the charges on atoms.
     """
     for record in _records(name, source):
         mol = record.mol
@@ -253,11 +253,4 @@ def atom_records(name: str, source: Source | Iterable[Source] | None) -> Iterato
         elif len(pos) > 1 and not (pos - pos[0]).any():
             yield "no 3D coordinates, all atoms are at one place"
         else:
-            yield element, pos, _charge(mol), record.name
-
-
-def _charge(mol: Chem.Mol) -> int:
-    try:
-        return int(float(mol.GetProp("charge"))) if mol.HasProp("charge") else 0
-    except ValueError:
-        return 0
+            yield element, pos, total_charge(mol), record.name
