@@ -375,9 +375,12 @@ def is_inchi(text: str) -> bool:
 def parsed(text: str) -> Chem.Mol | None:
     """The molecule of a SMILES or an InChI, not sanitised; None for any other text."""
     with rdBase.BlockLogs():
-        if is_inchi(text):
-            return Chem.MolFromInchi(text, sanitize=False, removeHs=False)
-        return Chem.MolFromSmiles(text, sanitize=False)
+        mol: Chem.Mol | None = (
+            Chem.MolFromInchi(text, sanitize=False, removeHs=False)  # type: ignore[no-untyped-call]
+            if is_inchi(text)
+            else Chem.MolFromSmiles(text, sanitize=False)
+        )
+    return mol
 
 
 def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) -> Record:

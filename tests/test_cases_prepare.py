@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from test_cases_evaluate import CLOSE_HYDROGEN, drawings
 from test_io import WATER, WATER_BONDS, block, water
 
@@ -102,3 +104,60 @@ def test_s18_tables_of_other_programs(tmp_path, table):
 def test_s18_a_comma_stays_where_points_are_decimal(tmp_path):
     made = prepared(tmp_path, "smiles;gap;note\nCCO;0.25;1,5\nCCN;0.31;2,5\n", name="a.csv")
     assert list(made.properties) == ["net_charge", "gap"]
+
+
+def conformers(smiles: str, number: int) -> str:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    places = rdDistGeom.EmbedMultipleConfs(mol, number, randomSeed=1)
+    return "".join(Chem.MolToMolBlock(mol, confId=place) + "$$$$\n" for place in places)
+
+
+def test_s20_conformers_of_a_molecule_are_in_one_part(tmp_path, capsys):
+    smiles = ["C" * k + end for k in range(1, 6) for end in ("O", "N", "F", "C(=O)O")]
+    made = prepared(tmp_path, "".join(conformers(one, 3) for one in smiles))
+    assert (made.meta["counts"]["molecules"], made.meta["counts"]["kept"]) == (20, 60)
+    graphs = {part: {made.smiles[k].split()[0] for k in made.split(part)} for part in ("train", "valid", "test")}
+    assert {part: len(found) for part, found in graphs.items()} == {"train": 16, "valid": 2, "test": 2}
+    assert not graphs["train"] & (graphs["valid"] | graphs["test"])
+    assert "60 records are of 20 molecules; each of these is in one part only" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_s7_a_property_that_is_the_same_in_all_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table = "smiles,alpha\n" + "".join(f"{'C' * k}O,{k}\n" for k in range(1, 9))
+    made = prepared(tmp_path, table, name="a.csv")
+    assert dict(made.properties) == {"net_charge": "e", "alpha": ""}
+    assert "net_charge: the same in all that there is to train on" in " ".join(capsys.readouterr().err.split())
+    options = [
+        "condition=properties",
+        "trainer.max_steps=2",
+        "batch_size=4",
+        "denoiser=small",
+        "trainer.validate_every=2",
+    ]
+    assert (
+        main(
+            ["train", f"data.folder={tmp_path / 'set'}", f"out={tmp_path / 'run'}", "trainer.accelerator=cpu", *options]
+        )
+        == 0
+    )
+    from moldiff import load
+
+    assert load(tmp_path / "run").checkpoint.model.properties.names == ("alpha", "atoms")
+
+
+@pytest.mark.parametrize(
+    ("salt", "kept"),
+    [
+        ("[NH4+].[Cl-]", "[NH4+]"),
+        ("C[NH3+].F[P-](F)(F)(F)(F)F", "C[NH3+]"),
+        ("CC(=O)[O-].[Na+]", "CC(=O)[O-]"),
+        ("Cl.O=[N+]([O-])[O-]", "O=[N+]([O-])[O-]"),
+    ],
+)
+def test_s21_of_a_salt_the_organic_part_is_kept_and_said_so(tmp_path, salt, kept):
+    made = prepared(tmp_path, f"{salt}\n", name="a.smi")
+    assert [text.split()[0] for text in made.smiles] == [kept]
+    assert made.meta["counts"]["notes"]["largest fragment kept"] == 1

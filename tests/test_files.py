@@ -324,13 +324,13 @@ def test_properties_are_the_numbers_that_most_records_have(tmp_path):
 
 
 def test_random_parts(tmp_path):
-    splits = files(tmp_path, "CCO\n").splits(100)
+    splits = files(tmp_path, "CCO\n").splits(np.arange(100))
     assert {part: len(indices) for part, indices in splits.items()} == {"train": 80, "valid": 10, "test": 10}
     assert sorted(np.concatenate(list(splits.values()))) == list(range(100))
-    assert files(tmp_path, "CCO\n").splits(100)["test"].tolist() == splits["test"].tolist()
-    assert files(tmp_path, "CCO\n", seed=1).splits(100)["test"].tolist() != splits["test"].tolist()
+    assert files(tmp_path, "CCO\n").splits(np.arange(100))["test"].tolist() == splits["test"].tolist()
+    assert files(tmp_path, "CCO\n", seed=1).splits(np.arange(100))["test"].tolist() != splits["test"].tolist()
     for count in (1, 2, 5):
-        assert len(files(tmp_path, "CCO\n").splits(count)["train"]) == count
+        assert len(files(tmp_path, "CCO\n").splits(np.arange(count))["train"]) == count
 
 
 def test_parts_that_the_file_says(tmp_path):

@@ -148,21 +148,21 @@ class _Skeleton:
     def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[Total, ...] | None:
         """The total charge, and the fewest charges on atoms with which there is a structure; None = there is none.
 
-        Atoms as near as bonds are count as bonded, those beyond any bond's length as not; of what lies between and
-        of all orders, anything goes.
+        Atoms as near as bonds are count as bonded where that can be, those beyond any bond's length as not; of what
+        lies between and of all orders, anything goes.
         """
         magnitude = np.abs(vocabulary.table[:, 1])
         atoms = np.where(self.allowed, -magnitude.astype(float), _RULED_OUT)
         share = _reach(self.molecule.atomic_number, self.molecule.pos)
-        bonded, apart = share < _SURELY_BONDED, share > REACH
-        pairs = np.zeros((*share.shape, 4))
-        pairs[bonded, 0] = pairs[apart, 1:] = _RULED_OUT
         total = Total(vocabulary.table[:, 1], charge)
-        begun = time.monotonic()
-        answer = most_probable(atoms, pairs, vocabulary, totals=(total,), time_limit=_TIME_LIMIT)
-        if answer is None:
-            return (total,) if time.monotonic() - begun > _TIME_LIMIT else None
-        return total, Total(magnitude, int(magnitude[answer[0]].sum()))
+        end = time.monotonic() + _TIME_LIMIT
+        for surely_bonded in (_SURELY_BONDED, 0.0):
+            pairs = np.zeros((*share.shape, 4))
+            pairs[share < surely_bonded, 0] = pairs[share > REACH, 1:] = _RULED_OUT
+            answer = most_probable(atoms, pairs, vocabulary, totals=(total,), time_limit=end - time.monotonic())
+            if answer is not None:
+                return total, Total(magnitude, int(magnitude[answer[0]].sum()))
+        return (total,) if time.monotonic() > end else None
 
 
 def _symbol(element: int) -> str:
