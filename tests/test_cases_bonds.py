@@ -32,7 +32,7 @@ def bonded(folder: Path, content: str, *options: str) -> list[str]:
 
 def refusal(folder: Path, content: str, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     (folder / "a.xyz").write_text(content)
-    out = folder / "b.sdf"
+    out = folder / "refused.sdf"
     assert main(["sample", "task=bonds", f"input={folder / 'a.xyz'}", f"out={out}", "steps=10", *options]) == 2
     assert not out.exists()
     return capsys.readouterr().err
