@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
     """Why the atoms or coordinates of `mol` cannot be used; None = they can."""
     elements = [atom.GetAtomicNum() for atom in atoms(mol)]
     if 0 in elements:
-        return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)}: dummy atom", elements.index(0))
+        return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)} (*): dummy atom", elements.index(0))
     if not any(element > 1 for element in elements):
         return InvalidMolecule(Status.UNREADABLE, "no heavy atom")
     if mol.GetNumConformers() == 0:
@@ -211,7 +212,8 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
             continue
         order = _ORDERS.get(bond.GetBondType())
         if order is None:
-            reason = f"bond {i}-{j}: type {bond.GetBondType()}, expected single, double, triple or aromatic"
+            what = f"atom {i} ({_symbol(mol, i)}): bond to {_symbol(mol, j)} of type {bond.GetBondType()}"
+            reason = f"{what}, expected single, double, triple or aromatic"
             return InvalidMolecule(Status.UNREADABLE, reason, i)
         bonds.append((*sorted((index[i], index[j])), order))
     return Molecule(
@@ -224,6 +226,17 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         properties=_numbers(mol),
         name=_text(mol, "_Name"),
     )
+
+
+def atom_order(mol: Chem.Mol) -> np.ndarray:
+    """Index in `mol` of every atom [a] as `from_rdkit` orders them: heavy ones, then the hydrogens of each of these."""
+    heavy = [atom for atom in atoms(mol) if not _is_hydrogen(atom)]
+    neighbours = [sorted(other.GetIdx() for other in atom.GetNeighbors() if _is_hydrogen(other)) for atom in heavy]
+    return np.array([*(atom.GetIdx() for atom in heavy), *chain.from_iterable(neighbours)], dtype=np.int64)
+
+
+def _is_hydrogen(atom: Chem.Atom) -> bool:
+    return bool(atom.GetAtomicNum() == 1)
 
 
 def atoms(mol: Chem.Mol) -> list[Chem.Atom]:

@@ -239,7 +239,7 @@ class PropertyDropout:
         for name in names:
             if name not in units:
                 raise MoldiffError(
-                    f"condition.names: {data} has no property {name!r}, expected any of: {', '.join(units)}"
+                    f"condition.names: {data} has no property {name!r} that varies, expected any of: {', '.join(units)}"
                 )
         return names
 

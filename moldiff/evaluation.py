@@ -70,7 +70,7 @@ def evaluate(
         raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
     known = Known.of(reference, reference_size)
     records, intake = _read(source)
-    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, strict=intake.strict)
+    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, drawings=intake.drawings)
     rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
     findings = Findings(
         results=blanked(scores.results, intake.missing),
@@ -89,12 +89,12 @@ def _read(source: str | Path | Sequence[Entry] | Sequence[str]) -> tuple[list[Re
     """The records of a file or of SMILES, None for molecules; and what there is to evaluate."""
     if isinstance(source, str | Path):
         records = read(source).records
-        return records, Intake.of_records(records)
+        return records, Intake.of(records)
     entries: list[Any] = list(source)
     if entries and all(isinstance(entry, str) for entry in entries):
         records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-        return records, Intake.of_records(records)
-    return None, Intake.of_molecules(entries)
+        return records, Intake.of(records)
+    return None, Intake.of(entries)
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -114,10 +114,10 @@ def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) ->
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     assert known.subjects is not None
     some: Subjects = known.subjects.first(count)
-    results = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms, strict=some.smiles).results
+    scores = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
     missing = {"p1"} if not some.has_coordinates else set()
     missing |= set() if some.has_bonds else {"p2"}
-    kept = [result for result in results if result.name.partition("_")[0] not in missing]
+    kept = [result for result in scores.results if result.name.partition("_")[0] not in missing]
     return [result for result in kept if known.trained_on or "novel" not in result.name]
 
 

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.io import records
 from moldiff.metrics.intake import Intake
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.metrics.subjects import Subjects
+from moldiff.metrics.validity import judge
 from moldiff.records import Record, smiles_record
-from moldiff.results import InvalidMolecule
 
 Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
 
@@ -77,12 +76,7 @@ def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> K
     sample = _Sample(size)
     index = NoveltyIndex.of(_key_source(entry) for entry in sample.watch(found))
     kept = sample.kept()
-    drawn = [entry for entry in kept if isinstance(entry, Record)]
-    if len(drawn) == len(kept):
-        intake = Intake.of_records(drawn)
-    else:
-        intake = Intake.of_molecules([entry.as_drawn() if isinstance(entry, Record) else entry for entry in kept])
-    return Known(index, _subjects(intake), f"{len(kept)} of {sample.seen} molecules of {source}")
+    return Known(index, _subjects(Intake.of(kept)), f"{len(kept)} of {sample.seen} molecules of {source}")
 
 
 def _key_source(entry: Record | Molecule) -> Any:
@@ -97,20 +91,14 @@ def _of_prepared(path: Path, size: int) -> Known:
     prepared = PreparedSet.load(path)
     places = prepared.split("test")
     chosen = np.random.default_rng(0).permutation(places)[:size]
-    intake = Intake.of_molecules([prepared.molecule(int(place)) for place in chosen])
+    intake = Intake.of([prepared.molecule(int(place)) for place in chosen])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
     return Known(NoveltyIndex.load(path), _subjects(intake), source, trained_on=True)
 
 
 def _subjects(intake: Intake) -> Subjects:
-    return intake.subjects([_smiles(*pair) for pair in zip(intake.entries, intake.strict, strict=True)])
-
-
-def _smiles(entry: Molecule | InvalidMolecule, strict: str | None) -> str | None:
-    """The strict key of a valid entry."""
-    if isinstance(entry, InvalidMolecule) or chem.check(entry) is not None:
-        return None
-    return strict or chem.strict_key(entry)
+    pairs = zip(intake.entries, intake.drawings, strict=True)
+    return intake.subjects([judge(entry, drawing=drawing).strict for entry, drawing in pairs])
 
 
 class _Sample:

@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "task.smiles": (str, type(None)),
     "task.input": (str, type(None)),
     "task.rmsd": (float, type(None)),
-    "task.charge": (int, type(None)),
+    "task.charge": (list, int, type(None)),
     "task.formula": (str, type(None)),
     "task.of": (str, type(None)),
     "init": (str, type(None)),

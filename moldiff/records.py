@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import assign_stereo, check, from_rdkit
+from moldiff.chem import assign_stereo, atom_order, atoms, check, from_rdkit
+from moldiff.radii import COVALENT
 from moldiff.results import InvalidMolecule, Status
 
 _DATA_HEADER = re.compile(r">.*<([^<>]+)>")
@@ -23,6 +24,14 @@ _MAX_SMILES = 100_000
 MAX_ATOMS = 2_500
 """Atoms of a record. Memory grows with their square and RDKit's time with their third power: at this number both are a
 few seconds and some 100 MB, whatever the graph, and so it is a limit on both."""
+
+_SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
+"""Times the sum of covalent radii: C#C has 0.79, an aromatic bond 0.92, and a drawing's bonds are all of one length."""
+
+_XYZ_COLUMNS = (0, 1)
+_QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
+QM9_TAIL = 3
+"""Lines behind the atoms of an XYZ file of QM9: frequencies, SMILES and InChI."""
 
 _Result = TypeVar("_Result")
 
@@ -40,8 +49,8 @@ class Record:
         name: its title, "" without one.
         mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
             the record cannot be parsed.
-        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms are counted from 1, as in
-            the file.
+        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
+            order of the file.
     """
 
     number: int
@@ -73,6 +82,17 @@ def guarded(function: Callable[[Chem.Mol], _Result], mol: Chem.Mol) -> _Result |
         return unexpected(error)
 
 
+def total_charge(mol: Chem.Mol) -> int:
+    """The charge (e) that a data field gives, else the sum of the charges on atoms."""
+    for key in ("charge", "total_charge", "net_charge"):
+        if mol.HasProp(key):
+            try:
+                return int(float(mol.GetProp(key)))
+            except (ValueError, OverflowError):
+                continue
+    return int(Chem.GetFormalCharge(mol))
+
+
 def whole_number(text: str) -> int | None:
     """A number without sign, of which the first 12 digits are read; None for any other text."""
     return int(text[:12]) if text.isdecimal() else None
@@ -100,11 +120,11 @@ def sdf_record(number: int, block: list[str]) -> Record:
         return Record(number, name, None, _why_unparsed(block[:end]))
     if mol.GetNumAtoms() == 0:
         return rejected(number, name, "no atom")
-    # RDKit takes a flat molecule for a drawing even where the header says that it is 3D.
+    # RDKit takes a flat molecule for a drawing even where the header says that it is 3D; see `_is_drawing`.
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
     _set_fields(mol, _data_fields(block[end:]))
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _data_fields(lines: list[str]) -> dict[str, str]:
@@ -134,10 +154,11 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
         reason = f"fewer lines than its {num_atoms} atoms and {num_bonds} bonds need"
         return InvalidMolecule(Status.UNREADABLE, reason)
     for atom, line in enumerate(block[4 : 4 + num_atoms]):
+        symbol = line[31:34].strip()
         if re.search(r"nan|inf", line[:30], re.IGNORECASE):
-            return InvalidMolecule(Status.NON_FINITE, f"atom {atom + 1}: coordinate not finite", atom)
-        if _atomic_number(symbol := line[31:34].strip()) is None:
-            return InvalidMolecule(Status.UNREADABLE, f"atom {atom + 1}: unknown element {symbol!r}", atom)
+            return InvalidMolecule(Status.NON_FINITE, f"atom {atom} ({symbol}): coordinate not finite", atom)
+        if _atomic_number(symbol) is None:
+            return InvalidMolecule(Status.UNREADABLE, f"atom {atom}: unknown element {symbol!r}", atom)
     return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
@@ -152,7 +173,7 @@ def _atomic_number(symbol: str) -> int | None:
             return None
 
 
-def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
+def finished(number: int, name: str, mol: Chem.Mol) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
     Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
@@ -177,17 +198,48 @@ def _finished(number: int, name: str, mol: Chem.Mol) -> Record:
     except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
         reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
         return rejected(number, name, reason, Status.UNSANITIZABLE)
+    if sanitized.GetNumConformers() and _is_drawing(sanitized):
+        sanitized.GetConformer().Set3D(False)
     return Record(number, name, sanitized)
 
 
+def _is_drawing(mol: Chem.Mol) -> bool:
+    """Whether coordinates that may say they are 3D are those of a drawing: flat, though the molecule cannot be.
+
+    A molecule with all its hydrogens, which is one with a C-H, is flat only where no atom has four neighbours. One that
+    lacks some may have its other atoms in a plane; then it is a drawing if an atom with four neighbours is within its
+    chain or ring, or if its bonds are all as long as single ones.
+    """
+    pos = mol.GetConformer().GetPositions()
+    if mol.GetNumAtoms() < 3 or np.ptp(pos[:, 2]) > 0:
+        return False
+    with_hydrogens = [other for atom in atoms(mol) if atom.GetAtomicNum() == 1 for other in atom.GetNeighbors()]
+    complete = any(atom.GetAtomicNum() == 6 for atom in with_hydrogens)
+    closed = {atom.GetIdx() for atom in (atoms(mol) if complete else with_hydrogens)}
+    open_atoms = [atom for atom in atoms(mol) if atom.GetIdx() not in closed and atom.GetTotalNumHs()]
+    tetrahedral = [atom for atom in open_atoms if atom.GetTotalDegree() >= 4]
+    if any(atom.GetDegree() >= 4 for atom in atoms(mol)) or any(atom.GetDegree() >= 2 for atom in tetrahedral):
+        return True
+    return bool(open_atoms) and not all(_has_length_of_bond(bond, pos) for bond in mol.GetBonds())
+
+
+def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
+    """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
+    share = float(length / sum(COVALENT[min(atom.GetAtomicNum(), len(COVALENT) - 1)] for atom in ends))
+    multiple = bond.GetBondType() != Chem.BondType.SINGLE
+    return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
+
+
 def _why_unsanitized(error: Exception) -> InvalidMolecule:
-    """RDKit's reason; where it names an atom, in the words of all other reasons and counted from 1."""
+    """RDKit's reason; where it names an atom, in the words of all other reasons."""
     text = _one_line(error)
     found = _TOO_MANY_BONDS.match(text)
     if found is None:
         return InvalidMolecule(Status.UNSANITIZABLE, text)
     atom, symbol, valence = int(found[1]), found[2], found[3]
-    reason = f"atom {atom + 1} ({symbol}): valence {valence} is greater than permitted"
+    reason = f"atom {atom} ({symbol}): valence {valence} is greater than permitted"
     return InvalidMolecule(Status.UNSANITIZABLE, reason, atom)
 
 
@@ -197,21 +249,13 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         return InvalidMolecule(Status.UNREADABLE, "no bonds, only elements and coordinates")
     molecule = from_rdkit(mol)
     if isinstance(molecule, InvalidMolecule):
-        return _in_file_order(molecule, list(range(len(elements))))
+        return molecule
     problem = check(molecule)
     if problem is None:
         return molecule
     if problem.status == Status.RADICAL and 1 not in elements:
         return InvalidMolecule(Status.RADICAL, "hydrogens are missing, expected explicit ones with coordinates")
-    return _in_file_order(problem, [k for k, element in enumerate(elements) if element != 1])
-
-
-def _in_file_order(problem: InvalidMolecule, order: list[int]) -> InvalidMolecule:
-    """The same with the atom as the file counts it: in the file's order, and from 1 in the text."""
-    if problem.atom is None or problem.atom >= len(order):
-        return problem
-    atom = order[problem.atom]
-    return replace(problem, atom=atom, reason=re.sub(r"^atom \d+", f"atom {atom + 1}", problem.reason))
+    return problem.renumbered(atom_order(mol))
 
 
 def mol2_record(number: int, block: list[str]) -> Record:
@@ -233,7 +277,7 @@ def mol2_record(number: int, block: list[str]) -> Record:
     for key in mol.GetPropNames():
         if key != "_Name":  # what RDKit notes of the file is no property of the molecule
             mol.ClearProp(key)
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _mol2_problem(block: list[str]) -> str | None:
@@ -260,16 +304,43 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     """Elements and coordinates, one line per atom; the molecule has no bonds.
 
     The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
-    elements and coordinates are, and the pairs are the data fields.
+    elements and coordinates are, and the pairs are the data fields. Or it is the line of values of a file of QM9.
     """
+    if values := qm9_values(comment):
+        title = " ".join(comment.split()[:2])
+        return _xyz_record(number, title, _XYZ_COLUMNS, lines, values)
     pairs = {key: value.strip("\"'") for key, value in _ASSIGNMENT.findall(comment)}
     extended = "Properties" in pairs
     fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
     name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
-    columns = _xyz_columns(fields.get("Properties", "species:S:1:pos:R:3"))
+    columns = _xyz_columns(fields["Properties"]) if extended else _XYZ_COLUMNS
     if columns is None:
         reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
         return rejected(number, name, reason)
+    data = {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")}
+    return _xyz_record(number, name, columns, lines, data)
+
+
+def qm9_values(comment: str) -> dict[str, str]:
+    """The values in the comment of an XYZ file of QM9, empty for another.
+
+    Names and order are those of Ramakrishnan et al. 2014 (doi:10.1038/sdata.2014.22), table 3.
+    """
+    tag, *words = comment.split() or [""]
+    if tag != "gdb" or len(words) != 1 + len(_QM9_VALUES):
+        return {}
+    return {key: _plain_exponent(word) for key, word in zip(_QM9_VALUES, words[1:], strict=True)}
+
+
+def _plain_exponent(word: str) -> str:
+    """A number as Mathematica writes it, such as 9.06*^-01, in the usual way."""
+    return word.replace("*^", "e")
+
+
+def _xyz_record(
+    number: int, name: str, columns: tuple[int, int], lines: list[str], fields: Mapping[str, str]
+) -> Record:
+    """The record of a frame whose comment is understood; `columns` are those of the element and of x."""
     if len(lines) > MAX_ATOMS:
         return rejected(number, name, f"{len(lines)} atoms, more than {MAX_ATOMS}")
     mol = Chem.RWMol()
@@ -278,14 +349,14 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
         problem = _add_xyz_atom(mol, line, columns, pos[atom])
         if problem is not None:
             status = Status.NON_FINITE if problem.endswith("not finite") else Status.UNREADABLE
-            return rejected(number, name, f"atom {atom + 1}{problem}", status, atom)
+            return rejected(number, name, f"atom {atom}{problem}", status, atom)
     if not lines:
         return rejected(number, name, "no atom")
     conformer = Chem.Conformer(len(lines))
     conformer.SetPositions(pos)
     mol.AddConformer(conformer)
     mol.SetProp("_Name", name)
-    _set_fields(mol, {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")})
+    _set_fields(mol, fields)
     return Record(number, name, mol.GetMol())
 
 
@@ -306,7 +377,7 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
     element, first = columns
     number = _atomic_number(words[element]) if len(words) > element else None
     try:
-        pos[:] = [float(word) for word in words[first : first + 3]]
+        pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
     except ValueError:
         number = None
     if number is None:
@@ -319,18 +390,33 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
     return None
 
 
+def is_inchi(text: str) -> bool:
+    """Whether a text is meant to be an InChI."""
+    return text.startswith("InChI=")
+
+
+def parsed(text: str) -> Chem.Mol | None:
+    """The molecule of a SMILES or an InChI, not sanitised; None for any other text."""
+    with rdBase.BlockLogs():
+        mol: Chem.Mol | None = (
+            Chem.MolFromInchi(text, sanitize=False, removeHs=False)  # type: ignore[no-untyped-call]
+            if is_inchi(text)
+            else Chem.MolFromSmiles(text, sanitize=False)
+        )
+    return mol
+
+
 def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) -> Record:
-    """A SMILES with data fields: a molecule without coordinates."""
+    """A SMILES or InChI with data fields: a molecule without coordinates."""
     if not text:
         return rejected(number, name, "no SMILES")
     if len(text) > _MAX_SMILES:
         return rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(text, sanitize=False)
+    mol = parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
-        return rejected(number, name, f"cannot read {text[:80]!r} as SMILES")
+        return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
     _set_fields(mol, fields)
-    return _finished(number, name, mol)
+    return finished(number, name, mol)
 
 
 def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:

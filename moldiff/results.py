@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:  # help is printed without it
+    import numpy as np
 
 
 class Status(StrEnum):
@@ -37,12 +41,23 @@ class InvalidMolecule:
     Attributes:
         status: the kind of failure.
         reason: one readable line, e.g. "atom 3 (N): bond orders sum to 4, expected 3".
-        atom: 0-based index of the atom at fault, if it is one atom.
+        atom: number of the atom at fault, if it is one atom; as in the reason, atoms count from 0.
     """
 
     status: Status
     reason: str
     atom: int | None = None
+
+    def renumbered(self, order: Sequence[int] | np.ndarray) -> InvalidMolecule:
+        """The same with another number for the atom at fault, in the reason too.
+
+        Args:
+            order: the number that each atom has elsewhere, such as in its file.
+        """
+        if self.atom is None or self.atom >= len(order):
+            return self
+        atom = int(order[self.atom])
+        return replace(self, atom=atom, reason=re.sub(r"^atom \d+", f"atom {atom}", self.reason))
 
 
 @dataclass(frozen=True)

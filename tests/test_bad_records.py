@@ -49,7 +49,7 @@ def test_an_error_that_nobody_thought_of_is_the_reason_of_its_record(tmp_path, m
         return "O"
 
     monkeypatch.setattr("moldiff.chem.strict_key", odd)
-    rows = score(Intake.of_records(read(tmp_path / "a.sdf").records).entries).rows
+    rows = score(Intake.of(read(tmp_path / "a.sdf").records).entries).rows
     assert [row.status for row in rows] == ["unreadable", "ok"]
     assert rows[0].reason == "unexpected RuntimeError: Pre-condition Violation"
 
@@ -60,7 +60,7 @@ def test_a_record_of_40000_atoms_takes_no_memory(tmp_path, name):
     (tmp_path / name).write_text(text if name == "a.xyz" else "C" * 40_000 + "\nO\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     many, good = read(tmp_path / name).records
-    score(Intake.of_records([many, good]).entries, atoms=Intake.of_records([many, good]).atoms)
+    score(Intake.of([many, good]).entries, atoms=Intake.of([many, good]).atoms)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; it was 36 GB
     assert many.problem.reason == "40000 atoms, more than 2500"
     assert good.problem is None

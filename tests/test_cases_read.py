@@ -122,7 +122,7 @@ def test_b05_the_tie_is_broken_the_same_way_whatever_the_order(tmp_path):
 def test_b06_nitrogen_oxide_with_and_without_charges(tmp_path):
     charges = "M  CHG  2   1   1   5  -1\n"
     bare, charged = records(tmp_path, block("t", TMAO, TMAO_BONDS) + block("t", TMAO, TMAO_BONDS, charges))
-    assert reason(bare) == "atom 1 (N): bond orders sum to 4, expected 3"
+    assert reason(bare) == "atom 0 (N): bond orders sum to 4, expected 3"
     assert charged.outcome.formal_charge.tolist() == [1, 0, 0, 0, -1]
 
 
@@ -131,7 +131,7 @@ def test_b07_nitro_drawings(tmp_path):
     neutral, broken = (block("nitro", atoms, [(1, 2, 1), (2, 3, 2), (2, 4, order)]) for order in (2, 1))
     kept, rejected = records(tmp_path, neutral + broken)
     (smiles,) = from_smiles(tmp_path, "C[N+](=O)[O-]")
-    assert reason(rejected) == "atom 2 (N): bond orders sum to 4, expected 3"
+    assert reason(rejected) == "atom 1 (N): bond orders sum to 4, expected 3"
     for molecule in (kept.outcome, smiles.outcome):
         classes = zip(molecule.atomic_number, molecule.formal_charge, molecule.num_hydrogens, strict=True)
         assert {AtomClass(*row) for row in classes} >= {AtomClass(7, 1, 0), AtomClass(8, -1, 0)}
@@ -175,10 +175,10 @@ def test_b10_isotopes_do_not_make_a_molecule_new(tmp_path):
 def test_b12_dummy_atoms(tmp_path):
     texts = [block("x", [("C", 0, 0, 0), (symbol, 1, 0, 1)], [(1, 2, 1)]) for symbol in ("R#", "Xx")]
     attachment, unknown, good = records(tmp_path, "".join(texts) + water)
-    assert reason(attachment) == "atom 2: dummy atom"
-    assert reason(unknown) == "atom 2: unknown element 'Xx'"
+    assert reason(attachment) == "atom 1 (*): dummy atom"
+    assert reason(unknown) == "atom 1: unknown element 'Xx'"
     assert isinstance(good.outcome, Molecule)
-    assert reason(from_smiles(tmp_path, "*c1ccccc1")[0]) == "atom 1: dummy atom"
+    assert reason(from_smiles(tmp_path, "*c1ccccc1")[0]) == "atom 0 (*): dummy atom"
 
 
 def test_b13_bonds_of_type_4(tmp_path):
@@ -294,12 +294,12 @@ def test_b23_metals_are_named_and_the_rest_goes_on(tmp_path):
     zero = block("cp", [("N", 0, 0, 0), ("Pt", 2, 0, 0)], [(1, 2, 8)])
     found = records(tmp_path, zero + ferrocene() + water)
     assert [reason(record) for record in found[:2]] == [
-        "atom 2: element Pt not in the valence table",
-        "atom 1: element Fe not in the valence table",
+        "atom 1 (Pt): element not in the valence table",
+        "atom 0 (Fe): element not in the valence table",
     ]
     assert isinstance(found[2].outcome, Molecule)
     (cisplatin,) = from_smiles(tmp_path, "N[Pt](N)(Cl)Cl")
-    assert reason(cisplatin) == "atom 2: element Pt not in the valence table"
+    assert reason(cisplatin) == "atom 1 (Pt): element not in the valence table"
 
 
 def test_b23_metals_can_be_allowed(tmp_path):
@@ -424,7 +424,7 @@ def test_everything_at_once_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert is_accounted_for(made)
     assert Counter(made.meta["counts"]["rejected_by_reason"]) == {
         "N: bond orders sum to 4, expected 3": 1,
-        "element Fe not in the valence table": 1,
+        "Fe: element not in the valence table": 1,
         "truncated at record #": 1,
     }
     assert json.loads(Path("prepared/mine/meta.json").read_text())["options"]["hydrogens"] == "add"

@@ -186,13 +186,13 @@ def placed(smiles, pos=None, sanitize=True):
             "atom 3 (H): 0 bonds, charge +0, expected one single bond to a heavy atom and charge 0",
         ),
         (placed("[H][H].O"), "atom 0 (H): 1 bonds, charge +0, expected one single bond to a heavy atom and charge 0"),
-        (placed("*C"), "atom 0: dummy atom"),
+        (placed("*C"), "atom 0 (*): dummy atom"),
         (placed("[H][H]"), "no heavy atom"),
         (placed("CO", np.zeros((2, 3))), "no 3D coordinates"),
         (Chem.MolFromSmiles("CO"), "no 3D coordinates"),
         (placed("[H][P]([H])([H])([H])[H]"), "atom 1 (P): more than 4 hydrogens"),
         (placed("c1cccc1", sanitize=False), "cannot kekulise: Can't kekulize mol. Unkekulized atoms: 0 1 2 3 4"),
-        (placed("N->[Pt]"), "bond 0-1: type DATIVE, expected single, double, triple or aromatic"),
+        (placed("N->[Pt]"), "atom 0 (N): bond to Pt of type DATIVE, expected single, double, triple or aromatic"),
     ],
 )
 def test_from_rdkit_says_why_not(mol, reason):

@@ -120,7 +120,7 @@ def test_dropout_refuses_what_is_no_share() -> None:
         PropertyDropout(alone=2)
     with pytest.raises(MoldiffError, match="unconditional and alone add up to"):
         PropertyDropout(unconditional=0.7, alone=0.5)
-    with pytest.raises(MoldiffError, match="mine has no property 'gop', expected any of: gap, mu"):
+    with pytest.raises(MoldiffError, match="mine has no property 'gop' that varies, expected any of: gap, mu"):
         PropertyDropout(names=["gop"]).chosen({"gap": "eV", "mu": "D"}, "mine")
     with pytest.raises(MoldiffError, match="mine has no properties"):
         PropertyDropout().chosen({}, "mine")

@@ -81,7 +81,7 @@ def test_training_without_properties_is_what_it_was(tmp_path: Path) -> None:
 
 
 def test_what_the_set_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MoldiffError, match=r"qm9-sample has no property 'gop', expected any of: mu, alpha"):
+    with pytest.raises(MoldiffError, match=r"qm9-sample has no property 'gop' that varies, expected any of: mu, alpha"):
         train(config(tmp_path / "out", condition=DROPOUT | {"names": ["gop"]}))
     with pytest.raises(MoldiffError, match="half: got 'c', expected a or b"):
         train(config(tmp_path / "out", half="c"))

@@ -66,7 +66,7 @@ class ListSource:
         for number, outcome in enumerate(outcomes, start=1):
             yield SourceRecord(number, getattr(outcome, "name", "bad"), outcome)
 
-    def splits(self, count):
+    def splits(self, keys):
         return {"train": np.array([0, 2]), "valid": np.array([1]), "test": np.array([], dtype=np.int64)}
 
 
@@ -302,7 +302,7 @@ def test_qm9_row_with_loosely_written_numbers():
 
 def test_qm9_split_follows_the_usual_convention(monkeypatch):
     monkeypatch.setattr(qm9, "_tables", list)
-    parts = qm9.QM9().splits(130_829)
+    parts = qm9.QM9().splits(np.arange(130_829))
     assert {part: len(indices) for part, indices in parts.items()} == {
         "train": 100_000,
         "valid": 17_746,
@@ -311,7 +311,7 @@ def test_qm9_split_follows_the_usual_convention(monkeypatch):
     np.random.seed(0)
     permutation = np.random.permutation(130_829)
     np.testing.assert_array_equal(np.concatenate([parts["train"], parts["valid"], parts["test"]]), permutation)
-    assert {part: len(indices) for part, indices in qm9.QM9(limit=50).splits(50).items()} == {
+    assert {part: len(indices) for part, indices in qm9.QM9(limit=50).splits(np.arange(50)).items()} == {
         "train": 40, "valid": 5, "test": 5,
     }  # fmt: skip
 

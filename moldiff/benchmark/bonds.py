@@ -22,12 +22,12 @@ class Graphs:
         rows: list[Row] = [{"raw": False, "decoded": False, "molecule": chem.smiles(whole)} for whole in wholes]
         for sample in settings.draw(Bonds(input=wholes), first=settings.first(places.start)):
             k = int(sample.task["input_record"] or 0) - 1
-            raw = settings.raw(sample, Bonds(input=wholes[k]))
+            raw = settings.raw(sample, Bonds(input=wholes[k], any_charge=True))
             for column, one in (("raw", raw), ("decoded", sample)):
                 rows[k][column] = one.smiles is not None and chem.smiles(one.molecule) == rows[k]["molecule"]
             if not rows[k]["decoded"]:
                 rows[k]["found"] = sample.smiles
-        intake = Intake.of_molecules([replace(whole, properties={}) for whole in wholes])
+        intake = Intake.of([replace(whole, properties={}) for whole in wholes])
         perceived = Perception(charge=None).perceive(intake.subjects([chem.strict_key(whole) for whole in wholes]))
         for row, outcome in zip(rows, perceived, strict=True):
             row["RDKit"] = outcome.same_graph is True

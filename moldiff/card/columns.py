@@ -72,7 +72,7 @@ class Background:
 
 def subjects_of(molecules: Sequence[Molecule], index: NoveltyIndex | None = None) -> tuple[Scores, Subjects]:
     """Molecules scored by P1, P2, uniqueness and novelty, and as other metrics see them."""
-    intake = Intake.of_molecules(molecules)
+    intake = Intake.of(molecules)
     scores = score(intake.entries, index, atoms=intake.atoms)
     return scores, intake.subjects([row.smiles for row in scores.rows])
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 from rdkit import Chem
+from scipy.spatial import cKDTree
 
 from moldiff.batch import Molecule
 from moldiff.chem import atoms
@@ -32,27 +33,25 @@ def not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:
     """The first atom of `mol` whose position in `pos` [n, 3] is not a number."""
     atom = mol.GetAtomWithIdx(int((~np.isfinite(pos).all(1)).argmax()))
     index = file_index(atom)
-    reason = f"atom {index + 1} ({atom.GetSymbol()}): coordinate not finite"
+    reason = f"atom {index} ({atom.GetSymbol()}): coordinate not finite"
     return InvalidMolecule(Status.NON_FINITE, reason, index)
 
 
-def is_drawing(mol: Chem.Mol, pos: np.ndarray) -> bool:
-    """Whether coordinates [n, 3] that say they are 3D are those of a drawing: flat, though an atom cannot be."""
-    if pos[:, 2].any():
-        return False
-    return any(atom.GetDegree() >= 3 and atom.GetTotalDegree() >= 4 for atom in atoms(mol))
-
-
-def clash(pos: np.ndarray) -> InvalidMolecule | None:
-    """The two closest atoms at `pos` [n, 3] (Å), if they are closer than any in a molecule."""
-    squares = ((pos[:, None] - pos) ** 2).sum(-1)
-    np.fill_diagonal(squares, np.inf)
-    if len(pos) < 2 or squares.min() >= _MIN_DISTANCE**2:
+def clash(mol: Chem.Mol, *, hydrogens: bool = True) -> InvalidMolecule | None:
+    """The two closest atoms of a molecule in 3D, if they are closer than any can be; `hydrogens` = they count, too."""
+    found = [atom for atom in atoms(mol) if hydrogens or atom.GetAtomicNum() != 1]
+    pos = mol.GetConformer().GetPositions()[[atom.GetIdx() for atom in found]]
+    if len(pos) < 2 or not np.isfinite(pos).all():
         return None
-    i, j = divmod(int(squares.argmin()), len(pos))
-    length = float(np.sqrt(squares[i, j]))
-    reason = f"atoms {i + 1} and {j + 1} are {length:.2f} A apart, expected at least {_MIN_DISTANCE}"
-    return InvalidMolecule(Status.CLASH, reason, i)
+    # The nearest of an atom is itself, unless another one is at the same place.
+    distance, nearest = cKDTree(pos).query(pos, k=2)
+    i = int(distance[:, 1].argmin())
+    if (length := distance[i, 1]) >= _MIN_DISTANCE:
+        return None
+    j = int(nearest[i, 1] if nearest[i, 1] != i else nearest[i, 0])
+    first, second = (f"{file_index(found[k])} ({found[k].GetSymbol()})" for k in sorted((i, j)))
+    reason = f"atoms {first} and {second} are {length:.2f} Å apart, expected at least {_MIN_DISTANCE}"
+    return InvalidMolecule(Status.CLASH, reason, file_index(found[min(i, j)]))
 
 
 def impossible_bonds(molecule: Molecule) -> InvalidMolecule | None:
@@ -68,7 +67,7 @@ def impossible_bonds(molecule: Molecule) -> InvalidMolecule | None:
     if len(i):
         median = float(np.sort(lengths[: len(i)])[[(len(i) - 1) // 2, len(i) // 2]].mean())
         if median > _MAX_MEDIAN_BOND:
-            reason = f"half of the bonds are longer than {median:.2f} A, expected coordinates in A"
+            reason = f"half of the bonds are longer than {median:.2f} Å, expected coordinates in Å"
             return InvalidMolecule(Status.UNREADABLE, reason)
     first = molecule.atomic_number[np.concatenate([i, atom])]
     second = np.concatenate([molecule.atomic_number[j], np.ones_like(atom)])
@@ -77,7 +76,7 @@ def impossible_bonds(molecule: Molecule) -> InvalidMolecule | None:
         return None
     worst = int((lengths / longest).argmax())
     pair = "-".join(Chem.GetPeriodicTable().GetElementSymbol(int(ends[worst])) for ends in (first, second))
-    reason = f"a bond {pair} of {lengths[worst]:.2f} A, expected at most {longest[worst]:.2f}"
+    reason = f"a bond {pair} of {lengths[worst]:.2f} Å, expected at most {longest[worst]:.2f}"
     return InvalidMolecule(Status.UNREADABLE, reason)
 
 

@@ -84,10 +84,15 @@ class PreparedSet:
         """Class index of every atom [sum n]."""
         return encode_atoms(self.flat, self.vocabulary)
 
-    @property
+    @cached_property
     def learnable(self) -> Mapping[str, str]:
-        """Unit of everything that a model can be told of the molecules: stored properties, and `COUNTED` ones."""
-        return {**self.properties, **{name: unit for name, unit in COUNTED.items() if name not in self.properties}}
+        """Unit of everything that a model can be told of the molecules: stored properties, and `COUNTED` ones.
+
+        A stored property that is the same in all that there is to train on is none of them.
+        """
+        y = self.flat["y"][self.splits["train"]]
+        varying = {name: unit for k, (name, unit) in enumerate(self.properties.items()) if _varies(y[:, k])}
+        return varying | {name: unit for name, unit in COUNTED.items() if name not in self.properties}
 
     def values(self, names: Sequence[str]) -> np.ndarray:
         """Values [M, C] of learnable properties, NaN = not known.
@@ -198,3 +203,9 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _varies(values: np.ndarray) -> bool:
+    """Whether there are two different ones among the known of some values [m], NaN = not known."""
+    known = values[np.isfinite(values)]
+    return len(known) > 0 and bool(known.min() < known.max())

@@ -78,6 +78,7 @@ class Draft:
         return {
             "seen": len(self.smiles) + len(self.rejected),
             "kept": len(self.smiles),
+            "molecules": len(np.unique(self.hashes[:, 0])),
             "rejected": len(self.rejected),
             "rejected_by_status": dict(Counter(str(record.problem.status) for record in self.rejected)),
             "rejected_by_reason": reason_counts(self.rejected),

@@ -180,7 +180,7 @@ class Drugs:
                 result = _rejected(entry, InvalidMolecule(status_of(result), result.reason))
             yield result
 
-    def splits(self, count: int) -> dict[str, np.ndarray]:
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
         """Never asked, for every record says to which part it belongs."""
         raise NotImplementedError
 

@@ -192,12 +192,17 @@ class Files:
                 self._known.update(list(record.outcome.properties))
             yield record
 
-    def splits(self, count: int) -> dict[str, np.ndarray]:
-        """A random permutation, parted by the shares; the training part gets what rounding leaves."""
-        order = np.random.default_rng(self.treatment.seed).permutation(count)
-        num_valid, num_test = (int(share * count) for share in self._shares)
-        test, valid, train = np.split(order, [num_test, num_test + num_valid])
-        return {"train": np.sort(train), "valid": np.sort(valid), "test": np.sort(test)}
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
+        """A random permutation of the molecules, parted by the shares; conformers of one stay together.
+
+        The training part gets what rounding leaves.
+        """
+        _, molecule = np.unique(keys, return_inverse=True)
+        first = np.unique(molecule, return_index=True)[1].argsort().argsort()[molecule]  # in the order of the files
+        order = np.random.default_rng(self.treatment.seed).permutation(first.max() + 1)
+        num_valid, num_test = (int(share * len(order)) for share in self._shares)
+        parts = dict(zip(("test", "valid", "train"), np.split(order, [num_test, num_test + num_valid]), strict=True))
+        return {part: np.flatnonzero(np.isin(first, parts[part])) for part in SPLITS}
 
     def _items(self) -> Iterator[_Item]:
         return islice(self._all_items(), self._limit)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
+
+from moldiff.chem import atoms
+
+_NON_METALS = frozenset({5, 6, 7, 8, 14, 15, 16})
+"""Elements of which a molecule can have one heavy atom alone, rather than be a counter-ion."""
 
 _FILE_INDEX = "_moldiff_file_index"
 
 
 def largest_fragment(mol: Chem.Mol) -> Chem.Mol:
-    """The fragment with the most heavy atoms, sanitised, with the name and data fields of the whole.
+    """The organic fragment with the most heavy atoms, sanitised, with the name and data fields of the whole.
 
-    Of several, it is the one with the greatest mass, then the one whose SMILES comes first in the alphabet, then the
-    one that comes first in the file. Charges stay as they are: an acetate is not made an acid.
+    Organic is what has a carbon. Where nothing has, a lone halide or metal comes last, so that of ammonium chloride the
+    ammonium is kept. Of several fragments, it is the one with the greatest mass, then the one whose SMILES comes first
+    in the alphabet, then the one that comes first in the file. Charges stay as they are: an acetate is not made an
+    acid.
     """
     mol = Chem.Mol(mol)
     for atom in mol.GetAtoms():
@@ -26,11 +34,18 @@ def largest_fragment(mol: Chem.Mol) -> Chem.Mol:
     return Chem.Mol(kept)
 
 
-def _rank(piece: Chem.Mol) -> tuple[int, float, str]:
+def _rank(piece: Chem.Mol) -> tuple[bool, bool, int, float, str]:
     """Order of fragments: the one to keep comes first."""
     piece.UpdatePropertyCache(strict=False)
+    elements = {atom.GetAtomicNum() for atom in atoms(piece)}
+    lone = piece.GetNumHeavyAtoms() <= 1 and not elements & _NON_METALS
     mass = round(float(rdMolDescriptors.CalcExactMolWt(piece)), 3)
-    return -int(piece.GetNumHeavyAtoms()), -mass, str(Chem.MolToSmiles(piece))
+    return 6 not in elements, lone, -int(piece.GetNumHeavyAtoms()), -mass, str(Chem.MolToSmiles(piece))
+
+
+def file_order(mol: Chem.Mol) -> np.ndarray:
+    """Index of every atom [a], from 0, in the record that the molecule was taken from."""
+    return np.array([file_index(atom) for atom in atoms(mol)], dtype=np.int64)
 
 
 def file_index(atom: Chem.Atom) -> int:

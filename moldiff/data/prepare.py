@@ -152,7 +152,7 @@ def _read(
         described["hydrogens"] = HYDROGENS_NOT_PLACED
     return Draft(
         flat=gathering.flat,
-        splits=gathering.labelled_splits() or source.splits(len(gathering)),
+        splits=gathering.labelled_splits() or source.splits(gathering.hashes[:, 0]),
         smiles=gathering.smiles,
         names=gathering.names,
         properties=source.properties,
@@ -186,6 +186,12 @@ def _remarks(prepared: PreparedSet) -> list[str]:
         lines.append(
             f"only {counts['train']} molecules to train on: a model may learn them by heart, and novelty means little"
         )
+    if counts.get("molecules", counts["kept"]) < counts["kept"]:
+        crossing = counts["valid_keys_in_train"] + counts["test_keys_in_train"]
+        where = f"{crossing} are of one to train on, too" if crossing else "each of these is in one part only"
+        lines.append(f"{counts['kept']} records are of {counts['molecules']} molecules; {where}")
+    if constant := [name for name in prepared.properties if name not in prepared.learnable]:
+        lines.append(f"{', '.join(constant)}: the same in all that there is to train on, so that no model learns it")
     sizes = sorted(prepared.statistics.size_counts)
     parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS)
     classes = f"{prepared.vocabulary.num_atom_classes} atom classes: {prepared.vocabulary}"

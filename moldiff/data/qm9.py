@@ -84,11 +84,12 @@ class QM9:
                 record = SourceRecord(int(row["Index"]), f"gdb_{row['Index']}", problem)
             yield record
 
-    def splits(self, count: int) -> dict[str, np.ndarray]:
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
         """EDM's convention: a permutation seeded with 0; 100,000 train, 10% test, the rest valid.
 
         With fewer molecules (`limit`) 80% are for training. Source: Hoogeboom et al. 2022, arXiv:2203.17003.
         """
+        count = len(keys)
         order = np.random.RandomState(0).permutation(count)
         num_test = round(0.1 * count)
         num_train = _NUM_TRAIN if count >= _NUM_TRAIN + 2 * num_test else count - 2 * num_test

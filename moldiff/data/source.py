@@ -77,8 +77,12 @@ class Source(Protocol):
         """Every record once, in order."""
         ...
 
-    def splits(self, count: int) -> dict[str, np.ndarray]:
-        """Indices of the parts "train", "valid" and "test" among `count` kept molecules."""
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
+        """Indices of the parts "train", "valid" and "test" among the kept molecules.
+
+        Args:
+            keys: a number for the graph of every one [M], the same for conformers of one molecule.
+        """
         ...
 
 

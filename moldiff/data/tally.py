@@ -43,7 +43,7 @@ def reason_kind(reason: str) -> str:
         >>> reason_kind("truncated at record 17")
         'truncated at record #'
     """
-    kind = re.sub(r"^atom \d+ \((\w+)\)", r"\1", reason)
+    kind = re.sub(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
     if kind == reason:
         kind = re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason)
         kind = re.sub(r"'[^']*'", "'...'", kind)

@@ -11,12 +11,12 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
 from moldiff.batch import Molecule
-from moldiff.chem import atoms, check, from_rdkit
+from moldiff.chem import atom_order, atoms, check, from_rdkit
 from moldiff.data import conformers
-from moldiff.data.coordinates import clash, impossible_bonds, is_drawing, near_origin, not_finite
-from moldiff.data.fragments import file_index, largest_fragment
+from moldiff.data.coordinates import clash, impossible_bonds, near_origin, not_finite
+from moldiff.data.fragments import file_index, file_order, largest_fragment
 from moldiff.errors import MoldiffError
-from moldiff.records import Record
+from moldiff.records import Record, total_charge
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
 
@@ -90,7 +90,7 @@ class Treatment:
         if record.mol is None or record.problem is not None:
             return Treated(self._known_problem(record))
         notes: list[str] = []
-        steps = (self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
+        steps = (self._apart, self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
         mol = record.mol
         for step in steps:
             done = step(mol, notes)
@@ -100,11 +100,17 @@ class Treatment:
         return Treated(self._molecule(mol, notes), tuple(notes))
 
     def _known_problem(self, record: Record) -> InvalidMolecule:
-        """Why a record cannot be read; an element that no molecule may have explains more than its valence does."""
-        found = None if record.mol is None else self._of_known_elements(record.mol, [])
-        if isinstance(found, InvalidMolecule):
-            return found
+        """Why a record cannot be read; an element that no molecule may have, or a clash, explains broken valences."""
+        if record.mol is not None:
+            for found in (self._of_known_elements(record.mol, []), self._apart(record.mol, [])):
+                if isinstance(found, InvalidMolecule):
+                    return found
         return record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
+
+    def _apart(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
+        """A clash shows in the record as it stands: an atom on another one, of which none may be dropped in silence."""
+        placed = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D() and not _at_one_place(mol)
+        return (clash(mol) if placed else None) or mol
 
     def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         count = len(Chem.GetMolFrags(mol))
@@ -124,9 +130,9 @@ class Treatment:
                 continue
             index = file_index(atom)
             if number == 0:
-                return InvalidMolecule(Status.UNREADABLE, f"atom {index + 1}: dummy atom", index)
-            state = f" with charge {charge:+d}" if charge and (number, 0) in VALENCES else ""
-            reason = f"atom {index + 1}: element {atom.GetSymbol()}{state} not in the valence table"
+                return InvalidMolecule(Status.UNREADABLE, f"atom {index} (*): dummy atom", index)
+            what = f"charge {charge:+d}" if charge and (number, 0) in VALENCES else "element"
+            reason = f"atom {index} ({atom.GetSymbol()}): {what} not in the valence table"
             return InvalidMolecule(Status.VALENCE, reason, index)
         return mol
 
@@ -137,7 +143,7 @@ class Treatment:
         perceived = Chem.Mol(mol)
         try:
             with rdBase.BlockLogs():
-                rdDetermineBonds.DetermineBonds(perceived, charge=_total_charge(mol))
+                rdDetermineBonds.DetermineBonds(perceived, charge=total_charge(mol))
                 Chem.SanitizeMol(perceived)
         except (ValueError, RuntimeError) as error:
             reason = f"bond perception failed: {' '.join(str(error).split())[:120]}"
@@ -153,10 +159,10 @@ class Treatment:
             pos = mol.GetConformer().GetPositions()
             if not np.isfinite(pos).all():
                 return not_finite(mol, pos)
-            if mol.GetNumAtoms() > 1 and np.ptp(pos, axis=0).max() == 0:
+            if _at_one_place(mol):
                 return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
             mol = _closed_where_drawn(mol)
-            if mol.GetNumAtoms() == 1 or (mol.GetConformer().Is3D() and not is_drawing(mol, pos)):
+            if mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D():
                 return self._with_hydrogens(mol, notes)
         if self.conformers == "reject":
             return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
@@ -177,18 +183,17 @@ class Treatment:
     def _molecule(self, mol: Chem.Mol, notes: list[str]) -> Molecule | InvalidMolecule:
         molecule = from_rdkit(mol)
         if isinstance(molecule, InvalidMolecule):
-            return molecule
+            return molecule.renumbered(file_order(mol))
         problem = check(molecule, self._own_valences(molecule))
         if problem is not None and not (self.radicals and problem.status is Status.RADICAL):
-            return _in_file_order(problem, mol)
+            return problem.renumbered(file_order(mol)[atom_order(mol)])
         if problem is not None:
             notes.append(RADICAL_KEPT)
         if self.hydrogens == "none" and HYDROGENS_NOT_PLACED not in notes:
             notes.append(HYDROGENS_NOT_PLACED)
         if HYDROGENS_NOT_PLACED in notes:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
-        placed = molecule.pos if HYDROGENS_NOT_PLACED in notes else mol.GetConformer().GetPositions()
-        problem = clash(placed) or impossible_bonds(molecule)
+        problem = clash(mol, hydrogens=HYDROGENS_NOT_PLACED not in notes) or impossible_bonds(molecule)
         if problem is not None:
             return problem
         moved = near_origin(molecule)
@@ -211,6 +216,11 @@ class Treatment:
             if number in allowed and (number, charge) not in VALENCES:
                 extra[number, charge] = (*extra.get((number, charge), ()), total)
         return Vocabulary((AtomClass(6, 0, 4),), extra)
+
+
+def _at_one_place(mol: Chem.Mol) -> bool:
+    """Whether all atoms, of which there are several, have the same coordinates."""
+    return mol.GetNumAtoms() > 1 and bool(np.ptp(mol.GetConformer().GetPositions(), axis=0).max() == 0)
 
 
 def _has_hydrogen(mol: Chem.Mol) -> bool:
@@ -238,27 +248,6 @@ def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
         atom.SetNoImplicit(True)
         atom.UpdatePropertyCache(strict=False)
     return mol
-
-
-def _total_charge(mol: Chem.Mol) -> int:
-    """The charge that a data field of an XYZ record gives, else 0."""
-    for key in ("charge", "total_charge", "net_charge"):
-        if mol.HasProp(key):
-            try:
-                return int(float(mol.GetProp(key)))
-            except ValueError:
-                continue
-    return 0
-
-
-def _in_file_order(problem: InvalidMolecule, mol: Chem.Mol) -> InvalidMolecule:
-    """The same with the atom as `mol` counts it, from 1 in the text."""
-    heavy = [file_index(atom) for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
-    if problem.atom is None or problem.atom >= len(heavy):
-        return problem
-    atom = heavy[problem.atom]
-    _, _, rest = problem.reason.partition(" (")
-    return replace(problem, atom=atom, reason=f"atom {atom + 1} ({rest}")
 
 
 def _atomic_number(symbol: Any) -> int | None:

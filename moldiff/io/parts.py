@@ -18,8 +18,10 @@ from moldiff.records import (
     END_OF_BLOCK,
     END_OF_RECORD,
     MOL2_START,
+    QM9_TAIL,
     Record,
     mol2_record,
+    qm9_values,
     rejected,
     sdf_record,
     smiles_record,
@@ -200,9 +202,12 @@ def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
 
 def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
     stream = iter(lines)
-    number = 0
+    number, tail = 0, 0
     for line in stream:
         if not line.strip():
+            continue
+        if tail and whole_number(line.strip()) is None:
+            tail -= 1
             continue
         number += 1
         count = whole_number(line.split()[0])
@@ -222,6 +227,7 @@ def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
             yield _rejected(number, title, lost)
         else:
             yield Part(number, xyz_record, (frame.lines[0], frame.lines[1:]), title)
+        tail = QM9_TAIL if qm9_values(title) else 0
 
 
 def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:

@@ -10,15 +10,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from rdkit import Chem, rdBase
-
 from moldiff.errors import MoldiffError
+from moldiff.records import is_inchi, parsed
 
 _SEPARATORS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')
+"""The first line that Excel reads and writes to say how cells are separated."""
+
+INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 _MAX_FIELD = 2**24
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -52,25 +56,35 @@ class BrokenTable(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where a table has its SMILES and names, and whether its first row is a header rather than a molecule."""
+    """Where a table has its SMILES (or InChI) and names, and how to read its cells.
+
+    `has_header` = the first row is no molecule; `decimal_comma` = numbers are written like 0,25.
+    """
 
     header: list[str]
     smiles: int
     name: int | None
     has_header: bool = True
+    decimal_comma: bool = False
 
 
 def text_rows(lines: Iterator[str], path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
     """Rows of a CSV or TSV file; blank lines and leading lines that start with # are left out.
 
+    A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have
+    a decimal comma, unless one of the first rows has a decimal point.
+
     Raises:
         MoldiffError: naming the columns found, when none holds SMILES or has the name asked for.
     """
     stream = _without_comments(line for line in lines if line.strip())
-    sample = list(islice(stream, _SAMPLE_ROWS))
+    sample = list(islice(stream, 1))
+    said = _SEPARATOR_LINE.match(sample[0].strip("\r\n ")) if sample else None
+    sample = [*([] if said else sample), *islice(stream, _SAMPLE_ROWS)]
     if not sample:
         return
-    separator, layout = _find_layout(sample, path, columns)
+    separator, layout = _find_layout(sample, path, columns, said[1] if said else None)
+    layout = layout._replace(decimal_comma=_has_decimal_commas(sample, separator))
     text = (f"{line}\n" for line in chain(sample, stream))
     rows = _rows(text, separator, skipinitialspace=True)
     try:
@@ -107,19 +121,19 @@ def names_smiles(line: str) -> bool:
     return any(len(row) > 1 and _find(row, SMILES_NAMES, "smiles") is not None for row in rows)
 
 
-def _find_layout(sample: Sequence[str], path: Path, columns: Columns) -> tuple[str, _Layout]:
-    """The separator and layout that fit the first lines of a table."""
-    header = {separator: _cells(sample[0], separator) for separator in _SEPARATORS}
+def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str | None) -> tuple[str, _Layout]:
+    """The separator, which the file may have said, and the layout that fit the first lines of a table."""
+    header = {separator: _cells(sample[0], separator) for separator in ([said] if said else _SEPARATORS)}
     # The separator with the most cells comes first, but a header that names the SMILES decides.
-    order = sorted(_SEPARATORS, key=lambda separator: -len(header[separator]))
-    if path.name.lower().removesuffix(".gz").endswith(".tsv"):
+    order = sorted(header, key=lambda separator: -len(header[separator]))
+    if path.name.lower().removesuffix(".gz").endswith(".tsv") and not said:
         order = ["\t"]
     several = [separator for separator in order if len(header[separator]) > 1]
     spaced = [" "] if sample[0].split()[0].lower() in SMILES_NAMES else []
     for separator in [*several, *spaced, order[0]]:
         cells = sample[0].split() if separator == " " else header[separator]
         if _has(cells, columns.smiles) and _has(cells, columns.name):
-            column = _position(cells, columns.smiles, SMILES_NAMES, "smiles")
+            column = _molecule_column(cells, columns.smiles)
             if column is not None:
                 return separator, _Layout(cells, column, _name_column(cells, columns.name))
     if columns == DEFAULT_COLUMNS:
@@ -151,6 +165,12 @@ def _has(cells: Sequence[str], name: str | None) -> bool:
 
 def _position(cells: Sequence[str], asked: str | None, known: Sequence[str], part: str = "") -> int | None:
     return cells.index(asked) if asked is not None else _find(cells, known, part)
+
+
+def _molecule_column(cells: Sequence[str], asked: str | None) -> int | None:
+    """The column of molecules: the one asked for, else that of SMILES, else that of InChI."""
+    column = _position(cells, asked, SMILES_NAMES, "smiles")
+    return _find(cells, INCHI_NAMES) if column is None else column
 
 
 def _name_column(cells: Sequence[str], asked: str | None) -> int | None:
@@ -185,6 +205,15 @@ def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
     return _Layout(header, smiles, next(texts, None), has_header=False)
 
 
+def _has_decimal_commas(sample: Sequence[str], separator: str) -> bool:
+    """Whether cells of the first rows are numbers with a decimal comma, and none with a decimal point."""
+    if separator == ",":
+        return False
+    cells = [cell.strip() for row in _rows(sample, separator) for cell in row]
+    commas = any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells)
+    return commas and not any("." in cell and _is_number(cell) for cell in cells)
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -194,19 +223,28 @@ def _is_number(text: str) -> bool:
 
 
 def _num_atoms(text: str) -> int:
-    """Atoms of a SMILES, 0 if it is none."""
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(text, sanitize=False) if text and not any(c.isspace() for c in text) else None
+    """Atoms of a SMILES or InChI, 0 if it is none."""
+    mol = parsed(text) if text and not any(c.isspace() for c in text) else None
     return 0 if mol is None else int(mol.GetNumAtoms())
 
 
 def _row(cells: Sequence[str], layout: _Layout) -> Row:
+    surplus = len(cells) - len(layout.header)
+    if surplus > 0 and layout.smiles < len(cells) and is_inchi(cells[layout.smiles]):  # its commas are no separators
+        end = layout.smiles + surplus + 1
+        cells = [*cells[: layout.smiles], ",".join(cells[layout.smiles : end]), *cells[end:]]
     smiles = cells[layout.smiles].strip() if layout.smiles < len(cells) else ""
     name = cells[layout.name].strip() if layout.name is not None and layout.name < len(cells) else ""
     taken = (layout.smiles, layout.name)
     named = enumerate(zip(layout.header, cells, strict=False))
     fields = {key: cell.strip() for k, (key, cell) in named if k not in taken}
+    if layout.decimal_comma:
+        fields = {key: _with_point(cell) for key, cell in fields.items()}
     return Row(smiles, name, {key: cell for key, cell in fields.items() if key and cell})
+
+
+def _with_point(cell: str) -> str:
+    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
@@ -225,7 +263,7 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
     try:
         file = ParquetFile(path)
         header = [field.name for field in file.schema_arrow]
-        smiles = _position(header, columns.smiles, SMILES_NAMES, "smiles") if _has(header, columns.smiles) else None
+        smiles = _molecule_column(header, columns.smiles) if _has(header, columns.smiles) else None
         if smiles is None or not _has(header, columns.name):
             raise _no_column(path, header, columns)
         layout = _Layout(header, smiles, _name_column(header, columns.name))

@@ -49,7 +49,7 @@ class Contacts:
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
         """Check every molecule."""
-        found = [self.check(entry) if isinstance(entry, Molecule) else entry for entry in subjects.entries]
+        found = [self._check(subjects, place) for place in range(len(subjects))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
         sound = sum(status is Status.OK for status in statuses)
         definition = (
@@ -67,35 +67,66 @@ class Contacts:
         }
         return Measured(results, columns, options={field.name: getattr(self, field.name) for field in fields(self)})
 
-    def check(self, molecule: Molecule) -> InvalidMolecule | None:
-        """What is impossible about the distances; None = nothing."""
+    def _check(self, subjects: Subjects, place: int) -> InvalidMolecule | None:
+        """As `check`, with atoms as the file counts them; also where no graph can be had, atoms may clash."""
+        entry, atoms = subjects.entries[place], subjects.atoms[place]
+        if isinstance(entry, Molecule):
+            return subjects.problem(place) or self.check(entry, subjects.order(place))
+        if atoms is None or not np.isfinite(atoms[1]).all():
+            return entry
+        return self._clash(*atoms, None, np.arange(len(atoms[0]))) or entry
+
+    def check(self, molecule: Molecule, order: np.ndarray | None = None) -> InvalidMolecule | None:
+        """What is impossible about the distances; None = nothing.
+
+        Args:
+            molecule: the molecule (Å).
+            order: the number by which to name every atom [a]; None = heavy atoms first, then hydrogens.
+        """
         atomic_number, pos = all_atoms(molecule)
         if not np.isfinite(pos).all():
             return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
-        bonds = all_bonds(molecule)
-        distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
+        bonds, order = all_bonds(molecule), np.arange(len(pos)) if order is None else order
+        return self._clash(atomic_number, pos, bonds, order) or self._torn(atomic_number, pos, bonds, order)
+
+    def _clash(
+        self, atomic_number: np.ndarray, pos: np.ndarray, bonds: np.ndarray | None, order: np.ndarray
+    ) -> InvalidMolecule | None:
+        """Two atoms that are too close; without `bonds` [m, 2], closer than even bonded ones can be."""
+        if len(pos) < 2:
+            return None
         covalent, vdw = (radii[atomic_number][:, None] + radii[atomic_number][None] for radii in _radii())
         limit = self.covalent_fraction * covalent
-        far = ~_within_three_bonds(bonds, len(pos))
-        limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
+        if bonds is not None:
+            far = ~_within_three_bonds(bonds, len(pos))
+            limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
+        distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
         np.fill_diagonal(distance, np.inf)
-        if (distance < limit).any():
-            return _problem(Status.CLASH, atomic_number, distance, limit, "closer than")
-        np.fill_diagonal(distance, 0)
-        torn = np.full_like(distance, np.inf)
-        rows, columns = bonds[:, 0], bonds[:, 1]
-        torn[rows, columns] = self.stretch * covalent[rows, columns]
-        if (distance > torn).any():
-            return _problem(Status.EXPLODED, atomic_number, -distance, -torn, "bonded, farther apart than")
-        return None
+        i, j = divmod(int((distance - limit).argmin()), len(pos))
+        if distance[i, j] >= limit[i, j]:
+            return None
+        return _problem(Status.CLASH, atomic_number, (i, j), order, distance[i, j], f"closer than {limit[i, j]:.2f} Å")
+
+    def _torn(
+        self, atomic_number: np.ndarray, pos: np.ndarray, bonds: np.ndarray, order: np.ndarray
+    ) -> InvalidMolecule | None:
+        """A bond whose atoms are too far apart."""
+        i, j = bonds.T
+        length = np.sqrt(np.square(pos[i] - pos[j]).sum(-1))
+        limit = self.stretch * (_radii()[0][atomic_number[i]] + _radii()[0][atomic_number[j]])
+        if not (length > limit).any():
+            return None
+        worst = int((length - limit).argmax())
+        what = f"bonded, farther apart than {limit[worst]:.2f} Å"
+        return _problem(Status.EXPLODED, atomic_number, (i[worst], j[worst]), order, length[worst], what)
 
 
-def _problem(status: Status, z: np.ndarray, distance: np.ndarray, limit: np.ndarray, what: str) -> InvalidMolecule:
-    """The pair of atoms whose distance lies farthest below its limit (both negative for one above it)."""
-    i, j = np.unravel_index(int(np.argmin(np.where(distance < limit, distance - limit, np.inf))), distance.shape)
-    first, second = (f"{at} ({SYMBOLS[int(z[at])]})" for at in sorted((int(i), int(j))))
-    reason = f"atoms {first} and {second} at {abs(distance[i, j]):.2f} Å, {what} {abs(limit[i, j]):.2f} Å"
-    return InvalidMolecule(status, reason, min(int(i), int(j)))
+def _problem(
+    status: Status, z: np.ndarray, pair: tuple[int, int], order: np.ndarray, length: float, what: str
+) -> InvalidMolecule:
+    named = sorted((int(order[at]), SYMBOLS[int(z[at])]) for at in pair)
+    first, second = (f"{number} ({symbol})" for number, symbol in named)
+    return InvalidMolecule(status, f"atoms {first} and {second} at {length:.2f} Å, {what}", named[0][0])
 
 
 def all_bonds(molecule: Molecule) -> np.ndarray:

@@ -43,8 +43,8 @@ class ForceFieldRelaxation:
     def __call__(
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
-        """Relax every valid molecule."""
-        mols = [subjects.mols[place] for place in subjects.valid]
+        """Relax every valid molecule in 3D."""
+        mols = list(subjects.mols.values())
         function = partial(relax, max_iterations=self.max_iterations)
         found = run_limited(function, mols, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -31,38 +31,36 @@ class Intake:
 
     Attributes:
         entries: what protocol P2 judges; the graph as drawn, broken valences included, so that its atoms count.
-        atoms: elements and coordinates; None = none.
-        strict: strict keys of the entries whose coordinates are placeholders; None = the coordinates say it.
+        atoms: elements and coordinates, in the order of the file; None = none, as of a SMILES or a 2D drawing.
+        sources: the molecules as RDKit read them; None for those of this package.
+        drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
         missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
-    strict: Sequence[str | None]
+    sources: Sequence[Chem.Mol | None]
+    drawings: Sequence[Chem.Mol | None]
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of_molecules(cls, molecules: Sequence[Entry]) -> Intake:
-        """Molecules from Python; None is one that could not be read, as RDKit's readers give it.
+    def of(cls, items: Sequence[Record | Entry]) -> Intake:
+        """Records of a file, or molecules from Python; None is one that could not be read, as RDKit's readers give it.
 
         Raises:
             MoldiffError: for anything else.
         """
-        entries = [_molecule(place, entry) for place, entry in enumerate(molecules)]
-        atoms = [all_atoms(entry) if isinstance(entry, Molecule) else None for entry in entries]
-        return cls(entries, atoms, [None] * len(entries))
-
-    @classmethod
-    def of_records(cls, records: Sequence[Record]) -> Intake:
-        """The records of a file."""
-        drawn = [record.mol for record in records if record.mol is not None]
-        without_coordinates = bool(drawn) and not any(mol.GetNumConformers() for mol in drawn)
-        missing = {"p1": NO_COORDINATES} if without_coordinates else {}
-        if any(mol.GetNumAtoms() > 1 for mol in drawn) and not any(mol.GetNumBonds() for mol in drawn):
+        known = [_known(place, item) for place, item in enumerate(items)]
+        sources = [item.mol if isinstance(item, Record) else None for item in known]
+        atoms = [_atoms_of(item) for item in known]
+        read = [mol for mol in sources if mol is not None]
+        all_read = not any(isinstance(item, Molecule) for item in known)
+        missing = {"p1": NO_COORDINATES} if read and all_read and not any(map(_is_placed, read)) else {}
+        if any(mol.GetNumAtoms() > 1 for mol in read) and all_read and not any(mol.GetNumBonds() for mol in read):
             missing["p2"] = NO_BONDS
-        entries = [_entry(record, missing) for record in records]
-        atoms = [_atoms_of(record) for record in records]
-        return cls(entries, atoms, [_strict_key(record) if "p1" in missing else None for record in records], missing)
+        entries = [_entry(item, missing) for item in known]
+        drawings = [_drawing(item) for item in known]
+        return cls(entries, atoms, sources, drawings, missing)
 
     def subjects(self, smiles: Sequence[str | None]) -> Subjects:
         """For metrics, with the SMILES of the valid ones."""
@@ -70,33 +68,43 @@ class Intake:
             self.entries,
             self.atoms,
             smiles,
+            self.sources,
+            self.drawings,
             has_coordinates="p1" not in self.missing,
             has_bonds="p2" not in self.missing,
         )
 
 
-def _molecule(place: int, entry: Entry) -> Molecule | InvalidMolecule:
-    if isinstance(entry, Molecule | InvalidMolecule):
-        return entry
-    if entry is None:
+def _known(place: int, item: Record | Entry) -> Record | Molecule | InvalidMolecule:
+    if isinstance(item, Record | Molecule | InvalidMolecule):
+        return item
+    if item is None:
         return InvalidMolecule(Status.UNREADABLE, "no molecule")
-    if isinstance(entry, Chem.Mol):
-        return chem.from_rdkit(entry)
-    molecule = getattr(entry, "molecule", None)
+    if isinstance(item, Chem.Mol):
+        return Record(place + 1, "", item)
+    molecule = getattr(item, "molecule", None)
     if not isinstance(molecule, Molecule):
-        raise MoldiffError(f"molecules: got {type(entry).__name__} in place {place}, expected a molecule")
+        raise MoldiffError(f"molecules: got {type(item).__name__} in place {place}, expected a molecule")
     return molecule
 
 
-def _entry(record: Record, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
-    if record.mol is None or "p2" in missing:
-        return record.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return guarded(_graph_of, record.mol) if "p1" in missing else record.as_drawn()
+def _is_placed(mol: Chem.Mol) -> bool:
+    """Whether a molecule has 3D coordinates; the place of a single atom is always one."""
+    return mol.GetNumConformers() > 0 and (mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D())
+
+
+def _entry(item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
+    if not isinstance(item, Record):
+        return item
+    if item.mol is None or "p2" in missing:
+        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
+    return item.as_drawn() if _is_placed(item.mol) else guarded(_graph_of, item.mol)
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
-    """The molecule of a graph without coordinates: hydrogens are made explicit, coordinates are placeholders."""
+    """The molecule of a graph without 3D coordinates: hydrogens are made explicit, coordinates are placeholders."""
     mol = Chem.Mol(mol)
+    mol.RemoveAllConformers()
     mol.UpdatePropertyCache(strict=False)
     mol = Chem.AddHs(mol)
     conformer = Chem.Conformer(mol.GetNumAtoms())
@@ -105,14 +113,23 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return chem.from_rdkit(mol)
 
 
-def _strict_key(record: Record) -> str | None:
-    return None if record.mol is None or record.problem is not None else chem.strict_key(record.mol)
+def _drawing(item: Record | Molecule | InvalidMolecule) -> Chem.Mol | None:
+    """A molecule without 3D coordinates and without isotopes and atom maps, which stereo does not depend on."""
+    if not isinstance(item, Record) or item.mol is None or item.problem is not None or _is_placed(item.mol):
+        return None
+    mol = Chem.Mol(item.mol)
+    for atom in mol.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+    return mol
 
 
-def _atoms_of(record: Record) -> Atoms | None:
+def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
     """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
-    mol = record.mol
-    if mol is None or not mol.GetNumConformers() or (mol.GetNumAtoms() > 1 and not mol.GetConformer().Is3D()):
+    if isinstance(item, Molecule):
+        return all_atoms(item)
+    mol = item.mol if isinstance(item, Record) else None
+    if mol is None or not _is_placed(mol):
         return None
     elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
     if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up

@@ -76,11 +76,11 @@ class Relaxation:
     def __call__(
         self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
     ) -> Measured:
-        """Relax every valid molecule."""
+        """Relax every valid molecule in 3D."""
         from moldiff.metrics.subjects import require
 
         require("tblite")
-        tasks = [task_of(subjects.mols[place]) for place in subjects.valid]
+        tasks = [task_of(mol) for mol in subjects.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -91,7 +91,7 @@ class Relaxation:
 def measured(
     subjects: Subjects, found: Sequence[Relaxed | Failure], *, name: str, method: str, options: Mapping[str, Any]
 ) -> Measured:
-    """What relaxing every valid molecule came to: counts, energies, shifts, and a column for each.
+    """What relaxing every valid molecule in 3D came to: counts, energies, shifts, and a column for each.
 
     Args:
         subjects: all records.
@@ -102,7 +102,7 @@ def measured(
     """
     from moldiff.metrics.subjects import Measured, unfinished
 
-    by_place = dict(zip(subjects.valid, found, strict=True))
+    by_place = dict(zip(subjects.mols, found, strict=True))
     entries = [by_place.get(place) for place in range(len(subjects))]
     finished = [entry for entry in found if not was_interrupted([entry])]
     left = unfinished(name, len(found) - len(finished), len(found))

@@ -32,6 +32,8 @@ class Subjects:
         entries: the graphs as drawn, broken valences included, or why there is none.
         atoms: elements and coordinates (Å) of all atoms, hydrogens included; None = no coordinates.
         smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
+        sources: the molecules as RDKit read them; None for those of this package.
+        drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
         has_coordinates: False for a file of SMILES, whose entries have placeholders instead.
         has_bonds: False for a file of elements and coordinates alone.
     """
@@ -39,6 +41,8 @@ class Subjects:
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
     smiles: Sequence[str | None]
+    sources: Sequence[Chem.Mol | None] = ()
+    drawings: Sequence[Chem.Mol | None] = ()
     has_coordinates: bool = True
     has_bonds: bool = True
 
@@ -54,7 +58,8 @@ class Subjects:
         return self._part(slice(start, None, 2))
 
     def _part(self, part: slice) -> Subjects:
-        return replace(self, entries=self.entries[part], atoms=self.atoms[part], smiles=self.smiles[part])
+        fields = ("entries", "atoms", "smiles", "sources", "drawings")
+        return replace(self, **{name: getattr(self, name)[part] for name in fields})
 
     @cached_property
     def valid(self) -> list[int]:
@@ -63,8 +68,16 @@ class Subjects:
 
     @cached_property
     def mols(self) -> dict[int, Chem.Mol]:
-        """Sanitised RDKit molecules of the valid records by place; explicit hydrogens, one conformer."""
-        return {place: _sanitized(self.entries[place]) for place in self.valid}
+        """Sanitised RDKit molecules by place, of the valid records in 3D; explicit hydrogens, one conformer."""
+        return {place: _sanitized(self.entries[place]) for place in self.valid if self.atoms[place] is not None}
+
+    def order(self, place: int) -> np.ndarray:
+        """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
+        source = self.sources[place] if self.sources else None
+        if source is not None:
+            return chem.atom_order(source)
+        entry = self.entries[place]
+        return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
 
     def problem(self, place: int) -> InvalidMolecule | None:
         """Why the coordinates of a record cannot be used; None = they can."""

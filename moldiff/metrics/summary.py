@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rdkit import Chem
+
 from moldiff.batch import Molecule
 from moldiff.metrics.distance_lookup import (
     Atoms,
@@ -82,7 +84,7 @@ def score(
     *,
     vocabulary: Vocabulary | None = None,
     atoms: Sequence[Atoms | None] | None = None,
-    strict: Sequence[str | None] | None = None,
+    drawings: Sequence[Chem.Mol | None] | None = None,
 ) -> Scores:
     """Score molecules by P1, P2, uniqueness and novelty.
 
@@ -92,12 +94,12 @@ def score(
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
         atoms: elements and coordinates for P1, where a record has them without being a molecule; None entries have
             none. Default: those of the molecules.
-        strict: strict keys (`chem.strict_key`) that coordinates alone do not give. Default: none.
+        drawings: of those molecules whose stereo is in a drawing's marks rather than in their coordinates.
     """
     if atoms is None:
         atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
-    strict = [None] * len(molecules) if strict is None else strict
-    verdicts = [judge(molecule, vocabulary, key) for molecule, key in zip(molecules, strict, strict=True)]
+    pairs = zip(molecules, drawings or [None] * len(molecules), strict=True)
+    verdicts = [judge(molecule, vocabulary, drawing) for molecule, drawing in pairs]
     looked_up = look_up([entry for entry in atoms if entry is not None])
     fragments = [largest_fragment(graph) for graph in looked_up]
     results = [

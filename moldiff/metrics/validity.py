@@ -63,28 +63,28 @@ class Verdict:
 
 
 def judge(
-    molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None, strict: str | None = None
+    molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None, drawing: Chem.Mol | None = None
 ) -> Verdict:
     """The verdict on one record; an `InvalidMolecule` is a record that could not be read.
 
-    `strict` is the strict key where it is known, or where the coordinates are placeholders that say nothing of stereo.
+    With a `drawing` of the molecule, its stereo is what the drawing's marks say, not what the coordinates do.
     """
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
     try:
-        return _judged(molecule, vocabulary, strict)
+        return _judged(molecule, vocabulary, drawing)
     except MemoryError:
         raise
     except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
         return Verdict(unexpected(error), 0, 0, 0)
 
 
-def _judged(molecule: Molecule, vocabulary: Vocabulary | None, strict: str | None) -> Verdict:
+def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> Verdict:
     problem = chem.check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
     if problem is not None:
         return Verdict(problem, *counts)
-    strict = strict or chem.strict_key(molecule)
+    strict = chem.strict_key(molecule if drawing is None else drawing)
     try:
         canonical = chem.canonical_key(molecule)
     except (MoldiffError, Chem.MolSanitizeException):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from rdkit import Chem
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from moldiff.batch import Molecule
 from moldiff.data.statistics import Statistics
-from moldiff.decode import Total
+from moldiff.decode import REACH, Total, most_probable
 from moldiff.drawing import Finished
 from moldiff.errors import MoldiffError
+from moldiff.radii import COVALENT
 from moldiff.sampler import Start
 from moldiff.tasks.given import Source, atom_records
 from moldiff.tasks.task import start_at
@@ -24,22 +27,30 @@ from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
 _MAX_HYDROGEN_DISTANCE = 1.8
 """Å; no hydrogen of a molecule is farther from its heavy atom (H-I has 1.61)."""
 
+_SURELY_BONDED = 1.15
+"""Times the sum of covalent radii; the bridgeheads of bicyclo[1.1.1]pentane, the nearest atoms without a bond, have
+1.23."""
+
+_RULED_OUT = -1e4
+_TIME_LIMIT = 5.0  # s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bonds:
     """Bonds and charges of molecules that are known by their elements and coordinates, such as those of an XYZ file.
 
-    Every hydrogen goes to the nearest heavy atom. One molecule is delivered for each of the input, in its order;
-    bonds and charges that the input may have are left out of account.
+    Every hydrogen goes to the nearest heavy atom. One molecule is delivered for each of the input, in its order, with
+    as few charges on atoms as there can be; bonds that the input may have are left out of account.
 
     Args:
         input: a file of molecules with all hydrogens, or molecules from Python.
-        charge: total charge of each (e); None = what the file says (`charge=-1` in the comment), else 0.
-        any_charge: leave the total charge to the model.
+        charge: total charge (e) of all, or one for each; None = what the file says (`charge=-1` in the comment of an
+            XYZ file, a field of that name, or charges on atoms), else 0.
+        any_charge: leave all charges to the model.
     """
 
     input: Source | Sequence[Source] | None = None
-    charge: int | None = None
+    charge: int | Sequence[int] | None = None
     any_charge: bool = False
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> BondTask:
@@ -48,19 +59,32 @@ class Bonds:
         Raises:
             MoldiffError: for molecules that cannot be used or that the model does not know.
         """
-        skeletons, rejected = [], []
-        for number, record in enumerate(atom_records("input", self.input), start=1):
+        records = list(atom_records("input", self.input))
+        skeletons, rules, rejected = [], [], []
+        for number, (record, charge) in enumerate(zip(records, self._charges(len(records)), strict=True), start=1):
             found = record if isinstance(record, str) else _Skeleton.of(number, *record, vocabulary)
-            if isinstance(found, str):
-                rejected.append((number, found))
-            else:
-                skeletons.append(found)
+            if not isinstance(found, str):
+                charge = found.charge if charge is None else charge
+                totals = () if self.any_charge else found.totals(vocabulary, charge)
+                if totals is not None:
+                    skeletons.append(found)
+                    rules.append(totals)
+                    continue
+                found = f"no structure of charge {charge} without radicals, of atoms that the model knows"
+            rejected.append((number, found))
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
-        charges = [one.charge if self.charge is None else self.charge for one in skeletons]
-        totals = tuple(() if self.any_charge else (Total.of_charge(vocabulary, charge),) for charge in charges)
-        return BondTask(tuple(skeletons), totals, vocabulary, tuple(rejected))
+        return BondTask(tuple(skeletons), tuple(rules), vocabulary, tuple(rejected))
+
+    def _charges(self, count: int) -> list[int | None]:
+        """The charge that was asked for each of so many records."""
+        if self.charge is None or isinstance(self.charge, int):
+            return [self.charge] * count
+        charges = list(self.charge)
+        if len(charges) != count or not all(isinstance(charge, int) for charge in charges):
+            raise MoldiffError(f"charge: got {charges}, expected a whole number, or {count} for as many records")
+        return list(charges)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +123,11 @@ class _Skeleton:
                 return f"atom {light[first]} (H) is {distance[first].min():.1f} Å from the nearest heavy atom"
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
-            return f"atom {heavy[count.argmax()]}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
+            full = heavy[count.argmax()]
+            return f"atom {full} ({_symbol(element[full])}): {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
+        pieces = connected_components(_reach(element[heavy], pos[heavy]) < REACH, directed=False)[0]
+        if pieces > 1:
+            return f"{pieces} pieces too far apart for a bond, expected one molecule"
         offset = np.zeros((len(heavy), MAX_HYDROGENS, 3))
         order = list(heavy)
         for atom in range(len(heavy)):
@@ -111,17 +139,47 @@ class _Skeleton:
         if len(heavy) == 1:
             alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
             if allowed.any() and not (allowed & alone).any():
-                symbol = Chem.GetPeriodicTable().GetElementSymbol(int(element[heavy[0]]))
-                return f"atom {heavy[0]} ({symbol}) with {count[0]} hydrogens lacks bonds, and no other atom is there"
+                what = f"atom {heavy[0]} ({_symbol(element[heavy[0]])}) with {count[0]} hydrogens"
+                return f"{what} lacks bonds, and no other atom is there"
             allowed &= alone
         if not allowed.any(1).all():
             atom = int((~allowed.any(1)).argmax())
-            symbol = Chem.GetPeriodicTable().GetElementSymbol(int(element[heavy[atom]]))
-            return f"atom {heavy[atom]} ({symbol}) with {count[atom]} hydrogens: the model does not know it"
+            what = f"atom {heavy[atom]} ({_symbol(element[heavy[atom]])}) with {count[atom]} hydrogens"
+            return f"{what}: the model does not know it"
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         none = np.zeros((0, 3), dtype=np.int64)
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
         return cls(molecule, np.array(order), allowed, charge, number)
+
+    def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[Total, ...] | None:
+        """The total charge, and the fewest charges on atoms with which there is a structure; None = there is none.
+
+        Atoms as near as bonds are count as bonded where that can be, those beyond any bond's length as not; of what
+        lies between and of all orders, anything goes.
+        """
+        magnitude = np.abs(vocabulary.table[:, 1])
+        atoms = np.where(self.allowed, -magnitude.astype(float), _RULED_OUT)
+        share = _reach(self.molecule.atomic_number, self.molecule.pos)
+        total = Total.of_charge(vocabulary, charge)
+        end = time.monotonic() + _TIME_LIMIT
+        for surely_bonded in (_SURELY_BONDED, 0.0):
+            pairs = np.zeros((*share.shape, 4))
+            pairs[share < surely_bonded, 0] = pairs[share > REACH, 1:] = _RULED_OUT
+            answer = most_probable(atoms, pairs, vocabulary, totals=(total,), time_limit=end - time.monotonic())
+            if answer is not None:
+                return total, Total(magnitude, int(magnitude[answer[0]].sum()))
+        return (total,) if time.monotonic() > end else None
+
+
+def _symbol(element: int) -> str:
+    return str(Chem.GetPeriodicTable().GetElementSymbol(int(element)))
+
+
+def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """Distances [n, n] of atoms by the sum of their covalent radii."""
+    radius = COVALENT[np.minimum(element, len(COVALENT) - 1)]
+    share: np.ndarray = cdist(pos, pos) / (radius[:, None] + radius)
+    return share
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +239,9 @@ class BondTask:
             "input_record": one.number,
             "input_atoms": " ".join(map(str, one.order.tolist())),
         }
-        return Finished(exact, fields, offset=exact.pos.mean(0))
+        asked = [total.value for total in self.totals(index)[:1]]
+        met = not asked or molecule.formal_charge.sum() == asked[0]
+        return Finished(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))
 
     def admission(self, n: int) -> Turns | None:
         """One answer for each molecule."""

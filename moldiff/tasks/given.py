@@ -13,13 +13,12 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
-from moldiff.chem import assign_stereo, from_rdkit, to_rdkit
+from moldiff.chem import from_rdkit, to_rdkit
 from moldiff.data.conformers import embed
-from moldiff.data.coordinates import is_drawing
 from moldiff.errors import MoldiffError
 from moldiff.io import SUFFIXES, records
-from moldiff.records import Record, smiles_record, unexpected
-from moldiff.results import InvalidMolecule, Status
+from moldiff.records import Record, finished, smiles_record, total_charge, unexpected
+from moldiff.results import InvalidMolecule
 from moldiff.storage import shown
 
 Source = str | Path | Molecule | Chem.Mol
@@ -140,15 +139,7 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
 
 def _record(mol: Chem.Mol, name: str) -> Record:
     """An object from Python, sanitised like a record of a file."""
-    sanitized = Chem.Mol(mol)
-    try:
-        with rdBase.BlockLogs():
-            Chem.SanitizeMol(sanitized)
-        assign_stereo(sanitized)
-    except Chem.MolSanitizeException as error:
-        problem = InvalidMolecule(Status.UNSANITIZABLE, " ".join(str(error).split()))
-        return Record(1, name, mol, problem)
-    return Record(1, name, sanitized)
+    return finished(1, name, Chem.Mol(mol))
 
 
 def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:
@@ -191,7 +182,7 @@ def _mark_anchors(mol: Chem.RWMol) -> str | None:
             continue
         single = atom.GetDegree() == 1 and atom.GetBonds()[0].GetBondType() == Chem.BondType.SINGLE
         if not single or atom.GetNeighbors()[0].GetAtomicNum() <= 1:
-            return f"atom {atom.GetIdx()}: an anchor mark * needs one single bond to a heavy atom"
+            return f"atom {atom.GetIdx()} (*): an anchor mark * needs one single bond to a heavy atom"
         atom.SetAtomicNum(1)
         atom.SetIsotope(_FIRST_ISOTOPE + atom.GetIdx())  # unlike other hydrogens, so that stereo stays what it is
         atom.SetAtomMapNum(0)
@@ -208,7 +199,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool] | str:
             pos = mol.GetConformer().GetPositions()
             if not np.isfinite(pos).all():
                 return "a coordinate is not finite"
-            flat = not mol.GetConformer().Is3D() or is_drawing(mol, pos) or np.ptp(pos, axis=0).max() == 0
+            flat = not mol.GetConformer().Is3D() or np.ptp(pos, axis=0).max() == 0
         else:
             flat = False
         if mol.GetNumConformers() and not flat:
@@ -256,7 +247,7 @@ def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mo
 def atom_records(name: str, source: Source | Iterable[Source] | None) -> Iterator[Atoms | str]:
     """Elements and coordinates of every record; or why it has none.
 
-    Bonds and charges of atoms are left out of account; the total charge is that of a field `charge`, else 0.
+    Bonds are left out of account; the total charge is that of a field, else the sum of the charges on atoms.
     """
     for record in _records(name, source):
         mol = record.mol
@@ -266,17 +257,10 @@ def atom_records(name: str, source: Source | Iterable[Source] | None) -> Iterato
         element = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
         pos = mol.GetConformer().GetPositions()
         if (element == 0).any():
-            yield f"atom {int((element == 0).argmax())}: a dummy atom, expected an element"
+            yield f"atom {int((element == 0).argmax())} (*): a dummy atom, expected an element"
         elif not np.isfinite(pos).all():
             yield "a coordinate is not finite"
         elif len(pos) > 1 and not (pos - pos[0]).any():
             yield "no 3D coordinates, all atoms are at one place"
         else:
-            yield element, pos, _charge(mol), record.name
-
-
-def _charge(mol: Chem.Mol) -> int:
-    try:
-        return int(float(mol.GetProp("charge"))) if mol.HasProp("charge") else 0
-    except ValueError:
-        return 0
+            yield element, pos, total_charge(mol), record.name

@@ -66,8 +66,8 @@ class Chains:
                 ),
             )
 
-    def splits(self, count: int) -> dict[str, np.ndarray]:
-        return {"train": np.arange(count), "valid": np.arange(0), "test": np.arange(0)}
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
+        return {"train": np.arange(len(keys)), "valid": np.arange(0), "test": np.arange(0)}
 
 
 def training_rates(
