@@ -154,7 +154,7 @@ def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> 
 def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, ligand: Path) -> None:
     task = Grow(core=str(ligand), keep=[3, 4, 5, 6, 7], new_atoms=(2, 3))
     like = Likeness(reference=str(ligand), rounds=1, parents=2)
-    samples = rank(generator.run(5, task=task, sampler=PowerSampler(num_steps=12), workers=0), like)
+    samples = rank(generator.run(5, task=task, sampler=PowerSampler(num_steps=12), workers=0, keep=("valid",)), like)
     assert {one.task["like_round"] for one in samples} <= {0, 1}
     whole = molecule(next(iter(read(ligand).records)).mol)
     for one in samples:
