@@ -102,8 +102,8 @@ def test_compared_as_it_lies_a_molecule_stays() -> None:
 
 
 def test_the_best_come_first_laid_over_the_reference(generator: MoleculeGenerator) -> None:
-    plain = generator.sample(8, sampler=FAST, workers=0)
-    samples = rank(generator.run(8, sampler=FAST, workers=0), Likeness(reference=HISTAMINE))
+    plain = generator.sample(8, sampler=FAST, workers=0, keep=("valid",))
+    samples = rank(generator.run(8, sampler=FAST, workers=0, keep=("valid",)), Likeness(reference=HISTAMINE))
     assert sorted(one.index for one in samples) == [one.index for one in plain]
     assert scores(samples) == sorted(scores(samples), reverse=True)
     assert samples.complete
@@ -166,7 +166,7 @@ def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, l
 
 def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1, parents=1, align=True)
-    samples = rank(generator.run(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0), like)
+    samples = rank(generator.run(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0, keep=("valid",)), like)
     for one in samples:
         mol = Chem.AddHs(Chem.MolFromSmiles(str(one.smiles)))
         assert Chem.rdMolDescriptors.CalcMolFormula(mol) == "C5H9N3"

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from faulty import Deadly, Narrow
-from models import STATISTICS, VOCABULARY
 
 import moldiff
 from moldiff.checkpoint import Checkpoint
@@ -77,8 +76,8 @@ def test_molecules_do_not_depend_on_the_number_of_threads(generator: MoleculeGen
 def test_a_block_whose_worker_died_is_drawn_again(
     generator: MoleculeGenerator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = generator.run(14, sampler=FAST, keep=(), workers=2)
-    task = Deadly(*vars(NewMolecules.like_training(STATISTICS, VOCABULARY)).values(), at=8)
+    run, model = generator.run(14, sampler=FAST, keep=(), workers=2), generator.checkpoint.model
+    task = Deadly(*vars(NewMolecules.like_training(model.statistics, model.vocabulary)).values(), at=8)
     deadly = replace(run, recipe=replace(run.recipe, task=task))
     with caplog.at_level(logging.WARNING):
         found = bits(deadly)
