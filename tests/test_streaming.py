@@ -87,8 +87,7 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(name: str, tmp_path:
         path.write_bytes(whole[:cut])
         try:
             found = finished_records(path)
-        except MoldiffError as error:  # left as it is: it may be anything
-            assert "holds no whole record" in str(error)
+        except MoldiffError:  # it holds no whole record, and is left as it is
             assert path.read_bytes() == whole[:cut]
             continue
         continued += 1
