@@ -136,7 +136,7 @@ def test_a_molecule_does_not_depend_on_its_batch() -> None:
         return found
 
     restarted: set[int] = set()
-    together = drawn(range(40))
+    together = drawn(range(120))
     assert len(restarted) >= 2
     for index in {0, *sorted(restarted)[:3]}:
         alone = drawn([index])[index]
