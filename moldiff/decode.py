@@ -109,7 +109,7 @@ def decode_valence(
         size = int(node_mask[row].sum())
         atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
         pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
-        elements = vocabulary.table[raw.atom_type[row, :size].cpu(), 0]
+        elements = vocabulary.table[raw.atom_type[row, :size].cpu().numpy(), 0]
         pairs = _within_reach(pairs, elements, prediction.pos[row, :size].double().cpu().numpy())
         solve = partial(most_probable, atoms, pairs, vocabulary, totals=totals[row], time_limit=time_limit)
         answer = solve(connected=connected)

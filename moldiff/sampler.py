@@ -162,8 +162,8 @@ class PowerSampler:
         for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
-        if self.class_lead is not None and not self.class_lead > 0:
-            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number above 0")
+        if self.class_lead is not None and not self.class_lead >= 1:
+            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
         if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
             raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):

@@ -52,7 +52,8 @@ def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapp
     fresh, trained = model.denoiser.state_dict(), start.model.denoiser.state_dict()
     new, old = model.properties.names, start.model.properties.names
     trained = _for_properties(trained, fresh, getattr(model.denoiser, "property_axes", {}), new, old)
-    trained |= {name: fresh[name] for name in getattr(model.denoiser, "zero_weights", ()) if name not in trained}
+    zero: frozenset[str] = getattr(model.denoiser, "zero_weights", frozenset()) & fresh.keys() - trained.keys()
+    trained |= {name: fresh[name] for name in zero}
     if (odd := _odd_one(fresh, trained, axes)) is not None:
         raise MoldiffError(_difference(start, denoiser_config, odd))
     rows = _shared_rows(ours, theirs)

@@ -176,9 +176,7 @@ def test_b71_one_record_or_two_are_the_same_task(folder: Path, capsys: pytest.Ca
     # Numbers count the atoms of the input, hydrogens included; files put these behind all heavy atoms of a record.
     said = {}
     for name, tail in (("one", 6), ("two", 12)):
-        words = (
-            f"task=link core={name}.sdf attach=[0,{tail}] new_atoms=3 n=3 steps=5 keep=[] workers=0 out={name}.out.sdf"
-        )
+        words = f"task=link core={name}.sdf attach=[0,{tail}] new_atoms=3 n=3 steps=20 workers=0 out={name}.out.sdf"
         assert main(["sample", *shlex.split(words)]) == 0
         said[name] = capsys.readouterr().err
         assert f"attach: 0 (C); {tail} (C)" in said[name]

@@ -28,7 +28,7 @@ from moldiff.options import compose_options
 from moldiff.resume import resumed
 from moldiff.sampler import PowerSampler
 
-FAST = PowerSampler(num_steps=4)
+FAST = PowerSampler(num_steps=20)
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 
@@ -228,7 +228,7 @@ def test_the_command_delivers_or_says_why_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = "sample n=4 steps=6 workers=0"
+    command = "sample n=4 steps=20 workers=0"
     assert main([*shlex.split(command), "filters=[pains,sa<5.5]"]) == 0
     out = capsys.readouterr().out
     assert "passes sa<5.5" in out
@@ -240,20 +240,20 @@ def test_the_command_delivers_or_says_why_not(
     assert "the hardest filter is sa<3.3, which" in err
     assert main([*shlex.split(command), "filters=[mw<1]", "max_draws=6", "out=none.sdf"]) == 2
     err = capsys.readouterr().err
-    assert "none of the 6 drawn molecules is valid and passes the filters, so no file was written" in err
+    assert "none of the 6 drawn molecules is valid and sound and passes the filters, so no file was written" in err
     assert "the hardest filter is mw<1, which 0 of 6 pass" in err
     assert not Path("none.sdf").exists()
 
 
 def test_the_command_goes_on_with_filters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    command = shlex.split("sample n=4 steps=4 workers=0 filters=[sa<5]")
+    command = shlex.split("sample n=4 steps=20 workers=0 filters=[sa<5]")
     assert main(command) == 0
     whole = Path("molecules.sdf").read_bytes()
     Path("molecules.sdf").write_bytes(whole[: whole.index(b"$$$$\n") + 100])
     assert main([*command, "resume=true"]) == 0
     assert Path("molecules.sdf").read_bytes() == whole
-    assert main([*shlex.split("sample n=4 steps=4 workers=0 filters=[sa<4]"), "resume=true"]) == 2
+    assert main([*shlex.split("sample n=4 steps=20 workers=0 filters=[sa<4]"), "resume=true"]) == 2
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_n_asked_is_n_delivered_and_all_of_them_valid(generator: MoleculeGenerat
     samples = generator.sample(15, sampler=FAST, keep=("valid", "unique"))
     assert len(samples) == 15
     assert samples.complete
-    assert all(s.status is Status.OK and s.unique and s.smiles for s in samples)
+    assert all(s.verdict.status is Status.OK and s.unique and s.smiles for s in samples)
     assert len({s.verdict.canonical for s in samples}) == 15
     assert samples.drawn >= 15
     assert all(mol.GetNumConformers() == 1 for mol in samples.mols)
@@ -98,7 +98,7 @@ def test_counts_do_not_depend_on_how_many_draws_went_together(
 
 
 def test_the_limit_of_draws_ends_a_hopeless_search(generator: MoleculeGenerator) -> None:
-    known = NoveltyIndex.of([s.verdict.strict or "C" for s in generator.sample(10, sampler=FAST)])
+    known = NoveltyIndex.of([s.verdict.strict or "C" for s in generator.sample(10, sampler=FAST, keep=("valid",))])
     informed = MoleculeGenerator(generator.checkpoint, generator.device, known)
     samples = informed.sample(10, sampler=FAST, keep=("valid", "novel"), max_draws=10)
     assert samples.drawn == 10

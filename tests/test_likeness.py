@@ -102,8 +102,8 @@ def test_compared_as_it_lies_a_molecule_stays() -> None:
 
 
 def test_the_best_come_first_laid_over_the_reference(generator: MoleculeGenerator) -> None:
-    plain = generator.sample(8, sampler=FAST, workers=0)
-    samples = rank(generator.run(8, sampler=FAST, workers=0), Likeness(reference=HISTAMINE))
+    plain = generator.sample(8, sampler=FAST, workers=0, keep=("valid",))
+    samples = rank(generator.run(8, sampler=FAST, workers=0, keep=("valid",)), Likeness(reference=HISTAMINE))
     assert sorted(one.index for one in samples) == [one.index for one in plain]
     assert scores(samples) == sorted(scores(samples), reverse=True)
     assert samples.complete
@@ -154,7 +154,7 @@ def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> 
 def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, ligand: Path) -> None:
     task = Grow(core=str(ligand), keep=[3, 4, 5, 6, 7], new_atoms=(2, 3))
     like = Likeness(reference=str(ligand), rounds=1, parents=2)
-    samples = rank(generator.run(5, task=task, sampler=PowerSampler(num_steps=12), workers=0), like)
+    samples = rank(generator.run(5, task=task, sampler=PowerSampler(num_steps=12), workers=0, keep=("valid",)), like)
     assert {one.task["like_round"] for one in samples} <= {0, 1}
     whole = molecule(next(iter(read(ligand).records)).mol)
     for one in samples:
@@ -166,7 +166,7 @@ def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, l
 
 def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1, parents=1, align=True)
-    samples = rank(generator.run(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0), like)
+    samples = rank(generator.run(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0, keep=("valid",)), like)
     for one in samples:
         mol = Chem.AddHs(Chem.MolFromSmiles(str(one.smiles)))
         assert Chem.rdMolDescriptors.CalcMolFormula(mol) == "C5H9N3"

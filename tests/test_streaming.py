@@ -82,16 +82,22 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(name: str, tmp_path:
     with Writer(path, streamed=True) as writer:
         fill(writer, range(150))
     whole = path.read_bytes()
-    random = np.random.default_rng(0)
+    random, continued = np.random.default_rng(0), 0
     for cut in [0, 1, len(whole) - 1, len(whole), *random.integers(len(whole), size=20).tolist()]:
         path.write_bytes(whole[:cut])
-        found = finished_records(path)
+        try:
+            found = finished_records(path)
+        except MoldiffError:  # it holds no whole record, and is left as it is
+            assert path.read_bytes() == whole[:cut]
+            continue
+        continued += 1
         assert [fields["index"] for fields in found.fields] == [str(number) for number in range(len(found))]
         assert found.size <= cut
         with Writer.behind(path, found.size, len(found)) as writer:
             fill(writer, range(len(found), 150))
         assert path.read_bytes() == whole
         assert writer.count == 150
+    assert continued >= 2
 
 
 def test_only_sdf_is_continued(tmp_path: Path) -> None:
