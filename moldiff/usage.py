@@ -94,7 +94,7 @@ conformers n conformers of each molecule, with its stereochemistry
   rmsd=null           leave out those nearer than this to one before (A)
 bonds      bonds and charges for coordinates
   input=FILE          with all hydrogens, such as an .xyz file
-  charge=null         of all, or of each: [-1,0]; null = what the file says, else 0
+  charge=null         of all, or of each: [-1,0]; null = as the file says, or 0
   any_charge=false    true = leave charges to the model
 formula    molecules of one formula
   formula=C7H10N2O    with its charge, if any: C2H8N+
