@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from models import DETAILS, MODEL_CONFIG, SIZES
 from rdkit import Chem
-from rdkit.Chem import AllChem
+from rdkit.Chem import AllChem, rdDistGeom
 
 import moldiff
 from moldiff.batch import Molecule
 from moldiff.benchmark.__main__ import main
-from moldiff.benchmark.conformers import conformer_results
+from moldiff.benchmark.conformers import conformer_results, embedded_rmsd, sanitized
 from moldiff.benchmark.parts import choose_part, is_untouched
 from moldiff.benchmark.settings import Settings
 from moldiff.checkpoint import save_model
@@ -105,6 +106,25 @@ def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFi
         names = {row["name"]: row for row in column}
         untouched = names.get(f"{task}_kept_untouched")
         assert untouched is None or untouched["numerator"] == untouched["denominator"] > 0
+    if task == "conformers":
+        off = {row["name"]: row for row in results["moldiff"]}["conformers_hydrogens_off"]
+        assert 0 <= off["numerator"] <= off["denominator"] == 12
+
+
+def test_etkdg_embeds_what_it_cannot_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From random coordinates, so that both have equally many conformers."""
+    embed, tried = rdDistGeom.EmbedMultipleConfs, []
+
+    def failing(mol: Chem.Mol, number: int, options: Any) -> list[int]:
+        tried.append(options.useRandomCoords)
+        return list(embed(mol, number - 2 if len(tried) == 1 else number, options))
+
+    monkeypatch.setattr(rdDistGeom, "EmbedMultipleConfs", failing)
+    whole = embedded("CCO")
+    settings = Settings(generator=moldiff.load("qm9", device="cpu"), molecules=[whole], samples=5)
+    truth = Chem.RemoveHs(sanitized(whole))
+    assert len(embedded_rmsd(whole, truth, settings, relax=False)) == 5
+    assert tried == [False, True]
 
 
 def test_wrong_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -270,6 +270,14 @@ def test_limits_are_those_of_the_data(prepared: PreparedSet) -> None:
     assert f"0 of {train:,} training molecules have a ring of 12 or more atoms" in text
 
 
+def test_frechet_distance_of_training_molecules_to_others(prepared: PreparedSet) -> None:
+    pytest.importorskip("fcd")
+    (result,) = memory.frechet_of_training(prepared, 20)
+    assert (result.name, result.counted) == ("data_fcd", 20)
+    assert result.value is not None
+    assert 1 < result.value < 100
+
+
 def test_what_a_perfect_sampler_of_the_data_would_give(prepared: PreparedSet) -> None:
     values = {result.name: result.value for result in memory.of_the_data(prepared, 10_000)}
     total, train = len(prepared), len(prepared.split("train"))

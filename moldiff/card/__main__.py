@@ -97,6 +97,7 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
         delivered=delivered,
         sampler=sampler,
         seconds=seconds,
+        fcd=0 if "fcd" in columns["model, raw"].skipped else min(number, first["fcd"]),
         machine=options.machine,
     )
     shutil.rmtree(parts)

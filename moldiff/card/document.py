@@ -39,13 +39,16 @@ def write_card(
     delivered: Delivered,
     sampler: PowerSampler,
     seconds: float,
+    fcd: int = 0,
     machine: str | None = None,
 ) -> None:
     """Write `card.json` and `card.md` beside the weights; the evaluation took so many seconds.
 
-    `machine` is where the model was trained, if its history does not say so.
+    The Fréchet distance of `fcd` training molecules to others is stated beside, 0 = not. `machine` is where the model
+    was trained, if its history does not say so.
     """
     first = next(iter(columns.values()))
+    data = memory.of_the_data(prepared, len(drawn.raw)) + (memory.frechet_of_training(prepared, fcd) if fcd else [])
     document = {
         "facts": _facts(checkpoint, prepared, drawn, delivered, sampler) | {"evaluation": _minutes(seconds)},
         "versions": versions(),
@@ -55,7 +58,7 @@ def write_card(
         "results": {name: [result.to_dict() for result in column.results] for name, column in columns.items()},
         "bound": {name: [result.to_dict() for result in results] for name, results in bound.items()},
         "rings": {name: [result.to_dict() for result in column.rings] for name, column in columns.items()},
-        "of_the_data": [result.to_dict() for result in memory.of_the_data(prepared, len(drawn.raw))],
+        "of_the_data": [result.to_dict() for result in data],
         "limits": limits(prepared),
         "history": checkpoint.config.get("history", []),
     }

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from moldiff.data.dataset import PreparedSet
+from moldiff.metrics.frechet import FrechetDistance
+from moldiff.metrics.subjects import Subjects
 from moldiff.report import format_fraction, format_value, markdown
 from moldiff.results import MetricResult
 
@@ -43,6 +48,20 @@ def of_the_data(prepared: PreparedSet, drawn: int) -> list[MetricResult]:
             f"Expected distinct molecules outside the training part {over}.",
             drawn,
         ),
+    ]
+
+
+def frechet_of_training(prepared: PreparedSet, number: int) -> list[MetricResult]:
+    """Fréchet ChemNet Distance of training molecules to as many others: what a perfect memory of the data would have.
+
+    That of the real molecules is to a held-out part, which may be of other scaffolds.
+    """
+    places = np.random.default_rng(0).permutation(prepared.split("train"))[: 2 * number]
+    halves = [[prepared.smiles[int(place)] for place in half] for half in np.array_split(places, 2)]
+    first, second = (Subjects([], [], texts, has_coordinates=False) for texts in halves)
+    definition = f"Fréchet ChemNet Distance of {len(first.smiles):,} training molecules to as many others of them."
+    return [
+        replace(result, name="data_fcd", definition=definition) for result in FrechetDistance()(first, second).results
     ]
 
 
@@ -111,6 +130,9 @@ def _beside_the_data(columns: Mapping[str, Sequence[MetricResult]], data: Sequen
             f" With replacement, {100 * (unique.value or 0):.1f} % of {unique.counted:,} would be unique and "
             f"{100 * (novel.value or 0):.1f} % valid, unique and novel."
         )
+    if "data_fcd" in values:
+        fcd = values["data_fcd"]
+        lines[0] += f" The Fréchet ChemNet Distance of {fcd.counted:,} training molecules to others: {fcd.value:.3g}."
     if own is not None and own.value is not None:
         lines[0] += (
             f" The model's ({title}): {format_value(own)}. What is above the data's figure are molecules that the data "
