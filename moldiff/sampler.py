@@ -120,7 +120,8 @@ class PowerSampler:
             from 50 calls on, and 0 in fewer or of models with coupled noise.
         churn_low: the lowest noise level from which it is.
         churn_high: the highest.
-        order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates.
+        order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates, up to where the
+            graph is known.
         self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
             together, and towards the most frequent.
         settle: share of the calls in which the graph is known; at least 8, but no more than half of them.
@@ -203,7 +204,8 @@ class PowerSampler:
                 yield SamplerState(noisy, shown, level, step)
                 if place + 1 < len(levels):
                     target = prediction
-                    if self.order == 2 and previous is not None and place > 0:
+                    # Hydrogens find their places to first order: extrapolated while they turn, they come out short.
+                    if self.order == 2 and not stage.graph_known and previous is not None and place > 0:
                         target = extrapolate(prediction, previous, levels[place - 1 : place + 2], process)
                     noisy = process.step(noisy, target, level, levels[place + 1], draws)
                 previous, step = prediction, step + 1
