@@ -139,11 +139,13 @@ def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) ->
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     assert known.subjects is not None
     some: Subjects = known.subjects.first(count)
-    scores = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
+    index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
+    scores = score(some.entries, index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
     missing = {"p1"} if not some.has_coordinates else set()
     missing |= set() if some.has_bonds else {"p2"}
     kept = [result for result in scores.results if result.name.partition("_")[0] not in missing]
-    return [result for result in kept if known.trained_on or "novel" not in result.name]
+    results = [result for result in kept if result.name != "p2_novel_parent"]
+    return [result for result in results if known.trained_on or "novel" not in result.name]
 
 
 def _report(

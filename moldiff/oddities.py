@@ -14,11 +14,11 @@ from moldiff.fields import SMILES_NAMES, plain
 from moldiff.radii import BOND_RADII
 from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS
 
-SHORT, LONG = 0.8, 1.2
+SHORT, LONG = 0.8, 1.21
 """Times the sum of the covalent radii of the bond's order (`moldiff.radii.BOND_RADII`), outside which a bond is odd.
 
-The longest C-C bond of a hydrocarbon known has 1.20 times (1.806 Å, Ishigaki et al. 2018,
-doi:10.1016/j.chempr.2018.01.011). Of QM9's bonds 1 in 90,000 is longer and none shorter.
+The longest C-C bond known of a neutral hydrocarbon has 1.204 times (1.806 Å, Ishigaki et al. 2018,
+doi:10.1016/j.chempr.2018.01.011). Of QM9's bonds about 1 in 90,000 is longer, none shorter.
 """
 
 OTHER_SMILES = "SMILES field of another molecule"
