@@ -7,6 +7,7 @@ import re
 import numpy as np
 from rdkit import Chem, rdBase
 
+from moldiff.chem import atoms
 from moldiff.records import Record, atomic_number, finished, one_line, rejected, whole_number
 
 _GAFF_TYPE = re.compile(r"(cl|br|[chnopsfi])[a-z0-9+]?")
@@ -15,6 +16,9 @@ case, which none of Tripos does."""
 
 _OTHER_TYPES = frozenset({"Du", "LP", "Any", "Hal", "Het", "Hev"})
 """Types of Tripos that are of no element."""
+
+_ANIONIC = frozenset({"O.co2", "o"})
+"""Types that a single bond leaves negative: a carboxylate's oxygen in Tripos' words and in GAFF's."""
 
 _TYPE = 5
 """The column of the type in a line of an atom."""
@@ -44,7 +48,23 @@ def mol2_record(number: int, block: list[str]) -> Record:
     for key in mol.GetPropNames():
         if key != "_Name":  # what RDKit notes of the file is no property of the molecule
             mol.ClearProp(key)
+    _open_valences(mol, [words[_TYPE] for words in _atom_lines(block).values()])
     return finished(number, name, mol)
+
+
+def _open_valences(mol: Chem.Mol, types: list[str]) -> None:
+    """Let the atoms of a record without any hydrogen have implicit ones, in place.
+
+    RDKit takes what is missing for negative charges. They stay where the type of the atom or a neighbour asks for one.
+    """
+    everything = atoms(mol)
+    if any(atom.GetAtomicNum() == 1 for atom in everything) or len(everything) != len(types):
+        return
+    for atom, kind in zip(everything, types, strict=True):
+        beside_positive = any(other.GetFormalCharge() > 0 for other in atom.GetNeighbors())
+        if atom.GetFormalCharge() < 0 and kind not in _ANIONIC and not beside_positive:
+            atom.SetFormalCharge(0)
+        atom.SetNoImplicit(False)
 
 
 def _mol2_problem(block: list[str]) -> str | None:
