@@ -234,7 +234,9 @@ def test_s22_hydrogens_that_a_file_lacks_are_named_and_added_when_asked(tmp_path
 
 def test_s22_hydrogens_are_added_to_mol2_too(tmp_path):
     def bare(name: str, types: str, *bonds: str) -> str:
-        lines = [f"{k} A{k} {1.4 * k} {k % 2} {0.1 * (k % 3)} {kind} 1 X 0" for k, kind in enumerate(types.split(), start=1)]
+        lines = [
+            f"{k} A{k} {1.4 * k} {k % 2} {0.1 * (k % 3)} {kind} 1 X 0" for k, kind in enumerate(types.split(), start=1)
+        ]
         numbered = [f"{k} {bond}" for k, bond in enumerate(bonds, start=1)]
         head = ["@<TRIPOS>MOLECULE", name, f"{len(lines)} {len(bonds)} 0 0 0", "SMALL", "NO_CHARGES"]
         return "\n".join([*head, "@<TRIPOS>ATOM", *lines, "@<TRIPOS>BOND", *numbered, ""])
@@ -247,7 +249,7 @@ def test_s22_hydrogens_are_added_to_mol2_too(tmp_path):
     )
     _, rows = evaluated(tmp_path, text, "hydrogens=add", name="a.mol2")
     assert [row["smiles"] for row in rows] == ["CNC=O", "CC(=O)[O-]", "C[N+](=O)[O-]", "CCO"]
-    assert [row["remarks"] for row in rows] == ["hydrogens added"] * 4
+    assert all(row["remarks"].startswith("hydrogens added") for row in rows)
 
 
 def test_s22_radicals_stay_radicals(tmp_path):
