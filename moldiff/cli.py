@@ -284,6 +284,8 @@ def _check_sample(options: Mapping[str, Any]) -> None:
 
 
 def _check_input(options: Mapping[str, Any]) -> None:
+    if options["hydrogens"] not in ("keep", "add"):
+        raise MoldiffError(f"hydrogens: got {options['hydrogens']!r}, expected keep or add")
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
 
@@ -305,6 +307,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
             metrics=_metrics(options),
             out=options["out"],
             reference_size=options["reference_size"],
+            hydrogens=options["hydrogens"],
             on_progress=on_progress,
         )
     console = Console()
@@ -312,6 +315,8 @@ def _evaluate(options: Mapping[str, Any]) -> int:
         console.print(table)
     for name, reason in report.skipped.items():
         console.print(f"{name} left out: {reason}", markup=False)
+    for line in report.remark_lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if options["out"] is not None:
         print(f"report in {Path(options['out'])}")
     if report.interrupted:
@@ -367,6 +372,7 @@ def _view(options: Mapping[str, Any]) -> int:
             options["out"],
             reference=known,
             metrics=_metrics(options),
+            hydrogens=options["hydrogens"],
             on_progress=on_progress,
         )
     print(f"page in {page}; it opens in any browser")

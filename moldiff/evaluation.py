@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from moldiff.completion import completed_record
 from moldiff.errors import MoldiffError
 from moldiff.io import read
 from moldiff.known import Known, Reference
 from moldiff.metrics.distance_lookup import MARGINS_PM
-from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES, Entry, Intake
+from moldiff.metrics.intake import NO_BONDS, NO_COORDINATES, Entry, Intake, known_item
+from moldiff.metrics.remarks import remark_counts, remarks
 from moldiff.metrics.subjects import Subjects
 from moldiff.metrics.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
 from moldiff.metrics.summary import MoleculeRow, score
+from moldiff.oddities import Oddity
 from moldiff.records import Record, smiles_record
 from moldiff.report import Report
 from moldiff.results import InvalidMolecule, MetricResult, Status
@@ -34,6 +37,7 @@ def evaluate(
     out: str | Path | None = None,
     vocabulary: Vocabulary | None = None,
     reference_size: int = REFERENCE_SIZE,
+    hydrogens: str = "keep",
     on_progress: OnMetric | None = None,
 ) -> Report:
     """Score molecules by protocols P1 and P2, uniqueness and, with a reference, novelty; and by further metrics.
@@ -55,6 +59,8 @@ def evaluate(
             others beside it); None = nothing is written.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
         reference_size: at most so many molecules of the reference are compared with, chosen at random.
+        hydrogens: "keep" = as they stand; "add" = those that a 3D structure lacks, here and in the reference, are added
+            with coordinates, as `moldiff prepare` does.
         on_progress: called with the name of a metric and how many of its steps are finished.
 
     Returns:
@@ -62,16 +68,19 @@ def evaluate(
         within the further metrics it holds what was finished, and `report.interrupted` is true.
 
     Raises:
-        MoldiffError: when `source` or `reference` is a path that cannot be read, a metric is not known, or one that
-            was asked for by name needs a package that is not installed.
+        MoldiffError: when `source` or `reference` is a path that cannot be read, `hydrogens` is none of the two, a
+            metric is not known, or one that was asked for by name needs a package that is not installed.
     """
     chosen, skipped = choose(metrics)
     if reference_size < 1:
         raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
-    known = Known.of(reference, reference_size)
-    records, intake = _read(source)
+    if hydrogens not in ("keep", "add"):
+        raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
+    known = Known.of(reference, reference_size, complete=hydrogens == "add")
+    records, intake, found = _read(source, complete=hydrogens == "add")
     scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, drawings=intake.drawings)
     rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
+    rows = [_with_remarks(*pair) for pair in zip(rows, found, strict=True)]
     findings = Findings(
         results=blanked(scores.results, intake.missing),
         notes=dict(scores.notes) | _notes(scores.results, intake.missing),
@@ -79,22 +88,34 @@ def evaluate(
         reference_results=[] if known.subjects is None else _scores_of_known(known, len(rows), vocabulary),
     )
     run_metrics(chosen, intake.subjects([row.smiles for row in rows]), known.subjects, findings, on_progress)
-    report = _report(rows, findings, _options(source, reference, known, rows))
+    options = _options(source, reference, known, rows) | {"hydrogens": hydrogens}
+    report = _report(rows, findings, options, remark_counts(found))
     if out is not None:
         report.write(out)
     return report
 
 
-def _read(source: str | Path | Sequence[Entry] | Sequence[str]) -> tuple[list[Record] | None, Intake]:
-    """The records of a file or of SMILES, None for molecules; and what there is to evaluate."""
+class _Read(NamedTuple):
+    """The records of a file or of SMILES, None for molecules; what there is of them, and what is odd about each."""
+
+    records: list[Record] | None
+    intake: Intake
+    remarks: list[list[Oddity]]
+
+
+def _read(source: str | Path | Sequence[Entry] | Sequence[str], *, complete: bool) -> _Read:
+    """What there is to evaluate; with `complete`, with the hydrogens that structures lack."""
+    records: list[Record] | None = None
+    entries: list[Any] = [] if isinstance(source, str | Path) else list(source)
     if isinstance(source, str | Path):
         records = read(source).records
-        return records, Intake.of(records)
-    entries: list[Any] = list(source)
-    if entries and all(isinstance(entry, str) for entry in entries):
+    elif entries and all(isinstance(entry, str) for entry in entries):
         records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-        return records, Intake.of(records)
-    return None, Intake.of(entries)
+    items: list[Any] = [known_item(*pair) for pair in enumerate(entries if records is None else records)]
+    if complete:
+        items = [completed_record(item) if isinstance(item, Record) else item for item in items]
+    intake = Intake.of(items)
+    return _Read(None if records is None else items, intake, remarks(items, intake))
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -102,6 +123,10 @@ def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
     problem = record.molecule() if row.status is not Status.OK else None
     reason = problem.reason if isinstance(problem, InvalidMolecule) and problem.status is row.status else row.reason
     return replace(row, name=record.name, reason=reason)
+
+
+def _with_remarks(row: MoleculeRow, found: Sequence[Oddity]) -> MoleculeRow:
+    return replace(row, remarks="; ".join(map(str, found)) or None)
 
 
 def _notes(results: Sequence[MetricResult], missing: Mapping[str, str]) -> dict[str, str]:
@@ -114,14 +139,18 @@ def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) ->
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     assert known.subjects is not None
     some: Subjects = known.subjects.first(count)
-    scores = score(some.entries, known.index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
+    index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
+    scores = score(some.entries, index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
     missing = {"p1"} if not some.has_coordinates else set()
     missing |= set() if some.has_bonds else {"p2"}
     kept = [result for result in scores.results if result.name.partition("_")[0] not in missing]
-    return [result for result in kept if known.trained_on or "novel" not in result.name]
+    results = [result for result in kept if result.name != "p2_novel_parent"]
+    return [result for result in results if known.trained_on or "novel" not in result.name]
 
 
-def _report(rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any]) -> Report:
+def _report(
+    rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any], remarks: Mapping[str, int]
+) -> Report:
     columns = findings.columns
     table = [asdict(row) | {name: values[place] for name, values in columns.items()} for place, row in enumerate(rows)]
     return Report(
@@ -133,6 +162,7 @@ def _report(rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[st
         details=[result for result in findings.results if result.name.endswith("]")],
         skipped=findings.skipped,
         interrupted=findings.interrupted,
+        remarks=remarks,
     )
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moldiff.batch import Molecule
+from moldiff.completion import completed_record
 from moldiff.io import records
 from moldiff.metrics.intake import Intake
-from moldiff.metrics.novelty import NoveltyIndex
+from moldiff.metrics.novelty import MAX_TEXTS, NoveltyIndex
 from moldiff.metrics.subjects import Subjects
 from moldiff.metrics.validity import judge
 from moldiff.records import Record, smiles_record
@@ -39,13 +40,14 @@ class Known:
     trained_on: bool = False
 
     @classmethod
-    def of(cls, reference: Reference | None, size: int) -> Known:
+    def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> Known:
         """Open what the user names as reference.
 
         Args:
             reference: None, an index, molecules or SMILES, a file of molecules, a prepared folder (novelty is decided
                 on its training set, the sample is its test set), a model's folder or an index file (keys alone).
             size: molecules of the sample at most.
+            complete: add hydrogens that structures of a file lack.
 
         Raises:
             MoldiffError: when a path cannot be read.
@@ -53,18 +55,14 @@ class Known:
         if reference is None or isinstance(reference, NoveltyIndex):
             return cls(reference)
         if not isinstance(reference, str | Path):
-            records = (_as_record(number, entry) for number, entry in enumerate(reference, start=1))
-            return _of_records(records, size, "molecules from Python")
+            entries = (_as_record(number, entry) for number, entry in enumerate(reference, start=1))
+            return _of_records(entries, size, "molecules from Python")
         path = Path(reference)
         if path.is_dir() and (path / _MOLECULES_FILE).is_file():
             return _of_prepared(path, size)
         if path.is_dir() or path.suffix == ".safetensors":
             return cls(NoveltyIndex.load(path))
-        return _of_records(_records(path), size, path.name)
-
-
-def _records(path: Path) -> Iterator[Record]:
-    return records(path)
+        return _of_records(map(completed_record, records(path)) if complete else records(path), size, path.name)
 
 
 def _as_record(number: int, entry: Molecule | str) -> Record | Molecule:
@@ -93,7 +91,10 @@ def _of_prepared(path: Path, size: int) -> Known:
     chosen = np.random.default_rng(0).permutation(places)[:size]
     intake = Intake.of([prepared.molecule(int(place)) for place in chosen])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
-    return Known(NoveltyIndex.load(path), _subjects(intake), source, trained_on=True)
+    trained = prepared.split("train")
+    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
+    index = replace(NoveltyIndex.load(path), texts=texts)
+    return Known(index, _subjects(intake), source, trained_on=True)
 
 
 def _subjects(intake: Intake) -> Subjects:

@@ -18,3 +18,29 @@ _COVALENT_PM = (
 
 COVALENT = np.array([0, *(radius for row in _COVALENT_PM for radius in row)]) / 100
 """Covalent radii [97] (Å) by atomic number, 0 for number 0 (Cordero et al. 2008, doi:10.1039/b801115j, table 2)."""
+
+_BOND_PM = {
+    1: (32,),
+    5: (85, 78, 73),
+    6: (75, 67, 60),
+    7: (71, 60, 54),
+    8: (63, 57, 53),
+    9: (64, 59, 53),
+    14: (116, 107, 102),
+    15: (111, 102, 94),
+    16: (103, 94, 95),
+    17: (99, 95, 93),
+    33: (121, 114, 106),
+    34: (116, 107, 107),
+    35: (114, 109, 110),
+    53: (133, 129, 125),
+}
+
+BOND_RADII = np.full((3, len(COVALENT)), np.nan)
+"""Covalent radii [3, 97] (Å) of single, double and triple bonds by atomic number; NaN where none is known here.
+
+Pyykkö and Atsumi 2009, doi:10.1002/chem.200800987 and doi:10.1002/chem.200901472; Pyykkö et al. 2005,
+doi:10.1002/chem.200401299.
+"""
+for _number, _radii in _BOND_PM.items():
+    BOND_RADII[: len(_radii), _number] = np.array(_radii) / 100

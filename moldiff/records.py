@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -12,10 +12,10 @@ from rdkit import Chem, rdBase
 
 from moldiff.batch import Molecule
 from moldiff.chem import assign_stereo, atom_order, atoms, check, from_rdkit
+from moldiff.fields import gathered, sdf_fields
 from moldiff.radii import COVALENT
 from moldiff.results import InvalidMolecule, Status
 
-_DATA_HEADER = re.compile(r">.*<([^<>]+)>")
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 _MAX_SMILES = 100_000
@@ -51,12 +51,14 @@ class Record:
             the record cannot be parsed.
         problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
             order of the file.
+        remarks: what is odd about its data fields (`moldiff.fields`).
     """
 
     number: int
     name: str
     mol: Chem.Mol | None
     problem: InvalidMolecule | None = None
+    remarks: tuple[str, ...] = ()
 
     def molecule(self) -> Molecule | InvalidMolecule:
         """The molecule if it has 3D coordinates and passes protocol P2 (`moldiff.chem.check`), else why not."""
@@ -107,7 +109,7 @@ def rejected(
 
 def unexpected(error: Exception) -> InvalidMolecule:
     """What is said of a record with which something went wrong that nobody had thought of."""
-    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {_one_line(error)[:200]}")
+    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
 
 
 def sdf_record(number: int, block: list[str]) -> Record:
@@ -123,23 +125,9 @@ def sdf_record(number: int, block: list[str]) -> Record:
     # RDKit takes a flat molecule for a drawing even where the header says that it is 3D; see `_is_drawing`.
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
-    _set_fields(mol, _data_fields(block[end:]))
-    return finished(number, name, mol)
-
-
-def _data_fields(lines: list[str]) -> dict[str, str]:
-    """Data fields of an SDF record; a line of spaces ends a value like an empty one does."""
-    fields: dict[str, list[str]] = {}
-    value: list[str] | None = None
-    for line in lines:
-        header = _DATA_HEADER.match(line)
-        if header:
-            value = fields.setdefault(header[1], [])
-        elif not line.strip():
-            value = None
-        elif value is not None:
-            value.append(line)
-    return {key: "\n".join(text) for key, text in fields.items()}
+    fields = sdf_fields(block[end:])
+    _set_fields(mol, fields.values)
+    return replace(finished(number, name, mol), remarks=fields.remarks)
 
 
 def _why_unparsed(block: list[str]) -> InvalidMolecule:
@@ -157,12 +145,13 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
         symbol = line[31:34].strip()
         if re.search(r"nan|inf", line[:30], re.IGNORECASE):
             return InvalidMolecule(Status.NON_FINITE, f"atom {atom} ({symbol}): coordinate not finite", atom)
-        if _atomic_number(symbol) is None:
+        if atomic_number(symbol) is None:
             return InvalidMolecule(Status.UNREADABLE, f"atom {atom}: unknown element {symbol!r}", atom)
     return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
-def _atomic_number(symbol: str) -> int | None:
+def atomic_number(symbol: str) -> int | None:
+    """The atomic number of a symbol or of its own digits; None for any other text."""
     number = whole_number(symbol)
     if number is not None:
         return number if 0 < number < 119 else None
@@ -189,7 +178,7 @@ def finished(number: int, name: str, mol: Chem.Mol) -> Record:
         assign_stereo(sanitized)
     except Chem.KekulizeException as error:
         advice = "draw single and double bonds, or the hydrogen of the ring atom that has one"
-        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{_one_line(error)}: {advice}"))
+        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{one_line(error)}: {advice}"))
     except Chem.MolSanitizeException as error:
         drawn = _checked(mol) if mol.GetNumConformers() else None
         if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
@@ -234,7 +223,7 @@ def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
 
 def _why_unsanitized(error: Exception) -> InvalidMolecule:
     """RDKit's reason; where it names an atom, in the words of all other reasons."""
-    text = _one_line(error)
+    text = one_line(error)
     found = _TOO_MANY_BONDS.match(text)
     if found is None:
         return InvalidMolecule(Status.UNSANITIZABLE, text)
@@ -258,48 +247,6 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return problem.renumbered(atom_order(mol))
 
 
-def mol2_record(number: int, block: list[str]) -> Record:
-    """The lines of a MOL2 record, from its `@<TRIPOS>MOLECULE` on; atom types are those of Corina."""
-    name = block[1].strip() if len(block) > 1 else ""
-    problem = _mol2_problem(block)
-    if problem is not None:
-        return rejected(number, name, problem)
-    with rdBase.BlockLogs():
-        try:
-            mol = Chem.MolFromMol2Block("\n".join(block) + "\n", sanitize=False, removeHs=False)
-        except (RuntimeError, ValueError) as error:
-            return rejected(number, name, f"malformed MOL2 block: {_one_line(error)}")
-    if mol is None:
-        return rejected(number, name, "malformed MOL2 block")
-    if mol.GetNumConformers():
-        conformer = mol.GetConformer()
-        conformer.Set3D(mol.GetNumAtoms() == 1 or bool(np.ptp(conformer.GetPositions(), axis=0).max() > 0))
-    for key in mol.GetPropNames():
-        if key != "_Name":  # what RDKit notes of the file is no property of the molecule
-            mol.ClearProp(key)
-    return finished(number, name, mol)
-
-
-def _mol2_problem(block: list[str]) -> str | None:
-    """Why a MOL2 record cannot be whole, which RDKit takes for the end of its molecule."""
-    words = block[2].split()[:2] if len(block) > 2 else []
-    counts = [count for count in map(whole_number, words) if count is not None]
-    if not counts or len(counts) < len(words):
-        return "no counts line, so not a MOL2 block"
-    sections: dict[str, int] = {}
-    section = ""
-    for line in block:
-        if line.startswith("@<TRIPOS>"):
-            section = line.strip()
-        elif line.strip() and not line.startswith("#"):
-            sections[section] = sections.get(section, 0) + 1
-    expected = dict(zip(("@<TRIPOS>ATOM", "@<TRIPOS>BOND"), counts, strict=False))
-    if expected["@<TRIPOS>ATOM"] == 0:
-        return "no atom"
-    short = [name for name, count in expected.items() if sections.get(name, 0) < count]
-    return f"fewer lines in {short[0]} than the {expected[short[0]]} that its counts say" if short else None
-
-
 def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     """Elements and coordinates, one line per atom; the molecule has no bonds.
 
@@ -309,7 +256,7 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     if values := qm9_values(comment):
         title = " ".join(comment.split()[:2])
         return _xyz_record(number, title, _XYZ_COLUMNS, lines, values)
-    pairs = {key: value.strip("\"'") for key, value in _ASSIGNMENT.findall(comment)}
+    pairs, remarks = gathered((key, value.strip("\"'")) for key, value in _ASSIGNMENT.findall(comment))
     extended = "Properties" in pairs
     fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
     name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
@@ -318,7 +265,8 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
         reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
         return rejected(number, name, reason)
     data = {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")}
-    return _xyz_record(number, name, columns, lines, data)
+    record = _xyz_record(number, name, columns, lines, data)
+    return replace(record, remarks=remarks if extended else ())
 
 
 def qm9_values(comment: str) -> dict[str, str]:
@@ -375,7 +323,7 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
     """Add the atom of a line and fill in its position [3]; why that cannot be, else None."""
     words = line.split()
     element, first = columns
-    number = _atomic_number(words[element]) if len(words) > element else None
+    number = atomic_number(words[element]) if len(words) > element else None
     try:
         pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
     except ValueError:
@@ -406,8 +354,10 @@ def parsed(text: str) -> Chem.Mol | None:
     return mol
 
 
-def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) -> Record:
-    """A SMILES or InChI with data fields: a molecule without coordinates."""
+def smiles_record(
+    number: int, text: str, name: str, fields: Mapping[str, str], remarks: tuple[str, ...] = ()
+) -> Record:
+    """A SMILES or InChI with data fields, and what is odd about these: a molecule without coordinates."""
     if not text:
         return rejected(number, name, "no SMILES")
     if len(text) > _MAX_SMILES:
@@ -416,7 +366,7 @@ def smiles_record(number: int, text: str, name: str, fields: Mapping[str, str]) 
     if mol is None or mol.GetNumAtoms() == 0:
         return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
     _set_fields(mol, fields)
-    return finished(number, name, mol)
+    return replace(finished(number, name, mol), remarks=remarks)
 
 
 def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
@@ -424,5 +374,6 @@ def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
         mol.SetProp(key, value)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error without its line ends."""
     return " ".join(str(error).split())

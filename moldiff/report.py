@@ -57,6 +57,7 @@ class Report:
         details: what a result is made of, e.g. the distance of one type of bond; not in the tables.
         skipped: why a metric was left out, by its name.
         interrupted: whether it ended before all was evaluated.
+        remarks: how many records have something odd about them, by what it is.
     """
 
     results: Sequence[MetricResult]
@@ -67,6 +68,7 @@ class Report:
     details: Sequence[MetricResult] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> MetricResult:
         """The result or detail of that name.
@@ -88,6 +90,7 @@ class Report:
             "options": dict(self.options),
             "interrupted": self.interrupted,
             "skipped": dict(self.skipped),
+            "remarks": dict(self.remarks),
             "results": results,
             "reference_results": [result.to_dict() for result in self.reference_results],
             "details": [result.to_dict() for result in self.details],
@@ -99,6 +102,10 @@ class Report:
         """One table per protocol, for a rich console."""
         beside = {result.name: result for result in self.reference_results}
         return [_table(protocol, group, self.notes, beside) for protocol, group in by_protocol(self.results).items()]
+
+    def remark_lines(self) -> list[str]:
+        """How many records have what is odd about them, a line for each kind."""
+        return [f"{count} of {len(self.rows)} records: {remark}" for remark, count in self.remarks.items()]
 
     def markdown(self, column: str = "value") -> str:
         """The results as Markdown tables with one column of values, and one of the reference's if there are any."""
@@ -129,6 +136,7 @@ class Report:
         lines = ["### Definitions", "", *(f"- `{result.name}`: {result.definition}" for result in shown)]
         lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in {r.name for r in shown}]
         lines += [f"- `{name}` left out: {reason}" for name, reason in self.skipped.items()]
+        lines += ["", "### Remarks", "", *(f"- {line}" for line in self.remark_lines())] if self.remarks else []
         lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
         lines += [f"- `{name}`: {value}" for name, value in _flat(self.options)]
         return "\n".join(lines) + "\n"

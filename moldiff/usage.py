@@ -148,6 +148,7 @@ usage: moldiff evaluate input=FILE [key=value ...]
 
 options and their defaults:
   input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
+  hydrogens=keep      add = first add those that a 3D structure lacks
   reference=null      known molecules to compare with: a prepared folder or a
                       file; for novelty alone, a model's name or folder
   reference_size=10000   molecules of the reference at most
@@ -171,6 +172,7 @@ usage: moldiff view input=FILE [key=value ...]
 
 options and their defaults:
   input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
+  hydrogens=keep      add = first add those that a 3D structure lacks
   reference=null      known molecules for novelty and to compare distributions
                       with: a model's name or folder, a prepared folder, or a
                       file of molecules

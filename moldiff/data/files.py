@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rdkit
+from rdkit import Chem
 
 from moldiff.batch import Molecule
 from moldiff.data import conformers
@@ -74,7 +75,8 @@ class RecordWork:
             if label not in SPLITS:
                 reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
                 return SourceRecord(part.number, record.name, _unreadable(reason), file)
-        return SourceRecord(part.number, record.name, outcome, file, both_keys(outcome), notes, label)
+        keys, texts = both_keys(outcome), fields_of_text(record.mol, outcome.properties)
+        return SourceRecord(part.number, record.name, outcome, file, keys, notes, label, texts)
 
 
 class Files:
@@ -139,6 +141,7 @@ class Files:
         self._num_workers, self._time_limit = num_workers, time_limit
         self._root = Path(os.path.commonpath([file.parent for file in self.files]))
         self._known: Counter[str] = Counter()
+        self._texts: Counter[str] = Counter()
         self._kept = 0
         self._embedded = 0
         self._digests: list[str] = []
@@ -175,6 +178,16 @@ class Files:
             "geometry": geometry,
             "hydrogens": "explicit",
             "options": self._options(),
+            "notes": self._field_notes(),
+        }
+
+    def _field_notes(self) -> dict[str, int]:
+        """Of how many molecules a property is not known because of text, and of how many a number is not used."""
+        kept = self.properties
+        few = {} if self._asked is not None else {name: n for name, n in self._known.items() if name not in kept}
+        return {
+            **{f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept},
+            **{f"{name}: a number, but in fewer than half of the records": count for name, count in few.items()},
         }
 
     def __len__(self) -> int:
@@ -190,6 +203,7 @@ class Files:
                 self._kept += 1
                 self._embedded += any(note in (conformers.ETKDG, conformers.NO_FORCE_FIELD) for note in record.notes)
                 self._known.update(list(record.outcome.properties))
+                self._texts.update(record.texts)
             yield record
 
     def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
@@ -241,6 +255,14 @@ class Files:
             "limit": self._limit,
             "time_limit": self._time_limit,
         }
+
+
+def fields_of_text(mol: Chem.Mol | None, properties: Mapping[str, float]) -> tuple[str, ...]:
+    """Data fields with a value that is none of a molecule's properties, being no finite number of 32 bits."""
+    if mol is None:
+        return ()
+    names = mol.GetPropNames(includePrivate=False, includeComputed=False)
+    return tuple(str(name) for name in names if name not in properties and mol.GetProp(name).strip())
 
 
 def _lost(item: _Item, failure: Failure) -> SourceRecord:

@@ -147,7 +147,7 @@ def _read(
         first = f"; first reason: {rejected[0].problem.reason}" if rejected else ""
         raise MoldiffError(f"{source.name}: no molecule kept of {len(rejected)} records{first}")
     described: dict[str, Any] = {"name": source.name} | source.describe()
-    notes = gathering.note_counts()
+    notes = gathering.note_counts() | described.pop("notes", {})
     if HYDROGENS_NOT_PLACED in notes:
         described["hydrogens"] = HYDROGENS_NOT_PLACED
     return Draft(

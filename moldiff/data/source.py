@@ -29,6 +29,7 @@ class SourceRecord:
         file: the file it comes from, "" where the source has no files.
         keys: canonical and strict key (`moldiff.chem`) where they have been computed already.
         notes: what was done to it; the prepared set says how often each was.
+        texts: names of its data fields that hold text rather than a number.
         part: "train", "valid" or "test" where the source says so; "" = left to `Source.splits`.
     """
 
@@ -39,6 +40,7 @@ class SourceRecord:
     keys: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
     part: str = ""
+    texts: tuple[str, ...] = ()
 
 
 def check_shares(valid_share: float, test_share: float) -> None:
@@ -66,7 +68,10 @@ class Source(Protocol):
     def properties(self) -> Mapping[str, str]: ...
 
     def describe(self) -> dict[str, Any]:
-        """What goes to `meta.json`: `source` (package, version or file and digest), `geometry`, `hydrogens`."""
+        """What goes to `meta.json`: `source` (package, version or file and digest), `geometry`, `hydrogens`.
+
+        `notes`, counts by text, go to the account of the records instead. Asked for after the records.
+        """
         ...
 
     def __len__(self) -> int:

@@ -12,10 +12,12 @@ from rdkit.Chem import rdDetermineBonds
 
 from moldiff.batch import Molecule
 from moldiff.chem import atom_order, atoms, check, from_rdkit
+from moldiff.completion import HYDROGENS_ADDED, closed_where_drawn, has_hydrogen
 from moldiff.data import conformers
 from moldiff.data.coordinates import clash, impossible_bonds, near_origin, not_finite
 from moldiff.data.fragments import file_index, file_order, largest_fragment
 from moldiff.errors import MoldiffError
+from moldiff.oddities import odd_bonds, odd_smiles
 from moldiff.records import Record, total_charge
 from moldiff.results import InvalidMolecule, Status
 from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
@@ -26,7 +28,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "conformers": ("etkdg", "reject"),
 }
 
-HYDROGENS_ADDED = "hydrogens added"
 HYDROGENS_NOT_PLACED = "hydrogens counted, not placed"
 LARGEST_FRAGMENT = "largest fragment kept"
 BONDS_PERCEIVED = "bonds perceived from coordinates"
@@ -89,7 +90,7 @@ class Treatment:
         """The molecule of a record, or why there is none."""
         if record.mol is None or record.problem is not None:
             return Treated(self._known_problem(record))
-        notes: list[str] = []
+        notes = [*record.remarks, *(oddity.kind for oddity in odd_smiles(record.mol))]
         steps = (self._apart, self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
         mol = record.mol
         for step in steps:
@@ -114,7 +115,7 @@ class Treatment:
 
     def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         count = len(Chem.GetMolFrags(mol))
-        unbonded = count > 1 and mol.GetNumBonds() == 0 and mol.GetNumConformers() and _has_hydrogen(mol)
+        unbonded = count > 1 and mol.GetNumBonds() == 0 and mol.GetNumConformers() and has_hydrogen(mol)
         if count == 1 or unbonded:  # bonds are still to come
             return mol
         if self.fragments == "reject":
@@ -148,6 +149,7 @@ class Treatment:
         except (ValueError, RuntimeError) as error:
             reason = f"bond perception failed: {' '.join(str(error).split())[:120]}"
             return InvalidMolecule(Status.UNREADABLE, reason)
+        notes.extend(oddity.kind for oddity in odd_smiles(perceived))
         return self._in_one_piece(perceived, notes)
 
     def _in_3d(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
@@ -161,7 +163,7 @@ class Treatment:
                 return not_finite(mol, pos)
             if _at_one_place(mol):
                 return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
-            mol = _closed_where_drawn(mol)
+            mol = closed_where_drawn(mol)
             if mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D():
                 return self._with_hydrogens(mol, notes)
         if self.conformers == "reject":
@@ -175,7 +177,7 @@ class Treatment:
     def _with_hydrogens(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
         if not any(atom.GetTotalNumHs() for atom in atoms(mol)):
             return mol  # none is missing
-        if self.hydrogens == "keep" and _has_hydrogen(mol):
+        if self.hydrogens == "keep" and has_hydrogen(mol):
             return mol
         notes.append(HYDROGENS_ADDED if self.hydrogens == "add" else HYDROGENS_NOT_PLACED)
         return Chem.AddHs(mol, addCoords=True)
@@ -196,6 +198,8 @@ class Treatment:
         problem = clash(mol, hydrogens=HYDROGENS_NOT_PLACED not in notes) or impossible_bonds(molecule)
         if problem is not None:
             return problem
+        placed = HYDROGENS_NOT_PLACED not in notes
+        notes.extend(oddity.kind for oddity in odd_bonds(molecule, hydrogens=placed))
         moved = near_origin(molecule)
         if moved is not None:
             notes.append(MOVED)
@@ -221,33 +225,6 @@ class Treatment:
 def _at_one_place(mol: Chem.Mol) -> bool:
     """Whether all atoms, of which there are several, have the same coordinates."""
     return mol.GetNumAtoms() > 1 and bool(np.ptp(mol.GetConformer().GetPositions(), axis=0).max() == 0)
-
-
-def _has_hydrogen(mol: Chem.Mol) -> bool:
-    return any(atom.GetAtomicNum() == 1 for atom in atoms(mol))
-
-
-def _closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
-    """The molecule with implicit hydrogens only where a drawing may leave them out.
-
-    An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
-    so has every atom.
-    """
-    open_atoms = [atom for atom in atoms(mol) if atom.GetNumImplicitHs()]
-    if not open_atoms:
-        return mol
-    drawn = [atom for atom in atoms(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
-    complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
-    with_hydrogens = {atom.GetIdx() for atom in drawn}
-    closed = [atom.GetIdx() for atom in open_atoms if complete or atom.GetIdx() in with_hydrogens]
-    if not closed:
-        return mol
-    mol = Chem.Mol(mol)
-    for index in closed:
-        atom = mol.GetAtomWithIdx(index)
-        atom.SetNoImplicit(True)
-        atom.UpdatePropertyCache(strict=False)
-    return mol
 
 
 def _atomic_number(symbol: Any) -> int | None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
 from moldiff.errors import MoldiffError
+from moldiff.fields import SMILES_NAMES
 from moldiff.io import tables
+from moldiff.io.mol2 import mol2_record
 from moldiff.io.tables import Columns
 from moldiff.records import (
     END_OF_BLOCK,
@@ -20,7 +22,6 @@ from moldiff.records import (
     MOL2_START,
     QM9_TAIL,
     Record,
-    mol2_record,
     qm9_values,
     rejected,
     sdf_record,
@@ -239,7 +240,7 @@ def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]
     if columns != tables.DEFAULT_COLUMNS or tables.names_smiles(first):
         yield from _of_rows(tables.text_rows(stream, path, columns))
         return
-    if first.split()[0].lower() in tables.SMILES_NAMES:
+    if first.split()[0].lower() in SMILES_NAMES:
         next(stream)
     for number, line in enumerate(stream, start=1):
         text, *rest = line.split(maxsplit=1)
@@ -256,7 +257,7 @@ def _of_rows(rows: Iterator[tables.Row | tables.BrokenTable]) -> Iterator[Part]:
         if isinstance(row, tables.BrokenTable):
             yield _rejected(number, "", row.reason)
         else:
-            yield Part(number, smiles_record, (row.smiles, row.name, row.fields), row.name)
+            yield Part(number, smiles_record, tuple(row), row.name)
 
 
 _READERS: dict[str, Callable[[_Lines, Path, Columns], Iterator[Part]]] = {

@@ -6,11 +6,12 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from moldiff.errors import MoldiffError
+from moldiff.fields import SMILES_NAMES, gathered, plain
 from moldiff.records import is_inchi, parsed
 
 _SEPARATORS = (",", ";", "\t", "|")
@@ -18,7 +19,6 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')
 """The first line that Excel reads and writes to say how cells are separated."""
 
 INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
-SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 _MAX_FIELD = 2**24
@@ -42,11 +42,12 @@ DEFAULT_COLUMNS = Columns()
 
 
 class Row(NamedTuple):
-    """One row of a table: its SMILES, name and the other cells by header."""
+    """One row of a table: its SMILES, name and the other cells by header, with what is odd about these."""
 
     smiles: str
     name: str
     fields: dict[str, str]
+    remarks: tuple[str, ...] = ()
 
 
 class BrokenTable(NamedTuple):
@@ -181,11 +182,11 @@ def _name_column(cells: Sequence[str], asked: str | None) -> int | None:
 
 def _find(cells: Sequence[str], known: Sequence[str], part: str = "") -> int | None:
     """The first cell that is one of the known names, in their order, else the first that contains `part`."""
-    plain = [re.sub(r"[\s_-]+", "_", cell.lower()) for cell in cells]
+    names = [plain(cell) for cell in cells]
     for name in known:
-        if name in plain:
-            return plain.index(name)
-    return next((k for k, cell in enumerate(plain) if part and part in cell), None)
+        if name in names:
+            return names.index(name)
+    return next((k for k, name in enumerate(names) if part and part in name), None)
 
 
 def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
@@ -236,11 +237,10 @@ def _row(cells: Sequence[str], layout: _Layout) -> Row:
     smiles = cells[layout.smiles].strip() if layout.smiles < len(cells) else ""
     name = cells[layout.name].strip() if layout.name is not None and layout.name < len(cells) else ""
     taken = (layout.smiles, layout.name)
-    named = enumerate(zip(layout.header, cells, strict=False))
-    fields = {key: cell.strip() for k, (key, cell) in named if k not in taken}
-    if layout.decimal_comma:
-        fields = {key: _with_point(cell) for key, cell in fields.items()}
-    return Row(smiles, name, {key: cell for key, cell in fields.items() if key and cell})
+    named = enumerate(zip_longest(layout.header, cells, fillvalue=""))
+    others = ((key, cell.strip()) for k, (key, cell) in named if k not in taken)
+    fields = gathered((key, _with_point(cell) if layout.decimal_comma else cell) for key, cell in others if cell)
+    return Row(smiles, name, *fields)
 
 
 def _with_point(cell: str) -> str:

@@ -50,7 +50,7 @@ class Intake:
         Raises:
             MoldiffError: for anything else.
         """
-        known = [_known(place, item) for place, item in enumerate(items)]
+        known = [known_item(place, item) for place, item in enumerate(items)]
         sources = [item.mol if isinstance(item, Record) else None for item in known]
         atoms = [_atoms_of(item) for item in known]
         read = [mol for mol in sources if mol is not None]
@@ -75,7 +75,12 @@ class Intake:
         )
 
 
-def _known(place: int, item: Record | Entry) -> Record | Molecule | InvalidMolecule:
+def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidMolecule:
+    """A molecule from Python as a record, a molecule of this package, or why it is none of these.
+
+    Raises:
+        MoldiffError: for anything else.
+    """
     if isinstance(item, Record | Molecule | InvalidMolecule):
         return item
     if item is None:

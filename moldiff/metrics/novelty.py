@@ -7,7 +7,7 @@ order and `S+ O-` beside `S=O` do not make a known molecule new. The same number
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,10 +20,13 @@ from safetensors.numpy import load_file
 from moldiff import chem
 from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
+from moldiff.metrics.parents import novel_parents
 from moldiff.metrics.validity import Verdict, judge
 from moldiff.results import InvalidMolecule, MetricResult
 
 FILE_NAME = "novelty.safetensors"
+MAX_TEXTS = 500_000
+"""Molecules of a reference whose parents can be compared: they take memory, and a minute of time in the worst case."""
 _ARRAYS = ("canonical", "strict")
 
 
@@ -35,16 +38,18 @@ class NoveltyIndex:
         canonical: hashes of `chem.canonical_key`, sorted [k] int64.
         strict: hashes of `chem.strict_key`, sorted [l] int64.
         num_skipped: reference entries that could not be read.
+        texts: SMILES of all of them, for novelty by parent; None = only the hashes are known, or they are too many.
     """
 
     canonical: np.ndarray
     strict: np.ndarray
     num_skipped: int = 0
+    texts: Collection[str] | None = None
 
     @classmethod
     def of(cls, reference: Iterable[Molecule | InvalidMolecule | Chem.Mol | str]) -> Self:
         """Index molecules, RDKit molecules or SMILES; entries that cannot be read are skipped and counted."""
-        canonical, strict, skipped = set(), set(), 0
+        canonical, strict, skipped = dict[int, str](), set(), 0
         for entry in reference:
             if isinstance(entry, InvalidMolecule):
                 skipped += 1
@@ -56,9 +61,11 @@ class NoveltyIndex:
             except Exception:  # RDKit raises of all kinds, and no molecule may take the others with it
                 skipped += 1
                 continue
-            canonical.add(chem.key_hash(keys[0]))
+            canonical[chem.key_hash(keys[0])] = keys[0] if len(canonical) < MAX_TEXTS else ""
             strict.add(chem.key_hash(keys[1]))
-        return cls(np.array(sorted(canonical), dtype=np.int64), np.array(sorted(strict), dtype=np.int64), skipped)
+        texts = None if len(canonical) > MAX_TEXTS else list(canonical.values())
+        first, second = (np.array(sorted(hashes), dtype=np.int64) for hashes in (canonical, strict))
+        return cls(first, second, skipped, texts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -156,6 +163,18 @@ class NoveltyCounts:
         return [MetricResult(*count) for count in counts]
 
 
+def parent_novelty(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
+    """How many distinct valid molecules are novel by parent (`moldiff.metrics.parents`), and their normalised keys.
+
+    Without SMILES of the reference that is 0/0, whose value is None.
+    """
+    keys = {verdict.canonical for verdict in verdicts if verdict.canonical is not None}
+    if index is None or not index or index.texts is None:
+        return MetricResult("p2_novel_parent", 0, 0, _NOVEL_PARENT), set()
+    novel = novel_parents((key for key in keys if not index.contains(key)), index.texts)
+    return MetricResult("p2_novel_parent", len(novel), len(keys), _NOVEL_PARENT), novel
+
+
 _KEY = (
     "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
     "molecules"
@@ -163,3 +182,7 @@ _KEY = (
 _STRICT = "isomeric SMILES of valid molecules"
 _NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
 _NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."
+_NOVEL_PARENT = (
+    "Distinct normalised keys of valid molecules whose parent (largest fragment, uncharged, canonical tautomer; "
+    "RDKit's MolStandardize) the reference lacks, over the distinct valid ones."
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rdkit import Chem
 
@@ -17,12 +17,13 @@ from moldiff.metrics.distance_lookup import (
     largest_fragment,
     look_up,
 )
-from moldiff.metrics.novelty import NoveltyIndex, novelty_results
+from moldiff.metrics.novelty import MAX_TEXTS, NoveltyIndex, novelty_results, parent_novelty
 from moldiff.metrics.validity import Verdict, judge, validity_results
 from moldiff.results import InvalidMolecule, MetricResult, Status
 from moldiff.vocabulary import Vocabulary
 
 NO_REFERENCE = "no reference molecules to compare with"
+KEYS_ALONE = f"parents need the molecules of the reference, at most {MAX_TEXTS:,}; a model knows only their keys"
 NOTHING_COUNTED = "the denominator is 0: no molecule to count over"
 
 
@@ -35,6 +36,7 @@ class MoleculeRow:
         name: title of the record.
         status: outcome of the P2 check; "ok" = valid.
         reason: why it is not valid.
+        remarks: what is odd about it all the same; None = nothing, or not looked for.
         smiles: isomeric SMILES of a valid molecule.
         num_heavy_atoms: heavy atoms.
         num_atoms: atoms, hydrogens included.
@@ -42,6 +44,7 @@ class MoleculeRow:
         p2_stable: every atom obeys the valence rule on the explicit graph.
         unique: first valid molecule of the list with its normalised key.
         novel: its normalised key is not in the reference.
+        novel_parent: nor is another charge state, salt or tautomer of it.
         p1_stable: every atom is stable by distance lookup.
         p1_smiles: SMILES of the largest fragment of the looked-up graph, where RDKit sanitises it.
         p1_fragments: pieces of the looked-up graph.
@@ -51,6 +54,7 @@ class MoleculeRow:
     name: str
     status: Status
     reason: str
+    remarks: str | None = None
     smiles: str | None = None
     num_heavy_atoms: int | None = None
     num_atoms: int | None = None
@@ -58,6 +62,7 @@ class MoleculeRow:
     p2_stable: bool | None = None
     unique: bool | None = None
     novel: bool | None = None
+    novel_parent: bool | None = None
     p1_stable: bool | None = None
     p1_smiles: str | None = None
     p1_fragments: int | None = None
@@ -102,14 +107,22 @@ def score(
     verdicts = [judge(molecule, vocabulary, drawing) for molecule, drawing in pairs]
     looked_up = look_up([entry for entry in atoms if entry is not None])
     fragments = [largest_fragment(graph) for graph in looked_up]
+    parents, novel = parent_novelty(verdicts, novelty)
     results = [
         *distance_lookup_results(looked_up, fragments, len(molecules)),
         *validity_results(verdicts),
         *novelty_results(verdicts, novelty),
+        parents,
     ]
     found = iter(zip(looked_up, fragments, strict=True))
     lookups = [None if entry is None else next(found) for entry in atoms]
-    return Scores(results, _rows(molecules, verdicts, lookups, novelty), _notes(results, novelty))
+    rows = _rows(molecules, verdicts, lookups, novelty)
+    if parents.denominator:
+        rows = [
+            replace(row, novel_parent=None if verdict.canonical is None else verdict.canonical in novel)
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ]
+    return Scores(results, rows, _notes(results, novelty))
 
 
 def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
@@ -123,7 +136,9 @@ def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dic
     for result in results:
         if result.value is None:
             unreferenced = "novel" in result.name and not novelty
-            notes[result.name] = NO_REFERENCE if unreferenced else NOTHING_COUNTED
+            keys_alone = result.name == "p2_novel_parent" and novelty and novelty.texts is None
+            why = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
+            notes[result.name] = why
     return notes
 
 

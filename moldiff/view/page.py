@@ -15,6 +15,7 @@ from typing import Any
 
 from moldiff import __version__
 from moldiff.batch import Molecule
+from moldiff.completion import completed_record
 from moldiff.errors import MoldiffError
 from moldiff.evaluation import evaluate
 from moldiff.io import Recorded, read, write
@@ -39,6 +40,7 @@ def view(
     *,
     reference: str | Path | None = None,
     metrics: Choice = "fast",
+    hydrogens: str = "keep",
     on_progress: OnMetric | None = None,
 ) -> Path:
     """Write molecules as one HTML page that works offline.
@@ -50,6 +52,7 @@ def view(
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
         metrics: what else is measured, see `moldiff.evaluation.evaluate`; each molecule's numbers become columns.
+        hydrogens: "add" = those that a 3D structure lacks are added, as by `moldiff evaluate`; "keep" = none are.
         on_progress: called with the name of a metric and how many of its steps are finished.
 
     Returns:
@@ -61,7 +64,7 @@ def view(
     if isinstance(source, str | Path):
         path = Path(source)
         target = target_of(path, out)
-        report = evaluate(path, reference=reference, metrics=metrics, on_progress=on_progress)
+        report = evaluate(path, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
         return _write(path, target, path.name, report, reference)
     if out is None:
         raise MoldiffError("out: nothing given, expected the name of the page, for example molecules.html")
@@ -70,7 +73,7 @@ def view(
         path = Path(folder) / "molecules.sdf"
         write(path, source)
         write_trajectories(trajectory_path(path), (item for item in source if not isinstance(item, Molecule)))
-        report = evaluate(path, reference=reference, metrics=metrics, on_progress=on_progress)
+        report = evaluate(path, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
         return _write(path, target, target.stem, report, reference)
 
 
@@ -96,6 +99,8 @@ def target_of(source: str | Path, out: str | Path | None) -> Path:
 
 def _write(path: Path, target: Path, name: str, report: Report, reference: str | Path | None) -> Path:
     found = read(path).records
+    if report.options["hydrogens"] == "add":
+        found = [completed_record(record) for record in found]
     page = _page(name, found, report, films(path, found), reference)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
