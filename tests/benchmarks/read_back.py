@@ -2,22 +2,28 @@
 
 `python tests/benchmarks/read_back.py [--number qm9=10000 drugs=1000] [--file FILE ...] [--out benchmark.json]` samples
 each model with `moldiff sample` as a user would, reads the files with RDKit alone, prints records with faults of each
-kind, and writes JSON. `--file` reads files that are there already instead. The exit code is 1 when a kind that has to
-be without fault has one.
+kind, and writes JSON. `--file` reads files that are there already instead; `--conformers qm9=prepared/qm9:500` samples
+conformers from the SMILES of so many held-out molecules with stereo, one of each, and asks for the isomer of each line.
+The exit code is 1 when a kind that has to be without fault has one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
+
+from moldiff.data.dataset import PreparedSet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from read_back import KINDS, counts, findings, num_records
@@ -34,6 +40,32 @@ def sampled(model: str, number: int, folder: Path, more: list[str]) -> Path:
     return out
 
 
+def conformers(model: str, data: str, number: int, folder: Path, more: list[str]) -> tuple[Path, list[str]]:
+    """A conformer of each of so many test molecules with centres or double bonds, and their SMILES."""
+    prepared = PreparedSet.load(data)
+    places = np.random.default_rng(0).permutation(prepared.split("test")).tolist()
+    lines = [text for place in places if set(text := prepared.smiles[place]) & set("@/\\")][:number]
+    given, out = folder / f"{model}.smi", folder / f"{model}.conformers.sdf"
+    given.write_text("\n".join(lines) + "\n")
+    options = ["task=conformers", f"input={given}", f"n={len(lines)}", *more]
+    command = [sys.executable, "-m", "moldiff.cli", "sample", f"model={model}", f"out={out}", *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return out, lines
+
+
+def wrong_isomers(path: Path, asked: list[str]) -> list[str]:
+    """Records whose coordinates are not those of the line that they were asked for."""
+    wrong = []
+    for mol in Chem.SDMolSupplier(str(path), removeHs=False):
+        line = asked[int(mol.GetProp("input_record")) - 1]
+        Chem.AssignStereochemistryFrom3D(mol)
+        # Read once more, for RDKit writes some molecules in two ways.
+        found = Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+        if found != Chem.CanonSmiles(line):
+            wrong.append(f"asked for {line}, the coordinates are those of {found}")
+    return wrong
+
+
 def read(path: Path) -> dict[str, Any]:
     """Records of a file, those with faults of each kind, and some of the faults."""
     found = findings(path)
@@ -47,6 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", nargs="*", default=["qm9=10000", "drugs=1000"], metavar="MODEL=N")
     parser.add_argument("--file", nargs="*", type=Path, default=[])
+    parser.add_argument("--conformers", nargs="*", default=[], metavar="MODEL=SET:N")
     parser.add_argument("--option", nargs="*", default=[], metavar="NAME=VALUE", help="more options of moldiff sample")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -57,6 +90,13 @@ def main() -> int:
         for asked in [] if options.file else options.number:
             model, _, number = asked.partition("=")
             results[model] = read(sampled(model, int(number), Path(folder), options.option))
+        for asked in options.conformers:
+            model, data, number = re.fullmatch(r"(.+?)=(.+):(\d+)", asked).groups()
+            path, lines = conformers(model, data, int(number), Path(folder), options.option)
+            result, wrong = read(path), wrong_isomers(path, lines)
+            result["faults"]["stereo"] += len(wrong)
+            result["examples"] |= {"isomer": wrong[:_SHOWN]} if wrong else {}
+            results[f"{model}, conformers"] = result
     table = Table("", "records", *KINDS, title="Records with a fault")
     for name, result in results.items():
         table.add_row(name, str(result["records"]), *(str(count) for count in result["faults"].values()))
