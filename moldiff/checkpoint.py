@@ -56,6 +56,11 @@ class Checkpoint:
         steps: int = self.config.get("steps", PowerSampler.num_steps)
         return steps
 
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What molecules pass where nothing else is asked for, in the words of `moldiff.metrics.filters`."""
+        return tuple(self.config.get("filters", ()))
+
 
 def build_model(
     config: Mapping[str, Any],

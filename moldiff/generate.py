@@ -13,9 +13,10 @@ import torch
 from moldiff.arithmetic import PLAIN, Arithmetic
 from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
 from moldiff.decode import Total
-from moldiff.drawing import MemoryBudget, NewMolecules, Task
+from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, Task
 from moldiff.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
 from moldiff.errors import MoldiffError
+from moldiff.filters import screened
 from moldiff.hardware import choose_device, free_memory
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import STEERING, GuidedDiffusion
@@ -72,6 +73,7 @@ class MoleculeGenerator:
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid", "sound"),
+        filters: Sequence[str] | None = None,
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -107,6 +109,8 @@ class MoleculeGenerator:
             sampler: how to step; None = the default, in the model's own number of network calls.
             keep: what a kept molecule must be: any of valid, sound (no impossible distance), unique, novel; empty keeps
                 all.
+            filters: what a kept molecule must pass, too, see `moldiff.metrics.filters`; None = the model's own, unless
+                `keep` is empty or bonds or coordinates are given by the task.
             decode: "valence" or "raw".
             first: index of the first molecule, so that several runs of one seed can share the work.
             max_draws: give up after so many; None = 20 n + 200.
@@ -140,6 +144,7 @@ class MoleculeGenerator:
             steps=steps,
             sampler=sampler,
             keep=keep,
+            filters=filters,
             decode=decode,
             first=first,
             max_draws=max_draws,
@@ -169,6 +174,7 @@ class MoleculeGenerator:
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid", "sound"),
+        filters: Sequence[str] | None = None,
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -230,7 +236,16 @@ class MoleculeGenerator:
             arithmetic=arithmetic or PLAIN,
             choice=choice,
         )
-        return SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+        run = SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+        chosen = self._own_filters(run) if filters is None else filters
+        return screened(run, filters=chosen) if chosen else run
+
+    def _own_filters(self, run: SamplingRun) -> Sequence[str]:
+        """The model's own filters, for a run that keeps something and draws both bonds and coordinates."""
+        if not (self.checkpoint.filters and run.order.keep):
+            return ()
+        level = Beginning.of(run.recipe.task, run.recipe.seed, run.order.first).start.level
+        return self.checkpoint.filters if bool(level.bond.any() and level.pos.any()) else ()
 
     @property
     def learnt_half(self) -> str | None:

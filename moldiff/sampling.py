@@ -100,6 +100,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         steps=options["steps"],
         sampler=construct(sampler, None),
         keep=_keep(options),
+        filters=_as_list(options["filters"]),
         decode=options["decode"],
         first=options["first"],
         max_draws=options["max_draws"],
@@ -107,11 +108,10 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         workers=None if options["workers"] == "auto" else options["workers"],
         arithmetic=PRECISIONS.get(options["precision"]),
     )
-    filters, columns = _as_list(options["filters"]), _as_list(options["columns"])
-    if filters or columns or likeness is not None:
+    if columns := _as_list(options["columns"]):
         from moldiff.filters import screened
 
-        run = screened(run, filters=filters or (), columns=columns or ())
+        run = screened(run, columns=columns)
     return run, likeness
 
 
@@ -274,7 +274,7 @@ def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) 
 def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
     """Why there is no file."""
     wanted = " and ".join(_keep(options)) or "to be written"
-    passing = " and passes the filters" if options["filters"] else ""
+    passing = " and passes the filters" if getattr(run, "filters", ()) else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
     results = run.results()
     return problem + _reasons(results) + _hardest(results)

@@ -83,7 +83,7 @@ SIBLINGS = {
     "state": {"checkpoint"},
     "logs": {"checkpoint"},
     "curve": {"checkpoint"},
-    "generate": {"checkpoint", "predictor", "run", "samples"},
+    "generate": {"checkpoint", "filters", "predictor", "run", "samples"},
     "card": {"checkpoint"},
     "evaluation": {"known"},
     "view": {"checkpoint", "evaluation"},
