@@ -126,7 +126,7 @@ def test_files_of_every_task_model_and_format_are_what_they_say(
     for suffix in FORMATS:
         words = shlex.split(TASKS[task].replace('\\"', '"').replace("\\\\", "\\"))
         out = f"a.{suffix}"
-        assert main(["sample", f"model={model}", "n=2", "steps=8", "workers=0", f"out={out}", *words]) == 0
+        assert main(["sample", f"model={model}", "n=2", "steps=20", "workers=0", f"out={out}", *words]) == 0
         assert num_records(out) == (1 if task == "bonds" else 2)
         found = findings(out)
         assert [one for one in found if one.kind in ASSERTED] == []

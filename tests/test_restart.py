@@ -122,8 +122,9 @@ def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
 
 def test_a_molecule_does_not_depend_on_its_batch() -> None:
     """Nor does what becomes of it after a restart; random weights leave some in pieces."""
-    model, task = small_model(2).float(), NewMolecules({9: 1, 10: 1, 12: 1})
-    redraw = partial(draw_within, MemoryBudget(1_000), model, sampler_of_restart(SAMPLER, coupling=False))
+    model, task = small_model().float(), NewMolecules({4: 1, 5: 1, 6: 1})
+    model.process = replace(model.process, coupling=True)
+    redraw = partial(draw_within, MemoryBudget(1_000), model, sampler_of_restart(SAMPLER, coupling=True))
 
     def drawn(indices: Sequence[int]) -> dict[int, Molecule]:
         beginnings = [Beginning.of(task, 5, index) for index in indices]
@@ -135,7 +136,7 @@ def test_a_molecule_does_not_depend_on_its_batch() -> None:
         return found
 
     restarted: set[int] = set()
-    together = drawn(range(40))
+    together = drawn(range(120))
     assert len(restarted) >= 2
     for index in {0, *sorted(restarted)[:3]}:
         alone = drawn([index])[index]
