@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moldiff.arithmetic import PLAIN, Arithmetic
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint
 from moldiff.decode import Total
 from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, Task
 from moldiff.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
@@ -21,16 +22,20 @@ from moldiff.hardware import choose_device, free_memory
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
+from moldiff.reach import warnings
 from moldiff.recipe import Recipe
 from moldiff.run import DECODE, MAX_MOLECULES, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
+from moldiff.shipped import available_models
 from moldiff.targets import SIZE, Nearest, Targeted
 
 if TYPE_CHECKING:
     from moldiff.tasks.task import Request
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
+
+_log = logging.getLogger(__name__)
 
 
 LARGEST_SIZE = 250
@@ -202,6 +207,10 @@ class MoleculeGenerator:
         choice = self._choice(candidates, chooser, condition)
         prepared = self._prepared(task, size, charge, elements, forbid, condition, candidates)
         _check_memory(prepared.sizes()[1], self.device)
+        asked = prepared.sizes() if size is None else _bounds(size)
+        model = self.checkpoint.model
+        for line in warnings(prepared, asked, model.vocabulary, model.statistics):
+            _log.warning(line)
         n = prepared.count(n)
         if n > MAX_MOLECULES:
             raise MoldiffError(f"n: makes {n} molecules of all inputs, expected {MAX_MOLECULES} at most")
@@ -223,7 +232,6 @@ class MoleculeGenerator:
         sampler = sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
         if sampler.class_lead is None:
             sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
-        model = self.checkpoint.model
         recipe = Recipe(
             model=GuidedDiffusion(model, scale=float(guidance), steering=float(steering)) if condition else model,
             sampler=sampler if steps is None else replace(sampler, num_steps=steps),
@@ -320,17 +328,16 @@ class MoleculeGenerator:
         counts = dict(sorted(self.checkpoint.model.statistics.size_counts.items()))
         if size is None:
             return counts
-        low, high = (size, size) if isinstance(size, int) else size
+        low, high = _bounds(size)
         largest = max(LARGEST_SIZE, *counts)
         if not 1 <= low <= high <= largest:
             raise MoldiffError(f"size: got {size}, expected heavy atoms as a number or a range, from 1 to {largest}")
         inside = {number: count for number, count in counts.items() if low <= number <= high}
         return inside or dict.fromkeys(range(low, high + 1), 1)
 
-    def trained_sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms in the training data."""
-        sizes = self.checkpoint.model.statistics.size_counts
-        return min(sizes), max(sizes)
+
+def _bounds(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_memory(size: int, device: torch.device) -> None:

@@ -40,7 +40,8 @@ def sample(options: Mapping[str, Any]) -> int:
 
 def _sample(options: Mapping[str, Any]) -> int:
     finished = _finished(options)
-    run, likeness = _ordered(options)
+    with _notices():
+        run, likeness = _ordered(options)
     if likeness is not None:
         return _sample_alike(run, likeness, options)
     if finished is not None:
@@ -80,7 +81,6 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     from moldiff.generate import load
 
     generator = load(options["model"], device=options["device"])
-    _warn_of_size(size, generator.trained_sizes())
     sampler = dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
@@ -185,12 +185,6 @@ def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
     from moldiff.io.finished import finished_records
 
     return finished_records(options["out"])
-
-
-def _warn_of_size(size: tuple[int, int] | None, trained: tuple[int, int]) -> None:
-    if size is not None and (size[0] < trained[0] or size[1] > trained[1]):
-        learned = f"the model has seen {trained[0]} to {trained[1]} heavy atoms"
-        print(f"moldiff: warning: size: {learned}; other sizes may come out badly", file=sys.stderr)
 
 
 @contextmanager
