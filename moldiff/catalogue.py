@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moldiff.checkpoint import CONFIG_FILE, WEIGHTS_FILE, available_models, find_model
+from moldiff.checkpoint import WEIGHTS_FILE, find_model
+from moldiff.shipped import CONFIG_FILE, available_models
 from moldiff.vocabulary import SYMBOLS
 
 

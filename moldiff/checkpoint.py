@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from moldiff.errors import MoldiffError
 from moldiff.hardware import in_float32
 from moldiff.model import MoleculeDiffusion
 from moldiff.sampler import PowerSampler
+from moldiff.shipped import CONFIG_FILE, available_models, shipped_folder
 from moldiff.storage import write_atomically
 from moldiff.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 NOVELTY_FILE = "novelty.safetensors"
 
 
@@ -55,6 +54,11 @@ class Checkpoint:
         """Network calls a molecule where nothing else is asked for: the model's own number, or the sampler's."""
         steps: int = self.config.get("steps", PowerSampler.num_steps)
         return steps
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What molecules pass where nothing else is asked for, in the words of `moldiff.metrics.filters`."""
+        return tuple(self.config.get("filters", ()))
 
 
 def build_model(
@@ -107,12 +111,6 @@ def leftovers(folder: Path) -> set[Path]:
     return {path for path in folder.glob(".*.*") if re.fullmatch(r"\..+\.\d+(\.part)?", path.name) and path.is_file()}
 
 
-def available_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    root = Path(str(resources.files("moldiff.weights")))
-    return sorted(path.parent.name for path in root.glob(f"*/{CONFIG_FILE}"))
-
-
 def find_model(name_or_folder: str | Path) -> Path:
     """The folder of a shipped model by its name, or of a trained one by its path.
 
@@ -120,7 +118,7 @@ def find_model(name_or_folder: str | Path) -> Path:
         MoldiffError: when there is neither.
     """
     if str(name_or_folder) in available_models():
-        return Path(str(resources.files("moldiff.weights"))) / str(name_or_folder)
+        return shipped_folder() / str(name_or_folder)
     folder = Path(name_or_folder)
     if (folder / CONFIG_FILE).is_file():
         return folder

@@ -383,7 +383,8 @@ def _reference(name: str | None) -> str | Path | None:
     """The folder of a shipped model, which lists its training molecules, or the path as given."""
     if name is None:
         return None
-    from moldiff.checkpoint import available_models, find_model
+    from moldiff.checkpoint import find_model
+    from moldiff.shipped import available_models
 
     return find_model(name) if name in available_models() else name
 

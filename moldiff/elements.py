@@ -12,6 +12,7 @@ from moldiff.decode import Total
 from moldiff.drawing import WrappedTask
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
+from moldiff.shipped import advice, of_atoms
 from moldiff.vocabulary import SYMBOLS, Vocabulary
 
 LIMITED_CLASS_LEAD = 6.0
@@ -108,5 +109,7 @@ def _numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[
     known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
     for symbol in symbols:
         if symbol not in known:
-            raise MoldiffError(f"{name}: got {symbol!r}, expected elements that the model knows: {', '.join(known)}")
+            other = advice(of_atoms((_NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
+            expected = f"expected elements that the model knows: {', '.join(known)}"
+            raise MoldiffError(f"{name}: got {symbol!r}, {expected}{other}")
     return [_NUMBERS[symbol] for symbol in symbols]

@@ -141,7 +141,7 @@ class ScreenedRun(SamplingRun):
 
 
 def screened(run: SamplingRun, *, filters: Sequence[str] = (), columns: Sequence[str] = ()) -> ScreenedRun:
-    """The same run, of which only molecules that pass the filters are kept.
+    """The same run, of which only molecules that pass these filters, and those it has already, are kept.
 
     Args:
         run: any run that has not begun.
@@ -151,12 +151,18 @@ def screened(run: SamplingRun, *, filters: Sequence[str] = (), columns: Sequence
     Raises:
         MoldiffError: for an unknown filter or column, or a package that a column needs and that is missing.
     """
-    chosen = parse_filters(filters)
-    options = {one.name: getattr(run, one.name) for one in fields(run)}
+    before = run if isinstance(run, ScreenedRun) else ScreenedRun(**_options(run))
+    chosen = tuple(dict.fromkeys([*before.filters, *parse_filters(filters)]))
+    recipe = run.recipe
     if chosen:
-        asked = asking(run.recipe, filters=[str(one) for one in chosen])
-        options["recipe"] = replace(asked, task=FilteredTask(run.recipe.task, chosen))
-    return ScreenedRun(**{**options, "filters": chosen, "columns": check_columns(columns)})
+        task = recipe.task.task if isinstance(recipe.task, FilteredTask) else recipe.task
+        recipe = replace(asking(recipe, filters=[str(one) for one in chosen]), task=FilteredTask(task, chosen))
+    columns = tuple(dict.fromkeys([*before.columns, *check_columns(columns)]))
+    return replace(before, recipe=recipe, filters=chosen, columns=columns)
+
+
+def _options(run: SamplingRun) -> dict[str, Any]:
+    return {one.name: getattr(run, one.name) for one in fields(run)}
 
 
 def asking(recipe: Recipe, **more: Any) -> Recipe:

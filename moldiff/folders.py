@@ -81,8 +81,8 @@ def _with_absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
 def _is_path(key: str, value: str) -> bool:
     """Whether the value of one of `PATHS` is not a model's name or a molecule."""
     if key in _NAMES_OR_PATHS:
-        from moldiff.checkpoint import available_models
         from moldiff.predictor import available_predictors
+        from moldiff.shipped import available_models
 
         return value not in ("?", *available_models(), *available_predictors())
     if key in _MOLECULES_OR_PATHS:

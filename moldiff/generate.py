@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,25 +12,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moldiff.arithmetic import PLAIN, Arithmetic
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, available_models, load_checkpoint
+from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint
 from moldiff.decode import Total
-from moldiff.drawing import MemoryBudget, NewMolecules, Task
+from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, Task
 from moldiff.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
 from moldiff.errors import MoldiffError
+from moldiff.filters import screened
 from moldiff.hardware import choose_device, free_memory
 from moldiff.metrics.novelty import NoveltyIndex
 from moldiff.model import STEERING, GuidedDiffusion
 from moldiff.predictor import PropertyPredictor, load_predictor, predictor_for
+from moldiff.reach import warnings
 from moldiff.recipe import Recipe
 from moldiff.run import DECODE, MAX_MOLECULES, Done, Order, SamplingRun, check_whole, default_max_draws
 from moldiff.sampler import PowerSampler
 from moldiff.samples import SampledMolecule, Samples
+from moldiff.shipped import available_models
 from moldiff.targets import SIZE, Nearest, Targeted
 
 if TYPE_CHECKING:
     from moldiff.tasks.task import Request
 
 __all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
+
+_log = logging.getLogger(__name__)
 
 
 LARGEST_SIZE = 250
@@ -72,6 +78,7 @@ class MoleculeGenerator:
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid", "sound"),
+        filters: Sequence[str] | None = None,
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -107,6 +114,8 @@ class MoleculeGenerator:
             sampler: how to step; None = the default, in the model's own number of network calls.
             keep: what a kept molecule must be: any of valid, sound (no impossible distance), unique, novel; empty keeps
                 all.
+            filters: what a kept molecule must pass, too, see `moldiff.metrics.filters`; None = the model's own, unless
+                `keep` is empty or bonds or coordinates are given by the task.
             decode: "valence" or "raw".
             first: index of the first molecule, so that several runs of one seed can share the work.
             max_draws: give up after so many; None = 20 n + 200.
@@ -140,6 +149,7 @@ class MoleculeGenerator:
             steps=steps,
             sampler=sampler,
             keep=keep,
+            filters=filters,
             decode=decode,
             first=first,
             max_draws=max_draws,
@@ -169,6 +179,7 @@ class MoleculeGenerator:
         steps: int | None = None,
         sampler: PowerSampler | None = None,
         keep: Collection[str] = ("valid", "sound"),
+        filters: Sequence[str] | None = None,
         decode: str = "valence",
         first: int = 0,
         max_draws: int | None = None,
@@ -196,6 +207,10 @@ class MoleculeGenerator:
         choice = self._choice(candidates, chooser, condition)
         prepared = self._prepared(task, size, charge, elements, forbid, condition, candidates)
         _check_memory(prepared.sizes()[1], self.device)
+        asked = prepared.sizes() if size is None else _bounds(size)
+        model = self.checkpoint.model
+        for line in warnings(prepared, asked, model.vocabulary, model.statistics):
+            _log.warning(line)
         n = prepared.count(n)
         if n > MAX_MOLECULES:
             raise MoldiffError(f"n: makes {n} molecules of all inputs, expected {MAX_MOLECULES} at most")
@@ -217,7 +232,6 @@ class MoleculeGenerator:
         sampler = sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
         if sampler.class_lead is None:
             sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
-        model = self.checkpoint.model
         recipe = Recipe(
             model=GuidedDiffusion(model, scale=float(guidance), steering=float(steering)) if condition else model,
             sampler=sampler if steps is None else replace(sampler, num_steps=steps),
@@ -230,7 +244,16 @@ class MoleculeGenerator:
             arithmetic=arithmetic or PLAIN,
             choice=choice,
         )
-        return SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+        run = SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, first), on_progress)
+        chosen = self._own_filters(run) if filters is None else filters
+        return screened(run, filters=chosen) if chosen else run
+
+    def _own_filters(self, run: SamplingRun) -> Sequence[str]:
+        """The model's own filters, for a run that keeps something and draws both bonds and coordinates."""
+        if not (self.checkpoint.filters and run.order.keep):
+            return ()
+        level = Beginning.of(run.recipe.task, run.recipe.seed, run.order.first).start.level
+        return self.checkpoint.filters if bool(level.bond.any() and level.pos.any()) else ()
 
     @property
     def learnt_half(self) -> str | None:
@@ -305,17 +328,16 @@ class MoleculeGenerator:
         counts = dict(sorted(self.checkpoint.model.statistics.size_counts.items()))
         if size is None:
             return counts
-        low, high = (size, size) if isinstance(size, int) else size
+        low, high = _bounds(size)
         largest = max(LARGEST_SIZE, *counts)
         if not 1 <= low <= high <= largest:
             raise MoldiffError(f"size: got {size}, expected heavy atoms as a number or a range, from 1 to {largest}")
         inside = {number: count for number, count in counts.items() if low <= number <= high}
         return inside or dict.fromkeys(range(low, high + 1), 1)
 
-    def trained_sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms in the training data."""
-        sizes = self.checkpoint.model.statistics.size_counts
-        return min(sizes), max(sizes)
+
+def _bounds(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_memory(size: int, device: torch.device) -> None:

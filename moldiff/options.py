@@ -73,7 +73,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "workers": (int, str),
     "elements": (list, str, type(None)),
     "forbid": (list, str),
-    "filters": (list, str),
+    "filters": (list, str, type(None)),
     "columns": (list, str),
     "like.reference": (str, type(None)),
     "like.parents": (int, type(None)),
@@ -245,7 +245,7 @@ def _written_out(text: str) -> str:
     key, _, value = text.partition("=")
     if key == "like":
         return f"like.reference={value}"
-    if key != "filters" or '"' in value or "'" in value:
+    if key != "filters" or value == "null" or '"' in value or "'" in value:
         return text
     words = [word.strip() for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
     quoted = ",".join(_quoted(word) for word in words if word)

@@ -40,7 +40,8 @@ def sample(options: Mapping[str, Any]) -> int:
 
 def _sample(options: Mapping[str, Any]) -> int:
     finished = _finished(options)
-    run, likeness = _ordered(options)
+    with _notices():
+        run, likeness = _ordered(options)
     if likeness is not None:
         return _sample_alike(run, likeness, options)
     if finished is not None:
@@ -80,7 +81,6 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     from moldiff.generate import load
 
     generator = load(options["model"], device=options["device"])
-    _warn_of_size(size, generator.trained_sizes())
     sampler = dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
@@ -100,6 +100,7 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         steps=options["steps"],
         sampler=construct(sampler, None),
         keep=_keep(options),
+        filters=_as_list(options["filters"]),
         decode=options["decode"],
         first=options["first"],
         max_draws=options["max_draws"],
@@ -107,11 +108,10 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
         workers=None if options["workers"] == "auto" else options["workers"],
         arithmetic=PRECISIONS.get(options["precision"]),
     )
-    filters, columns = _as_list(options["filters"]), _as_list(options["columns"])
-    if filters or columns or likeness is not None:
+    if columns := _as_list(options["columns"]):
         from moldiff.filters import screened
 
-        run = screened(run, filters=filters or (), columns=columns or ())
+        run = screened(run, columns=columns)
     return run, likeness
 
 
@@ -185,12 +185,6 @@ def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
     from moldiff.io.finished import finished_records
 
     return finished_records(options["out"])
-
-
-def _warn_of_size(size: tuple[int, int] | None, trained: tuple[int, int]) -> None:
-    if size is not None and (size[0] < trained[0] or size[1] > trained[1]):
-        learned = f"the model has seen {trained[0]} to {trained[1]} heavy atoms"
-        print(f"moldiff: warning: size: {learned}; other sizes may come out badly", file=sys.stderr)
 
 
 @contextmanager
@@ -274,7 +268,7 @@ def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) 
 def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
     """Why there is no file."""
     wanted = " and ".join(_keep(options)) or "to be written"
-    passing = " and passes the filters" if options["filters"] else ""
+    passing = " and passes the filters" if getattr(run, "filters", ()) else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
     results = run.results()
     return problem + _reasons(results) + _hardest(results)

@@ -55,7 +55,7 @@ options and their defaults:
   task=NAME           grow, link, replace, conformers, bonds, formula or
                       analogues; explained by: moldiff sample task=NAME --help
   keep=[valid,sound]  and unique, novel; sound = distances are possible
-  filters=[]          what they must pass, such as pains, nibr, sa<4.5, qed>0.5;
+  filters=null        what they must pass, such as pains, sa<4.5; [] = nothing;
                       columns=[] of known lists; like=FILE ranks by likeness to
                       a molecule; explained by: moldiff sample like=FILE --help
   max_draws=null      stop after so many draws; null = 20 n + 200
@@ -68,7 +68,7 @@ options and their defaults:
   resume=false        true = go on with the file of an ended run
   trajectory=false    true = keep the way from noise to each molecule in
                       molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       with sampler.grid_power=2, .corrector=3, .churn=1.5
+  sampler=power       sampler.grid_power=2.0 .corrector=null .churn=null ...
 {_COMMON}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
@@ -99,7 +99,7 @@ bonds      bonds and charges for coordinates
 formula    molecules of one formula
   formula=C7H10N2O    with its charge, if any: C2H8N+
 analogues  n neighbours of each molecule
-  of=FILE|SMILES      noise=0.4   from 0 to 1: how far from it
+  of=FILE|SMILES      noise=0.6   from 0 to 1: how far from it
 
 Text with special characters goes in quotes: 'smiles="C#N"'.
 All options of `moldiff sample` but size go with them.
@@ -116,8 +116,10 @@ examples:
 CHOICE = """\
 moldiff sample filters=... columns=... like=... - choose among the molecules
 
-filters=[]  kept molecules pass all of them; counts of each are in the summary,
-            the values in the records; drawing goes on until n pass (max_draws)
+filters=null  kept molecules pass all of them; null = the model's own, [] = no
+            filter; counts are in the summary, values in the records, and
+            drawing goes on until n pass (max_draws)
+  stable                   no group that falls apart; drugs has it as its own
   pains, nibr, brenk       no structural alert of that list
   lipinski, veber, ro3     rules of thumb
   sa<4.5, qed>=0.5, ...    bounds on qed, sa, logp, tpsa, mw, heavy_atoms,
@@ -131,7 +133,7 @@ like=FILE   a molecule in 3D, or a SMILES: the n best by overlay of shape and
   like.rounds=0            of steering: draw n more from near the best, and keep
                            the n best of all; what a task keeps stays
   like.parents=null        how many best ones; null = a tenth of n
-  like.noise=0.3           how near, from 0 to 1: lower repeats the best ones
+  like.noise=0.6           how near, from 0 to 1: lower repeats the best ones
   like.pharmacophore=0.5   its weight in the score; the shape has the rest
   like.align=null          false = compare as they lie; null = move, unless the
                            task keeps atoms where they are
@@ -245,7 +247,7 @@ options and their defaults:
   prior=marginal               of the classes; or uniform, absorbing
   optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
   trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
-  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=auto
+  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=1 or auto
   trainer.validate_every=500   steps
   trainer.best_by=p2_valid_unique   score of the model kept in out/best; null
   logger=csv          log/metrics.csv and curve.svg; or [csv,tensorboard]

@@ -276,22 +276,13 @@ def test_records_count_those_that_are_left_out() -> None:
     given = ["CCO", "CCF", "C1CC(", "CCC"]
     conformers = generator.sample(1, task=Conformers(input=given[:2] + given[3:]), steps=2, keep=())
     assert numbers(conformers) == [1, 3]
-    assert conformers.notes == ["record 2 left out: input: atom 2 (F): the model does not know F, only C H N O"]
+    (note,) = conformers.notes
+    assert note.startswith("record 2 left out: input: atom 2 (F): the model does not know F, only C H N O")
     analogues = generator.sample(2, task=Analogues(of=["CCF", "CCO", "CCC"]), steps=2, keep=())
     assert numbers(analogues) == [2, 3, 2, 3]
     coordinates = [molecule_of(embedded(smiles)) for smiles in ("CCF", "CCO")]
     bonds = generator.sample(task=Bonds(input=coordinates), steps=2, keep=())
     assert numbers(bonds) == [2]
-
-
-def test_sizes_that_the_model_has_not_seen_are_warned_of() -> None:
-    model = small_model()
-    notes = Grow(core="CCO", attach=0, new_atoms=9).prepare(model.vocabulary, model.statistics).notes()
-    assert list(notes) == [
-        "grow: 3 atoms stay; attach: 0 (C)",
-        "warning: the model has seen 6 heavy atoms at most, molecules of 12 may come out badly",
-    ]
-    assert len(Grow(core="CCO", new_atoms=(2, 9)).prepare(model.vocabulary, model.statistics).notes()) == 1
 
 
 def test_what_overlaps_or_is_unknown_is_one_clear_line() -> None:

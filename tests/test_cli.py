@@ -219,7 +219,7 @@ def test_the_same_molecules_from_python() -> None:
 
 def test_sizes_outside_the_training_data_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert sample("size=7") == 0
-    assert "warning: size: the model has seen 4 to 6 heavy atoms" in capsys.readouterr().err
+    assert "warning: size: got 7 heavy atoms, the model has learnt 4 to 6" in capsys.readouterr().err
 
 
 def test_limit_of_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Every option of every config group composes and builds; values arrive as they were typed."""
 
+import re
 import shlex
+from collections.abc import Iterator, Sequence
 from importlib import resources, util
 from inspect import signature
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from models import NUM_CLASSES, STATISTICS, small_denoiser
+from omegaconf import OmegaConf
 
 from moldiff.batch import MolBatch
 from moldiff.construct import construct
 from moldiff.errors import MoldiffError
-from moldiff.options import as_yaml, compose_options
-from moldiff.usage import COMMANDS
+from moldiff.options import _flatten, as_yaml, compose_options
+from moldiff.usage import CHOICE, COMMANDS, TASKS
 
 CONF = Path(str(resources.files("moldiff.conf")))
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -201,8 +204,6 @@ def test_home_is_expanded() -> None:
 
 def test_printed_options_are_yaml_again() -> None:
     options = compose_options("train", ["experiment=quick"])
-    from omegaconf import OmegaConf
-
     assert OmegaConf.to_container(OmegaConf.create(as_yaml(options))) == options
 
 
@@ -213,14 +214,83 @@ def test_help_names_every_option(command: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_help_shows_the_true_defaults(command: str) -> None:
-    options = compose_options(command, [])
-    for word in COMMANDS[command].partition("examples:")[0].split():
-        key, equals, shown = word.partition("=")
-        if equals and key in options and not isinstance(options[key], dict) and shown not in ("FILE", "NAME", "true"):
-            default = "null" if options[key] is None else str(options[key]).lower().replace("'", "").replace(", ", ",")
-            assert shown == default, f"{command}: {word}"
+PLACEHOLDERS = ("FILE", "NAME", "FILE|SMILES", "SMILES", "ATOMS", "COLUMN", "TASK", "DIR")
+EXAMPLES = {
+    "filters=...",
+    "columns=...",
+    "like=...",
+    "debug=true",
+    "formula=C7H10N2O",
+    "data.num_moses=300000",
+    "experiment=NAME",
+    "condition=properties",
+    "trainer.max_time=00:08:00:00",
+    "condition.gap=0.25",
+    "metrics.xtb.limit=60",
+    "smiles=-",
+    "process.geometry={_target_:",
+    "data=drugs",
+    "resume=true",
+}
+"""What stands in the help as one value among many, or as what another option brings."""
+
+
+def stated(text: str) -> Iterator[tuple[str, str]]:
+    """Every `key=value` that a help text states before its examples; `.key` is of the group named last."""
+    group = ""
+    for word in text.partition("\nexamples:")[0].split():
+        found = re.fullmatch(r"(\.?[a-z_][\w.]*)=(\S+?)[;,]?", word.strip("'"))
+        if found is None:
+            continue
+        key = f"{group}{found[1]}" if found[1].startswith(".") else found[1]
+        group = key.rpartition(".")[0]
+        if found[2] not in PLACEHOLDERS and f"{key}={found[2]}" not in EXAMPLES:
+            yield key, found[2]
+
+
+def composed(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Defaults of all options by their dotted names, those of the groups as they are chosen included."""
+    root = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"))
+    groups = {name: value for entry in root["defaults"] if isinstance(entry, dict) for name, value in entry.items()}
+    flat = dict(_flatten(compose_options(command, arguments)))
+    return flat | {name: value for name, value in groups.items() if not name.startswith("optional")}
+
+
+def as_shown(value: Any) -> str:
+    """A default as the help writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower().replace("'", "").replace(", ", ",")
+
+
+HELPS = [
+    *((command, (), text) for command, text in COMMANDS.items() if command != "prepare"),
+    ("prepare", (), COMMANDS["prepare"].partition("\nwith data.path:")[0]),
+    ("prepare", ("data.path=x.smi",), COMMANDS["prepare"].partition("\nwith data.path:")[2]),
+    ("sample", (), CHOICE),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "text"), HELPS)
+def test_help_shows_the_true_defaults(command: str, arguments: Sequence[str], text: str) -> None:
+    options = composed(command, arguments)
+    found = list(stated(text))
+    assert found
+    for key, shown in found:
+        assert key in options, f"{command}: {key} is no option"
+        assert shown == as_shown(options[key]), f"{command}: {key}={shown}, the config says {options[key]}"
+
+
+@pytest.mark.parametrize("task", [choice for group, choice in CHOICES if group == "task"])
+def test_help_of_the_tasks_shows_the_true_defaults(task: str) -> None:
+    blocks = re.split(r"^(?=\w)", TASKS, flags=re.MULTILINE)
+    text = next(block for block in blocks if block.startswith(f"{task} "))
+    options = compose_options("sample", [f"task={task}"])["task"]
+    found = list(stated(text))
+    for key, shown in found:
+        assert shown == as_shown(options[key]), f"{task}: {key}={shown}, the config says {options[key]}"
+    if task in ("grow", "conformers", "bonds", "analogues"):
+        assert found
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -86,7 +86,7 @@ def test_filters_are_read_loosely_and_counted_once() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("painz", "filters: got 'painz'; did you mean pains? expected any of pains, nibr, brenk, lipinski"),
+        ("painz", "filters: got 'painz'; did you mean pains? expected any of pains, nibr, brenk, stable"),
         ("xyz<3", "or a bound such as sa<4.5 on qed, sa, logp, tpsa, mw, heavy_atoms"),
         ("sa", "filters: got 'sa', expected a bound on sa, such as sa<4.5"),
         ("sa<nan", "expected a bound on sa"),

@@ -221,7 +221,7 @@ def test_descriptors_of_aspirin_and_alerts():
     assert aspirin.alerts[0] is None
     assert "quinone" in describe("O=C1C=CC(=O)C=C1").alerts[0]
     assert describe("CC(=O)Cl").alerts[1] is not None
-    assert describe("CCO").alerts == (None, None)
+    assert describe("CCO").alerts == (None, None, None)
 
 
 def test_druglike_counts_valid_molecules():

@@ -12,6 +12,7 @@ from moldiff.cli import main
 from moldiff.options import compose_options
 from moldiff.report import MISSING, format_value
 from moldiff.results import MetricResult
+from moldiff.shipped import shipped_models
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -151,3 +152,8 @@ def test_figures_of_fewer_calls_are_those_of_the_curve() -> None:
     )
     assert re.search(rf"raw P1 molecule\s+stable is {100 * stable:.1f} %", TEXT)
     assert re.search(rf"P2 valid and connected\s+{100 * valid:.1f} %", TEXT)
+
+
+def test_the_sizes_of_drugs_are_those_that_it_has_learnt() -> None:
+    (drugs,) = (model for model in shipped_models() if model.name == "drugs")
+    assert f"molecules of {drugs.sizes[0]} to {drugs.sizes[1]} heavy atoms" in TEXT

@@ -117,7 +117,8 @@ def test_one_answer_for_each_set_of_coordinates(generator: MoleculeGenerator, tm
     samples = generator.sample(50, sampler=FAST, keep=(), task=Bonds(input=str(tmp_path / "a.xyz")))
     assert [sample.task["input_record"] for sample in samples] == [1, 2]
     assert samples.asked == 2
-    assert samples.notes == ["record 3 left out: atom 1 (N) with 2 hydrogens: the model does not know it"]
+    (note,) = samples.notes
+    assert note.startswith("record 3 left out: atom 1 (N) with 2 hydrogens: the model does not know it")
 
 
 def test_a_sample_of_a_task_is_the_same_in_any_run(generator: MoleculeGenerator) -> None:

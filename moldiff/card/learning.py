@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moldiff.checkpoint import CONFIG_FILE
 from moldiff.errors import MoldiffError
+from moldiff.shipped import CONFIG_FILE
 from moldiff.storage import write_atomically
 
 DATA_FILE, PLOT_FILE = "learning.json", "learning.svg"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,8 +21,9 @@ from moldiff.results import MetricResult
 if TYPE_CHECKING:  # worker processes import this module, and need no torch
     from moldiff.metrics.subjects import Measured, OnProgress, Subjects
 
-ALERTS = ("PAINS", "NIBR")
-"""PAINS (Baell and Holloway 2010), and the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)."""
+ALERTS = ("PAINS", "NIBR", "UNSTABLE")
+"""PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
+fall apart or that nobody makes, each with its source in `assets/unstable.tsv`."""
 
 _NIBR_FILE = "NIBRSubstructureFilters/SubstructureFilter_HitTriaging_wPubChemExamples.csv"
 
@@ -162,16 +164,33 @@ def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
 
 @cache
 def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
-    """That of Novartis is a table in RDKit's Contrib; RDKit names the others."""
-    if name != "NIBR":
-        parameters = FilterCatalog.FilterCatalogParams()
-        parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
-        return FilterCatalog.FilterCatalog(parameters)
-    nibr = FilterCatalog.FilterCatalog()
+    """That of Novartis is a table in RDKit's Contrib, `UNSTABLE` one of this package; RDKit names the others."""
+    if name == "NIBR":
+        return _of_patterns(_nibr_patterns())
+    if name == "UNSTABLE":
+        return _of_patterns((row["name"], row["smarts"], 1) for row in unstable_groups())
+    parameters = FilterCatalog.FilterCatalogParams()
+    parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
+    return FilterCatalog.FilterCatalog(parameters)
+
+
+def unstable_groups() -> list[dict[str, str]]:
+    """Groups that fall apart or that nobody makes: `name`, `smarts` and `source` of each."""
+    text = resources.files("moldiff").joinpath("assets/unstable.tsv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+
+
+def _nibr_patterns() -> Iterator[tuple[str, str, int]]:
     with (Path(RDConfig.RDContribDir) / _NIBR_FILE).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["SEVERITY_COMMENT"] == "EXCLUDE":
-                title = row["PATTERN_NAME"]
-                matcher = FilterCatalog.SmartsMatcher(title, row["SMARTS"], max(1, int(row["MIN_COUNT"])))
-                nibr.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
-    return nibr
+                yield row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))
+
+
+def _of_patterns(patterns: Iterable[tuple[str, str, int]]) -> FilterCatalog.FilterCatalog:
+    """A catalogue of names, SMARTS, and how often each has to occur."""
+    catalogue = FilterCatalog.FilterCatalog()
+    for title, smarts, least in patterns:
+        matcher = FilterCatalog.SmartsMatcher(title, smarts, least)
+        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
+    return catalogue

@@ -45,7 +45,7 @@ class Profile:
 
     def alert(self, catalogue: str) -> str | None:
         """The first alert of one of `CATALOGUES`; None = none."""
-        return first_alert(catalogue.upper(), self.mol)
+        return first_alert("UNSTABLE" if catalogue == "stable" else catalogue.upper(), self.mol)
 
 
 QUANTITIES: Mapping[str, Descriptor] = {
@@ -61,6 +61,7 @@ CATALOGUES: Mapping[str, str] = {
     "pains": "no alert of PAINS (Baell and Holloway 2010)",
     "nibr": "no alert that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)",
     "brenk": "no alert of Brenk et al. (2008)",
+    "stable": "no group that falls apart or that nobody makes (assets/unstable.tsv)",
 }
 """Lists of unwanted substructures."""
 

@@ -19,6 +19,7 @@ from moldiff.drawing import Finished
 from moldiff.errors import MoldiffError
 from moldiff.radii import COVALENT
 from moldiff.sampler import Start
+from moldiff.shipped import advice, of_atoms
 from moldiff.tasks.given import Source, atom_records
 from moldiff.tasks.task import start_at
 from moldiff.tasks.turns import Turns
@@ -145,7 +146,8 @@ class _Skeleton:
         if not allowed.any(1).all():
             atom = int((~allowed.any(1)).argmax())
             what = f"atom {heavy[atom]} ({_symbol(element[heavy[atom]])}) with {count[atom]} hydrogens"
-            return f"{what}: the model does not know it"
+            other = advice(of_atoms(zip(element[heavy].tolist(), count.tolist(), strict=True)))
+            return f"{what}: the model does not know it{other}"
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         none = np.zeros((0, 3), dtype=np.int64)
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)

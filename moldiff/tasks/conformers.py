@@ -136,8 +136,9 @@ class ConformerTask:
         return start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
 
     def totals(self, index: int) -> Sequence[Total]:
-        """None."""
-        return ()
+        """The total charge, which the molecule has."""
+        charge = self.targets[index % len(self.targets)].molecule.formal_charge.sum()
+        return (Total.of_charge(self.vocabulary, int(charge)),)
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""

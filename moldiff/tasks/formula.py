@@ -16,6 +16,7 @@ from moldiff.decode import Total
 from moldiff.drawing import Admission, Finished
 from moldiff.errors import MoldiffError
 from moldiff.sampler import Start
+from moldiff.shipped import advice, of_atoms
 from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
@@ -53,13 +54,16 @@ class Formula:
         for symbol in counts:
             if symbol not in known:
                 names = ", ".join(sorted(known | {"H"}))
-                raise MoldiffError(f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}")
+                other = advice(of_atoms((_NUMBERS.get(one, 0), None) for one in counts.elements()))
+                raise MoldiffError(
+                    f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}{other}"
+                )
         elements = np.array([_NUMBERS[symbol] for symbol, count in counts.items() for _ in range(count)])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
         if composition is None:
             raise MoldiffError(f"formula: {self.formula}: no combination of the model's atom classes makes it")
-        return FormulaTask(str(self.formula), composition)
+        return FormulaTask(str(self.formula), composition, (Total.of_charge(vocabulary, charge),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +139,12 @@ class FormulaTask:
     Attributes:
         formula: as it was given.
         composition: the classes.
+        charge: their total charge.
     """
 
     formula: str
     composition: Composition
+    charge: tuple[Total, ...]
 
     def count(self, n: int) -> int:
         """Molecules that make up the answer when n are asked for."""
@@ -160,8 +166,8 @@ class FormulaTask:
         return Start(start.clean.replace(atom_type=classes), level)
 
     def totals(self, index: int) -> Sequence[Total]:
-        """None: the classes are known."""
-        return ()
+        """The total charge, which the drawn classes have."""
+        return self.charge
 
     def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
         """The molecule."""

@@ -17,6 +17,7 @@ from moldiff.batch import Molecule
 from moldiff.chem import from_rdkit
 from moldiff.data.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.shipped import advice
 from moldiff.tasks.given import Given, Source, given
 from moldiff.tasks.kept import KeptPart, KeptTask
 from moldiff.tasks.selection import Choice, select
@@ -62,7 +63,7 @@ class Grow:
         rows = range(len(source.index)) if self.keep is None else select("keep", self.keep, source)
         part = KeptPart.of("core", source, rows, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(self.new_atoms, part.size, statistics)
+        sizes = _new_sizes(self.new_atoms, part, statistics)
         return _task("grow", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
@@ -98,7 +99,7 @@ class Link:
         attach = _atoms_to_attach(self.attach, part)
         if attach:
             _check_each_piece(attach, part, pieces, open_too=self.attach is None)
-        sizes = _new_sizes(self.new_atoms, part.size, statistics)
+        sizes = _new_sizes(self.new_atoms, part, statistics)
         sizes = _long_enough(sizes, part, pieces, attach)
         groups = [tuple(np.flatnonzero(pieces == piece).tolist()) for piece in range(pieces.max() + 1)]
         return _task("link", part, attach, groups, sizes, vocabulary, statistics)
@@ -135,7 +136,7 @@ class Replace:
             raise MoldiffError("remove: takes all atoms, expected some to stay; whole new molecules need no task")
         part = KeptPart.of("core", source, rows, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part.size, statistics)
+        sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part, statistics)
         return _task("replace", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
@@ -209,8 +210,7 @@ def _task(
         if not able:
             raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
         choices.append(able)
-    placed, largest = statistics.hydrogens_placed, max(statistics.size_counts)
-    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, placed, largest)
+    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
 
 
 def _check_apart(part: KeptPart) -> None:
@@ -225,15 +225,17 @@ def _check_apart(part: KeptPart) -> None:
         )
 
 
-def _new_sizes(new_atoms: Number, kept: int, statistics: Statistics) -> dict[int, int]:
+def _new_sizes(new_atoms: Number, part: KeptPart, statistics: Statistics) -> dict[int, int]:
     """Weight of every number of new atoms."""
+    kept = part.size
     if new_atoms is None:
         sizes = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
         if not sizes:
             largest = max(statistics.size_counts)
+            other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
             raise MoldiffError(
                 f"new_atoms: nothing given, but {kept} atoms are kept and the model has seen {largest} at most; "
-                "say how many are to be added, such as new_atoms=3"
+                f"say how many are to be added, such as new_atoms=3{other}"
             )
         return sizes
     low, high = _bounds(new_atoms)

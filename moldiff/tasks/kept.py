@@ -14,6 +14,7 @@ from moldiff.drawing import Admission, Finished, Value
 from moldiff.errors import MoldiffError
 from moldiff.randomness import draw_size
 from moldiff.sampler import Start
+from moldiff.shipped import advice
 from moldiff.tasks.given import Given
 from moldiff.tasks.task import known_start
 from moldiff.vocabulary import SYMBOLS, AtomClass, Vocabulary
@@ -80,14 +81,19 @@ class KeptPart:
 
     def check_known(self, name: str, losing: Sequence[int], vocabulary: Vocabulary) -> None:
         """Refuse atoms that the model does not know as they are, or (`losing`) with one hydrogen fewer."""
-        for atom in range(self.size):
-            wanted = self._class(atom, int(atom in losing))
+        classes = self.classes(losing)
+        for atom, wanted in enumerate(classes):
             if wanted not in vocabulary.atom_classes:
                 have = self._class(atom, 0)
                 elements = sorted({SYMBOLS[known.atomic_number] for known in vocabulary.atom_classes} | {"H"})
                 same = [str(known) for known in vocabulary.atom_classes if known.atomic_number == wanted.atomic_number]
                 known = f"of this element only {' '.join(same)}" if same else f"only {' '.join(elements)}"
-                raise MoldiffError(f"{name}: atom {self.label(atom)}: the model does not know {have}, {known}")
+                other = advice({one} for one in classes)
+                raise MoldiffError(f"{name}: atom {self.label(atom)}: the model does not know {have}, {known}{other}")
+
+    def classes(self, losing: Sequence[int] = ()) -> list[AtomClass]:
+        """What each kept atom is, those of `losing` with one hydrogen fewer."""
+        return [self._class(atom, int(atom in losing)) for atom in range(self.size)]
 
     def _class(self, atom: int, fewer: int) -> AtomClass:
         part = self.molecule
@@ -120,7 +126,6 @@ class KeptTask:
         size_weights: weight of every number of new atoms.
         vocabulary: classes of the model.
         hydrogens_placed: whether the model knows places of hydrogens.
-        largest: heavy atoms of the largest molecule that the model has seen.
     """
 
     name: str
@@ -130,7 +135,6 @@ class KeptTask:
     size_weights: Mapping[int, int]
     vocabulary: Vocabulary
     hydrogens_placed: bool
-    largest: int
 
     def count(self, n: int) -> int:
         """Molecules that make up the answer when n are asked for."""
@@ -141,17 +145,13 @@ class KeptTask:
         return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
 
     def notes(self) -> Sequence[str]:
-        """What is kept, and where it is attached, by the numbers of the input; a warning where molecules are large."""
+        """What is kept, and where it is attached, by the numbers of the input."""
         part = self.part
         ends = [part.label(atom) for atom in self.attach]
         ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
         pieces = int(part.pieces().max()) + 1
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
-        notes = [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
-        if self.sizes()[1] > self.largest:
-            seen = f"the model has seen {self.largest} heavy atoms at most"
-            notes.append(f"warning: {seen}, molecules of {self.sizes()[1]} may come out badly")
-        return notes
+        return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The kept atoms with their open ends, and as many new ones as are drawn."""
