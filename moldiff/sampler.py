@@ -31,7 +31,10 @@ _CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
 _CHURN = 1.5
 """The rate of fresh noise in many calls unless told otherwise."""
 
-_LEAST_SETTLING = 8
+_DRAWN = 0.01
+"""Noise level at which classes and bonds are drawn; to go on down to the data is left to settling."""
+
+_LEAST_SETTLING = 6
 """Network calls that hydrogens need to find their places, where there are as many to spare."""
 
 _MANY = 50
@@ -124,7 +127,7 @@ class PowerSampler:
             graph is known.
         self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
             together, and towards the most frequent.
-        settle: share of the calls in which the graph is known; at least 8, but no more than half of them.
+        settle: share of the calls in which the graph is known; at least 6, but no more than half of them.
         settle_level: noise level that the coordinates go back to then.
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
@@ -147,7 +150,7 @@ class PowerSampler:
     churn_high: float = 1.0
     order: int = 2
     self_condition: float = 0.5
-    settle: float = 0.25
+    settle: float = 0.16
     settle_level: float = 0.2
     class_lead: float | None = None
     refinements: int | None = None
@@ -239,19 +242,20 @@ class PowerSampler:
         calls = 0
         if self.settle and not coupling:
             calls = min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps)))
-        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling))
+        end = _DRAWN if calls else MIN_LEVEL
+        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling), end)
         found = [Stage(grid, grid) for grid in grids]
         if calls:
             down = power_grid(calls, self.grid_power, start=self.settle_level)
             found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
         return found
 
-    def _grids(self, num_steps: int, rounds: int) -> list[Tensor]:
-        """The levels of the first way down and of each refinement, one network call each."""
+    def _grids(self, num_steps: int, rounds: int, end: float) -> list[Tensor]:
+        """The levels of the first way down and of each refinement, one network call each, to the level `end`."""
         calls = round(num_steps / (1 / self.refine_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0
-        ends = [_SETTLED] * rounds + [MIN_LEVEL]
+        ends = [_SETTLED] * rounds + [end]
         first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
         return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
 

@@ -252,7 +252,7 @@ def test_the_calls_are_shared_out_by_the_levels_passed_through(
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, [38, 12]), ({"settle": 0.4, "num_steps": 20}, [12, 8]), ({"settle": 0.0}, [50]), ({"num_steps": 1}, [1])],
+    [({}, [42, 8]), ({"num_steps": 20}, [14, 6]), ({"settle": 0.4, "num_steps": 20}, [12, 8]), ({"settle": 0.0}, [50]), ({"num_steps": 1}, [1])],
 )
 def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, float], expected: list[int]) -> None:
     stages = PowerSampler(**options).stages(coupling=False)  # type: ignore[arg-type]
@@ -260,6 +260,7 @@ def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, floa
     assert [stage.graph_known for stage in stages] == [False, True][: len(stages)]
     if len(stages) == 2:
         assert [float(stages[1].grid[0]), float(stages[1].hydrogen[0])] == pytest.approx([0.2, 1.0])
+        assert [float(stage.grid[-1]) for stage in stages] == pytest.approx([0.01, MIN_LEVEL])
 
 
 @torch.no_grad()
