@@ -252,7 +252,13 @@ def test_the_calls_are_shared_out_by_the_levels_passed_through(
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, [42, 8]), ({"num_steps": 20}, [14, 6]), ({"settle": 0.4, "num_steps": 20}, [12, 8]), ({"settle": 0.0}, [50]), ({"num_steps": 1}, [1])],
+    [
+        ({}, [42, 8]),
+        ({"num_steps": 20}, [14, 6]),
+        ({"settle": 0.4, "num_steps": 20}, [12, 8]),
+        ({"settle": 0.0}, [50]),
+        ({"num_steps": 1}, [1]),
+    ],
 )
 def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, float], expected: list[int]) -> None:
     stages = PowerSampler(**options).stages(coupling=False)  # type: ignore[arg-type]
