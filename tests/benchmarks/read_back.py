@@ -47,7 +47,7 @@ def conformers(model: str, data: str, number: int, folder: Path, more: list[str]
     lines = [text for place in places if set(text := prepared.smiles[place]) & set("@/\\")][:number]
     given, out = folder / f"{model}.smi", folder / f"{model}.conformers.sdf"
     given.write_text("\n".join(lines) + "\n")
-    options = ["task=conformers", f"input={given}", f"n={len(lines)}", *more]
+    options = ["task=conformers", f"input={given}", "n=1", f"max_draws={10 * len(lines)}", *more]
     command = [sys.executable, "-m", "moldiff.cli", "sample", f"model={model}", f"out={out}", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out, lines
