@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from moldiff.io import records
+from moldiff.molecules.formats.reader import records
 
 WIDTH, HEIGHT, CAPTION = 300, 260, 44
 _FLAGS = ("--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -66,7 +66,7 @@ def page(ranked: list[Chem.Mol], reference: Chem.Mol) -> str:
     for mol, block in zip(ranked, blocks, strict=True):
         score = f"overlay {float(mol.GetProp('like_score')):.2f}"
         panels.append({"block": block, "caption": [mol.GetProp("SMILES"), score]})
-    script = resources.files("moldiff").joinpath("assets/3Dmol-min.js").read_text(encoding="utf-8")
+    script = resources.files("moldiff.view").joinpath("assets/3Dmol-min.js").read_text(encoding="utf-8")
     texts = {"panels": json.dumps(panels), "reference": json.dumps(first), "script": script}
     return _PAGE.format(width=WIDTH, height=HEIGHT, **texts)
 

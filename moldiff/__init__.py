@@ -6,20 +6,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moldiff.evaluation import evaluate
-    from moldiff.generate import available_models, load
-    from moldiff.io import read, write
+    from moldiff.diffusion.shipped import available_models
+    from moldiff.evaluation.evaluate import evaluate
+    from moldiff.molecules.formats.reader import read
+    from moldiff.molecules.formats.writer import write
+    from moldiff.sampling.generator import load
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "available_models", "evaluate", "load", "read", "write"]
 
 _HOMES = {
-    "available_models": "moldiff.generate",
-    "load": "moldiff.generate",
-    "evaluate": "moldiff.evaluation",
-    "read": "moldiff.io",
-    "write": "moldiff.io",
+    "available_models": "moldiff.sampling.generator",
+    "load": "moldiff.sampling.generator",
+    "evaluate": "moldiff.evaluation.evaluate",
+    "read": "moldiff.molecules.formats.reader",
+    "write": "moldiff.molecules.formats.writer",
 }
 
 

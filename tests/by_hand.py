@@ -6,9 +6,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.results import InvalidMolecule, Status
+from moldiff.molecules import convert
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 UNREADABLE = InvalidMolecule(Status.UNREADABLE, "record 3: no atom block")
 
@@ -34,7 +33,7 @@ def from_smiles(text: str, *, embed: bool = False) -> Molecule:
         conformer = Chem.Conformer(mol.GetNumAtoms())
         conformer.SetPositions(np.random.default_rng(0).normal(size=(mol.GetNumAtoms(), 3)) * 5)
         mol.AddConformer(conformer)
-    converted = chem.from_rdkit(mol)
+    converted = convert.from_rdkit(mol)
     assert isinstance(converted, Molecule)
     return converted
 

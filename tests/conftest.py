@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 # Processes that tests start see the installed package, not the bare source folder that they may be started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# The benchmarks are modules of this folder (`tests.benchmarks.card`); the installed package comes first.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # What a script starts in the background ignores Ctrl-C, which tests of interruptions need to come.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.drawing import NewMolecules
-from moldiff.sampler import Start
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.sampler import Start
+from moldiff.tasks.task import NewMolecules
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff import chem
-from moldiff.batch import Molecule
 from moldiff.data.dataset import PreparedSet
-from moldiff.metrics.distance_lookup import all_atoms
-from moldiff.metrics.subjects import Measured, Subjects
-from moldiff.results import InvalidMolecule, Status
+from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.molecule_set import Subjects
+from moldiff.molecules import convert, identity, validity
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 UNREADABLE = InvalidMolecule(Status.UNREADABLE, "garbage")
 
@@ -22,7 +22,7 @@ UNREADABLE = InvalidMolecule(Status.UNREADABLE, "garbage")
 def embedded(smiles: str) -> Molecule:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert rdDistGeom.EmbedMolecule(mol, randomSeed=3) == 0
-    converted = chem.from_rdkit(mol)
+    converted = convert.from_rdkit(mol)
     assert isinstance(converted, Molecule)
     return converted
 
@@ -48,7 +48,7 @@ def chain(distances: list[float], z: int = 9) -> Molecule:
 
 def subjects(*entries: Molecule | InvalidMolecule) -> Subjects:
     readable = [entry if isinstance(entry, Molecule) else None for entry in entries]
-    smiles = [None if one is None or chem.check(one) is not None else chem.strict_key(one) for one in readable]
+    smiles = [None if one is None or validity.check(one) is not None else identity.strict_key(one) for one in readable]
     return Subjects(entries, [None if one is None else all_atoms(one) for one in readable], smiles)
 
 

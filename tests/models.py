@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.checkpoint import available_models
-from moldiff.condition import Properties
-from moldiff.data.statistics import Statistics
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.process.joint import JointProcess, JointProcessConfig
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.process.joint import JointProcess, JointProcessConfig
+from moldiff.diffusion.shipped import available_models
+from moldiff.diffusion.statistics import Statistics
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 needs_weights = pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here")
 
@@ -42,8 +42,8 @@ STATISTICS = Statistics(
 SIZES = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
 DETAILS = {"hydrogen_level": True}
 MODEL_CONFIG = {
-    "denoiser": {"_target_": "moldiff.nn.denoiser.PairTransformer", **SIZES, **DETAILS},
-    "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
+    "denoiser": {"_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer", **SIZES, **DETAILS},
+    "process": {"_target_": "moldiff.diffusion.process.joint.JointProcessConfig"},
 }
 """What `config.json` says of `small_model`."""
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from models import small_model
 
-from moldiff import average
-from moldiff.checkpoint import CONFIG_FILE, NOVELTY_FILE, load_checkpoint, save_model
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.denoiser import PairTransformer
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import NOVELTY_FILE, load_checkpoint, save_model
+from moldiff.diffusion.shipped import CONFIG_FILE
+from moldiff.training import model_soup
 
 SIZES = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 1, "num_heads": 2, "num_probes": 4}
 HISTORY = [{"steps": 3, "batch_size": 2, "seconds": 1}]
@@ -21,13 +22,13 @@ HISTORY = [{"steps": 3, "batch_size": 2, "seconds": 1}]
 def saved(folder: Path, value: float, **sizes: int) -> str:
     """A model in a folder whose weights all have one value."""
     whole = small_model()
-    denoiser = {"_target_": "moldiff.nn.denoiser.PairTransformer", **SIZES, **sizes}
+    denoiser = {"_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer", **SIZES, **sizes}
     network = PairTransformer(num_atom_classes=whole.vocabulary.num_atom_classes, **{**SIZES, **sizes})
     model = MoleculeDiffusion(network, whole.process, whole.vocabulary, whole.statistics, whole.properties)
     with torch.no_grad():
         for weight in model.denoiser.parameters():
             weight.fill_(value)
-    process = {"_target_": "moldiff.process.joint.JointProcessConfig"}
+    process = {"_target_": "moldiff.diffusion.process.joint.JointProcessConfig"}
     save_model(folder, model, {"denoiser": denoiser, "process": process, "history": HISTORY})
     return str(folder)
 
@@ -36,7 +37,7 @@ def test_mean_of_weights(tmp_path: Path) -> None:
     models = [saved(tmp_path / name, value) for name, value in (("a", 1.0), ("b", 2.0), ("c", 6.0))]
     (tmp_path / "a" / NOVELTY_FILE).write_bytes(b"keys")
     out = tmp_path / "mean"
-    assert average.main([*models, "--out", str(out), "--half"]) == 0
+    assert model_soup.main([*models, "--out", str(out), "--half"]) == 0
     mean = load_checkpoint(out)
     assert all(bool((weight == 3).all()) for weight in mean.model.denoiser.parameters())
     hashes = [load_checkpoint(name).weights_hash for name in models]
@@ -60,6 +61,6 @@ def test_what_has_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ([a, a, "--out", str(tmp_path)], "which exists, expected a new folder"),
     ]:
         words = arguments if "--out" in arguments else [*arguments, "--out", out]
-        assert average.main(words) == 2
+        assert model_soup.main(words) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()

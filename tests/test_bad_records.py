@@ -10,13 +10,13 @@ from models import needs_weights
 from rdkit import Chem
 from test_io import WATER, WATER_BONDS, block, water
 
-from moldiff.cli import main
-from moldiff.data.files import Files
-from moldiff.io import read
-from moldiff.metrics.intake import Intake
-from moldiff.metrics.summary import score
+from moldiff.cli.main import main
+from moldiff.data.sources.files import Files
+from moldiff.evaluation.molecule_set import Intake
+from moldiff.evaluation.scores import score
+from moldiff.molecules.formats.reader import read
+from moldiff.view.histograms import Distributions, plots
 from moldiff.view.page import view
-from moldiff.view.plots import Distributions, plots
 
 ODD = water.replace(" O   0  0  0  0  0", " O   0  0  0  0  2147483648", 1)
 """A record with a number that no field of an atom line can hold."""
@@ -48,7 +48,7 @@ def test_an_error_that_nobody_thought_of_is_the_reason_of_its_record(tmp_path, m
             raise RuntimeError("Pre-condition Violation")
         return "O"
 
-    monkeypatch.setattr("moldiff.chem.strict_key", odd)
+    monkeypatch.setattr("moldiff.molecules.identity.strict_key", odd)
     rows = score(Intake.of(read(tmp_path / "a.sdf").records).entries).rows
     assert [row.status for row in rows] == ["unreadable", "ok"]
     assert rows[0].reason == "unexpected RuntimeError: Pre-condition Violation"

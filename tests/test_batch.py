@@ -12,11 +12,13 @@ import torch
 from models import VOCABULARY, random_batch
 from scipy.spatial.transform import Rotation
 
-from moldiff.batch import Molecule, collate, to_molecules
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.batch import collate, to_molecules
+from moldiff.diffusion.coupling import align_noise, center, kabsch, match_hydrogen_slots
 from moldiff.errors import MoldiffError
-from moldiff.geometry import align_noise, center, kabsch, match_hydrogen_slots
-from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
+from moldiff.molecules.elements import VALENCES
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ import torch
 from models import MODEL_CONFIG
 from test_benchmark_tasks import model_for
 
-from moldiff.benchmark import __main__ as command
-from moldiff.benchmark.bonds import Graphs
-from moldiff.benchmark.journal import Journal, Progress
-from moldiff.benchmark.settings import Row, Settings
-from moldiff.benchmark.tables import PUBLISHED, errors, into_card, keep, refresh
-from moldiff.checkpoint import save_model
+from moldiff.cli.compose import compose_options
+from moldiff.diffusion.pretrained import save_model
 from moldiff.errors import MoldiffError
-from moldiff.options import compose_options
-from moldiff.results import MetricResult
+from moldiff.evaluation.result import MetricResult
+from tests.benchmarks.tasks import __main__
+from tests.benchmarks.tasks.bonds import Graphs
+from tests.benchmarks.tasks.journal import Journal, Progress
+from tests.benchmarks.tasks.settings import Row, Settings
+from tests.benchmarks.tasks.tables import PUBLISHED, errors, into_card, keep, refresh
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOCS = Path(__file__).parents[1] / "docs"
@@ -32,9 +32,9 @@ def test_an_ended_measurement_goes_on_to_the_same_numbers(
     save_model(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
     arguments = ["grow", "--model", str(tmp_path / "model"), "--data", folder, "--molecules", "6", "--samples", "2"]
     arguments += ["--steps", "2", "--device", "cpu", "--out"]
-    monkeypatch.setattr(command, "_AT_ONCE", 4)
-    assert command.main([*arguments, str(tmp_path / "whole.json")]) == 0
-    measure, rows = command._MEASURES["grow"][0], []
+    monkeypatch.setattr(__main__, "_AT_ONCE", 4)
+    assert __main__.main([*arguments, str(tmp_path / "whole.json")]) == 0
+    measure, rows = __main__._MEASURES["grow"][0], []
 
     def ended(settings: Settings, places: range) -> list[Row]:
         rows.append(places)
@@ -42,16 +42,16 @@ def test_an_ended_measurement_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
         return type(measure).rows(measure, settings, places)
 
-    monkeypatch.setitem(command._MEASURES, "grow", (_Other(measure, ended), 6, 2))
-    assert command.main([*arguments, str(tmp_path / "ended.json")]) == 130
+    monkeypatch.setitem(__main__._MEASURES, "grow", (_Other(measure, ended), 6, 2))
+    assert __main__.main([*arguments, str(tmp_path / "ended.json")]) == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
     journal = tmp_path / "ended.rows.jsonl"
     assert len(journal.read_text().splitlines()) == 1 + 4
-    assert command.main([*arguments, str(tmp_path / "ended.json"), "--seed", "1"]) == 2
+    assert __main__.main([*arguments, str(tmp_path / "ended.json"), "--seed", "1"]) == 2
     assert "rows of a measurement with other options" in capsys.readouterr().err
     with journal.open("a") as file:
         file.write('{"removed": [')  # the line that was being written
-    assert command.main([*arguments, str(tmp_path / "ended.json")]) == 0
+    assert __main__.main([*arguments, str(tmp_path / "ended.json")]) == 0
     assert "moldiff: going on behind 4 of 6" in capsys.readouterr().err
     assert rows == [range(0, 2), range(2, 4), range(4, 6), range(4, 6)]
     assert not journal.exists()
@@ -79,7 +79,7 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
 
 def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 30.0, 40.0, 100.0])
-    monkeypatch.setattr("moldiff.benchmark.journal.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("tests.benchmarks.tasks.journal.time.monotonic", lambda: next(clock))
     progress = Progress(200, 100)
     for done in (110, 115, 120):
         progress.show(done, what="gap: ")

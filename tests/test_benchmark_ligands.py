@@ -11,19 +11,19 @@ from models import DETAILS, MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff.batch import Molecule
-from moldiff.benchmark import __main__ as command
-from moldiff.benchmark.settings import Settings
-from moldiff.benchmark.substituents import Substituents, has_substituent, ring_substituents
-from moldiff.checkpoint import save_model
-from moldiff.chem import from_rdkit
+from moldiff.cli.compose import compose_options
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.statistics import Statistics
-from moldiff.generate import load
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.options import compose_options
-from moldiff.process.joint import JointProcessConfig
+from moldiff.data.frequencies import measure_statistics
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.process.joint import JointProcessConfig
+from moldiff.molecules.convert import from_rdkit
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.generator import load
+from tests.benchmarks.tasks import __main__
+from tests.benchmarks.tasks.settings import Settings
+from tests.benchmarks.tasks.substituents import Substituents, has_substituent, ring_substituents
 
 
 def embedded(smiles: str, name: str = "") -> Molecule:
@@ -57,7 +57,7 @@ def test_only_ligands_with_a_substituent_are_grown() -> None:
 def test_a_substituent_is_drawn_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = compose_options("train", ["data=sample"])["data"]["folder"]
     prepared = PreparedSet.load(data)
-    statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
+    statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
@@ -71,5 +71,5 @@ def test_a_substituent_is_drawn_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
         values = {result.name: result for result in results}
         assert values["grow_kept_untouched"].numerator == values["grow_kept_untouched"].denominator == 4
     words = ["ligands", "--model", str(tmp_path / "model"), "--data", data, "--out", str(tmp_path / "out.json")]
-    assert command.main(words) == 2  # a set without ligands
+    assert __main__.main(words) == 2  # a set without ligands
     assert "none of the 0 molecules" in capsys.readouterr().err

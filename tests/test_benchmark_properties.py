@@ -11,16 +11,17 @@ import torch
 from models import MODEL_CONFIG, SIZES
 from trainings import SAMPLE
 
-from moldiff.benchmark.__main__ import main
-from moldiff.benchmark.properties import Pairs, Protocol, Targets
-from moldiff.checkpoint import build_model, save_model
-from moldiff.condition import Properties, half_of
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.property_network import PropertyNetwork
+from moldiff.diffusion.pretrained import build_model, save_model
+from moldiff.diffusion.property_predictor import PropertyPredictor
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.generate import load
-from moldiff.model import MoleculeDiffusion
-from moldiff.predictor import PropertyNetwork, PropertyPredictor
-from moldiff.sampler import PowerSampler
+from moldiff.sampling.generator import load
+from tests.benchmarks.tasks.__main__ import main
+from tests.benchmarks.tasks.properties import Pairs, Protocol, Targets
 
 NAMES = ("gap", "alpha")
 
@@ -109,7 +110,7 @@ def test_an_ended_measurement_draws_what_it_lacks(
     tmp_path: Path, prepared: PreparedSet, properties: Properties, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_generator(tmp_path / "told", prepared, properties, "b")
-    monkeypatch.setattr("moldiff.benchmark.properties._AT_ONCE", 3)
+    monkeypatch.setattr("tests.benchmarks.tasks.properties._AT_ONCE", 3)
     protocol = Protocol(
         generator=load(tmp_path / "told", device="cpu"),
         predictor=make_predictor(prepared, properties, "a"),

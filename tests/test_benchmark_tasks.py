@@ -15,22 +15,22 @@ from rdkit import Chem
 from rdkit.Chem import AllChem, rdDistGeom
 
 import moldiff
-from moldiff.batch import Molecule
-from moldiff.benchmark.__main__ import main
-from moldiff.benchmark.conformers import conformer_results, embedded_rmsd, sanitized
-from moldiff.benchmark.parts import choose_part, is_untouched
-from moldiff.benchmark.settings import Settings
-from moldiff.checkpoint import save_model
-from moldiff.chem import from_rdkit
+from moldiff.cli.compose import compose_options
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.statistics import Statistics
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.options import compose_options
-from moldiff.process.joint import JointProcessConfig
-from moldiff.restart import ATTEMPTS
-from moldiff.sampler import PowerSampler
+from moldiff.data.frequencies import measure_statistics
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.process.joint import JointProcessConfig
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.molecules.convert import from_rdkit
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import ATTEMPTS
 from moldiff.tasks.formula import Formula
+from tests.benchmarks.tasks.__main__ import main
+from tests.benchmarks.tasks.conformers import conformer_results, embedded_rmsd, sanitized
+from tests.benchmarks.tasks.parts import choose_part, is_untouched
+from tests.benchmarks.tasks.settings import Settings
 
 
 def embedded(smiles: str) -> Molecule:
@@ -50,7 +50,7 @@ def parts(smiles: str, kind: str) -> set[tuple[int, ...]]:
 def model_for(folder: str) -> MoleculeDiffusion:
     """Random weights for the classes of a prepared set."""
     prepared = PreparedSet.load(folder)
-    statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
+    statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
     network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)

@@ -9,8 +9,8 @@ import torch
 from models import STATISTICS, VOCABULARY, small_process
 from torch import Tensor, nn
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.model import BOUND_LEVELS, MoleculeDiffusion
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.model import BOUND_LEVELS, MoleculeDiffusion
 
 ATOMS, MOLECULES, DEVIATION = 5, 3_000, 0.7
 CARBON_2 = 2  # a class with two hydrogens

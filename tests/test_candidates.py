@@ -11,17 +11,19 @@ import torch
 from models import MODEL_CONFIG
 from trainings import QUIET, SAMPLE
 
-from moldiff.checkpoint import build_model, save_model
-from moldiff.cli import main
-from moldiff.condition import Properties
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.drawing import Beginning
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.nn.property_network import PropertyNetwork
+from moldiff.diffusion.noise import molecule_generator
+from moldiff.diffusion.pretrained import build_model, save_model
+from moldiff.diffusion.property_predictor import load_predictor, predictor_for
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator, load
-from moldiff.predictor import PropertyNetwork, load_predictor, predictor_for
-from moldiff.randomness import molecule_generator
-from moldiff.stream import learnt_properties
-from moldiff.targets import Nearest, predicted
+from moldiff.sampling.batch import Beginning
+from moldiff.sampling.candidates import Nearest
+from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.tasks.targets import predicted
+from moldiff.training.datamodule import learnt_properties
 
 pytestmark = QUIET
 

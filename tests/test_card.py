@@ -11,22 +11,21 @@ import pytest
 import torch
 from models import DETAILS, MODEL_CONFIG, SIZES
 
-from moldiff.card import __main__ as command
-from moldiff.card import curve, drawn, learning, memory
-from moldiff.card.bound import bounds
-from moldiff.card.document import _package, _stretch, write_card
-from moldiff.card.drawn import SEED, Delivered, Drawn, draw_all, draw_delivered, label, sampler_of
-from moldiff.card.limits import limits
-from moldiff.checkpoint import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.statistics import Statistics
+from moldiff.data.frequencies import measure_statistics
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
+from moldiff.diffusion.process.joint import JointProcessConfig
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.generate import load
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.process.joint import JointProcessConfig
-from moldiff.results import MetricResult
-from moldiff.sampler import PowerSampler
+from moldiff.evaluation.result import MetricResult
+from moldiff.sampling.generator import load
+from tests.benchmarks.card import __main__, curve, drawn, learning, memory
+from tests.benchmarks.card.bound import bounds
+from tests.benchmarks.card.document import _package, _stretch, write_card
+from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, draw_all, draw_delivered, label, sampler_of
+from tests.benchmarks.card.limits import limits
 
 SAMPLE = Path(str(files("moldiff.example_data") / "sample"))
 
@@ -39,7 +38,7 @@ def prepared() -> PreparedSet:
 @pytest.fixture
 def folder(tmp_path: Path, prepared: PreparedSet) -> Path:
     """A model with random weights for the classes of the sample."""
-    statistics = Statistics.from_flat(prepared.flat, prepared.split("train"), prepared.vocabulary)
+    statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
     network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
@@ -78,7 +77,7 @@ def test_settings_of_a_sampler() -> None:
 
 def test_curve_goes_on_where_it_was_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["curve", "--model", str(folder), "--samples", "5", "--workers", "1"]
-    assert command.main([*words, "--steps", "3"]) == 0
+    assert __main__.main([*words, "--steps", "3"]) == 0
     real, asked = drawn.draw_all, list[tuple[int, bool]]()
 
     def watched(where: Path, sampler: PowerSampler, number: int, **more: int | None) -> drawn.Drawn:
@@ -86,7 +85,7 @@ def test_curve_goes_on_where_it_was_ended(folder: Path, monkeypatch: pytest.Monk
         return real(where, sampler, number, num_workers=1)
 
     monkeypatch.setattr(curve, "draw_all", watched)
-    assert command.main([*words, "--steps", "2,3", "--sampler", "default", "corrector=7"]) == 0
+    assert __main__.main([*words, "--steps", "2,3", "--sampler", "default", "corrector=7"]) == 0
     assert asked == [(2, False), (2, True), (3, True)]
     points = curve.load_points(folder)
     assert [(point["sampler"], point["steps"]) for point in points] == [
@@ -125,7 +124,7 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     metrics = ("geometry", "diversity", "distribution")
     real = [prepared.molecule(k) for k in range(6)]
     delivered = Delivered(real, {"disconnected": 2})
-    columns = command.evaluate_columns(
+    columns = __main__.evaluate_columns(
         checkpoint, prepared, molecules.raw, delivered, {"diversity": 3}, metrics, ["diversity"]
     )
     write_card(
@@ -172,14 +171,14 @@ def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
         assert part in text
     assert "Quality against" not in text
     curve.measure_curve(checkpoint, [sampler], 2, num_workers=1)
-    command.write_text(checkpoint)
+    __main__.write_text(checkpoint)
     assert f"]({curve.PLOT_FILE})" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_one_line_for_a_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     no_metric = ["write", "--data", str(SAMPLE), "--not-raw", "qed"]
     for words in (["curve", "--steps", "two"], ["write", "--data", str(SAMPLE), "--first", "qed=3"], no_metric):
-        assert command.main([*words, "--model", str(folder)]) == 1
+        assert __main__.main([*words, "--model", str(folder)]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -188,7 +187,7 @@ def test_whole_card(folder: Path) -> None:
     pytest.importorskip("posebusters")
     few = ["--first", "posebusters=1", "xtb=1", "fcd=2", "druglike=2"]
     words = ["write", "--model", str(folder), "--data", str(SAMPLE), "--samples", "4", "--steps", "2", "--bound", "4"]
-    assert command.main([*words, "--workers", "1", *few]) == 0
+    assert __main__.main([*words, "--workers", "1", *few]) == 0
     document = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     names = {result["name"].partition("_")[0] for result in document["results"]["real test molecules (4)"]}
     assert {"p1", "p2", "p3", "posebusters", "xtb", "fcd", "druglike", "neighbours", "distribution"} <= names
@@ -324,8 +323,8 @@ def test_learning_curve_of_a_training_and_of_cards(folder: Path, tmp_path: Path)
     card = tmp_path / "old.json"
     card.write_text(json.dumps({"facts": facts, "results": {"model, raw": rows}}), encoding="utf-8")
     words = ["learning", "--model", str(folder), "--trainings", str(training), "--cards", str(card)]
-    assert command.main([*words, "--machine", "a laptop"]) == 0
-    assert command.main(words) == 0  # once more changes nothing but the machine
+    assert __main__.main([*words, "--machine", "a laptop"]) == 0
+    assert __main__.main(words) == 0  # once more changes nothing but the machine
     first, second = learning.load_points(folder)
     assert (first["molecules"], first["seconds"], first["samples"]) == (100 * 10 + 25 * 20, 75, 100)
     assert (first["p2_valid"], first["p1_molecule_stable"], first["p2_novel"]) == (0.75, 0.5, None)
@@ -341,5 +340,5 @@ def test_learning_curve_of_a_training_and_of_cards(folder: Path, tmp_path: Path)
 def test_learning_curve_refuses_what_is_no_training(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert command.main(["learning", "--model", str(folder), "--trainings", str(tmp_path)]) == 1
+    assert __main__.main(["learning", "--model", str(folder), "--trainings", str(tmp_path)]) == 1
     assert "expected the folder of one" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from test_io import WATER, WATER_BONDS, block, water
 
-from moldiff.cli import main
+from moldiff.cli.main import main
 
 CLOSE_HYDROGEN = ("H", 0, 0.08, 0.1173)
 """0.08 Å from the oxygen of water."""
@@ -73,7 +73,7 @@ def test_s12_a_drawing_among_structures_is_valid_and_has_no_geometry(tmp_path):
 
 
 def test_s12_objects_of_rdkit_count_as_files_do():
-    from moldiff import evaluate
+    from moldiff.evaluation.evaluate import evaluate
 
     flat = Chem.MolFromSmiles("C/C=C/C")
     rdDepictor.Compute2DCoords(flat)

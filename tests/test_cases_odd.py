@@ -12,9 +12,9 @@ from test_cases_evaluate import evaluated
 from test_cases_prepare import prepared, reasons
 from test_io import WATER, WATER_BONDS, block, water
 
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.oddities import odd_bonds
+from moldiff.molecules.oddities import odd_bonds
 from moldiff.view import view
 
 SAMPLE = Path(str(files("moldiff.example_data") / "sample"))
@@ -86,7 +86,7 @@ def test_s13_a_long_bond_and_a_smiles_of_another_tautomer_are_counted_by_evaluat
 
 
 def test_s13_molecules_from_python_have_remarks_too():
-    from moldiff import evaluate
+    from moldiff.evaluation.evaluate import evaluate
 
     report = evaluate([stretched("CC", 1.87), structure("CC")], metrics=[])
     assert report.remarks == {"long bond C-C": 1}
@@ -264,7 +264,7 @@ def test_s22_radicals_stay_radicals(tmp_path):
 
 
 def test_s22_hydrogens_are_added_to_the_reference_in_the_page_and_from_python(tmp_path, capsys):
-    from moldiff import evaluate
+    from moldiff.evaluation.evaluate import evaluate
 
     (tmp_path / "known.sdf").write_text(BARE * 2)
     report = evaluate(tmp_path / "known.sdf", reference=tmp_path / "known.sdf", hydrogens="add", metrics=[])

@@ -12,7 +12,7 @@ from rdkit.Chem import rdDistGeom
 from test_cases_evaluate import CLOSE_HYDROGEN, drawings
 from test_io import WATER, WATER_BONDS, block, water
 
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
 
 
@@ -143,7 +143,7 @@ def test_s7_a_property_that_is_the_same_in_all_is_left_out(tmp_path, monkeypatch
         )
         == 0
     )
-    from moldiff import load
+    from moldiff.sampling.generator import load
 
     assert load(tmp_path / "run").checkpoint.model.properties.names == ("alpha", "atoms")
 

@@ -17,18 +17,18 @@ from rdkit.Chem import rdDepictor, rdDistGeom
 from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, TMAO, TMAO_BONDS, V3000, WATER, WATER_BONDS, block, water
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.cli import main
-from moldiff.data import qm9
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.files import Files
 from moldiff.data.loader import DenseBatches
 from moldiff.data.prepare import prepare
+from moldiff.data.sources import qm9
+from moldiff.data.sources.files import Files
 from moldiff.errors import MoldiffError
-from moldiff.io import read, write
-from moldiff.results import Status
-from moldiff.vocabulary import AtomClass
+from moldiff.molecules import convert, identity, validity
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.molecule import Molecule, Status
+from moldiff.molecules.vocabulary import AtomClass
 
 ETHANOL = block("etoh", [("C", 0, 0, 0), ("C", 1.52, 0, 0), ("O", 2.0, 1.34, 0.1)], [(1, 2, 1), (2, 3, 1)])
 
@@ -66,7 +66,7 @@ def is_accounted_for(made):
 
 
 def all_positions(molecule):
-    return chem.to_rdkit(molecule).GetConformer().GetPositions()
+    return convert.to_rdkit(molecule).GetConformer().GetPositions()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -102,7 +102,7 @@ def test_b04_a_set_without_hydrogens_says_so(tmp_path, capsys, hydrogens):
 
 def test_b05_of_salts_and_mixtures_the_largest_part_is_kept(tmp_path):
     found = from_smiles(tmp_path, "CC(=O)[O-].[Na+]", "N.N", "C[NH3+].[Cl-]", "CCO.CCC.CC", "CCC.CC.CCO")
-    assert [chem.strict_key(record.outcome) for record in found] == ["CC(=O)[O-]", "N", "C[NH3+]", "CCO", "CCO"]
+    assert [identity.strict_key(record.outcome) for record in found] == ["CC(=O)[O-]", "N", "C[NH3+]", "CCO", "CCO"]
     assert all(pdist(all_positions(record.outcome)).min() > 0.7 for record in found)
     made = prepared(tmp_path, "N.N\nCCO\n", "a.smi")
     assert made.meta["counts"]["notes"]["largest fragment kept"] == 1
@@ -113,7 +113,7 @@ def test_b05_of_salts_and_mixtures_the_largest_part_is_kept(tmp_path):
 
 def test_b05_the_tie_is_broken_the_same_way_whatever_the_order(tmp_path):
     found = from_smiles(tmp_path, "OCC.CC=O.CCO", "CC=O.CCO.OCC", "N.O", "O.N", "C/C=C\\C.C/C=C/C", "C/C=C/C.C/C=C\\C")
-    keys = [chem.strict_key(record.outcome) for record in found]
+    keys = [identity.strict_key(record.outcome) for record in found]
     assert keys[0] == keys[1] == "CCO"
     assert keys[2] == keys[3] == "O"
     assert keys[4] == keys[5]
@@ -189,7 +189,7 @@ def test_b13_bonds_of_type_4(tmp_path):
         for atoms in (ring, five)
     )
     kept, rejected = records(tmp_path, benzene + pyrrole)
-    assert chem.strict_key(kept.outcome) == "c1ccccc1"
+    assert identity.strict_key(kept.outcome) == "c1ccccc1"
     assert "kekulize" in reason(rejected)
     assert "draw single and double bonds" in reason(rejected)
 
@@ -312,7 +312,7 @@ def test_b23_metals_can_be_allowed(tmp_path):
 def test_b25_hypervalent_sulfur_and_phosphorus(tmp_path):
     texts = ["FS(F)(F)(F)(F)F", "FP(F)(F)(F)F", "F[P-](F)(F)(F)(F)F", "CS(C)(=O)=O", "COP(=O)(OC)OC"]
     found = from_smiles(tmp_path, *texts)
-    assert [chem.check(record.outcome) for record in found] == [None] * 5
+    assert [validity.check(record.outcome) for record in found] == [None] * 5
     write(tmp_path / "b.sdf", [record.outcome for record in found])
     again = list(Files(tmp_path / "b.sdf", num_workers=0).records())
     assert [record.keys for record in again] == [record.keys for record in found]
@@ -338,7 +338,7 @@ def test_b27_tables_of_smiles(tmp_path, case, suffix):
     if suffix == ".smi" and case in ("no header, two columns", "comment"):
         pytest.skip("a list of SMILES has white space between SMILES and name")
     found = records(tmp_path, content, f"a{suffix}")
-    assert [(chem.strict_key(record.outcome), record.name) for record in found] == expected
+    assert [(identity.strict_key(record.outcome), record.name) for record in found] == expected
 
 
 def test_b27_lists_of_smiles(tmp_path):

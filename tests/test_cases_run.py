@@ -12,18 +12,18 @@ import torch
 from models import MODEL_CONFIG, small_model
 from test_io import water
 
-from moldiff.checkpoint import save_model
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.files import Files
 from moldiff.data.loader import DenseBatches
 from moldiff.data.prepare import prepare
+from moldiff.data.sources.files import Files
+from moldiff.diffusion.pretrained import save_model
 
 
 def moldiff(folder: Path, *words: str, threads: int = 1) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "moldiff.cli", *words]
+    command = [sys.executable, "-m", "moldiff.cli.main", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

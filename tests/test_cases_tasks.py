@@ -16,18 +16,19 @@ from rdkit.Chem import AllChem
 from scipy.spatial.distance import pdist
 from trainings import SAMPLE
 
-from moldiff.batch import Molecule
-from moldiff.checkpoint import Checkpoint, build_model, save_model
-from moldiff.chem import from_rdkit
-from moldiff.cli import main
-from moldiff.condition import Properties
+from moldiff.cli.compose import compose_options
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.pretrained import Checkpoint, build_model, save_model
+from moldiff.diffusion.process.categorical import absorbing_prior
+from moldiff.diffusion.property_predictor import load_predictor
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator, load
-from moldiff.io import read, write
-from moldiff.options import compose_options
-from moldiff.predictor import load_predictor
-from moldiff.process.categorical import absorbing_prior
+from moldiff.molecules.convert import from_rdkit
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.generator import MoleculeGenerator, load
 from moldiff.tasks import Analogues, Bonds, Conformers, Grow, Link
 
 pytestmark = pytest.mark.usefixtures("one_thread")

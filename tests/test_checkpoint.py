@@ -13,15 +13,16 @@ import pytest
 import torch
 from models import STATISTICS, VOCABULARY
 
-from moldiff.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
-from moldiff.construct import construct
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
+from moldiff.diffusion.shipped import CONFIG_FILE
 from moldiff.errors import MoldiffError
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.instantiate import construct
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 CONFIG: dict[str, Any] = {
     "denoiser": {
-        "_target_": "moldiff.nn.denoiser.PairTransformer",
+        "_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer",
         "hidden_dim": 16,
         "pair_dim": 8,
         "steerable_dim": 8,
@@ -30,9 +31,9 @@ CONFIG: dict[str, Any] = {
         "num_probes": 4,
     },
     "process": {
-        "_target_": "moldiff.process.joint.JointProcessConfig",
-        "pos": {"_target_": "moldiff.process.gaussian.GaussianProcess", "max_weight": 4.0},
-        "atom_prior": {"_target_": "moldiff.process.categorical.uniform_prior", "_partial_": True},
+        "_target_": "moldiff.diffusion.process.joint.JointProcessConfig",
+        "pos": {"_target_": "moldiff.diffusion.process.gaussian.GaussianProcess", "max_weight": 4.0},
+        "atom_prior": {"_target_": "moldiff.diffusion.process.categorical.uniform_prior", "_partial_": True},
     },
 }
 
@@ -69,8 +70,8 @@ def test_half_precision_is_stored_in_half_the_bytes_and_loads_as_float32(folder:
 
 def test_a_fresh_process_loads_it_without_unpickling(folder: Path) -> None:
     code = (
-        "import pickle, moldiff.nn.denoiser, moldiff.process.joint\n"
-        "from moldiff.checkpoint import load_checkpoint\n"
+        "import pickle, moldiff.diffusion.nn.pair_transformer, moldiff.diffusion.process.joint\n"
+        "from moldiff.diffusion.pretrained import load_checkpoint\n"
         "def refuse(*a, **k): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = refuse\n"
         f"print(load_checkpoint({str(folder)!r}).weights_hash)\n"
@@ -143,19 +144,25 @@ def test_unknown_models_are_listed_with_the_known_ones(tmp_path: Path) -> None:
 
 def test_construct_follows_the_rules_of_hydra() -> None:
     assert construct({"a": [1, {"b": "text"}]}) == {"a": [1, {"b": "text"}]}
-    partial = construct({"_target_": "moldiff.process.time.power_grid", "_partial_": True, "power": 1.0})
+    partial = construct({"_target_": "moldiff.diffusion.process.schedule.power_grid", "_partial_": True, "power": 1.0})
     assert len(partial(5)) == 5
-    assert len(construct({"_target_": "moldiff.process.time.power_grid", "power": 1.0}, num_steps=3)) == 3
+    assert len(construct({"_target_": "moldiff.diffusion.process.schedule.power_grid", "power": 1.0}, num_steps=3)) == 3
     for config, message in [
-        ({"_target_": "moldiff.process.time.nothing"}, "cannot be found"),
+        ({"_target_": "moldiff.diffusion.process.schedule.nothing"}, "cannot be found"),
         ({"_target_": 3}, "expected a dotted name"),
-        ({"_target_": "subprocess.run"}, r"expected a name that starts with moldiff\.nn\. or moldiff\.process\."),
         (
-            {"_target_": "moldiff.cli.main", "arguments": ["models"]},
-            "got moldiff.cli.main, expected a name that starts",
+            {"_target_": "subprocess.run"},
+            r"expected a name that starts with moldiff\.diffusion\.nn\. or moldiff\.diffusion\.process\.",
         ),
-        ({"_target_": "moldiff.nn.denoiser.os.system"}, "cannot be found"),
-        ({"_target_": "moldiff.process.joint.dataclass"}, "dataclass of dataclasses, expected one of moldiff"),
+        (
+            {"_target_": "moldiff.cli.main.main", "arguments": ["models"]},
+            "got moldiff.cli.main.main, expected a name that starts",
+        ),
+        ({"_target_": "moldiff.diffusion.nn.pair_transformer.os.system"}, "cannot be found"),
+        (
+            {"_target_": "moldiff.diffusion.process.joint.dataclass"},
+            "dataclass of dataclasses, expected one of moldiff",
+        ),
     ]:
         with pytest.raises(MoldiffError, match=message):
             construct(config)

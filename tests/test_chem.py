@@ -8,12 +8,12 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import chem
-from moldiff.batch import Molecule, collate, to_molecules
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.batch import collate, to_molecules
 from moldiff.errors import MoldiffError
-from moldiff.results import InvalidMolecule, Status
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules import convert, identity, validity
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 
@@ -26,7 +26,7 @@ def sample():
 def embed(smiles: str) -> Molecule:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert AllChem.EmbedMolecule(mol, randomSeed=7) == 0
-    molecule = chem.from_rdkit(mol)
+    molecule = convert.from_rdkit(mol)
     assert isinstance(molecule, Molecule)
     return molecule
 
@@ -48,28 +48,28 @@ def assert_same(left, right, tolerance):
 
 def test_200_molecules_survive_rdkit_and_batches(sample):
     molecules = [sample.molecule(i) for i in range(200)]
-    back = [chem.from_rdkit(chem.to_rdkit(molecule)) for molecule in molecules]
+    back = [convert.from_rdkit(convert.to_rdkit(molecule)) for molecule in molecules]
     for before, after in zip(molecules, back, strict=True):
         assert_same(before, after, 1e-12)
         assert after.name == before.name
     for before, after in zip(
         molecules, to_molecules(collate(molecules, sample.vocabulary), sample.vocabulary), strict=True
     ):
-        assert chem.canonical_key(before) == chem.canonical_key(after)
-        assert chem.strict_key(before) == chem.strict_key(after)
+        assert identity.canonical_key(before) == identity.canonical_key(after)
+        assert identity.strict_key(before) == identity.strict_key(after)
 
 
 def test_all_of_the_sample_is_valid_and_its_smiles_agree(sample):
     for i in range(len(sample)):
         molecule = sample.molecule(i)
-        assert chem.check(molecule) is None
-        assert chem.strict_key(molecule) == sample.smiles[i]
+        assert validity.check(molecule) is None
+        assert identity.strict_key(molecule) == sample.smiles[i]
     for i in range(0, len(sample), 5):
-        assert chem.canonical_key(sample.molecule(i)) == chem.canonical_key(sample.smiles[i])
+        assert identity.canonical_key(sample.molecule(i)) == identity.canonical_key(sample.smiles[i])
 
 
 def test_to_rdkit_is_explicit_and_ordered():
-    mol = chem.to_rdkit(replace(embed("OC"), name="methanol"))
+    mol = convert.to_rdkit(replace(embed("OC"), name="methanol"))
     assert [a.GetSymbol() for a in mol.GetAtoms()] == ["O", "C", "H", "H", "H", "H"]
     assert [b.GetOtherAtomIdx(b.GetEndAtomIdx()) for b in mol.GetBonds()] == [0, 0, 1, 1, 1]
     assert all(a.GetNoImplicit() for a in mol.GetAtoms())
@@ -90,16 +90,16 @@ def test_to_rdkit_is_explicit_and_ordered():
 def test_charges_are_preserved(smiles, charges):
     molecule = embed(smiles)
     assert molecule.formal_charge.tolist() == charges
-    assert chem.check(molecule) is None
-    again = chem.from_rdkit(chem.to_rdkit(molecule))
+    assert validity.check(molecule) is None
+    again = convert.from_rdkit(convert.to_rdkit(molecule))
     assert again.formal_charge.tolist() == charges
-    assert chem.smiles(again) == Chem.CanonSmiles(smiles)
+    assert identity.smiles(again) == Chem.CanonSmiles(smiles)
 
 
 def test_aromatic_rings_are_kekulised():
     orders = sorted(embed("c1ccccc1").bonds[:, 2].tolist())
     assert orders == [1, 1, 1, 2, 2, 2]
-    assert chem.smiles(embed("c1cc[nH]c1")) == "c1cc[nH]c1"
+    assert identity.smiles(embed("c1cc[nH]c1")) == "c1cc[nH]c1"
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_aromatic_rings_are_kekulised():
     ],
 )
 def test_valence_table_on_explicit_graphs(molecule, stable):
-    assert chem.is_stable(molecule) is stable
-    assert (chem.check(molecule) is None) is stable
+    assert validity.is_stable(molecule) is stable
+    assert (validity.check(molecule) is None) is stable
 
 
 def test_missing_bonds_are_radicals_and_surplus_bonds_are_valence():
-    methyl = chem.check(atom(6, 3))
+    methyl = validity.check(atom(6, 3))
     assert methyl == InvalidMolecule(Status.RADICAL, "atom 0 (C): bond orders sum to 3, expected 4", 0)
-    assert chem.check(atom(8, 3)).status == Status.VALENCE
-    assert chem.check(atom(7, 4)).reason == "atom 0 (N): bond orders sum to 4, expected 3"
-    assert "[CH3]" in Chem.MolToSmiles(Chem.RemoveHs(chem._sanitized(chem.to_rdkit(atom(6, 3)))))
+    assert validity.check(atom(8, 3)).status == Status.VALENCE
+    assert validity.check(atom(7, 4)).reason == "atom 0 (N): bond orders sum to 4, expected 3"
+    assert "[CH3]" in Chem.MolToSmiles(Chem.RemoveHs(convert._sanitized(convert.to_rdkit(atom(6, 3)))))
 
 
 def test_carbon_monoxide_and_hypervalent_atoms_are_valid():
@@ -135,15 +135,15 @@ def test_carbon_monoxide_and_hypervalent_atoms_are_valid():
         conformer = Chem.Conformer(len(number))
         conformer.SetPositions(np.random.default_rng(0).normal(size=(len(number), 3)))
         mol.AddConformer(conformer)
-        molecule = chem.from_rdkit(mol)
-        assert chem.check(molecule) is None, smiles
-        assert chem.smiles(molecule) == Chem.CanonSmiles(smiles)
+        molecule = convert.from_rdkit(mol)
+        assert validity.check(molecule) is None, smiles
+        assert identity.smiles(molecule) == Chem.CanonSmiles(smiles)
 
 
 def test_valences_observed_in_the_data_are_accepted():
     selenol = atom(34, 2)
-    assert chem.check(selenol).reason == "atom 0 (Se): no valence known for charge +0"
-    assert chem.check(selenol, Vocabulary((AtomClass(34, 0, 2),), {(34, 0): (2,)})) is None
+    assert validity.check(selenol).reason == "atom 0 (Se): no valence known for charge +0"
+    assert validity.check(selenol, Vocabulary((AtomClass(34, 0, 2),), {(34, 0): (2,)})) is None
 
 
 def test_loose_fragments_are_not_valid():
@@ -153,19 +153,19 @@ def test_loose_fragments_are_not_valid():
         for name in ("atomic_number", "formal_charge", "num_hydrogens", "hydrogen_offset", "bonds")
     }
     pair = Molecule(pos=np.array([[0.0, 0, 0], [6, 0, 0]]), **joined)
-    assert chem.is_stable(pair)
-    assert chem.check(pair) == InvalidMolecule(Status.DISCONNECTED, "2 fragments, expected one")
+    assert validity.is_stable(pair)
+    assert validity.check(pair) == InvalidMolecule(Status.DISCONNECTED, "2 fragments, expected one")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_coordinates_that_are_not_finite(bad):
     water = atom(8, 2)
     moved = replace(water, pos=np.array([[bad, 0, 0]]))
-    assert chem.check(moved).status == Status.NON_FINITE
-    assert chem.from_rdkit(chem.to_rdkit(moved)).status == Status.NON_FINITE
+    assert validity.check(moved).status == Status.NON_FINITE
+    assert convert.from_rdkit(convert.to_rdkit(moved)).status == Status.NON_FINITE
     offsets = water.hydrogen_offset.copy()
     offsets[0, 1, 2] = bad
-    assert chem.check(replace(water, hydrogen_offset=offsets)).status == Status.NON_FINITE
+    assert validity.check(replace(water, hydrogen_offset=offsets)).status == Status.NON_FINITE
 
 
 def placed(smiles, pos=None, sanitize=True):
@@ -196,7 +196,7 @@ def placed(smiles, pos=None, sanitize=True):
     ],
 )
 def test_from_rdkit_says_why_not(mol, reason):
-    outcome = chem.from_rdkit(mol)
+    outcome = convert.from_rdkit(mol)
     assert isinstance(outcome, InvalidMolecule)
     assert outcome.reason == reason
 
@@ -204,7 +204,7 @@ def test_from_rdkit_says_why_not(mol, reason):
 def test_drawings_are_not_3d():
     mol = Chem.MolFromSmiles("CO")
     AllChem.Compute2DCoords(mol)
-    assert chem.from_rdkit(mol).reason == "no 3D coordinates"
+    assert convert.from_rdkit(mol).reason == "no 3D coordinates"
 
 
 def test_number_fields_become_properties():
@@ -212,7 +212,7 @@ def test_number_fields_become_properties():
     for key, value in {"gap": "0.25", "note": "fine", "bad": "nan"}.items():
         mol.SetProp(key, value)
     mol.SetIntProp("rings", 2)
-    assert chem.from_rdkit(mol).properties == {"gap": 0.25, "rings": 2.0}
+    assert convert.from_rdkit(mol).properties == {"gap": 0.25, "rings": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -228,42 +228,42 @@ def test_number_fields_become_properties():
     ],
 )
 def test_one_key_for_one_molecule(left, right):
-    assert chem.canonical_key(left) == chem.canonical_key(right)
+    assert identity.canonical_key(left) == identity.canonical_key(right)
 
 
 def test_keys_keep_what_differs():
-    assert chem.canonical_key("C[C@H](O)F", stereo=True) != chem.canonical_key("C[C@@H](O)F", stereo=True)
-    assert chem.canonical_key("CC(N)=O") != chem.canonical_key("CC(O)=N")  # tautomers are different molecules
-    assert chem.canonical_key("CC(=O)O") != chem.canonical_key("CC(=O)[O-]")
-    assert chem.strict_key("C[S+](C)[O-]") != chem.strict_key("CS(C)=O")
+    assert identity.canonical_key("C[C@H](O)F", stereo=True) != identity.canonical_key("C[C@@H](O)F", stereo=True)
+    assert identity.canonical_key("CC(N)=O") != identity.canonical_key("CC(O)=N")  # tautomers are different molecules
+    assert identity.canonical_key("CC(=O)O") != identity.canonical_key("CC(=O)[O-]")
+    assert identity.strict_key("C[S+](C)[O-]") != identity.strict_key("CS(C)=O")
 
 
 def test_handedness_is_read_off_the_coordinates():
     left = embed("C[C@H](O)F")
     right = replace(left, pos=left.pos * [-1, 1, 1], hydrogen_offset=left.hydrogen_offset * [-1, 1, 1])
-    assert chem.smiles(left) == chem.smiles(right) == "CC(O)F"
-    assert chem.smiles(left, stereo=True) == Chem.CanonSmiles("C[C@H](O)F")
-    assert chem.smiles(right, stereo=True) == Chem.CanonSmiles("C[C@@H](O)F")
-    assert chem.canonical_key(left) == chem.canonical_key(right)
-    assert chem.canonical_key(left, stereo=True) != chem.canonical_key(right, stereo=True)
+    assert identity.smiles(left) == identity.smiles(right) == "CC(O)F"
+    assert identity.smiles(left, stereo=True) == Chem.CanonSmiles("C[C@H](O)F")
+    assert identity.smiles(right, stereo=True) == Chem.CanonSmiles("C[C@@H](O)F")
+    assert identity.canonical_key(left) == identity.canonical_key(right)
+    assert identity.canonical_key(left, stereo=True) != identity.canonical_key(right, stereo=True)
 
 
 @pytest.mark.parametrize("text", ["C1CC", "", "C(C)(C)(C)(C)C"])
 def test_unreadable_smiles(text):
     with pytest.raises(MoldiffError, match="SMILES"):
-        chem.canonical_key(text)
+        identity.canonical_key(text)
 
 
 def test_broken_graph_has_no_smiles():
     with pytest.raises(MoldiffError, match="cannot write a SMILES"):
-        chem.smiles(atom(8, 4))
+        identity.smiles(atom(8, 4))
 
 
 def test_hash_is_stable_between_processes():
-    code = "from moldiff.chem import key_hash; print(key_hash('CCO'))"
+    code = "from moldiff.molecules.identity import key_hash; print(key_hash('CCO'))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert int(printed) == chem.key_hash("CCO") == -4371986520294612883
-    assert -(2**63) <= chem.key_hash("C") < 2**63
+    assert int(printed) == identity.key_hash("CCO") == -4371986520294612883
+    assert -(2**63) <= identity.key_hash("C") < 2**63
 
 
 def test_rdkit_stays_silent_and_speaks_again():
@@ -272,9 +272,9 @@ def test_rdkit_stays_silent_and_speaks_again():
 import sys
 from rdkit import Chem
 from test_chem import atom
-from moldiff import chem
-chem.check(atom(8, 4))
-chem.canonical_key("C[S+](C)[O-]")
+from moldiff.molecules.identity import canonical_key; from moldiff.molecules.validity import check
+check(atom(8, 4))
+canonical_key("C[S+](C)[O-]")
 print("now it speaks", file=sys.stderr, flush=True)
 Chem.MolFromSmiles("C(C)(C)(C)(C)C")
 """

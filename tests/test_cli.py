@@ -15,12 +15,12 @@ import torch
 from models import MODEL_CONFIG, small_model
 
 import moldiff
-from moldiff import generate
-from moldiff.checkpoint import save_model
-from moldiff.cli import main
-from moldiff.options import compose_options
-from moldiff.run import SamplingRun
-from moldiff.usage import COMMANDS, GENERAL
+from moldiff.cli.compose import compose_options
+from moldiff.cli.help import COMMANDS, GENERAL
+from moldiff.cli.main import main
+from moldiff.diffusion.pretrained import save_model
+from moldiff.sampling import generator
+from moldiff.sampling.run import SamplingRun
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +170,7 @@ def test_unexpected_errors(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(generate, "load", fail)
+    monkeypatch.setattr(generator, "load", fail)
     assert sample() == 1
     expected = "moldiff: error: unexpected RuntimeError: first line (debug=true shows where)\n"
     assert capsys.readouterr().err == expected
@@ -180,7 +180,7 @@ def test_full_disk_or_forbidden_folder(monkeypatch: pytest.MonkeyPatch, capsys: 
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied", "out/a.sdf")
 
-    monkeypatch.setattr("moldiff.io.Writer.__init__", refuse)
+    monkeypatch.setattr("moldiff.molecules.formats.writer.Writer.__init__", refuse)
     assert sample() == 2
     assert capsys.readouterr().err == "moldiff: error: out/a.sdf: Permission denied\n"
 
@@ -266,13 +266,13 @@ def test_ctrl_c_anywhere_else(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "load", interrupt)
+    monkeypatch.setattr(generator, "load", interrupt)
     assert sample() == 130
     assert capsys.readouterr().err == "moldiff: interrupted\n"
 
 
 def test_a_reader_that_has_seen_enough() -> None:
-    command = f"{shlex.quote(sys.executable)} -m moldiff.cli train --cfg | head -1"
+    command = f"{shlex.quote(sys.executable)} -m moldiff.cli.main train --cfg | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "data:\n"
     assert "Traceback" not in done.stderr
@@ -345,7 +345,7 @@ def test_paths_are_those_of_the_folder_it_was_started_in(folder: Path, monkeypat
 def test_as_a_program() -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "moldiff.cli", "sample", "n=0"],
+        [sys.executable, "-m", "moldiff.cli.main", "sample", "n=0"],
         capture_output=True,
         text=True,
         check=False,
@@ -377,7 +377,7 @@ def test_interrupted_training_says_how_to_go_on(
         except KeyboardInterrupt:
             raise SystemExit(1)  # noqa: B904 (as Lightning does)
 
-    monkeypatch.setattr("moldiff.training.train", interrupted)
+    monkeypatch.setattr("moldiff.training.train.train", interrupted)
     assert main(["train", "experiment=quick", "out=run"]) == 130
     said = "out=run resume=true goes on with it" if saved else "nothing saved yet"
     assert capsys.readouterr().err == f"moldiff: interrupted; {said}\n"
@@ -393,7 +393,7 @@ def test_a_model_brings_its_own_number_of_network_calls(folder: Path) -> None:
     assert steps() == ["3"]
     assert steps("sampler.num_steps=2") == ["2"]
     assert steps("sampler.num_steps=2", "steps=4") == ["4"]
-    sample = generate.load(folder / "own").sample(1, keep=())[0]
+    sample = generator.load(folder / "own").sample(1, keep=())[0]
     assert sample.record()["steps"] == 3
 
 

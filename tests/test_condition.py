@@ -21,13 +21,14 @@ from models import (
     small_process,
 )
 
-from moldiff.batch import Prediction
-from moldiff.checkpoint import build_model, load_checkpoint, save_model
-from moldiff.condition import Properties, Property, PropertyDropout, half_of
+from moldiff.diffusion.batch import Prediction
+from moldiff.diffusion.conditioning import Properties, Property, PropertyDropout, half_of
+from moldiff.diffusion.guidance import GuidedDiffusion
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
-from moldiff.model import GuidedDiffusion, MoleculeDiffusion
-from moldiff.process.time import PowerTimes
-from moldiff.transfer import take_over
+from moldiff.training.finetune import take_over
 
 VALUES = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, np.nan], [4.0, 40.0], [5.0, 50.0]])
 SIZES = np.array([4, 4, 5, 6, 6])

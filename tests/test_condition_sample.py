@@ -13,23 +13,22 @@ import torch
 from models import MODEL_CONFIG
 from trainings import QUIET, SAMPLE, config, same_weights
 
-from moldiff.batch import Molecule
-from moldiff.catalogue import model_lines
-from moldiff.checkpoint import build_model, load_checkpoint, save_model
-from moldiff.cli import main
-from moldiff.condition import Properties, half_of
+from moldiff.cli.compose import compose_options
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.drawing import stack_starts
+from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.pretrained import build_model, load_checkpoint, model_lines, save_model
+from moldiff.diffusion.sampler import Start
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator, load
-from moldiff.options import compose_options
-from moldiff.sampler import Start
-from moldiff.targets import with_target
-from moldiff.training import train
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import stack_starts
+from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.tasks.targets import with_target
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
-DROPOUT = {"_target_": "moldiff.condition.PropertyDropout", "names": ["gap", "mu"]}
+DROPOUT = {"_target_": "moldiff.diffusion.conditioning.PropertyDropout", "names": ["gap", "mu"]}
 FAST = {"n": 6, "steps": 3, "keep": (), "decode": "raw", "workers": 0}
 
 
@@ -185,7 +184,7 @@ class Judge:
 def test_what_was_asked_is_compared_with_what_is_predicted(
     generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moldiff.generate.predictor_for", lambda properties, half: Judge())
+    monkeypatch.setattr("moldiff.sampling.generator.predictor_for", lambda properties, half: Judge())
     found = generator.sample(condition={"gap": 0.25, "mu": 2.0}, size=7, **FAST)
     record = found[0].record()
     assert (record["asked_gap"], record["predicted_gap"]) == (0.25, 7.0)
@@ -202,8 +201,8 @@ def test_a_model_without_properties_refuses(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_list_of_models_says_what_they_are_drawn_towards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.catalogue.available_models", lambda: ["told"])
-    monkeypatch.setattr("moldiff.catalogue.find_model", lambda name: folder)
+    monkeypatch.setattr("moldiff.diffusion.pretrained.available_models", lambda: ["told"])
+    monkeypatch.setattr("moldiff.diffusion.pretrained.find_model", lambda name: folder)
     (line,) = model_lines()
     assert "heavy atoms of C N O F; towards gap mu; " in line
     assert line.endswith("no card")

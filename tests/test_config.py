@@ -13,11 +13,11 @@ import torch
 from models import NUM_CLASSES, STATISTICS, small_denoiser
 from omegaconf import OmegaConf
 
-from moldiff.batch import MolBatch
-from moldiff.construct import construct
+from moldiff.cli.compose import _flatten, as_yaml, compose_options
+from moldiff.cli.help import CHOICE, COMMANDS, TASKS
+from moldiff.diffusion.batch import MolBatch
 from moldiff.errors import MoldiffError
-from moldiff.options import _flatten, as_yaml, compose_options
-from moldiff.usage import CHOICE, COMMANDS, TASKS
+from moldiff.instantiate import construct
 
 CONF = Path(str(resources.files("moldiff.conf")))
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -138,7 +138,7 @@ def test_denoiser_of_the_config_runs() -> None:
         bond=torch.zeros(1, 2, 2, dtype=torch.long),
         node_mask=mask,
     )
-    from moldiff.batch import NoiseLevel
+    from moldiff.diffusion.batch import NoiseLevel
 
     assert network(batch, NoiseLevel.uniform(torch.ones(1), mask)).pos.shape == (1, 2, 3)
 

@@ -21,14 +21,12 @@ from models import (
 )
 from trainings import SAMPLE
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.checkpoint import build_model, load_checkpoint, save_model
-from moldiff.condition import Properties, PropertyDropout
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import evaluation_batches
-from moldiff.errors import MoldiffError
-from moldiff.model import Noised
-from moldiff.nn.counts import (
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.conditioning import Properties, PropertyDropout
+from moldiff.diffusion.model import Noised
+from moldiff.diffusion.nn.contributions import (
     bond_counts,
     class_counts,
     expected_bond_counts,
@@ -36,8 +34,10 @@ from moldiff.nn.counts import (
     num_bond_counts,
     num_counts,
 )
-from moldiff.stream import counted, learnt_properties
-from moldiff.transfer import take_over
+from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.errors import MoldiffError
+from moldiff.training.datamodule import counted, learnt_properties
+from moldiff.training.finetune import take_over
 
 K = VOCABULARY.num_atom_classes
 

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.data import qm9
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.packed import pack, take
-from moldiff.data.prepare import SourceRecord, observed_vocabulary, prepare, subset
-from moldiff.data.statistics import Statistics
+from moldiff.data.draft import observed_vocabulary
+from moldiff.data.frequencies import measure_statistics
+from moldiff.data.prepare import prepare, subset
+from moldiff.data.sources import qm9
+from moldiff.data.sources.source import SourceRecord
+from moldiff.data.store import pack, take
+from moldiff.diffusion.noise import draw_size
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.metrics.novelty import NoveltyIndex
-from moldiff.randomness import draw_size
-from moldiff.results import InvalidMolecule, Status
-from moldiff.vocabulary import AtomClass
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
+from moldiff.molecules import identity, validity
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.vocabulary import AtomClass
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
@@ -77,7 +79,7 @@ def test_statistics_of_molecules_counted_by_hand():
     flat = pack(SMALL, ["gap"])
     vocabulary = observed_vocabulary(flat)
     assert [str(c) for c in vocabulary.atom_classes] == ["CH1", "CH2", "CH3", "CH4", "O"]
-    statistics = Statistics.from_flat(flat, np.arange(3), vocabulary)
+    statistics = measure_statistics(flat, np.arange(3), vocabulary)
     assert statistics.size_counts == {1: 1, 2: 1, 3: 1}
     assert statistics.atom_marginal == pytest.approx((1 / 6, 2 / 6, 1 / 6, 1 / 6, 1 / 6))
     # Four pairs: two double bonds, one single, one none.
@@ -90,13 +92,13 @@ def test_statistics_of_molecules_counted_by_hand():
 def test_statistics_take_the_chosen_molecules_alone():
     flat = pack(SMALL, [])
     vocabulary = observed_vocabulary(flat)
-    statistics = Statistics.from_flat(flat, np.array([0]), vocabulary)
+    statistics = measure_statistics(flat, np.array([0]), vocabulary)
     assert statistics.size_counts == {1: 1}
     assert statistics.atom_marginal == (0, 0, 0, 1, 0)
     assert statistics.bond_marginal == (1, 0, 0, 0)  # no pair at all
     assert statistics.pos_scale == 1.0
     with pytest.raises(MoldiffError, match="no molecule"):
-        Statistics.from_flat(flat, np.array([], dtype=np.int64), vocabulary)
+        measure_statistics(flat, np.array([], dtype=np.int64), vocabulary)
 
 
 def test_statistics_survive_json(sample):
@@ -162,13 +164,13 @@ def test_every_record_is_accounted_for(tmp_path):
 
 def test_novelty_keys_are_those_of_the_training_part(tmp_path, sample):
     prepare(ListSource(), tmp_path / "set", progress=False)
-    expected = sorted(chem.key_hash(text) for text in ("C", "C=CC"))
+    expected = sorted(identity.key_hash(text) for text in ("C", "C=CC"))
     novelty = NoveltyIndex.load(tmp_path / "set")
     assert novelty.canonical.tolist() == novelty.strict.tolist() == expected
     shipped = NoveltyIndex.load(SAMPLE)
     train = [sample.molecule(i) for i in sample.split("train")[:50]]
-    assert np.isin([chem.key_hash(chem.canonical_key(m)) for m in train], shipped.canonical).all()
-    assert np.isin([chem.key_hash(chem.strict_key(m)) for m in train], shipped.strict).all()
+    assert np.isin([identity.key_hash(identity.canonical_key(m)) for m in train], shipped.canonical).all()
+    assert np.isin([identity.key_hash(identity.strict_key(m)) for m in train], shipped.strict).all()
 
 
 def test_preparing_again_replaces_the_set_as_a_whole(tmp_path, sample):
@@ -329,4 +331,4 @@ def test_start_of_qm9_becomes_a_set(tmp_path):
     assert list(prepared.smiles[:6]) == ["C", "N", "O", "C#C", "C#N", "C=O"]
     assert prepared.molecule(0).properties["alpha"] == pytest.approx(13.21)
     assert prepared.meta["counts"]["rejected"] == 0
-    assert all(chem.check(prepared.molecule(i)) is None for i in range(120))
+    assert all(validity.check(prepared.molecule(i)) is None for i in range(120))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.options import compose_options
+from moldiff.cli.compose import compose_options
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -16,17 +16,17 @@ import torch
 from models import conditional_model, random_batch, small_model
 from trainings import QUIET, config, rows, weights
 
-from moldiff.batch import MolBatch, take_rows
-from moldiff.checkpoint import build_model, load_checkpoint
+from moldiff.diffusion.batch import MolBatch, take_rows
+from moldiff.diffusion.compute import is_out_of_memory
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import build_model, load_checkpoint
+from moldiff.diffusion.process.geometry_loss import Distances, LocalFrames, LocalLoss
+from moldiff.diffusion.process.schedule import PowerTimes
+from moldiff.diffusion.process.task_mixture import TaskMixture
 from moldiff.errors import MoldiffError
-from moldiff.hardware import is_out_of_memory
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.process.local import Distances, LocalFrames, LocalLoss
-from moldiff.process.mixture import TaskMixture
-from moldiff.process.time import PowerTimes
-from moldiff.ranks import rank, started_together
-from moldiff.state import STATE_FILE, load_state
-from moldiff.training import train
+from moldiff.processes import rank, started_together
+from moldiff.training.checkpoint import STATE_FILE, load_state
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -38,7 +38,7 @@ def command(out: Path, **changes: Any) -> list[str]:
     settings = config(out, **changes)
     path = out.with_suffix(".json")
     path.write_text(json.dumps(settings))
-    return [sys.executable, "-W", "ignore", "-m", "moldiff.training", str(path)]
+    return [sys.executable, "-W", "ignore", "-m", "moldiff.training.train", str(path)]
 
 
 def environment(**more: str) -> dict[str, str]:

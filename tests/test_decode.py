@@ -15,16 +15,16 @@ from models import NUM_CLASSES, VOCABULARY
 from rdkit import Chem
 from scipy.spatial.distance import pdist
 
-from moldiff.batch import Prediction, to_molecules
-from moldiff.chem import check
 from moldiff.data.dataset import PreparedSet
-from moldiff.decode import REACH, decode_raw, decode_valence, most_probable
-from moldiff.drawing import Chunk
-from moldiff.metrics.contacts import Contacts
-from moldiff.radii import COVALENT
-from moldiff.results import Status
-from moldiff.sampler import Start
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.diffusion.batch import Prediction, to_molecules
+from moldiff.diffusion.decoding import REACH, decode_raw, decode_valence, most_probable
+from moldiff.diffusion.sampler import Start
+from moldiff.evaluation.metrics.contacts import Contacts
+from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.molecule import Status
+from moldiff.molecules.validity import check
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.sampling.batch import Chunk
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -236,8 +236,8 @@ def test_all_solutions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += 2.0
         return np.zeros(4, dtype=np.int64), np.zeros((4, 4), dtype=np.int64)  # never in one piece
 
-    monkeypatch.setattr("moldiff.decode.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("moldiff.decode._Programme.solve", slow)
+    monkeypatch.setattr("moldiff.diffusion.decoding.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("moldiff.diffusion.decoding._Programme.solve", slow)
     atoms, pairs = np.log(np.full((4, VOCABULARY.num_atom_classes), 0.1)), np.log(np.full((4, 4, 4), 0.25))
     assert most_probable(atoms, pairs, VOCABULARY, time_limit=5.0) is None
     assert given == [5.0, 3.0, 1.0]

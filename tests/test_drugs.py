@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moldiff.batch import Molecule
-from moldiff.chem import canonical_key, strict_key
-from moldiff.data import conformers, drugs, ligands
-from moldiff.data.drugs import Drugs, Entry
 from moldiff.data.journal import Journal
-from moldiff.data.ligands import Component, smiles_of
 from moldiff.data.prepare import prepare
-from moldiff.data.scaffolds import part_of, scaffold
-from moldiff.descriptors import descriptors
+from moldiff.data.sources import drugs, pdb_ligands
+from moldiff.data.sources.drugs import Drugs, Entry
+from moldiff.data.sources.pdb_ligands import Component, smiles_of
 from moldiff.errors import MoldiffError
-from moldiff.metrics.druglike import describe
-from moldiff.results import InvalidMolecule
-from moldiff.vocabulary import AtomClass
+from moldiff.evaluation.metrics.druglike import describe
+from moldiff.molecules import conformers
+from moldiff.molecules.descriptors import descriptors
+from moldiff.molecules.fragments import part_of, scaffold
+from moldiff.molecules.identity import canonical_key, strict_key
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
+from moldiff.molecules.vocabulary import AtomClass
 
 COMPONENTS = Path(__file__).parent / "data" / "components.json"
 MOSES = [
@@ -301,6 +301,6 @@ def test_packages_missing(monkeypatch):
     monkeypatch.setattr(drugs, "find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match="molsets, which is not installed: pip install --no-deps molsets"):
         Drugs()
-    monkeypatch.setattr(ligands, "find_spec", lambda name: None)
+    monkeypatch.setattr(pdb_ligands, "find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'biotite, which is not installed: pip install "moldiff\[drugs\]"'):
-        ligands.Dictionary()
+        pdb_ligands.Dictionary()

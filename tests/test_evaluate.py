@@ -11,10 +11,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation import NO_BONDS, NO_COORDINATES, evaluate
-from moldiff.io import read
-from moldiff.report import Report
-from moldiff.results import InvalidMolecule, Status
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES
+from moldiff.evaluation.report import Report
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.molecule import InvalidMolecule, Status
 
 WATER = [("O", 0, 0, 0.1173), ("H", 0, 0.7572, -0.4692), ("H", 0, -0.7572, -0.4692)]
 WATER_BONDS = [(1, 2, 1), (1, 3, 1)]

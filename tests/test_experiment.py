@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from trainings import QUIET, rows
 
-from moldiff.options import compose_options
-from moldiff.training import train
+from moldiff.cli.compose import compose_options
+from moldiff.training.train import train
 
 pytestmark = QUIET
 

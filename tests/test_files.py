@@ -14,16 +14,15 @@ from rich.console import Console
 from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, block, read_text, water
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.data.files import Files, find_files, name_of
-from moldiff.data.hydrogens import with_ideal_hydrogens
-from moldiff.data.prepare import prepare
-from moldiff.data.selection import rare_classes
-from moldiff.data.tally import account_table, reason_kind
+from moldiff.data.prepare import prepare, rare_classes
+from moldiff.data.sources.files import Files, find_files, name_of
+from moldiff.data.writer import account_table, reason_kind
 from moldiff.errors import MoldiffError
-from moldiff.io import read
-from moldiff.vocabulary import AtomClass
+from moldiff.molecules import convert, identity
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.hydrogens import with_ideal_hydrogens
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import AtomClass
 
 MOL2 = """# made by hand
 @<TRIPOS>MOLECULE
@@ -54,7 +53,7 @@ def files(folder, content, name="a.smi", **options):
 
 def outcomes(folder, content, name="a.smi", **options):
     found = list(files(folder, content, name, **options).records())
-    return [chem.strict_key(r.outcome) if isinstance(r.outcome, Molecule) else r.outcome.reason for r in found]
+    return [identity.strict_key(r.outcome) if isinstance(r.outcome, Molecule) else r.outcome.reason for r in found]
 
 
 # Types of files
@@ -300,7 +299,7 @@ def test_hydrogens_of_heavy_atom_sets_find_their_places(tmp_path):
     placed = with_ideal_hydrogens(bare)
     lengths = np.linalg.norm(placed.hydrogen_offset, axis=-1)
     assert ((lengths > 0.9).sum(1) == molecule.num_hydrogens).all()
-    pos = chem.to_rdkit(placed).GetConformer().GetPositions()
+    pos = convert.to_rdkit(placed).GetConformer().GetPositions()
     assert pdist(pos).min() > 0.9
     # Hydrogens that the heavy atoms leave no choice are where MMFF94s puts them, within a few hundredths.
     ring = [

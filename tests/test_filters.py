@@ -13,20 +13,20 @@ import pytest
 import torch
 from models import needs_weights
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.cli import main
-from moldiff.drawing import NewMolecules
+from moldiff.cli.compose import compose_options
+from moldiff.cli.main import main
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.shipped import available_models
 from moldiff.errors import MoldiffError
-from moldiff.filters import FilteredTask, judge, screened
-from moldiff.generate import MoleculeGenerator, available_models, load
-from moldiff.io import Writer, read
-from moldiff.io.finished import finished_records
-from moldiff.metrics.columns import check_columns, known_drug, purchasable
-from moldiff.metrics.filters import Profile, parse_filters
-from moldiff.options import compose_options
-from moldiff.resume import resumed
-from moldiff.sampler import PowerSampler
+from moldiff.evaluation.metrics.lookup import check_columns, known_drug, purchasable
+from moldiff.molecules import identity
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import Writer, finished_records
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.filters import FilteredTask, Profile, judge, parse_filters, screened
+from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.resume import resumed
+from moldiff.tasks.task import NewMolecules
 
 FAST = PowerSampler(num_steps=20)
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -132,7 +132,7 @@ def test_as_many_as_were_asked_for_pass(generator: MoleculeGenerator) -> None:
     for sample in samples:
         assert sample.novel
         assert sample.unique
-        assert all(one.judge(Profile(chem.smiles(sample.molecule)))[0] for one in run.filters)
+        assert all(one.judge(Profile(identity.smiles(sample.molecule)))[0] for one in run.filters)
         record = sample.record()
         assert record["sa"] < 4.5 and record["qed"] > 0.4 and record["pains"] == "none"  # type: ignore[operator]  # noqa: PT018
         assert json.loads(str(record["task"])) == {"filters": ["sa<4.5", "qed>0.4", "pains"]}
@@ -144,7 +144,7 @@ def test_as_many_as_were_asked_for_pass(generator: MoleculeGenerator) -> None:
         assert 6 <= results[f"task_passes_{name}"].numerator <= results[f"task_passes_{name}"].denominator == total
     everything = generator.run(run.drawn, sampler=FAST, keep=(), workers=0)
     novel = [one for one in everything if one.unique and one.novel]
-    passing = [one for one in novel if parse_filters(["sa<4.5"])[0].judge(Profile(chem.smiles(one.molecule)))[0]]
+    passing = [one for one in novel if parse_filters(["sa<4.5"])[0].judge(Profile(identity.smiles(one.molecule)))[0]]
     assert (len(passing), len(novel)) == (results["task_passes_sa<4.5"].numerator, total)
 
 
@@ -203,7 +203,7 @@ def test_columns_are_counted(generator: MoleculeGenerator) -> None:
 def test_unknown_columns_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MoldiffError, match="columns: got 'price', expected any of purchasable, known_drug"):
         check_columns(["price"])
-    monkeypatch.setattr("moldiff.metrics.columns.find_spec", lambda name: None)
+    monkeypatch.setattr("moldiff.evaluation.metrics.lookup.find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'needs the package molbloom, which is not installed: pip install "moldiff'):
         check_columns(["purchasable"])
 

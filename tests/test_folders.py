@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_train_command import TINY
 
-from moldiff.cli import main
-from moldiff.data.files import find_files
-from moldiff.folders import return_to_start, with_outputs, work_in_run_folder
-from moldiff.options import compose_options, entry
+from moldiff.cli.compose import compose_options, entry
+from moldiff.cli.main import main
+from moldiff.cli.paths import return_to_start, with_outputs, work_in_run_folder
+from moldiff.data.sources.files import find_files
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_only_further_processes_of_a_training_go_back(folder: Path, monkeypatch:
 @pytest.mark.slow
 def test_two_processes_of_a_training_find_the_same_files(folder: Path) -> None:
     two = ["trainer.devices=2", "trainer.strategy=ddp", "hydra.job.chdir=true", "out=run"]
-    command = [sys.executable, "-m", "moldiff.cli", "train", "data.path=mine.smi", *TINY, *two]
+    command = [sys.executable, "-m", "moldiff.cli.main", "train", "data.path=mine.smi", *TINY, *two]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"model in {folder / 'run'};")

@@ -12,21 +12,19 @@ from metric_examples import UNREADABLE, chain, embedded, fractions, sample_molec
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.evaluation import evaluate
-from moldiff.metrics import internal
-from moldiff.metrics.contacts import Contacts, all_bonds
-from moldiff.metrics.distance_lookup import all_atoms
-from moldiff.metrics.distribution import Distribution, jensen_shannon, wasserstein
-from moldiff.metrics.diversity import Diversity
-from moldiff.metrics.druglike import DrugLikeness, describe
-from moldiff.metrics.features import features
-from moldiff.metrics.forcefield import ForceFieldRelaxation
-from moldiff.metrics.frechet import FrechetDistance, frechet_distance
-from moldiff.metrics.posebusters import CHECKS, PoseBustersChecks
-from moldiff.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
-from moldiff.metrics.rings import ring_systems
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.metrics.contacts import Contacts, all_bonds
+from moldiff.evaluation.metrics.distributions import Distribution, features, jensen_shannon, wasserstein
+from moldiff.evaluation.metrics.diversity import Diversity
+from moldiff.evaluation.metrics.druglike import DrugLikeness, describe
+from moldiff.evaluation.metrics.fcd import FrechetDistance, frechet_distance
+from moldiff.evaluation.metrics.forcefield import ForceFieldRelaxation
+from moldiff.evaluation.metrics.posebusters import CHECKS, PoseBustersChecks
+from moldiff.evaluation.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
+from moldiff.molecules import convert, internal_coordinates
+from moldiff.molecules.fragments import ring_systems
+from moldiff.molecules.molecule import Molecule
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +42,22 @@ def test_internal_coordinates_equal_those_of_rdkit(smiles):
     conformer = mol.GetConformer()
     pos, number = conformer.GetPositions(), mol.GetNumAtoms()
     bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
-    angles, torsions = internal.angle_atoms(bonds, number), internal.torsion_atoms(bonds, number)
+    angles, torsions = (
+        internal_coordinates.angle_atoms(bonds, number),
+        internal_coordinates.torsion_atoms(bonds, number),
+    )
     degree = np.bincount(bonds.ravel())
     assert len(angles) == sum(d * (d - 1) // 2 for d in degree)
     matches = mol.GetSubstructMatches(Chem.MolFromSmarts("*~*~*~*"), uniquify=False, maxMatches=10_000)
     assert {min(tuple(t), tuple(t)[::-1]) for t in torsions.tolist()} == {min(m, m[::-1]) for m in matches}
     assert 2 * len(torsions) == len(matches)
     expected = [rdMolTransforms.GetAngleDeg(conformer, *atoms) for atoms in angles.tolist()]
-    assert internal.angles(pos, angles) == pytest.approx(expected)
-    ordinary = internal.angles(pos, torsions[:, :3]) < 175
+    assert internal_coordinates.angles(pos, angles) == pytest.approx(expected)
+    ordinary = internal_coordinates.angles(pos, torsions[:, :3]) < 175
     expected = [rdMolTransforms.GetDihedralDeg(conformer, *atoms) for atoms in torsions[ordinary].tolist()]
-    change = internal.torsion_change(internal.torsions(pos, torsions[ordinary]), np.array(expected))
+    change = internal_coordinates.torsion_change(
+        internal_coordinates.torsions(pos, torsions[ordinary]), np.array(expected)
+    )
     assert change.max() < 1e-6
 
 
@@ -194,7 +197,7 @@ def test_bonds_are_in_the_order_of_the_atoms():
     z, pos = all_atoms(ethanol)
     bonds = all_bonds(ethanol)
     assert np.bincount(bonds.ravel()).tolist() == [4, 4, 2, *[1] * 6]
-    assert internal.lengths(pos, bonds).max() < 1.6
+    assert internal_coordinates.lengths(pos, bonds).max() < 1.6
     assert len(z) == 9
 
 
@@ -302,10 +305,10 @@ def test_changes_by_hand():
 
 def test_force_field_relaxes_to_its_own_minimum():
     """Water's minimum of MMFF94s is at 0.969 Å; a molecule minimised by it before loses nothing."""
-    mol = chem.to_rdkit(embedded("CC(=O)NCCO"))
+    mol = convert.to_rdkit(embedded("CC(=O)NCCO"))
     Chem.SanitizeMol(mol)
     rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=5000)
-    relaxed = chem.from_rdkit(mol)
+    relaxed = convert.from_rdkit(mol)
     found = ForceFieldRelaxation(num_workers=1)(subjects(water(1.1, 104), relaxed, chain([1.4, 1.4]), UNREADABLE))
     assert found.columns["mmff_status"] == ["ok", "ok", None, None]
     assert fractions(found)["mmff_relaxed"] == (2, 2)

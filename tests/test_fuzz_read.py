@@ -12,10 +12,10 @@ from test_cases_read import ETHANOL
 from test_files import EXTXYZ, MOL2
 from test_io import V3000, water
 
-from moldiff.batch import Molecule
-from moldiff.data.files import Files
+from moldiff.data.sources.files import Files
 from moldiff.errors import MoldiffError
-from moldiff.io import read
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.molecule import Molecule
 
 SEEDS = {
     ".sdf": water + V3000 + ETHANOL,

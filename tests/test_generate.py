@@ -12,18 +12,18 @@ from models import small_model
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from moldiff import chem
-from moldiff.batch import MolBatch, Molecule, NoiseLevel, Prediction
-from moldiff.checkpoint import Checkpoint
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
+from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.process.schedule import MIN_LEVEL
+from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator
-from moldiff.metrics.novelty import NoveltyIndex
-from moldiff.model import MoleculeDiffusion
-from moldiff.process.time import MIN_LEVEL
-from moldiff.randomness import MoleculeDraws, molecule_generator
-from moldiff.results import Status
-from moldiff.sampler import PowerSampler, Start, run_sampler
-from moldiff.scoring import geometry, sample_quality
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
+from moldiff.molecules import convert
+from moldiff.molecules.molecule import Molecule, Status
+from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.training.quality import geometry, sample_quality
 
 FAST = PowerSampler(num_steps=4)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +92,7 @@ def test_counts_do_not_depend_on_how_many_draws_went_together(
     generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
-    monkeypatch.setattr("moldiff.drawing.CPU_PAIRS", 40)
+    monkeypatch.setattr("moldiff.sampling.batch.CPU_PAIRS", 40)
     narrow = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
     assert (wide.drawn, [s.smiles for s in wide]) == (narrow.drawn, [s.smiles for s in narrow])
 
@@ -139,7 +139,7 @@ def test_impossible_values_are_named(generator: MoleculeGenerator, options: dict
 
 
 def test_interruption_returns_what_is_finished(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.recipe._MAX_BLOCK", 3)
+    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
         if done > 7:
@@ -340,7 +340,7 @@ def test_quality_sees_size_hydrogens_and_strain() -> None:
     mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
     rdDistGeom.EmbedMolecule(mol, randomSeed=1)
     rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=2000)
-    relaxed = chem.from_rdkit(mol)
+    relaxed = convert.from_rdkit(mol)
     assert isinstance(relaxed, Molecule)
     radius = float(np.sqrt(((relaxed.pos - relaxed.pos.mean(0)) ** 2).sum() / 3))
     found = geometry([relaxed])

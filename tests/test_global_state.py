@@ -15,8 +15,8 @@ import torch
 from models import needs_weights
 
 import moldiff
-from moldiff.io import records
-from moldiff.predictor import load_predictor
+from moldiff.diffusion.property_predictor import load_predictor
+from moldiff.molecules.formats.reader import records
 from moldiff.tasks import Conformers, Grow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +48,7 @@ def test_no_module_sets_the_limit_of_csv() -> None:
     code = (
         "import csv, pkgutil, importlib, moldiff\n"
         "before = csv.field_size_limit()\n"
-        "for name in ('io.tables', 'generate', 'evaluation', 'tasks', 'data.files', 'metrics.druglike'):\n"
+        "for name in ('molecules.formats.smiles', 'sampling.generator', 'data.sources.files', 'evaluation.evaluate'):\n"
         "    importlib.import_module(f'moldiff.{name}')\n"
         "print(before == csv.field_size_limit())"
     )

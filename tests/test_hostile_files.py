@@ -8,11 +8,13 @@ import numpy as np
 from test_files import MOL2, files, outcomes
 from test_io import V3000, WATER, WATER_BONDS, block, water
 
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import prepare
 
-parts = import_module("moldiff.io.parts")  # `moldiff.io.parts` is the function of that name
+parts = import_module(
+    "moldiff.molecules.formats.reader"
+)  # `moldiff.molecules.formats.reader` is the function of that name
 
 
 def test_counts_that_no_memory_could_hold(tmp_path):
@@ -29,8 +31,8 @@ def test_counts_that_no_memory_could_hold(tmp_path):
 
 def test_small_files_that_unpack_to_large_ones_fill_no_memory(tmp_path, monkeypatch):
     """Lines and records beyond their limits (made small here) are cut, and what follows them is still read."""
-    monkeypatch.setattr(parts, "_MAX_LINE", 100)
-    monkeypatch.setattr(parts, "_MAX_BLOCK", 4_000)
+    monkeypatch.setattr("moldiff.molecules.formats.record._MAX_LINE", 100)
+    monkeypatch.setattr("moldiff.molecules.formats.record._MAX_BLOCK", 4_000)
     (long,) = parts.parts(compressed(tmp_path, "x" * 10_000 + "\n$$$$\n"))
     assert [len(line) for line in long.arguments[0]] == [100]
     for junk in ("x" * 100_000 + "\n", "x\n" * 100_000):

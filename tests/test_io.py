@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moldiff import chem
-from moldiff.batch import Molecule
 from moldiff.data.dataset import PreparedSet
 from moldiff.errors import MoldiffError
-from moldiff.io import Writer, read, records, write
-from moldiff.results import InvalidMolecule, Status
+from moldiff.molecules import convert, identity
+from moldiff.molecules.formats.reader import read, records
+from moldiff.molecules.formats.writer import Writer, write
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 WATER = [("O", 0, 0, 0.1173), ("H", 0, 0.7572, -0.4692), ("H", 0, -0.7572, -0.4692)]
@@ -85,7 +85,7 @@ def test_200_molecules_survive_sdf(tmp_path, molecules, name):
         np.testing.assert_allclose(before.hydrogen_offset, after.hydrogen_offset, atol=2e-4)
         assert after.name == before.name
         assert after.properties == pytest.approx(before.properties)
-        assert chem.strict_key(after) == chem.strict_key(before)
+        assert identity.strict_key(after) == identity.strict_key(before)
 
 
 def test_200_molecules_survive_smi(tmp_path, molecules):
@@ -93,14 +93,14 @@ def test_200_molecules_survive_smi(tmp_path, molecules):
     for before, record in zip(molecules, read(tmp_path / "a.smi").records, strict=True):
         assert record.name == before.name
         # Not the isomeric SMILES: RDKit's is not the same after a round trip when stereocentres depend on one another.
-        assert chem.canonical_key(record.mol) == chem.canonical_key(before)
+        assert identity.canonical_key(record.mol) == identity.canonical_key(before)
         assert record.molecule().reason == "no 3D coordinates"
 
 
 def test_200_molecules_survive_xyz(tmp_path, molecules):
     write(tmp_path / "a.xyz", molecules)
     for before, record in zip(molecules, read(tmp_path / "a.xyz").records, strict=True):
-        expected = chem.to_rdkit(before)
+        expected = convert.to_rdkit(before)
         assert [a.GetSymbol() for a in record.mol.GetAtoms()] == [a.GetSymbol() for a in expected.GetAtoms()]
         positions = record.mol.GetConformer().GetPositions()
         np.testing.assert_allclose(positions, expected.GetConformer().GetPositions(), atol=1e-7)

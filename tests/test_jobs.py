@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from models import MODEL_CONFIG, small_model
 from test_train_command import TINY
 
-from moldiff import jobs
-from moldiff.checkpoint import save_model
-from moldiff.cli import main
-from moldiff.data.files import name_of
-from moldiff.options import argument, compose_options, each_combination
+from moldiff.cli import multirun
+from moldiff.cli.compose import argument, compose_options, each_combination
+from moldiff.cli.main import main
+from moldiff.data.sources.files import name_of
+from moldiff.diffusion.pretrained import save_model
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         found.append(list(words))
         return 1 if "seed=2" in words else 0
 
-    monkeypatch.setattr(jobs, "_run_alone", run)
+    monkeypatch.setattr(multirun, "_run_alone", run)
     return found
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_job_is_the_last(number: signal.Signals, whole_group: boo
     """Ctrl-C and SLURM signal every process of the group, `kill` one."""
     (folder / "mine.smi").write_text("CCO\nCCN\nCCC\n")
     endless = [*TINY, "trainer.max_steps=1000000", "trainer.validate_every=1000000", "trainer.log_every=5"]
-    command = [sys.executable, "-m", "moldiff.cli", "train", "-m", "data.path=mine.smi", "seed=1,2", "out=run"]
+    command = [sys.executable, "-m", "moldiff.cli.main", "train", "-m", "data.path=mine.smi", "seed=1,2", "out=run"]
     log = folder / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen([*command, *endless], stdout=file, stderr=file, start_new_session=True)

@@ -12,18 +12,18 @@ from models import needs_weights
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.cli import main
+from moldiff.cli.compose import compose_options
+from moldiff.cli.main import main
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.filters import screened
-from moldiff.generate import MoleculeGenerator, load
-from moldiff.io import read
-from moldiff.likeness import Likeness, rank
-from moldiff.metrics.shape import ShapeReference
-from moldiff.options import compose_options
-from moldiff.sampler import PowerSampler
-from moldiff.samples import Samples
+from moldiff.evaluation.metrics.shape import ShapeReference
+from moldiff.molecules import convert
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.filters import screened
+from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.sample import Samples
+from moldiff.sampling.similarity import Likeness, rank
 from moldiff.tasks import Conformers, Formula, Grow
 
 HISTAMINE = "NCCc1c[nH]cn1"
@@ -49,7 +49,7 @@ def embedded(smiles: str, seed: int = 1) -> Chem.Mol:
 
 
 def molecule(mol: Chem.Mol) -> Molecule:
-    found = chem.from_rdkit(mol)
+    found = convert.from_rdkit(mol)
     assert isinstance(found, Molecule)
     return found
 
@@ -173,7 +173,7 @@ def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
 
 
 def test_ctrl_c_ranks_what_is_finished(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.recipe._MAX_BLOCK", 3)
+    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
         if done > 8:

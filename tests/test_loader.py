@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from moldiff.batch import collate
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, bucket_widths, evaluation_batches
+from moldiff.diffusion.batch import collate
 from moldiff.errors import MoldiffError
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"

@@ -11,11 +11,11 @@ from models import random_batch, random_level, random_prediction, small_process
 from torch import Tensor
 from trainings import QUIET, config, rows
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.construct import construct
-from moldiff.options import compose_options
-from moldiff.process.local import Distances, LocalFrames, LocalLoss
-from moldiff.training import train
+from moldiff.cli.compose import compose_options
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.process.geometry_loss import Distances, LocalFrames, LocalLoss
+from moldiff.instantiate import construct
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -158,7 +158,7 @@ def test_pairs_without_noise_do_not_count_and_others_by_the_weight_of_the_noisie
 @pytest.mark.parametrize("name", ["Distances", "LocalFrames"])
 @pytest.mark.parametrize("process", ["joint_linear", "joint_cosine"])
 def test_a_local_loss_is_chosen_on_the_command_line(name: str, process: str) -> None:
-    target = f"moldiff.process.local.{name}"
+    target = f"moldiff.diffusion.process.geometry_loss.{name}"
     config = compose_options("train", [f"process={process}", f"process.geometry={{_target_: {target}}}"])
     assert type(construct(config["process"]).geometry).__name__ == name
     assert config["field_weights"]["geometry"] == 1.0
@@ -166,8 +166,8 @@ def test_a_local_loss_is_chosen_on_the_command_line(name: str, process: str) -> 
 
 def test_a_training_learns_from_a_local_loss_and_logs_it(tmp_path: Path) -> None:
     process = {
-        "_target_": "moldiff.process.joint.JointProcessConfig",
-        "geometry": {"_target_": "moldiff.process.local.LocalFrames"},
+        "_target_": "moldiff.diffusion.process.joint.JointProcessConfig",
+        "geometry": {"_target_": "moldiff.diffusion.process.geometry_loss.LocalFrames"},
     }
     options = config(tmp_path / "run", process=process)
     options["field_weights"] = options["field_weights"] | {"geometry": 1.0}

@@ -13,16 +13,16 @@ from metric_examples import UNREADABLE, chain, embedded, fractions, sample_molec
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff.batch import Molecule
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
-from moldiff.evaluation import evaluate
-from moldiff.io import write
-from moldiff.known import Known
-from moldiff.metrics import suite
-from moldiff.metrics.relaxation import Relaxation
-from moldiff.metrics.subjects import Measured
-from moldiff.results import MetricResult
+from moldiff.evaluation import suite
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metrics.relaxation import Relaxation
+from moldiff.evaluation.reference import Known
+from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.molecule import Molecule
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_metrics_that_cannot_be_meant(wrong):
 
 
 def test_missing_packages_are_an_error_by_name_and_a_note_in_full(monkeypatch):
-    monkeypatch.setattr("moldiff.metrics.subjects.find_spec", lambda name: None)
+    monkeypatch.setattr("moldiff.evaluation.metric.find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'tblite is not installed; .*pip install "moldiff\[eval\]"'):
         evaluate([], metrics=["xtb"])
     chosen, skipped = suite.choose("full")

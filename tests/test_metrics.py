@@ -12,9 +12,8 @@ from by_hand import UNREADABLE, WATER_OFFSETS, fractions, from_smiles, molecule,
 from rdkit import Chem
 from safetensors.numpy import save_file
 
-from moldiff import chem
 from moldiff.errors import MoldiffError
-from moldiff.metrics.distance_lookup import (
+from moldiff.evaluation.metrics.bond_lookup import (
     DOUBLE_BOND_PM,
     MARGINS_PM,
     NEUTRAL_VALENCES,
@@ -26,12 +25,13 @@ from moldiff.metrics.distance_lookup import (
     largest_fragment,
     look_up,
 )
-from moldiff.metrics.novelty import NoveltyIndex, novelty
-from moldiff.metrics.summary import NO_REFERENCE, NOTHING_COUNTED, quality, score
-from moldiff.metrics.validity import validity
-from moldiff.report import Report
-from moldiff.results import Status
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.evaluation.metrics.novelty import NoveltyIndex, novelty
+from moldiff.evaluation.metrics.validity import validity
+from moldiff.evaluation.report import Report
+from moldiff.evaluation.scores import NO_REFERENCE, NOTHING_COUNTED, quality, score
+from moldiff.molecules import convert
+from moldiff.molecules.molecule import Status
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 # --- P1: distance lookup ---
 
@@ -206,7 +206,7 @@ def test_b40_aromatic_bonds_outside_a_ring_are_not_rounded_to_single():
     conformer = Chem.Conformer(3)
     conformer.SetPositions(np.array([[0.0, 0.76, -0.59], [0.0, 0.0, 0.0], [0.0, -0.76, -0.59]]))
     strange.AddConformer(conformer)
-    assert fractions(score([chem.from_rdkit(strange.GetMol())]).results)["p2_molecule_stable"] == (0, 1)
+    assert fractions(score([convert.from_rdkit(strange.GetMol())]).results)["p2_molecule_stable"] == (0, 1)
 
 
 def test_b36_loose_fragments_are_not_valid():
@@ -326,7 +326,8 @@ def test_single_molecule_scores_full_marks():
 
 def test_uniqueness_is_the_same_in_every_process():
     code = (
-        "from moldiff.metrics.novelty import NoveltyIndex; print(NoveltyIndex.of(['CCO', 'CC', 'c1ccccc1']).canonical)"
+        "from moldiff.evaluation.metrics.novelty import NoveltyIndex; "
+        "print(NoveltyIndex.of(['CCO', 'CC', 'c1ccccc1']).canonical)"
     )
     printed = {
         subprocess.run(

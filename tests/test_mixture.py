@@ -10,14 +10,14 @@ import torch
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
-from moldiff.batch import MolBatch, NoiseLevel
+from moldiff.diffusion.batch import MolBatch, NoiseLevel
+from moldiff.diffusion.coupling import Coupling, align_noise
+from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
+from moldiff.diffusion.process.gaussian import GaussianProcess
+from moldiff.diffusion.process.joint import JointProcessConfig
+from moldiff.diffusion.process.schedule import PowerTimes
+from moldiff.diffusion.process.task_mixture import TaskMixture, hops, known_part
 from moldiff.errors import MoldiffError
-from moldiff.geometry import Coupling, align_noise
-from moldiff.process.gaussian import GaussianProcess
-from moldiff.process.joint import JointProcessConfig
-from moldiff.process.mixture import TaskMixture, hops, known_part
-from moldiff.process.time import PowerTimes
-from moldiff.randomness import MoleculeDraws, molecule_generator
 
 SIZES = (1, 2, 3, 5, 9, 9, 9, 9) * 40
 

@@ -5,10 +5,10 @@ import pytest
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from moldiff import evaluate
-from moldiff.metrics import neighbours
-from moldiff.metrics.neighbours import NearestNeighbours
-from moldiff.metrics.subjects import Subjects
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.metrics import diversity
+from moldiff.evaluation.metrics.diversity import NearestNeighbours
+from moldiff.evaluation.molecule_set import Subjects
 
 KNOWN = ["CCO", "c1ccccc1O", "CC(=O)N", "C1CC1", "OCC(O)CO", "CCOC", "N#CC", "CCCCCC"]
 
@@ -45,7 +45,7 @@ def test_stereo_does_not_matter() -> None:
 
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_same_as_rdkit(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(neighbours, "_BLOCK", block)
+    monkeypatch.setattr(diversity, "_BLOCK", block)
     asked = ["CCCO", "c1ccccc1N", "CC(=O)O", "CCN(C)C", "O"]
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints, known = ([generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in part] for part in (asked, KNOWN))

@@ -11,13 +11,13 @@ from faulty import Overflowing
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, needs_weights, small_denoiser, small_process
 from rdkit import Chem
 
-from moldiff.checkpoint import Checkpoint
-from moldiff.cli import main
-from moldiff.filters import screened
-from moldiff.generate import MoleculeGenerator
-from moldiff.likeness import Likeness, rank
-from moldiff.model import MoleculeDiffusion
-from moldiff.sampler import PowerSampler
+from moldiff.cli.main import main
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.sampling.filters import screened
+from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.similarity import Likeness, rank
 from moldiff.tasks import Analogues, Conformers, Formula, Grow
 
 FAST = PowerSampler(num_steps=6)

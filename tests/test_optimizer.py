@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moldiff.optimizer import MuonAdamW
+from moldiff.training.optim import MuonAdamW
 
 NUM_PROCESSES = 2
 

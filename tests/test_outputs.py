@@ -18,11 +18,11 @@ from models import needs_weights
 from rdkit import Chem
 from test_io import water
 
-from moldiff.batch import Molecule
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
-from moldiff.io import Writer, read
-from moldiff.io.finished import finished_records
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import Writer, finished_records
+from moldiff.molecules.molecule import Molecule
 from moldiff.storage import locked, set_aside, temporary_of, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -226,7 +226,7 @@ def test_s10_a_molecule_too_large_is_refused_with_the_limit(
 def test_s10_a_molecule_that_memory_does_not_hold_is_refused_first(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("moldiff.generate.free_memory", lambda device: 10**8)
+    monkeypatch.setattr("moldiff.sampling.generator.free_memory", lambda device: 10**8)
     assert main(["sample", "size=200", "n=1"]) == 2
     said = capsys.readouterr().err
     assert "a molecule of 200 heavy atoms takes about 0.2 GB of memory, 0.1 GB are free" in said
@@ -235,9 +235,9 @@ def test_s10_a_molecule_that_memory_does_not_hold_is_refused_first(
 _IN_THE_BACKGROUND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-import moldiff.recipe
-from moldiff.cli import main
-moldiff.recipe._MAX_BLOCK = 4
+import moldiff.sampling.molecule_sampler
+from moldiff.cli.main import main
+moldiff.sampling.workers._MAX_BLOCK = 4
 sys.exit(main(sys.argv[1:]))
 """
 """A command as a script starts it with `&`."""
@@ -279,7 +279,7 @@ def test_tests_of_interruptions_pass_where_ctrl_c_is_ignored() -> None:
 def test_an_ignored_signal_stays_ignored_and_takes_the_place_of_none() -> None:
     code = """
 import signal
-from moldiff.signals import handled, uninterrupted
+from moldiff.processes import handled, uninterrupted
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda *_: print("ended"))
 with uninterrupted():

@@ -8,15 +8,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from moldiff.data import dataset, gathering, packed
+from moldiff.data import dataset, store, writer
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.files import Files
-from moldiff.data.lines import read_columns
+from moldiff.data.frequencies import measure_statistics
 from moldiff.data.loader import DenseBatches
-from moldiff.data.packed import blocks, load_arrays, pack, save_arrays, take
-from moldiff.data.prepare import prepare
-from moldiff.data.selection import rare_classes
-from moldiff.data.statistics import Statistics
+from moldiff.data.prepare import prepare, rare_classes
+from moldiff.data.sources.files import Files
+from moldiff.data.store import blocks, load_arrays, pack, read_columns, save_arrays, take
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
@@ -54,9 +52,9 @@ def test_packing_is_undone_by_molecule(sample):
 
 def test_statistics_do_not_depend_on_blocks(sample, monkeypatch):
     train = sample.split("train")
-    monkeypatch.setattr(packed, "_BLOCK", 64)
+    monkeypatch.setattr(store, "_BLOCK", 64)
     assert len(list(blocks(sample.flat, train))) == 13
-    again = Statistics.from_flat(sample.flat, train, sample.vocabulary)
+    again = measure_statistics(sample.flat, train, sample.vocabulary)
     assert again.size_counts == sample.statistics.size_counts
     assert again.atom_marginal == sample.statistics.atom_marginal
     assert again.pos_scale == pytest.approx(sample.statistics.pos_scale, rel=1e-12)
@@ -65,7 +63,7 @@ def test_statistics_do_not_depend_on_blocks(sample, monkeypatch):
 
 
 def test_files_are_those_of_safetensors(tmp_path, sample):
-    arrays = {name: sample.flat[name] for name in packed.STORED} | {"none": np.zeros((0, 3), dtype=np.float32)}
+    arrays = {name: sample.flat[name] for name in store.STORED} | {"none": np.zeros((0, 3), dtype=np.float32)}
     save_arrays(tmp_path / "own", arrays)
     save_file(arrays, tmp_path / "theirs")
     for found in (load_file(tmp_path / "own"), *(load_arrays(tmp_path / "theirs", map_from=n) for n in (1, 2**30))):
@@ -101,8 +99,8 @@ def test_gathering_in_small_pieces_gives_the_same_set(tmp_path, monkeypatch):
         return prepare(source, tmp_path / name, min_count=2, progress=False)
 
     whole = made("whole")
-    monkeypatch.setattr(gathering, "_CHUNK", 7)
-    monkeypatch.setattr(packed, "_BLOCK", 3)
+    monkeypatch.setattr(writer, "_CHUNK", 7)
+    monkeypatch.setattr(store, "_BLOCK", 3)
     pieces = made("pieces")
     assert len(whole) == 40
     files = ("molecules.safetensors", "smiles.txt", "rejected.csv", "novelty.safetensors")

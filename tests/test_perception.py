@@ -8,12 +8,13 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
-from moldiff import chem
-from moldiff.evaluation import evaluate
-from moldiff.metrics.distance_lookup import all_atoms
-from moldiff.metrics.perception import Perception
-from moldiff.metrics.subjects import Measured, Subjects
-from moldiff.results import InvalidMolecule, Status
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.metrics.perception import Perception
+from moldiff.evaluation.molecule_set import Subjects
+from moldiff.molecules import convert, identity
+from moldiff.molecules.molecule import InvalidMolecule, Status
 
 PENTASULFATE = "O=S(=O)([O-])OC1C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C(OS(=O)(=O)[O-])C1OS(=O)(=O)[O-]"
 SMALL = ("O", "C", "N", "CO", "CC", "C#N", "C=O", "CCO", "CC=O")
@@ -38,8 +39,8 @@ def with_graphs(*smiles: str) -> Subjects:
     for text in smiles:
         mol = Chem.AddHs(Chem.MolFromSmiles(text))
         assert rdDistGeom.EmbedMolecule(mol, randomSeed=5) == 0
-        entries.append(chem.from_rdkit(mol))
-    return Subjects(entries, [all_atoms(entry) for entry in entries], [chem.strict_key(entry) for entry in entries])
+        entries.append(convert.from_rdkit(mol))
+    return Subjects(entries, [all_atoms(entry) for entry in entries], [identity.strict_key(entry) for entry in entries])
 
 
 def fractions(measured: Measured) -> dict[str, tuple[float, float]]:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import workers
 
-from moldiff.pool import Failure, FailureKind, Limits, run_limited, stream_limited
+from moldiff.processes import Failure, FailureKind, Limits, run_limited, stream_limited
 
 LATE = Failure(FailureKind.TIME_OUT, "not finished within 0.5 s")
 GONE = Failure(FailureKind.CRASHED, "the process that worked on it ended with code 3")

@@ -12,12 +12,14 @@ from models import NUM_CLASSES, STATISTICS, VOCABULARY, random_batch
 from scipy.spatial.transform import Rotation
 from trainings import QUIET, SAMPLE
 
-from moldiff.batch import Molecule, to_molecules
-from moldiff.condition import Properties, half_of
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.batch import to_molecules
+from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.nn.property_network import PropertyNetwork
+from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.errors import MoldiffError
-from moldiff.predictor import PropertyNetwork, PropertyPredictor, load_predictor, predictor_for
-from moldiff.predictor.__main__ import main
+from moldiff.molecules.molecule import Molecule
+from moldiff.training.predictor import main
 
 pytestmark = QUIET
 

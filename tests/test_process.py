@@ -13,21 +13,28 @@ from hypothesis import given, settings
 from models import NUM_CLASSES, random_batch, random_level, random_prediction, small_process
 from torch import Tensor
 
-from moldiff.batch import NoiseLevel, Prediction
-from moldiff.errors import MoldiffError
-from moldiff.process.categorical import (
+from moldiff.diffusion.batch import NoiseLevel, Prediction
+from moldiff.diffusion.noise import BatchDraws, MoleculeDraws, molecule_generator
+from moldiff.diffusion.process.categorical import (
     CategoricalProcess,
     absorbing_prior,
     draw,
     marginal_prior,
     uniform_prior,
 )
-from moldiff.process.gaussian import GaussianProcess
-from moldiff.process.joint import filled_slots, ordered_slots
-from moldiff.process.schedule import CosineSchedule, LinearSchedule, Schedule, log_snr
-from moldiff.process.time import MIN_LEVEL, PowerTimes, power_grid
-from moldiff.randomness import BatchDraws, MoleculeDraws, molecule_generator
-from moldiff.sampler import extrapolate
+from moldiff.diffusion.process.gaussian import GaussianProcess
+from moldiff.diffusion.process.joint import filled_slots, ordered_slots
+from moldiff.diffusion.process.schedule import (
+    MIN_LEVEL,
+    CosineSchedule,
+    LinearSchedule,
+    PowerTimes,
+    Schedule,
+    log_snr,
+    power_grid,
+)
+from moldiff.diffusion.sampler import extrapolate
+from moldiff.errors import MoldiffError
 
 SCHEDULES = [LinearSchedule(), CosineSchedule()]
 FREQUENCIES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.double)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from trainings import QUIET, SAMPLE, config, rows, same_weights, weights
 
-from moldiff.callbacks import peak_memory
-from moldiff.checkpoint import load_checkpoint
-from moldiff.curve import write_curve
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import subset
+from moldiff.diffusion.pretrained import load_checkpoint
 from moldiff.errors import MoldiffError
-from moldiff.logs import MetricsTable
-from moldiff.training import train
+from moldiff.training.callbacks import peak_memory
+from moldiff.training.curve import write_curve
+from moldiff.training.loggers import MetricsTable
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -116,7 +116,7 @@ def test_without_loggers_nothing_is_logged_and_training_works(tmp_path: Path) ->
 
 
 def test_tensorboard_writes_events_or_names_the_package(tmp_path: Path) -> None:
-    logger = {"tensorboard": {"_target_": "moldiff.logs.tensorboard"}}
+    logger = {"tensorboard": {"_target_": "moldiff.training.loggers.tensorboard"}}
     if find_spec("tensorboard") is None and find_spec("tensorboardX") is None:
         with pytest.raises(MoldiffError, match=r'logger: tensorboard is not installed; pip install "moldiff\[tensor'):
             train(config(tmp_path / "run", logger=logger))

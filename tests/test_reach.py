@@ -10,9 +10,9 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 import moldiff
-from moldiff.cli import main
+from moldiff.cli.main import main
+from moldiff.diffusion.shipped import advice, available_models, of_atoms, shipped_models
 from moldiff.errors import MoldiffError
-from moldiff.shipped import advice, available_models, of_atoms, shipped_models
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
 from moldiff.tasks.task import Request
 

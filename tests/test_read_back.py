@@ -14,8 +14,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from read_back import KINDS, counts, findings, num_records
 
-from moldiff.checkpoint import available_models
-from moldiff.cli import main
+from moldiff.cli.main import main
+from moldiff.diffusion.shipped import available_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

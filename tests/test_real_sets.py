@@ -22,13 +22,13 @@ import rdkit
 from rdkit import Chem, RDConfig, rdBase
 from trainings import QUIET, config
 
-from moldiff.checkpoint import load_checkpoint
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.drugs import Drugs
-from moldiff.data.files import Files
-from moldiff.data.ligands import Component, Dictionary, smiles_of
 from moldiff.data.prepare import prepare
-from moldiff.training import train
+from moldiff.data.sources.drugs import Drugs
+from moldiff.data.sources.files import Files
+from moldiff.data.sources.pdb_ligands import Component, Dictionary, smiles_of
+from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -65,7 +65,7 @@ def learns(made: PreparedSet, out: Path) -> None:
 
 def write_sdf(components: Iterable[Component], path: Path) -> None:
     """Entries of the dictionary as they stand there; where coordinates are missing, all are 0."""
-    from moldiff.data.ligands import _drawn
+    from moldiff.data.sources.pdb_ligands import _drawn
 
     with path.open("w") as file, rdBase.BlockLogs():
         for component in components:
@@ -173,7 +173,7 @@ def test_the_dictionary_holds_26505_drug_like_ligands() -> None:
 @pytest.mark.slow
 def test_drugs_go_on_after_kill_9(tmp_path: Path) -> None:
     whole = prepare(Drugs(num_moses=30_000, limit=700), tmp_path / "whole", min_count=None, progress=False)
-    start = "import sys; from moldiff.cli import main; sys.exit(main(sys.argv[1:]))"
+    start = "import sys; from moldiff.cli.main import main; sys.exit(main(sys.argv[1:]))"
     options = ["prepare", "data=drugs", "data.num_moses=30000", "limit=700", f"out={tmp_path / 'set'}"]
     command = [sys.executable, "-c", start, *options]
     for count in (1, 2):

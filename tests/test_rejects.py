@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.data import rejects
-from moldiff.data.rejects import Rejects
-from moldiff.data.tally import Rejected
-from moldiff.results import InvalidMolecule, Status
+from moldiff.data import writer
+from moldiff.data.writer import Rejected, Rejects
+from moldiff.molecules.molecule import InvalidMolecule, Status
 
 
 def record(place: int, name: str = "x", atom: int | None = None) -> Rejected:
@@ -19,7 +18,7 @@ def record(place: int, name: str = "x", atom: int | None = None) -> Rejected:
 def test_records_come_back_in_the_order_of_the_source(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejects, "_CHUNK", chunk)
+    monkeypatch.setattr(writer, "_CHUNK", chunk)
     found = Rejects(tmp_path / "set")
     assert list(found) == []
     assert list(tmp_path.iterdir()) == []

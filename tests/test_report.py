@@ -10,9 +10,9 @@ import numpy as np
 from by_hand import samples
 from rich.console import Console
 
-from moldiff.metrics.summary import NO_REFERENCE, score
-from moldiff.report import Report, format_value, markdown, summary_table
-from moldiff.results import MetricResult
+from moldiff.evaluation.report import Report, format_value, markdown, summary_table
+from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.scores import NO_REFERENCE, score
 
 
 def report() -> Report:

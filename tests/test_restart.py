@@ -11,12 +11,24 @@ import pytest
 import torch
 from models import NUM_CLASSES, small_model
 
-from moldiff.batch import Molecule, Prediction
-from moldiff.drawing import Beginning, Chunk, MemoryBudget, NewMolecules, draw_within
-from moldiff.model import MoleculeDiffusion
-from moldiff.randomness import molecule_generator
-from moldiff.restart import ATTEMPTS, LEVEL, _restart, joined, outcomes, sampler_of_restart
-from moldiff.sampler import PowerSampler, Start
+from moldiff.diffusion.batch import Prediction
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.noise import molecule_generator
+from moldiff.diffusion.sampler import PowerSampler, Start
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import (
+    ATTEMPTS,
+    LEVEL,
+    Beginning,
+    Chunk,
+    MemoryBudget,
+    _restart,
+    draw_within,
+    joined,
+    outcomes,
+    sampler_of_restart,
+)
+from moldiff.tasks.task import NewMolecules
 
 SAMPLER = PowerSampler(num_steps=5)
 CARBON_1 = 3  # CH3 of the vocabulary

@@ -15,12 +15,12 @@ import pytest
 import torch
 from trainings import QUIET, Nursery, config, rows, same_weights, weights
 
-from moldiff.checkpoint import load_checkpoint
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import subset
+from moldiff.diffusion.pretrained import load_checkpoint
 from moldiff.errors import MoldiffError
-from moldiff.state import STATE_FILE, load_state, save_state
-from moldiff.training import train
+from moldiff.training.checkpoint import STATE_FILE, load_state, save_state
+from moldiff.training.train import train
 
 pytestmark = QUIET
 

@@ -16,18 +16,18 @@ import torch
 from faulty import Deadly, Narrow
 
 import moldiff
-from moldiff.checkpoint import Checkpoint
-from moldiff.drawing import Beginning, NewMolecules, in_chunks, stack_starts
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator
-from moldiff.io import Writer
-from moldiff.io.finished import finished_records
-from moldiff.model import MoleculeDiffusion
-from moldiff.recipe import Blocks, choose_workers
-from moldiff.resume import resumed
-from moldiff.run import Done
-from moldiff.sampler import PowerSampler
-from moldiff.samples import SampledMolecule
+from moldiff.molecules.formats.writer import Writer, finished_records
+from moldiff.sampling.batch import Beginning, in_chunks, stack_starts
+from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.resume import resumed
+from moldiff.sampling.run import Done
+from moldiff.sampling.sample import SampledMolecule
+from moldiff.sampling.workers import Blocks, choose_workers
+from moldiff.tasks.task import NewMolecules
 
 FAST = PowerSampler(num_steps=3)
 
@@ -39,7 +39,7 @@ def generator() -> MoleculeGenerator:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.recipe._MAX_BLOCK", 6)
+    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 6)
 
 
 def bits(samples: Iterable[SampledMolecule]) -> list[object]:
@@ -163,9 +163,9 @@ def test_a_file_of_another_run_is_not_continued(generator: MoleculeGenerator, tm
 
 def test_keys_of_records_are_those_of_the_molecules(generator: MoleculeGenerator) -> None:
     samples = generator.sample(60, sampler=PowerSampler(num_steps=10), workers=0, keep=("valid",))
-    from moldiff import chem
+    from moldiff.molecules import identity
 
-    assert [chem.canonical_key(s.smiles or "") for s in samples] == [s.verdict.canonical for s in samples]
+    assert [identity.canonical_key(s.smiles or "") for s in samples] == [s.verdict.canonical for s in samples]
 
 
 def test_nothing_but_keys_stays_in_memory(generator: MoleculeGenerator) -> None:
@@ -241,7 +241,7 @@ def test_padding_of_starts_is_unknown() -> None:
 
 
 def test_workers_are_for_long_runs(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.recipe.available_cpus", lambda: 2)
+    monkeypatch.setattr("moldiff.sampling.workers.available_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     recipe = generator.run(1).recipe
     assert [choose_workers(recipe, 0, n) for n in (1, 100, 400, 2000)] == [0, 0, 2, 2]

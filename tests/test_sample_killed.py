@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.io.finished import finished_records
+from moldiff.molecules.formats.writer import finished_records
 
 _SERVE = """
 import os, sys
 import torch
-import moldiff.recipe
-from moldiff.cli import main
-from moldiff.generate import load
+import moldiff.sampling.molecule_sampler
+from moldiff.cli.main import main
+from moldiff.sampling.generator import load
 
 torch.set_num_threads(1)
-moldiff.recipe._MAX_BLOCK = 4  # molecules drawn before any is written, so that the file grows in many steps
+moldiff.sampling.workers._MAX_BLOCK = 4  # molecules drawn before any is written, so that the file grows in many steps
 load("qm9")
 print("ready", flush=True)
 for line in sys.stdin:

@@ -13,11 +13,10 @@ from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import rdDistGeom
 
 import moldiff
-from moldiff.cli import main
-from moldiff.filters import ScreenedRun, screened
-from moldiff.metrics.druglike import unstable_groups
-from moldiff.metrics.filters import Profile, parse_filters
-from moldiff.sampler import PowerSampler
+from moldiff.cli.main import main
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.evaluation.metrics.druglike import unstable_groups
+from moldiff.sampling.filters import Profile, ScreenedRun, parse_filters, screened
 from moldiff.tasks import Bonds, Conformers, Formula, Grow
 
 FAST = PowerSampler(num_steps=4)

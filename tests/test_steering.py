@@ -19,14 +19,14 @@ from models import (
 )
 from torch import Tensor, nn
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.condition import Properties
-from moldiff.drawing import stack_starts
-from moldiff.model import GuidedDiffusion, MoleculeDiffusion
-from moldiff.nn.counts import Contributions, expected_bond_counts, num_bond_counts
-from moldiff.randomness import BatchDraws, MoleculeDraws, molecule_generator
-from moldiff.sampler import PowerSampler, Start, run_sampler
-from moldiff.steering import Steering
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.guidance import GuidedDiffusion, Steering
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts, num_bond_counts
+from moldiff.diffusion.noise import BatchDraws, MoleculeDraws, molecule_generator
+from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
+from moldiff.sampling.batch import stack_starts
 
 HYDROGENS = torch.from_numpy(VOCABULARY.table[:, 2]).float()
 

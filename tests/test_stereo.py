@@ -13,15 +13,16 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from read_back import dihedral, findings
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
-from moldiff.io import read, write
-from moldiff.records import smiles_record
-from moldiff.tasks.given import given
-from moldiff.tasks.stereo import marks
-from moldiff.view.drawing import draw
+from moldiff.molecules import convert, identity
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.smiles import smiles_record
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.stereo import marks
+from moldiff.tasks.inputs import given
+from moldiff.view.depict import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +37,7 @@ def embedded(smiles: str) -> Chem.Mol:
 
 
 def molecule_of(mol: Chem.Mol) -> Molecule:
-    molecule = chem.from_rdkit(mol)
+    molecule = convert.from_rdkit(mol)
     assert isinstance(molecule, Molecule)
     return molecule
 
@@ -97,7 +98,7 @@ def test_every_reader_has_the_stereo_of_the_file(tmp_path: Path, name: str, smil
     FILES[name](tmp_path / name, smiles)
     (record,) = read(tmp_path / name).records
     assert record.problem is None
-    found = chem.strict_key(record.mol)
+    found = identity.strict_key(record.mol)
     assert found == Chem.CanonSmiles(smiles) or (name == "3d_either.sdf" and "=N" in smiles)
     # A task that draws coordinates is told the same by marks, one that starts from some by these.
     for source in (str(tmp_path / name), record.mol):
@@ -105,7 +106,7 @@ def test_every_reader_has_the_stereo_of_the_file(tmp_path: Path, name: str, smil
         assert Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(free.mol))) == found
         if not name.startswith("2d"):
             (placed,), _ = given("core", source)
-            assert chem.strict_key(placed.molecule) == found
+            assert identity.strict_key(placed.molecule) == found
 
 
 def test_objects_of_python_keep_their_stereo() -> None:
@@ -213,22 +214,22 @@ def test_every_way_out_has_the_stereo_of_the_coordinates(tmp_path: Path, smiles:
     (mol,) = Chem.SDMolSupplier(str(tmp_path / "out.sdf"))
     assert Chem.MolToSmiles(mol) == wanted
     assert (tmp_path / "out.smi").read_text().split() == [wanted]
-    exported = chem.to_rdkit(molecule)
+    exported = convert.to_rdkit(molecule)
     assert Chem.MolToSmiles(Chem.RemoveHs(Chem.MolFromMolBlock(Chem.MolToMolBlock(exported)))) == wanted
     Chem.SanitizeMol(exported)
     assert Chem.MolToSmiles(Chem.RemoveHs(exported)) == wanted
-    assert chem.smiles(molecule, stereo=True) == chem.strict_key(molecule) == wanted
+    assert identity.smiles(molecule, stereo=True) == identity.strict_key(molecule) == wanted
 
 
 def test_one_kekule_form_makes_no_centres() -> None:
-    mol = chem.to_rdkit(molecule_of(embedded("CC=C1c2ccccc2-c2ccccc12")))
+    mol = convert.to_rdkit(molecule_of(embedded("CC=C1c2ccccc2-c2ccccc12")))
     assert marks(mol) == ({}, [])
 
 
 def test_a_broken_graph_has_its_stereo_too() -> None:
     mol = embedded(BUTENOL)
     mol.GetAtomWithIdx(4).SetFormalCharge(-1)  # an oxygen with one bond too many for its charge
-    block = Chem.MolToMolBlock(chem.to_rdkit(molecule_of(mol)), includeStereo=False, kekulize=False)
+    block = Chem.MolToMolBlock(convert.to_rdkit(molecule_of(mol)), includeStereo=False, kekulize=False)
     assert not [line for line in block.splitlines() if line.endswith("  2  3")]
 
 
@@ -238,8 +239,8 @@ def test_only_tetrahedral_centres_are_named(tmp_path: Path, smiles: str) -> None
     assert AllChem.EmbedMolecule(mol, randomSeed=1, useRandomCoords=True) == 0
     plain = Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False)
     molecule = molecule_of(mol)
-    assert chem.strict_key(molecule) == chem.strict_key(mol) == chem.strict_key(smiles) == plain
-    assert chem.strict_key(smiles_record(1, smiles, "", {}).mol) == plain
+    assert identity.strict_key(molecule) == identity.strict_key(mol) == identity.strict_key(smiles) == plain
+    assert identity.strict_key(smiles_record(1, smiles, "", {}).mol) == plain
     write(tmp_path / "a.smi", [molecule])
     assert findings(tmp_path / "a.smi") == []
 
@@ -295,8 +296,8 @@ FIXED = [
 def test_s5_strict_keys_have_a_fixed_point(tmp_path: Path, smiles: str) -> None:
     (tmp_path / "a.smi").write_text(f"{smiles}\n")
     (tmp_path / "b.smi").write_text(f"{Chem.CanonSmiles(smiles)}\n")
-    key = chem.strict_key(smiles)
-    assert chem.strict_key(key) == key == chem.strict_key(Chem.CanonSmiles(smiles))
+    key = identity.strict_key(smiles)
+    assert identity.strict_key(key) == key == identity.strict_key(Chem.CanonSmiles(smiles))
     for source in ("a.smi", "b.smi"):
         for reference in ("a.smi", "b.smi"):
             assert evaluated(tmp_path, tmp_path / source, tmp_path / reference)["p2_novel_strict"] == (0, 1)
@@ -304,8 +305,8 @@ def test_s5_strict_keys_have_a_fixed_point(tmp_path: Path, smiles: str) -> None:
 
 def test_s5_strict_keys_of_coordinates_are_those_of_their_smiles() -> None:
     sample = PreparedSet.load(Path(__file__).parents[1] / "data" / "sample")
-    keys = [chem.strict_key(sample.molecule(index)) for index in range(400)]
-    assert [chem.strict_key(key) for key in keys] == keys
+    keys = [identity.strict_key(sample.molecule(index)) for index in range(400)]
+    assert [identity.strict_key(key) for key in keys] == keys
     assert sum("/" in key or "@" in key for key in keys) > 100
 
 
@@ -314,5 +315,5 @@ def test_a_mirror_image_keeps_its_double_bonds() -> None:
     pos = mol.GetConformer().GetPositions() * [1, 1, -1]
     for atom, place in enumerate(pos):
         mol.GetConformer().SetAtomPosition(atom, place)
-    assert chem.strict_key(mol) == Chem.CanonSmiles(r"C[C@H](O)/C=C\C")
+    assert identity.strict_key(mol) == Chem.CanonSmiles(r"C[C@H](O)/C=C\C")
     assert np.isclose(side(mol, "[CH3]C=C[CH1]"), 0, atol=30)

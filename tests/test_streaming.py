@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moldiff.batch import Molecule
 from moldiff.errors import MoldiffError
-from moldiff.io import Writer, read
-from moldiff.io.finished import finished_records
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import Writer, finished_records
+from moldiff.molecules.molecule import Molecule
 
 
 def molecule(number: int) -> Molecule:

@@ -19,11 +19,10 @@ from models import (
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.model import MoleculeDiffusion
-from moldiff.nn.equivariant import PairHarmonics, SteerableLayout
-from moldiff.protocols import Denoiser
-from moldiff.sampler import PowerSampler, Start, run_sampler
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.model import Denoiser, MoleculeDiffusion
+from moldiff.diffusion.nn.steerable import PairHarmonics, SteerableLayout
+from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
 
 DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "pair_transformer": small_denoiser,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from models import NUM_CLASSES, VOCABULARY
 
-from moldiff.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.decode import Total, decode_raw, decode_valence, most_probable
-from moldiff.sampler import Start, restrict
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.decoding import Total, decode_raw, decode_valence, most_probable
+from moldiff.diffusion.sampler import Start, restrict
 
 SIZE = 4
 HYDROGENS = VOCABULARY.table[:, 2]

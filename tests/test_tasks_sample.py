@@ -15,18 +15,19 @@ from models import MODEL_CONFIG, needs_weights, small_model, small_process
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdMolAlign
 
-from moldiff.batch import Molecule
-from moldiff.checkpoint import Checkpoint, save_model
-from moldiff.chem import from_rdkit, to_rdkit
-from moldiff.cli import main
+from moldiff.cli.compose import compose_options
+from moldiff.cli.main import main
+from moldiff.diffusion.pretrained import Checkpoint, save_model
+from moldiff.diffusion.process.categorical import absorbing_prior
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.generate import MoleculeGenerator, load
-from moldiff.io import read, write
-from moldiff.options import compose_options
-from moldiff.process.categorical import absorbing_prior
-from moldiff.sampler import PowerSampler
+from moldiff.molecules.convert import from_rdkit, to_rdkit
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.stereo import Match, compare, marks
+from moldiff.sampling.generator import MoleculeGenerator, load
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow
-from moldiff.tasks.stereo import Match, compare, marks
 
 FAST = PowerSampler(num_steps=3)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -321,7 +322,7 @@ def test_unquoted_smiles_arrive_exactly_or_are_refused_with_the_quoted_form(smil
 
 
 def test_every_task_builds() -> None:
-    from moldiff.construct import construct
+    from moldiff.instantiate import construct
 
     for path in (Path(__file__).parents[1] / "conf/task").glob("*.yaml"):
         request = construct(compose_options("sample", [f"task={path.stem}"])["task"], None)

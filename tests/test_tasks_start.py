@@ -13,18 +13,19 @@ from models import STATISTICS, VOCABULARY, small_model
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff.batch import Molecule
-from moldiff.chem import canonical_key, from_rdkit, smiles, to_rdkit
-from moldiff.decode import Total
-from moldiff.drawing import Beginning, Finished, NewMolecules, Task, draw_chunk
-from moldiff.elements import Charged, Limited, element_mask
+from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.sampler import PowerSampler, Start
 from moldiff.errors import MoldiffError
-from moldiff.io import write
-from moldiff.sampler import PowerSampler, Start
+from moldiff.molecules.convert import from_rdkit, to_rdkit
+from moldiff.molecules.formats.writer import write
+from moldiff.molecules.identity import canonical_key, smiles
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.sampling.batch import Beginning, draw_chunk
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
+from moldiff.tasks.elements import Charged, Limited, element_mask
 from moldiff.tasks.formula import Composition
-from moldiff.tasks.task import Request, description
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.tasks.task import Finished, NewMolecules, Request, Task, description
 
 FAST = PowerSampler(num_steps=3)
 WIDE = Vocabulary(
@@ -77,7 +78,7 @@ def phenyl() -> Molecule:
 @pytest.mark.parametrize("rule", ["valence", "raw"])
 @pytest.mark.parametrize("core", [BENZENE, phenyl()], ids=["with six hydrogens", "with five"])
 def test_what_is_kept_comes_first_and_does_not_move(core: Molecule, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.decode.REACH", 1e3)  # random weights put atoms anywhere
+    monkeypatch.setattr("moldiff.diffusion.decoding.REACH", 1e3)  # random weights put atoms anywhere
     task = prepared(Grow(core=core, attach=0, new_atoms=4))
     part: Molecule = task.part.molecule  # type: ignore[attr-defined]
     # The ring may come in its other Kekulé form, which is the same molecule.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.checkpoint import load_checkpoint
-from moldiff.cli import main
+from moldiff.cli.main import main
+from moldiff.diffusion.pretrained import load_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),

@@ -16,19 +16,18 @@ import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
 from trainings import QUIET, SAMPLE, config, rows, weights
 
-from moldiff.batch import NoiseLevel
-from moldiff.checkpoint import build_model, load_checkpoint, save_model
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import subset
+from moldiff.diffusion.batch import NoiseLevel
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
+from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
-from moldiff.nn.denoiser import PairTransformer
-from moldiff.optimizer import MuonAdamW, orthogonalize
-from moldiff.process.time import PowerTimes
-from moldiff.schedule import TrapezoidSchedule
-from moldiff.state import load_state
-from moldiff.training import train
-from moldiff.transfer import take_over
-from moldiff.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.training.checkpoint import load_state
+from moldiff.training.finetune import take_over
+from moldiff.training.optim import MuonAdamW, TrapezoidSchedule, orthogonalize
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -237,7 +236,7 @@ def test_trains_from_a_json_file_where_rdkit_and_hydra_cannot_be_imported(tmp_pa
         "import sys\nfor name in ('rdkit', 'hydra', 'omegaconf'):\n    sys.modules[name] = None\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "moldiff.training", str(tmp_path / "config.json")]
+    command = [sys.executable, "-m", "moldiff.training.train", str(tmp_path / "config.json")]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert load_checkpoint(tmp_path / "run").config["history"][0]["steps"] == 2

@@ -14,15 +14,15 @@ from models import random_batch, small_model
 from torch import nn
 from trainings import QUIET, config
 
-import moldiff.recipe
-import moldiff.trial
-from moldiff.arithmetic import PLAIN, Arithmetic, compile_blocks, seconds, verdict
-from moldiff.generate import load
-from moldiff.process.time import PowerTimes
-from moldiff.recipe import with_trial
-from moldiff.state import load_state
-from moldiff.training import train
-from moldiff.trial import ArithmeticTrial
+import moldiff.sampling.workers
+import moldiff.training.autotune
+from moldiff.diffusion.compute import PLAIN, Arithmetic, compile_blocks, seconds, verdict
+from moldiff.diffusion.process.schedule import PowerTimes
+from moldiff.sampling.generator import load
+from moldiff.sampling.workers import with_trial
+from moldiff.training.autotune import ArithmeticTrial
+from moldiff.training.checkpoint import load_state
+from moldiff.training.train import train
 
 pytestmark = QUIET
 
@@ -35,8 +35,8 @@ COMPILED = Arithmetic(bfloat16=True, compiled=True)
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that knows everything, and trainings of any length that are worth a trial."""
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.trial, name, lambda device: True)
-    monkeypatch.setattr(moldiff.trial, "_TRIAL_STEPS", 1)
+        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: True)
+    monkeypatch.setattr(moldiff.training.autotune, "_TRIAL_STEPS", 1)
 
 
 def settle(
@@ -98,10 +98,10 @@ def test_what_is_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_short_training_or_a_plain_machine_has_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.trial, name, lambda device: True)
+        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: True)
     assert settle(monkeypatch, FASTER, steps=199) == (PLAIN, [])
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.trial, name, lambda device: False)
+        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: False)
     assert settle(monkeypatch, FASTER) == (PLAIN, [])
 
 
@@ -115,7 +115,7 @@ def test_a_training_measures_its_own_batches_and_keeps_the_choice_when_resumed(
         run()
         return next(taken)
 
-    monkeypatch.setattr(moldiff.trial, "seconds", stopwatch)
+    monkeypatch.setattr(moldiff.training.autotune, "seconds", stopwatch)
     automatic = {"precision": "auto", "num_quality_samples": 0, "max_steps": 3}
     settings = config(tmp_path / "run", compile="auto", trainer=automatic)
     train(settings)
@@ -170,9 +170,11 @@ def test_a_long_run_of_samples_is_compiled_where_that_pays(
         assert len(run().prediction.pos) == 64
         return taken.pop(0)
 
-    monkeypatch.setattr(moldiff.recipe, "seconds", stopwatch)
-    monkeypatch.setattr(moldiff.recipe, "can_compile", lambda device: True)
-    monkeypatch.setattr(moldiff.recipe, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted))
+    monkeypatch.setattr(moldiff.sampling.workers, "seconds", stopwatch)
+    monkeypatch.setattr(moldiff.sampling.workers, "can_compile", lambda device: True)
+    monkeypatch.setattr(
+        moldiff.sampling.workers, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted)
+    )
     recipe = load("qm9", device="cpu").run(100_000, steps=50).recipe
     assert recipe.arithmetic == PLAIN
     # 100,000 molecules are 1,562.5 batches, each 50 / 3 times as long as the trial, shared by two workers.

@@ -18,18 +18,19 @@ from models import MODEL_CONFIG, small_model
 from rdkit import Chem
 
 import moldiff
-from moldiff.batch import Molecule
-from moldiff.checkpoint import Checkpoint, save_model
-from moldiff.cli import main
+from moldiff.cli.main import main
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.pretrained import Checkpoint, save_model
+from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.evaluation import evaluate
-from moldiff.generate import MoleculeGenerator, Samples
-from moldiff.sampler import PowerSampler
-from moldiff.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.sample import Samples
+from moldiff.sampling.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
 from moldiff.view import view
-from moldiff.view.drawing import draw
-from moldiff.view.plots import Distributions, plots
+from moldiff.view.depict import draw
+from moldiff.view.histograms import Distributions, plots
 
 SAMPLE = resources.files("moldiff.example_data") / "sample"
 HOSTILE = """<script>window.ran=1</script>"'&"""
@@ -91,7 +92,7 @@ def mixed(tmp_path: Path, molecules: list[Molecule]) -> Path:
     """Four sound molecules, one with a hydrogen too many, and a record that cannot be read; hostile texts."""
     path = tmp_path / "mixed.sdf"
     crowded = replace(molecules[4], num_hydrogens=molecules[4].num_hydrogens + 1, name="crowded")
-    with moldiff.io.Writer(path) as writer:
+    with moldiff.molecules.formats.writer.Writer(path) as writer:
         writer.write(replace(molecules[0], name=HOSTILE, properties={}), {"note": BREAKOUT, "good": True})
         for molecule in (*molecules[1:4], crowded):
             writer.write(molecule, {"good": False})
@@ -118,9 +119,9 @@ def test_molecules_arrive_whole(mixed: Path, molecules: list[Molecule]) -> None:
     assert data["blocks"][5] is None
     for block, molecule in zip(data["blocks"][1:4], molecules[1:4], strict=True):
         read = Chem.MolFromMolBlock(block, removeHs=False)
-        again = moldiff.chem.from_rdkit(read)
+        again = moldiff.molecules.convert.from_rdkit(read)
         assert isinstance(again, Molecule)
-        assert moldiff.chem.strict_key(again) == moldiff.chem.strict_key(molecule)
+        assert moldiff.molecules.identity.strict_key(again) == moldiff.molecules.identity.strict_key(molecule)
         np.testing.assert_allclose(read.GetConformer().GetPositions()[: len(molecule.pos)], molecule.pos, atol=1e-4)
 
 
@@ -146,7 +147,7 @@ def test_nothing_is_loaded_from_elsewhere(mixed: Path) -> None:
     page = Page(view(mixed))
     places = {attrs[name] for _, attrs in page.elements for name in ("src", "href", "data", "action") if name in attrs}
     assert places <= {"#gallery", "data:,"}
-    style = resources.files("moldiff").joinpath("assets", "page.css").read_text()
+    style = resources.files("moldiff.view").joinpath("assets", "page.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs) or ""

@@ -14,10 +14,10 @@ import torch
 from models import small_model
 
 import moldiff
-from moldiff.checkpoint import Checkpoint
 from moldiff.data.dataset import PreparedSet
-from moldiff.generate import MoleculeGenerator
-from moldiff.sampler import PowerSampler
+from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.sampling.generator import MoleculeGenerator
 from moldiff.view import view
 
 pytestmark = [

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from moldiff.checkpoint import load_checkpoint
+from moldiff.diffusion.pretrained import load_checkpoint
 
 SAMPLE = str(resources.files("moldiff.example_data") / "sample")
 
@@ -62,20 +62,25 @@ def config(out: Path, **changes: Any) -> dict[str, Any]:
         "ema_decay": 0.9,
         "compile": False,
         "field_weights": {"pos": 1.0, "hydrogen": 0.25, "atom_type": 0.3, "bond": 2.0, "contributions": 2.0},
-        "times": {"_target_": "moldiff.process.time.PowerTimes"},
-        "tasks": {"_target_": "moldiff.process.mixture.TaskMixture", "whole": 0.5, "part": 0.3, "graph": 0.2},
-        "schedule": {"_target_": "moldiff.schedule.TrapezoidSchedule", "warmup_steps": 2, "decay_share": 0.0},
-        "optimizer": {"_target_": "moldiff.optimizer.MuonAdamW", "_partial_": True},
-        "logger": {"csv": {"_target_": "moldiff.logs.MetricsTable"}},
+        "times": {"_target_": "moldiff.diffusion.process.schedule.PowerTimes"},
+        "tasks": {
+            "_target_": "moldiff.diffusion.process.task_mixture.TaskMixture",
+            "whole": 0.5,
+            "part": 0.3,
+            "graph": 0.2,
+        },
+        "schedule": {"_target_": "moldiff.training.optim.TrapezoidSchedule", "warmup_steps": 2, "decay_share": 0.0},
+        "optimizer": {"_target_": "moldiff.training.optim.MuonAdamW", "_partial_": True},
+        "logger": {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}},
         "denoiser": {
-            "_target_": "moldiff.nn.denoiser.PairTransformer",
+            "_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer",
             "hidden_dim": 32,
             "pair_dim": 16,
             "steerable_dim": 16,
             "num_layers": 1,
             "num_heads": 2,
         },
-        "process": {"_target_": "moldiff.process.joint.JointProcessConfig"},
+        "process": {"_target_": "moldiff.diffusion.process.joint.JointProcessConfig"},
         "quality": {"_target_": "trainings.scores", "_partial_": True},
         "trainer": trainer | changes.pop("trainer", {}),
     } | changes
@@ -145,11 +150,11 @@ class Nursery:
 
 def _serve() -> None:
     import moldiff.data.loader
-    import moldiff.nn.denoiser
-    import moldiff.process.mixture
-    import moldiff.training
+    import moldiff.diffusion.nn.pair_transformer
+    import moldiff.diffusion.process.task_mixture
+    import moldiff.training.train
 
-    assert moldiff.training
+    assert moldiff.training.train
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -165,7 +170,7 @@ def _serve() -> None:
 
 def _train_in_child(order: dict[str, Any]) -> None:
     from moldiff.errors import MoldiffError
-    from moldiff.training import train
+    from moldiff.training.train import train
 
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

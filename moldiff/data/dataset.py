@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from safetensors import SafetensorError
 
-from moldiff.batch import Molecule
-from moldiff.data.lines import read_columns
-from moldiff.data.packed import STORED, encode_atoms, hydrogen_slices, load_arrays, unpack
-from moldiff.data.statistics import Statistics
+from moldiff.data.store import STORED, encode_atoms, hydrogen_slices, load_arrays, read_columns, unpack
+from moldiff.diffusion.statistics import COUNTED, Statistics
 from moldiff.errors import MoldiffError
-from moldiff.vocabulary import Vocabulary
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from moldiff.data.graphs import MoleculeGraphs
+
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -33,9 +33,6 @@ META_FILE = "meta.json"
 SMILES_FILE = "smiles.txt"
 REJECTED_FILE = "rejected.csv"
 NOVELTY_FILE = "novelty.safetensors"
-
-COUNTED: Mapping[str, str] = {"atoms": ""}
-"""Properties that every set has unless it stores others of that name: the number of atoms, hydrogens included."""
 
 MAP_FROM = 2**30
 """Bytes from which on a file is not read but mapped: a set may then be larger than memory."""
@@ -47,7 +44,7 @@ class PreparedSet:
 
     Attributes:
         path: the folder it was read from.
-        flat: packed arrays of all molecules, see `moldiff.data.packed`.
+        flat: packed arrays of all molecules, see `moldiff.data.store`.
         splits: molecule indices by name of the part ("train", "valid", "test").
         vocabulary: atom classes of the whole set.
         statistics: numbers of the training part.

@@ -26,11 +26,12 @@ from moldiff.data.dataset import (
     SPLITS,
     file_digest,
 )
-from moldiff.data.packed import STORED, blocks, class_codes, decode_class, save_arrays
-from moldiff.data.statistics import Statistics
-from moldiff.data.tally import Rejected, reason_counts
+from moldiff.data.frequencies import measure_statistics
+from moldiff.data.store import STORED, blocks, class_codes, decode_class, save_arrays
+from moldiff.data.writer import Rejected, reason_counts
 from moldiff.errors import MoldiffError
-from moldiff.vocabulary import VALENCES, AtomClass, Vocabulary
+from moldiff.molecules.elements import VALENCES
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 
 def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
@@ -91,7 +92,7 @@ class Draft:
         """Write all files of the prepared set; an older set there is replaced as a whole."""
         vocabulary = observed_vocabulary(self.flat)
         train = self.splits["train"]
-        statistics = Statistics.from_flat(self.flat, train, vocabulary)
+        statistics = measure_statistics(self.flat, train, vocabulary)
         with _replacing(out) as folder:
             splits = {f"split_{part}": self.splits[part].astype(np.int64) for part in SPLITS}
             save_arrays(folder / MOLECULES_FILE, {name: self.flat[name] for name in STORED} | splits)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, from_numpy
 
-from moldiff.data.packed import ATOM_FIELDS, BOND_FIELDS, in_slots
+from moldiff.data.store import ATOM_FIELDS, BOND_FIELDS, in_slots
 
 with warnings.catch_warnings():
     # PyG scripts a class while it is imported, which newer versions of torch deprecate.
@@ -24,7 +24,7 @@ class MoleculeGraphs(InMemoryDataset):  # type: ignore[misc]
     listed once; a message-passing network wants both directions, `torch_geometric.utils.to_undirected`.
 
     Args:
-        flat: the arrays of `moldiff.data.packed.pack`.
+        flat: the arrays of `moldiff.data.store.pack`.
     """
 
     def __init__(self, flat: Mapping[str, np.ndarray]) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from moldiff.batch import Molecule
-from moldiff.data.packed import ATOM_FIELDS, in_slots, load_arrays, pack, save_arrays, take
-from moldiff.data.source import SourceRecord
+from moldiff.data.sources.source import SourceRecord
+from moldiff.data.store import ATOM_FIELDS, in_slots, load_arrays, pack, save_arrays, take
 from moldiff.errors import MoldiffError
-from moldiff.results import InvalidMolecule, Status
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _PART_RECORDS = 256
 _TEXT = "text"

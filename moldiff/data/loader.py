@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moldiff.batch import MolBatch
 from moldiff.data.dataset import PreparedSet
+from moldiff.diffusion.batch import MolBatch
 from moldiff.errors import MoldiffError
-from moldiff.vocabulary import MAX_HYDROGENS
+from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 
 def bucket_widths(sizes: np.ndarray, *, max_waste: float, min_pairs: float) -> list[int]:

@@ -8,7 +8,7 @@ from moldiff.tasks.analogues import Analogues
 from moldiff.tasks.bonds import Bonds
 from moldiff.tasks.conformers import Conformers
 from moldiff.tasks.formula import Formula
-from moldiff.tasks.growth import Grow, Link, Replace
-from moldiff.tasks.series import Series
+from moldiff.tasks.grow import Grow, Link, Replace
+from moldiff.tasks.task import Series
 
 __all__ = ["Analogues", "Bonds", "Conformers", "Formula", "Grow", "Link", "Replace", "Series"]

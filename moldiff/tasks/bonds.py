@@ -12,18 +12,16 @@ from rdkit import Chem
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from moldiff.batch import Molecule
-from moldiff.data.statistics import Statistics
-from moldiff.decode import REACH, Total, most_probable
-from moldiff.drawing import Finished
+from moldiff.diffusion.decoding import REACH, Total, most_probable
+from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.shipped import advice, of_atoms
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.radii import COVALENT
-from moldiff.sampler import Start
-from moldiff.shipped import advice, of_atoms
-from moldiff.tasks.given import Source, atom_records
-from moldiff.tasks.task import start_at
-from moldiff.tasks.turns import Turns
-from moldiff.vocabulary import MAX_HYDROGENS, Vocabulary
+from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+from moldiff.tasks.inputs import Source, atom_records
+from moldiff.tasks.task import Finished, Turns, start_at
 
 _MAX_HYDROGEN_DISTANCE = 1.8
 """Å; no hydrogen of a molecule is farther from its heavy atom (H-I has 1.61)."""

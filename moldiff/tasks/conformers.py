@@ -10,18 +10,16 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from moldiff.batch import Molecule
-from moldiff.data.statistics import Statistics
-from moldiff.decode import Total
-from moldiff.drawing import Finished, Value
+from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.sampler import Start
-from moldiff.tasks.given import Given, Source, given
-from moldiff.tasks.kept import KeptPart
-from moldiff.tasks.stereo import Marks, Match, at_positions, compare, marks
-from moldiff.tasks.task import start_at
-from moldiff.tasks.turns import Turns
-from moldiff.vocabulary import Vocabulary
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.stereo import Marks, Match, at_positions, compare, marks
+from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.tasks.fixed_part import KeptPart
+from moldiff.tasks.inputs import Given, Source, given
+from moldiff.tasks.task import Finished, Turns, Value, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""

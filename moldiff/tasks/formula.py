@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moldiff.batch import Molecule
-from moldiff.data.statistics import Statistics
-from moldiff.decode import Total
-from moldiff.drawing import Admission, Finished
+from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.shipped import advice, of_atoms
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.sampler import Start
-from moldiff.shipped import advice, of_atoms
-from moldiff.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
+from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+from moldiff.tasks.task import Admission, Finished
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
 _MAX_OPPOSITE = 3

@@ -1,21 +1,194 @@
-"""Tasks as users ask for them, and the starts that they are made of."""
+"""Tasks as users ask for them, and the starts that they are made of.
+
+Several molecules in turn: so many answers for each of them.
+
+Several tasks in one run, in turn.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 
-from moldiff.batch import Molecule, NoiseLevel, collate
-from moldiff.data.statistics import Statistics
-from moldiff.drawing import Task
-from moldiff.sampler import Start
-from moldiff.vocabulary import Vocabulary
+from moldiff.diffusion.batch import NoiseLevel, collate
+from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.noise import draw_size
+from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.statistics import Statistics
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import Vocabulary
+
+Value = str | float | int | bool
+"""What a data field of a record may hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A drawn molecule as its task sees it.
+
+    Attributes:
+        molecule: in the frame of what was known of it (Å).
+        fields: what its record says of the task; None is left out.
+        problem: why it is not what was asked for, in a word or two; None = it is.
+        offset: what was added to its coordinates to come into that frame [3] (Å).
+        mirrored: whether its third coordinate was inverted before.
+    """
+
+    molecule: Molecule
+    fields: Mapping[str, Value | None] = field(default_factory=dict)
+    problem: str | None = None
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    mirrored: bool = False
+
+    def in_its_frame(self, frame: Molecule) -> Molecule:
+        """A frame of the way to it, moved as it was."""
+        signs = np.array([1.0, 1.0, -1.0 if self.mirrored else 1.0])
+        return replace(frame, pos=frame.pos * signs + self.offset, hydrogen_offset=frame.hydrogen_offset * signs)
+
+
+class Admission(Protocol):
+    """Decides in the order of the indices which of the molecules that are what was asked for come in."""
+
+    def admit(self, index: int, molecule: Molecule) -> str | None:
+        """Take a finished molecule in; or why not, in a word or two."""
+        ...
+
+
+class Task(Protocol):
+    """Says of every molecule of a run what is known of it before it is drawn, and what it is afterwards."""
+
+    def count(self, n: int) -> int:
+        """How many molecules make up the answer when n are asked for."""
+        ...
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What it made of what it was given, for the user, a line each."""
+        ...
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The start of molecule `index` alone, on the CPU: [1, its heavy atoms, ...].
+
+        Whatever is left to chance comes from `generator`, which then goes on to draw the molecule, so that molecule k
+        of a seed is the same in any run.
+        """
+        ...
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Sums over the classes of molecule `index` that decoding has to meet."""
+        ...
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
+        ...
+
+    def admission(self, n: int) -> Admission | None:
+        """A new count of those that come in, of n that make up the answer (see `count`); None = all may."""
+        ...
+
+
+class OpenTask:
+    """What holds of every task that knows nothing of its molecules and takes any."""
+
+    def count(self, n: int) -> int:
+        """As many as are asked for."""
+        return n
+
+    def notes(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """None."""
+        return ()
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """Any molecule will do."""
+        return Finished(molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """All may come in."""
+        return None
+
+
+@dataclass(frozen=True)
+class NewMolecules(OpenTask):
+    """Nothing is known; the number of heavy atoms is drawn.
+
+    Attributes:
+        size_weights: weight of every number of heavy atoms.
+        sums: that decoding has to meet, such as the total charge.
+    """
+
+    size_weights: Mapping[int, int]
+    sums: tuple[Total, ...] = ()
+
+    @classmethod
+    def like_training(cls, statistics: Statistics, vocabulary: Vocabulary) -> Self:
+        """Sizes and the total charge as in the training molecules."""
+        charge = statistics.charge
+        return cls(statistics.size_counts, () if charge is None else (Total.of_charge(vocabulary, charge),))
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """The same for all."""
+        return self.sums
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        return min(self.size_weights), max(self.size_weights)
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """A start without anything known."""
+        return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedTask:
+    """A task that is another one in all that a subclass does not change.
+
+    Attributes:
+        task: any task.
+    """
+
+    task: Task
+
+    def count(self, n: int) -> int:
+        """That of the task."""
+        return self.task.count(n)
+
+    def sizes(self) -> tuple[int, int]:
+        """Those of the task."""
+        return self.task.sizes()
+
+    def notes(self) -> Sequence[str]:
+        """Those of the task."""
+        return self.task.notes()
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """The start of the task."""
+        return self.task.begin(index, generator)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task."""
+        return self.task.totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """That of the task."""
+        return self.task.finish(index, start, molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """That of the task."""
+        return self.task.admission(n)
+
 
 _MAX_NAME = 4096
 """Longer texts are no names of files."""
@@ -93,3 +266,87 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_plain(entry) for entry in value]
     return f"{type(value).__name__} from Python"
+
+
+class Turns:
+    """Takes molecules until there are n for each of several inputs; molecule k belongs to input k modulo their number.
+
+    Args:
+        inputs: how many there are.
+        n: wanted of each.
+    """
+
+    def __init__(self, inputs: int, n: int) -> None:
+        self._taken = [0] * inputs
+        self._wanted = n
+
+    def admit(self, index: int, molecule: Molecule) -> str | None:
+        """Take a molecule in unless its input has all that are wanted."""
+        place = index % len(self._taken)
+        if self._taken[place] >= self._wanted:
+            return "surplus"
+        self._taken[place] += 1
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """n molecules of each of several tasks; molecule k belongs to task k modulo their number.
+
+    Args:
+        tasks: any that need not decide on several molecules together.
+    """
+
+    tasks: Sequence[Request]
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> SeriesTask:
+        """The tasks for a model.
+
+        Raises:
+            MoldiffError: when one of them cannot be done.
+        """
+        return SeriesTask(tuple(task.prepare(vocabulary, statistics) for task in self.tasks))
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesTask:
+    """Prepared tasks in turn.
+
+    Attributes:
+        tasks: the tasks.
+    """
+
+    tasks: tuple[Task, ...]
+
+    def of(self, index: int) -> Task:
+        """The task that molecule `index` is drawn for."""
+        return self.tasks[index % len(self.tasks)]
+
+    def count(self, n: int) -> int:
+        """Molecules that make up the answer when n of each are asked for."""
+        return n * len(self.tasks)
+
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and largest number of heavy atoms."""
+        low, high = zip(*(task.sizes() for task in self.tasks), strict=True)
+        return min(low), max(high)
+
+    def notes(self) -> Sequence[str]:
+        """Those of all."""
+        return [note for task in self.tasks for note in task.notes()]
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        """That of the task whose turn it is."""
+        return self.of(index).begin(index, generator)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        """Those of the task whose turn it is."""
+        return self.of(index).totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+        """That of the task whose turn it is."""
+        return self.of(index).finish(index, start, molecule)
+
+    def admission(self, n: int) -> Turns:
+        """As many of each."""
+        return Turns(len(self.tasks), n // len(self.tasks))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from moldiff.metrics.summary import MoleculeRow
-from moldiff.records import Record
+from moldiff.evaluation.scores import MoleculeRow
+from moldiff.molecules.formats.record import Record
 
 Cell = str | float | int | bool | None
 

@@ -23,9 +23,9 @@ import torch
 from documents import add, fill, known
 from evaluation import processor
 
-from moldiff.checkpoint import load_checkpoint
-from moldiff.sampler import PowerSampler
-from moldiff.scoring import sample_quality
+from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.training.quality import sample_quality
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "base_0": (),
@@ -52,8 +52,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "weight_hydrogen": ("field_weights.hydrogen=0.5",),
     "weight_atom_type": ("field_weights.atom_type=0.6",),
     "weight_bond": ("field_weights.bond=1.0",),
-    "distances": ("process.geometry={_target_: moldiff.process.local.Distances}",),
-    "frames": ("process.geometry={_target_: moldiff.process.local.LocalFrames}",),
+    "distances": ("process.geometry={_target_: moldiff.diffusion.process.geometry_loss.Distances}",),
+    "frames": ("process.geometry={_target_: moldiff.diffusion.process.geometry_loss.LocalFrames}",),
     "whole_only": ("tasks=null",),
     "ema_short": ("ema_decay=0.99",),
     "prior_uniform": ("prior=uniform",),
@@ -78,7 +78,7 @@ def train(name: str, folder: Path, args: argparse.Namespace) -> None:
     options += [f"trainer.precision={args.precision}", "trainer.devices=1"]
     options += ["trainer.max_steps=null", f"trainer.max_time=00:{time}", "trainer.num_quality_samples=0"]
     options += ["trainer.num_validation=200", "trainer.validate_every=100000"]
-    command = [sys.executable, "-m", "moldiff.cli", "train", *options, *VARIANTS[name]]
+    command = [sys.executable, "-m", "moldiff.cli.main", "train", *options, *VARIANTS[name]]
     with (folder.parent / f"{name}.log").open("a", encoding="utf-8") as log:
         subprocess.run(command, stderr=log, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 

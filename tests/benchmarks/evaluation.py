@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from moldiff.data.dataset import PreparedSet
-from moldiff.io import write
-from moldiff.report import versions
+from moldiff.evaluation.report import versions
+from moldiff.molecules.formats.writer import write
 
 AIM_SECONDS, AIM_GB = 60.0, 1.5
 """For 10,000 molecules."""
@@ -53,7 +53,7 @@ def run(*words: str) -> dict[str, float]:
 
 
 def evaluate_command(*options: str) -> dict[str, float]:
-    return run("-m", "moldiff.cli", "evaluate", *options)
+    return run("-m", "moldiff.cli.main", "evaluate", *options)
 
 
 def processor() -> str:

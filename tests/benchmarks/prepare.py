@@ -36,14 +36,14 @@ from test_real_sets import NCI, approved_drugs, write_sdf
 
 from moldiff.data.dataset import SPLITS, PreparedSet
 from moldiff.data.draft import Draft
-from moldiff.data.files import Files
-from moldiff.data.gathering import _flat, _rows
-from moldiff.data.ligands import Dictionary
 from moldiff.data.prepare import prepare
-from moldiff.data.spool import Spool
-from moldiff.io import write
-from moldiff.pool import available_cpus
-from moldiff.report import versions
+from moldiff.data.sources.files import Files
+from moldiff.data.sources.pdb_ligands import Dictionary
+from moldiff.data.store import Spool
+from moldiff.data.writer import _flat, _rows
+from moldiff.evaluation.report import versions
+from moldiff.molecules.formats.writer import write
+from moldiff.processes import available_cpus
 
 RATES = (
     ("from_3d", "SDF with 3D, QM9's size", 1_000.0),
@@ -117,7 +117,7 @@ def rate_of_conformers(folder: Path, number: int) -> float:
 def memory_of(*options: str) -> tuple[float, float]:
     """Seconds of a command, and the largest sum of the memory of its processes (GB)."""
     start, peak = time.perf_counter(), 0
-    with subprocess.Popen([sys.executable, "-m", "moldiff.cli", *options], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-m", "moldiff.cli.main", *options], stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, sum(resident(pid) for pid in family(process.pid)))
             time.sleep(0.1)

@@ -35,7 +35,7 @@ _SHOWN = 5  # findings of a kind
 def sampled(model: str, number: int, folder: Path, more: list[str]) -> Path:
     """New molecules of a model, by the command."""
     out = folder / f"{model}.sdf"
-    command = [sys.executable, "-m", "moldiff.cli", "sample", f"model={model}", f"n={number}", f"out={out}", *more]
+    command = [sys.executable, "-m", "moldiff.cli.main", "sample", f"model={model}", f"n={number}", f"out={out}", *more]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
 
@@ -48,7 +48,7 @@ def conformers(model: str, data: str, number: int, folder: Path, more: list[str]
     given, out = folder / f"{model}.smi", folder / f"{model}.conformers.sdf"
     given.write_text("\n".join(lines) + "\n")
     options = ["task=conformers", f"input={given}", "n=1", f"max_draws={10 * len(lines)}", *more]
-    command = [sys.executable, "-m", "moldiff.cli", "sample", f"model={model}", f"out={out}", *options]
+    command = [sys.executable, "-m", "moldiff.cli.main", "sample", f"model={model}", f"out={out}", *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out, lines
 

@@ -11,25 +11,31 @@ the test molecules', in units of what is just acceptable of it (`ACCEPTABLE`); b
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 from rdkit import Chem
 
-from moldiff import chem
-from moldiff.batch import Molecule
-from moldiff.card.drawn import sampler_of
-from moldiff.checkpoint import load_checkpoint
+from moldiff.molecules import identity, validity
+from moldiff.molecules.molecule import Molecule
+
+sys.path.append(str(Path(__file__).parents[2]))
+
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.hydrogens import off_their_bonds
-from moldiff.drawing import Beginning, MemoryBudget, NewMolecules, draw_within
-from moldiff.evaluation import evaluate
-from moldiff.metrics.summary import quality
-from moldiff.scoring import geometry
+from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.scores import quality
+from moldiff.molecules.hydrogens import off_their_bonds
+from moldiff.sampling.batch import Beginning, MemoryBudget, draw_within
+from moldiff.tasks.task import NewMolecules
+from moldiff.training.quality import geometry
+from tests.benchmarks.card.drawn import sampler_of
 
 GROUPS = {
     name: Chem.MolFromSmarts(smarts)
@@ -60,8 +66,8 @@ def draw(folder: str, sampler: str, steps: int, seed: int, indices: Sequence[int
 
 def figures(molecules: Sequence[Molecule], reference: Sequence[Molecule]) -> dict[str, float]:
     """What is compared, shares in %."""
-    valid = [molecule for molecule in molecules if chem.check(molecule) is None]
-    mols = [Chem.MolFromSmiles(chem.smiles(molecule, stereo=False)) for molecule in valid]
+    valid = [molecule for molecule in molecules if validity.check(molecule) is None]
+    mols = [Chem.MolFromSmiles(identity.smiles(molecule, stereo=False)) for molecule in valid]
     shares = {name: 100 * float(np.mean([mol.HasSubstructMatch(one) for mol in mols])) for name, one in GROUPS.items()}
     report = evaluate(valid, reference=list(reference), metrics=["fcd"])
     fcd = next(result.value for result in report.results if result.name == "fcd_distance")

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from moldiff.batch import MolBatch, NoiseLevel
-from moldiff.checkpoint import load_checkpoint
-from moldiff.drawing import CPU_PAIRS
-from moldiff.generate import load
-from moldiff.model import MoleculeDiffusion
+from moldiff.diffusion.batch import MolBatch, NoiseLevel
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.sampling.batch import CPU_PAIRS
+from moldiff.sampling.generator import load
 
 REPEATS = 5
 _barrier: Any = None

@@ -38,10 +38,10 @@ from single_thread import (
 from trainings_at_size import BATCH, mean_rate
 
 from moldiff.data.prepare import prepare
-from moldiff.data.qm9 import NUM_RECORDS, QM9
-from moldiff.hardware import has_fast_bfloat16
-from moldiff.pool import available_cpus
-from moldiff.report import versions
+from moldiff.data.sources.qm9 import NUM_RECORDS, QM9
+from moldiff.diffusion.compute import has_fast_bfloat16
+from moldiff.evaluation.report import versions
+from moldiff.processes import available_cpus
 
 QM9_SIZE, DRUG_SIZE = 9, 22
 SIZES = (5, 10, 20, 35, 50, 80, 120)
@@ -161,7 +161,7 @@ def start_up(run: Run) -> list[Figure]:
     """Commands in fresh processes."""
     found = []
     for arguments, limit in ((["sample", "n=1"], "below 4"), (["--help"], "below 0.5")):
-        command = [sys.executable, "-m", "moldiff.cli", *arguments]
+        command = [sys.executable, "-m", "moldiff.cli.main", *arguments]
         times = seconds(partial(subprocess.run, command, check=True, capture_output=True, cwd=run.folder))
         what = f"moldiff {' '.join(arguments)}"
         found.append(Figure(what, statistics.median(times), "s", repeats=times, limit=limit))

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from moldiff.batch import Molecule
+from moldiff.cli.compose import compose_options
 from moldiff.data.prepare import prepare
-from moldiff.data.source import SourceRecord
-from moldiff.options import compose_options
+from moldiff.data.sources.source import SourceRecord
+from moldiff.molecules.molecule import Molecule
 
 BATCH = 128
 """Molecules a step and process: the default."""
@@ -98,7 +98,7 @@ def training_rates(
     config = folder / "training.json"
     config.write_text(json.dumps(compose_options("train", options)), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "moldiff.training", str(config)],
+        [sys.executable, "-m", "moldiff.training.train", str(config)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -48,7 +48,9 @@ def one_format(suffix: str, folder: Path, seconds: int) -> None:
     """Fuzz one reader in this process, which ends with it."""
     import atheris
 
-    with atheris.instrument_imports(include=["moldiff.io", "moldiff.data", "moldiff.records", "moldiff.chem"]):
+    with atheris.instrument_imports(
+        include=["moldiff.molecules.formats", "moldiff.data", "moldiff.molecules.formats.record", "moldiff.molecules"]
+    ):
         from test_fuzz_read import SEEDS, check
 
     corpus = folder / "corpus"

@@ -1,1 +1,0 @@
-"""How well a model does each task, on held-out molecules: `python -m moldiff.benchmark`."""

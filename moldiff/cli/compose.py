@@ -1,0 +1,427 @@
+"""Options of a command: `key=value` arguments over the configs in `moldiff.conf`, composed by Hydra, as plain values.
+
+Only this module knows Hydra. Its own messages run over many lines and name its internals, so every argument is
+checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import moldiff
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.result import KEEP
+
+CONFIG_MODULE = "moldiff.conf"
+
+_PACKAGE_PREFIX = "pkg://"
+PATHS = (
+    "out",
+    "input",
+    "reference",
+    "model",
+    "init",
+    "chooser",
+    "data.folder",
+    "data.path",
+    "data.source.path",
+    "task.core",
+    "task.input",
+    "task.of",
+    "like.reference",
+)
+"""Options that name files and folders, some of them also models or molecules."""
+
+_CHDIR = "hydra.job.chdir"
+_OPEN = ("condition",)
+"""Empty groups whose names are not known beforehand: the model's properties."""
+
+_NAMES: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a group of options",
+    type(None): "null",
+}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "limit": (int, type(None)),
+    "size": (int, str, type(None)),
+    "charge": (int, type(None)),
+    "steps": (int, type(None)),
+    "max_draws": (int, type(None)),
+    "keep": (list, str),
+    "workers": (int, str),
+    "elements": (list, str, type(None)),
+    "forbid": (list, str),
+    "filters": (list, str, type(None)),
+    "columns": (list, str),
+    "like.reference": (str, type(None)),
+    "like.parents": (int, type(None)),
+    "like.align": (bool, type(None)),
+    "sampler.num_steps": (int, type(None)),
+    "sampler.corrector": (float, type(None)),
+    "sampler.churn": (float, type(None)),
+    "sampler.class_lead": (float, type(None)),
+    "sampler.hydrogen_noise": (float, type(None)),
+    "sampler.refinements": (int, type(None)),
+    "task.core": (str, type(None)),
+    "task.keep": (list, int, str, type(None)),
+    "task.remove": (list, int, str, type(None)),
+    "task.attach": (list, int, str, type(None)),
+    "task.new_atoms": (int, str, type(None)),
+    "task.smiles": (str, type(None)),
+    "task.input": (str, type(None)),
+    "task.rmsd": (float, type(None)),
+    "task.charge": (list, int, type(None)),
+    "task.formula": (str, type(None)),
+    "task.of": (str, type(None)),
+    "init": (str, type(None)),
+    "chooser": (str, type(None)),
+    "half": (str, type(None)),
+    "compile": (bool, str),
+    "resume": (bool, str),
+    "input": (str, type(None)),
+    "reference": (str, type(None)),
+    "data.folder": (str, type(None)),
+    "data.path": (str, type(None)),
+    "data.smiles_column": (str, type(None)),
+    "data.name_column": (str, type(None)),
+    "data.split_field": (str, type(None)),
+    "data.min_count": (int, type(None)),
+    "data.properties": (list, type(None)),
+    "metrics.p3.charge": (int, type(None)),
+    "trainer.max_steps": (int, type(None)),
+    "trainer.max_time": (str, type(None)),
+    "trainer.devices": (int, str),
+    "trainer.precision": (int, str),
+    "trainer.best_by": (str, type(None)),
+    "quality": (dict, type(None)),
+    "tasks": (dict, type(None)),
+}
+"""Kinds of value of the options whose default does not tell them."""
+
+
+def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    """Options of a command with all references between them resolved.
+
+    Args:
+        command: name of a root config.
+        arguments: `key=value` as typed.
+        config_dirs: further folders in which options of the groups are looked for, before the package's own.
+
+    Raises:
+        MoldiffError: for the first argument that cannot be used.
+    """
+    _check_installed()
+    folders = [_config_folder(folder) for folder in config_dirs]
+    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
+    arguments = [_written_out(text) for text in _with_implied(arguments)]
+    overrides = [_parse(text) for text in arguments]
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = _groups(command, search)
+        for override in overrides:
+            if override.key_or_group in groups:
+                _check_choice(override, loader, folders)
+        chosen = [text for text, o in zip(arguments, overrides, strict=True) if o.key_or_group in groups]
+        defaults = _resolved(_compose(command, [*search, *chosen]))
+        arguments = [_in_task(text, o, defaults) for text, o in zip(arguments, overrides, strict=True)]
+        arguments = [_in_open_group(text, defaults) for text in arguments]
+        overrides = [_parse(text) for text in arguments]
+        for text, override in zip(arguments, overrides, strict=True):
+            if override.key_or_group not in groups:
+                _check_value(text, override, defaults, groups)
+        options = _resolved(_compose(command, [*search, *arguments]))
+    return _with_paths(options)
+
+
+def _check_installed() -> None:
+    if find_spec(CONFIG_MODULE) is None:
+        raise MoldiffError(
+            f"{CONFIG_MODULE} not found: {moldiff.__path__[0]} is a bare source folder; start from another folder, or "
+            "pip install -e there"
+        )
+
+
+def each_combination(arguments: Sequence[str]) -> list[list[str]]:
+    """The arguments of every job, where options have several values in Hydra's syntax; the last option runs fastest.
+
+    Args:
+        arguments: `key=value` as typed, also `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
+
+    Raises:
+        MoldiffError: for an argument that cannot be read, or of which there is no value.
+    """
+    _check_installed()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        values: dict[str, list[str]] = {}
+        for text in arguments:
+            override = _read_several(text, loader)
+            key = override.get_key_element()
+            values[key] = [text]
+            if override.is_discrete_sweep():
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            elif override.is_sweep_override():
+                raise MoldiffError(f"{text}: got an interval, expected values that can be counted")
+            if not values[key]:
+                raise MoldiffError(f"{text}: got no value, expected at least one")
+    return [list(job) for job in itertools.product(*values.values())]
+
+
+def _read_several(text: str, loader: ConfigLoader) -> Override:
+    try:
+        return _read(text, loader)
+    except MoldiffError:
+        return _read(_written_out(text), loader)
+
+
+def without_hydra(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments but `hydra.job.chdir=true`, and whether it was among them.
+
+    Raises:
+        MoldiffError: for another option of Hydra's own.
+    """
+    rest, chdir = [], False
+    for text in arguments:
+        key, _, value = text.lstrip("+~").partition("=")
+        if not key.startswith(("hydra.", "hydra/")):
+            rest.append(text)
+        elif key != _CHDIR:
+            raise MoldiffError(f"{key}: Hydra's own options are not for here, expected {_CHDIR} at most; results go "
+                               "where out=... says")  # fmt: skip
+        elif value.lower() not in ("true", "false"):
+            raise MoldiffError(f"{_CHDIR}: got {value or 'nothing'}, expected true or false")
+        else:
+            chdir = value.lower() == "true"
+    return rest, chdir
+
+
+def argument(key: str, value: str) -> str:
+    """An option as it is typed to have this text as its value, in quotes where Hydra needs them."""
+    with suppress(MoldiffError):
+        if _parse(f"{key}={value}").value() == value:
+            return f"{key}={value}"
+    return f"{key}={_quoted(value)}"
+
+
+def _with_implied(arguments: Sequence[str]) -> list[str]:
+    """`data.path=...` alone says that the data are the user's own files, and gives them their name."""
+    typed = next((text for text in reversed(arguments) if text.startswith("data.path=")), "data.path=")
+    path = str(_parse(typed).value())
+    if not path:
+        return list(arguments)
+    chosen = any(text.startswith("data=") for text in arguments)
+    named = any(text.startswith("data.name=") for text in arguments)
+    from moldiff.data.sources.files import name_of  # here, for it loads RDKit
+
+    implied = [] if chosen else ["data=files"]
+    implied += [] if named else [f"data.name={_quoted(name_of(path))}"]
+    return [*implied, *arguments]
+
+
+def _written_out(text: str) -> str:
+    """An argument as Hydra takes it: `like=FILE` for `like.reference=FILE`, bounds such as `sa<4.5` in quotes."""
+    key, _, value = text.partition("=")
+    if key == "like":
+        return f"like.reference={value}"
+    if key != "filters" or value == "null" or '"' in value or "'" in value:
+        return text
+    words = [word.strip() for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
+    quoted = ",".join(_quoted(word) for word in words if word)
+    return f"filters=[{quoted}]"
+
+
+def as_yaml(options: Mapping[str, Any]) -> str:
+    """The options as YAML text."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(options))))
+
+
+def _in_task(text: str, override: Override, defaults: Mapping[str, Any]) -> str:
+    """`core=...` for `task.core=...`, where the chosen task has such an option and the command none of that name.
+
+    Both may have a `keep`: what a molecule must be, in the words for that, and which atoms stay.
+    """
+    key = override.key_or_group
+    if override.is_delete() or override.is_add() or key not in (defaults.get("task") or {}):
+        return text
+    if key in defaults:
+        value = override.value()
+        words = value if isinstance(value, list) else [value]
+        if all(word in KEEP for word in words):
+            return text
+    return f"task.{text}"
+
+
+def _in_open_group(text: str, defaults: Mapping[str, Any]) -> str:
+    """`+condition.gap=...` for `condition.gap=...`, as Hydra wants it where the config does not have the name yet."""
+    group, dot, _ = text.partition("=")[0].partition(".")
+    return f"+{text}" if dot and group in _OPEN and defaults.get(group) == {} else text
+
+
+def _config_folder(folder: str) -> Path:
+    path = Path(os.path.expanduser(folder)).resolve()
+    if not folder or not path.is_dir():
+        raise MoldiffError(f"--config-dir: got {folder!r}, expected a folder with configs")
+    return path
+
+
+def _quoted(value: str) -> str:
+    """A value as Hydra reads it back literally."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if '"' in value else f'"{value}"'
+
+
+def _suggest_quotes(text: str) -> str:
+    """The argument as it is typed in a shell to have its value taken literally."""
+    key, _, value = text.partition("=")
+    return shlex.quote(f"{key}={_quoted(value)}")
+
+
+def _read(text: str, loader: ConfigLoader | None = None) -> Override:
+    """An argument, of one value or of several."""
+    if text.startswith("-"):
+        raise MoldiffError(f"got {text!r}, expected key=value; options have no dashes, for example n=10")
+    if "=" not in text and not text.startswith("~"):
+        raise MoldiffError(f"got {text!r}, expected key=value, for example n=10")
+    try:
+        override: Override
+        (override,) = OverridesParser.create(loader).parse_overrides([text])
+    except HydraException:
+        raise MoldiffError(f"{text}: cannot be read; text with special characters goes in quotes: "
+                           f"{_suggest_quotes(text)}") from None  # fmt: skip
+    return override
+
+
+def _parse(text: str) -> Override:
+    """An argument of one value."""
+    override = _read(text)
+    if override.is_sweep_override():
+        value = text.partition("=")[2]
+        raise MoldiffError(f"{text}: got several values, expected one; a list is written {text.partition('=')[0]}"
+                           f"=[{value}], a job for each has -m, text {_suggest_quotes(text)}")  # fmt: skip
+    return override
+
+
+def _compose(command: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    try:
+        return compose(command, overrides=list(overrides), return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise MoldiffError(_first_lines(error)) from error
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])
+
+
+def _groups(command: str, search: Sequence[str]) -> list[str]:
+    """The groups from which a command takes options."""
+    choices = _compose(command, search, with_hydra=True).hydra.runtime.choices
+    return sorted(str(name) for name in choices if not str(name).startswith("hydra/"))
+
+
+def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Path]) -> None:
+    group, value = override.key_or_group, override.value()
+    if override.is_delete():
+        return
+    known = set(loader.get_group_options(group))
+    known |= {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    for choice in value if isinstance(value, list) else [value]:
+        if str(choice) in known:
+            continue
+        raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
+
+
+def _check_value(text: str, override: Override, defaults: Mapping[str, Any], groups: Sequence[str]) -> None:
+    known = dict(_flatten(defaults))
+    key = override.key_or_group
+    if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):
+        raise MoldiffError(f"unknown option {key!r}; {_closest(key, list(dict.fromkeys([*known, *groups])))}")
+    if override.is_delete():
+        raise MoldiffError(f"{text}: an option cannot be taken away, expected key=value")
+    if key not in known:
+        return
+    value, default = override.value(), known[key]
+    kinds = _KINDS.get(key, (type(default),))
+    if default is None and key not in _KINDS:
+        return
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return
+    expected = " or ".join(_NAMES[kind] for kind in kinds)
+    got = f"{key}: got {text.partition('=')[2] or 'nothing'} ({_NAMES.get(type(value), 'a dictionary')})"
+    hint = f"; text that looks like something else goes in quotes: {_suggest_quotes(text)}" if str in kinds else ""
+    raise MoldiffError(f"{got}, expected {expected}{hint}")
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _closest(key: str, known: Sequence[str]) -> str:
+    """A hint at what may have been meant."""
+    visible = [name for name in known if "_target_" not in name and "_partial_" not in name]
+    inner = [name for name in visible if name.rpartition(".")[2] == key]
+    close = inner or difflib.get_close_matches(key, visible, n=1)
+    if not close:
+        by_last = {name.rpartition(".")[2]: name for name in reversed(visible)}
+        close = [by_last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1)]
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"expected one of: {', '.join(name for name in visible if '.' not in name)}"
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise MoldiffError(_first_lines(error)) from error
+    return options
+
+
+def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
+    """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
+    for key in PATHS:
+        place, name = entry(options, key)
+        if place.get(name) == "":
+            raise MoldiffError(f"{key}: got nothing, expected a name or path")
+        if isinstance(place.get(name), str):
+            place[name] = _expand(place[name])
+    return options
+
+
+def entry(options: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The innermost group of an option, empty where there is none, and the option's name in it."""
+    *parents, name = key.split(".")
+    place = options
+    for parent in parents:
+        place = place.get(parent) or {}
+    return place, name
+
+
+def _expand(path: str) -> str:
+    if path.startswith(_PACKAGE_PREFIX):
+        package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
+        return str(resources.files(package).joinpath(inner))
+    return os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone

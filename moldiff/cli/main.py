@@ -1,0 +1,409 @@
+"""The command line: `moldiff prepare | train | sample | evaluate | view key=value ...`.
+
+Everything heavy is imported inside the command that needs it, so that help and wrong input answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moldiff import __version__
+from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
+from moldiff.errors import MoldiffError, check_at_least
+from moldiff.processes import handled, rank, started_together
+
+_DURATION = re.compile(r"\d+:\d+:\d+:\d+")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 (failed), 2 (wrong input) or 130 (interrupted)."""
+    # Threads that wait for one another in a loop starve where another program uses the processor: 33 s instead of 5 for
+    # 20 molecules beside one busy core of two. Has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = any(text.lower() == "debug=true" for text in arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with _termination_interrupts():
+            return _dispatch(arguments)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except MoldiffError as error:
+        return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
+    except OSError as error:
+        if error.filename is None:
+            return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+        return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
+    except Exception as error:
+        return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+
+
+def _termination_interrupts() -> AbstractContextManager[None]:
+    """SIGTERM, with which `kill`, `timeout` and cluster schedulers end a process, does what Ctrl-C does."""
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # whoever started us wants something else
+        return nullcontext()
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come twice, and what is finished is being saved
+        raise KeyboardInterrupt
+
+    return handled(("SIGTERM",), interrupt)
+
+
+def _say(message: str, code: int, *, debug: bool) -> int:
+    """Print a message as one line on standard error, behind the stack trace where that is wanted."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"moldiff: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)"
+
+
+def _dispatch(arguments: list[str]) -> int:
+    wants_help = any(text in ("-h", "--help") for text in arguments)
+    command = arguments[0] if arguments else ""
+    if command in COMMANDS:
+        if wants_help:
+            print(_help(command, arguments), end="")
+            return EXIT_OK
+        return _run(command, arguments[1:])
+    if wants_help:
+        print(GENERAL, end="")
+        return EXIT_OK
+    if command == "models":
+        if arguments[1:]:
+            raise MoldiffError(f"models: got {arguments[1]!r}, expected nothing")
+        from moldiff.diffusion.pretrained import model_lines
+
+        print("\n".join(model_lines()))
+        return EXIT_OK
+    if command == "--version":
+        print(f"moldiff {__version__}")
+        return EXIT_OK
+    if not command:
+        print(GENERAL, end="", file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    known = [*COMMANDS, "models"]
+    close = get_close_matches(command, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(known)}"
+    raise MoldiffError(f"unknown command {command!r}; {hint}")
+
+
+def _help(command: str, arguments: Sequence[str]) -> str:
+    """The help of a command, or of what its arguments ask about."""
+    if command == "sample" and any(text.startswith("task=") for text in arguments):
+        return TASKS
+    if command == "sample" and any(text.startswith(("filters=", "columns=", "like")) for text in arguments):
+        return CHOICE
+    return COMMANDS[command]
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    from moldiff.cli.compose import as_yaml, compose_options, each_combination, without_hydra
+    from moldiff.cli.paths import return_to_start, with_outputs, work_in_run_folder
+
+    return_to_start()
+    overrides, config_dirs, only_print, is_multirun = _split(arguments)
+    overrides, chdir = without_hydra(overrides)
+    every = each_combination(overrides) if is_multirun else [overrides]
+    composed = [compose_options(command, texts, config_dirs) for texts in every]
+    if only_print:
+        print("---\n".join(map(as_yaml, composed)), end="")
+        return EXIT_OK
+    composed = [with_outputs(command, options) for options in composed]
+    for options in composed:
+        _CHECKS[command](options)
+    if is_multirun:
+        from moldiff.cli.multirun import plan, run_jobs
+
+        more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
+        return run_jobs(command, plan(command, every, composed), more)
+    (options,) = composed
+    if not chdir:
+        return _RUNNERS[command](options)
+    with work_in_run_folder(command, options) as options:
+        return _RUNNERS[command](options)
+
+
+class _Typed(NamedTuple):
+    """The arguments of a command, parted into overrides, folders of own configs, and what else is asked for."""
+
+    overrides: list[str]
+    config_dirs: list[str]
+    only_print: bool
+    is_multirun: bool
+
+
+def _split(arguments: Sequence[str]) -> _Typed:
+    overrides: list[str] = []
+    config_dirs: list[str] = []
+    only_print = is_multirun = False
+    rest = iter(arguments)
+    for text in rest:
+        if text == "--cfg":
+            only_print = True
+        elif text in ("-m", "--multirun"):
+            is_multirun = True
+        elif text == "--config-dir":
+            config_dirs.append(next(rest, ""))
+        elif text.startswith("--config-dir="):
+            config_dirs.append(text.partition("=")[2])
+        else:
+            overrides.append(text)
+    return _Typed(overrides, config_dirs, only_print, is_multirun)
+
+
+def _check_prepare(options: Mapping[str, Any]) -> None:
+    data = options["data"]
+    if data["source"] is None:
+        raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
+    if data.get("path", "") is None:
+        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
+    for name, value in (
+        ("limit", options["limit"]),
+        ("num_workers", options["num_workers"]),
+        ("data.min_count", data.get("min_count")),
+        ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
+    ):
+        check_at_least(name, value, 1)
+
+
+def _prepare(options: Mapping[str, Any]) -> int:
+    print(f"prepared set in {_make_set(options['data'], options['out'], strict=options['strict'])}")
+    return EXIT_OK
+
+
+def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False) -> Path:
+    """The folder of the set that a source makes; it is read only if it has changed."""
+    from moldiff.data.prepare import prepare
+    from moldiff.instantiate import construct
+
+    source = construct(data["source"], None)
+    folder = out or f"prepared/{source.name}"
+    return prepare(source, folder, min_count=data.get("min_count", 1), strict=strict).path
+
+
+def _train(options: Mapping[str, Any]) -> int:
+    _make_own_set(options)
+    from moldiff.training.checkpoint import STATE_FILE
+    from moldiff.training.train import train
+
+    settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
+    try:
+        with _without_tips():
+            folder = train(settings)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # Lightning's answer to Ctrl-C is a SystemExit.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        if rank() > 0:  # the first process says it for all
+            return EXIT_INTERRUPTED
+        saved = (Path(options["out"]) / STATE_FILE).is_file()
+        advice = f"out={options['out']} resume=true goes on with it" if saved else "nothing saved yet"
+        raise KeyboardInterrupt(f"; {advice}") from error
+    if rank() == 0:
+        print(f"model in {folder}; to use it: moldiff sample model={folder}")
+    return EXIT_OK
+
+
+def _check_train(options: Mapping[str, Any]) -> None:
+    trainer = options["trainer"]
+    if options["data"]["folder"] is None and options["data"].get("path") is None:
+        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
+    check_at_least("batch_size", options["batch_size"], 1)
+    check_at_least("seed", options["seed"], 0)
+    for name in ("max_steps", "log_every", "validate_every", "sample_every"):
+        check_at_least(f"trainer.{name}", trainer[name], 1)
+    if options["resume"] not in (True, False, "auto"):
+        raise MoldiffError(f"resume: got {options['resume']!r}, expected true, false or auto")
+    duration = trainer["max_time"]
+    if duration is not None and not _DURATION.fullmatch(duration):
+        expected = "days:hours:minutes:seconds, such as 00:08:00:00"
+        raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
+
+
+def _make_own_set(options: Mapping[str, Any]) -> None:
+    """Make the set that `data.path` asks for, if it does."""
+    data = options["data"]
+    if data.get("path") is None:
+        return
+    folder = data["folder"]
+    if started_together() and not Path(folder, "meta.json").is_file():
+        raise MoldiffError(f"data.path: several processes were started together; run first: moldiff prepare "
+                           f"data.path={data['path']} out={folder}")  # fmt: skip
+    if rank() == 0 and not started_together():
+        _make_set(data, folder)
+
+
+@contextmanager
+def _without_tips() -> Iterator[None]:
+    """Keep Lightning's advice and notices off the screen; errors come through."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sample(options: Mapping[str, Any]) -> int:
+    from moldiff.cli.sample import sample
+
+    return sample(options)
+
+
+def _check_sample(options: Mapping[str, Any]) -> None:
+    from moldiff.cli.sample import check
+
+    check(options)
+
+
+def _check_input(options: Mapping[str, Any]) -> None:
+    if options["hydrogens"] not in ("keep", "add"):
+        raise MoldiffError(f"hydrogens: got {options['hydrogens']!r}, expected keep or add")
+    if options["input"] is None:
+        raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
+
+
+def _check_evaluate(options: Mapping[str, Any]) -> None:
+    _check_input(options)
+    check_at_least("reference_size", options["reference_size"], 1)
+
+
+def _evaluate(options: Mapping[str, Any]) -> int:
+    from rich.console import Console
+
+    from moldiff.evaluation.evaluate import evaluate
+
+    with _metric_bars() as on_progress:
+        report = evaluate(
+            options["input"],
+            reference=_reference(options["reference"]),
+            metrics=_metrics(options),
+            out=options["out"],
+            reference_size=options["reference_size"],
+            hydrogens=options["hydrogens"],
+            on_progress=on_progress,
+        )
+    console = Console()
+    for table in report.tables():
+        console.print(table)
+    for name, reason in report.skipped.items():
+        console.print(f"{name} left out: {reason}", markup=False)
+    for line in report.remark_lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if options["out"] is not None:
+        print(f"report in {Path(options['out'])}")
+    if report.interrupted:
+        print("moldiff: interrupted; the report holds what was finished", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK
+
+
+@contextmanager
+def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each metric that reports its progress."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bars, tasks = Progress(*columns, console=Console(stderr=True)), {}
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        bars.start()  # only now, so that fast metrics leave no empty bar; later calls do nothing
+        if name not in tasks:
+            tasks[name] = bars.add_task(escape(name), total=total)
+        bars.update(tasks[name], completed=done)
+
+    try:
+        yield on_progress
+    finally:
+        if bars.live.is_started:
+            bars.stop()
+
+
+def _metrics(options: Mapping[str, Any]) -> list[Any]:
+    """The metrics beside P1, P2, uniqueness and novelty."""
+    from moldiff.instantiate import construct
+
+    return [construct(config, None) for config in (options.get("metrics") or {}).values()]
+
+
+def _check_view(options: Mapping[str, Any]) -> None:
+    _check_input(options)
+    from moldiff.view.page import target_of
+
+    target_of(options["input"], options["out"])
+
+
+def _view(options: Mapping[str, Any]) -> int:
+    from moldiff.view import view
+
+    known = _reference(options["reference"])
+    with _metric_bars() as on_progress:
+        page = view(
+            options["input"],
+            options["out"],
+            reference=known,
+            metrics=_metrics(options),
+            hydrogens=options["hydrogens"],
+            on_progress=on_progress,
+        )
+    print(f"page in {page}; it opens in any browser")
+    return EXIT_OK
+
+
+def _reference(name: str | None) -> str | Path | None:
+    """The folder of a shipped model, which lists its training molecules, or the path as given."""
+    if name is None:
+        return None
+    from moldiff.diffusion.pretrained import find_model
+    from moldiff.diffusion.shipped import available_models
+
+    return find_model(name) if name in available_models() else name
+
+
+_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "prepare": _check_prepare,
+    "train": _check_train,
+    "sample": _check_sample,
+    "evaluate": _check_evaluate,
+    "view": _check_view,
+}
+"""Refuse impossible values before anything slow happens."""
+
+_RUNNERS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "prepare": _prepare,
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "view": _view,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

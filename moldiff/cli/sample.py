@@ -1,0 +1,339 @@
+"""The command `moldiff sample`: molecules go into the file one by one, and a run that was ended can go on."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from moldiff.errors import MoldiffError, check_at_least
+from moldiff.evaluation.result import KEEP
+
+if TYPE_CHECKING:
+    from moldiff.evaluation.result import MetricResult
+    from moldiff.molecules.formats.writer import FinishedRecords, Writer
+    from moldiff.sampling.run import SamplingRun
+    from moldiff.sampling.similarity import Likeness
+
+_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+
+
+def sample(options: Mapping[str, Any]) -> int:
+    """Run the command with options that `check` lets pass; returns the exit code."""
+    if options["model"] == "?":
+        from moldiff.diffusion.pretrained import model_lines
+
+        print("\n".join(model_lines()))
+        return EXIT_OK
+    from moldiff.storage import locked
+
+    out = Path(options["out"])
+    with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
+        return _sample(options)
+
+
+def _sample(options: Mapping[str, Any]) -> int:
+    finished = _finished(options)
+    with _notices():
+        run, likeness = _ordered(options)
+    if likeness is not None:
+        return _sample_alike(run, likeness, options)
+    if finished is not None:
+        from moldiff.sampling.resume import resumed
+
+        run = resumed(run, finished, options["out"])
+    if finished is not None and len(finished):
+        print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
+    with _notices(), _progress_bar(run.order.n) as run.on_progress:
+        unwritten = _write(run, options, finished)
+    return _conclude(run, options, unwritten, run.results(), run.recipe.task.notes())
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """What a run tells of its course, on standard error."""
+    logger, handler = logging.getLogger("moldiff"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("moldiff: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
+    """The run that the options ask for, and what its molecules are to be like."""
+    from moldiff.instantiate import construct
+
+    size = _parse_size(options["size"])
+    task = construct(options["task"], None) if options.get("task") else None
+    likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
+    from moldiff.diffusion.compute import PRECISIONS
+    from moldiff.sampling.generator import load
+
+    generator = load(options["model"], device=options["device"])
+    sampler = dict(options["sampler"])
+    if "num_steps" in sampler and sampler["num_steps"] is None:
+        sampler["num_steps"] = generator.checkpoint.num_steps
+    run = generator.run(
+        options["n"],
+        seed=options["seed"],
+        task=task,
+        size=size,
+        charge=options["charge"],
+        elements=_as_list(options["elements"]),
+        forbid=_as_list(options["forbid"]) or (),
+        condition=options["condition"],
+        guidance=options["guidance"],
+        steering=options["steering"],
+        candidates=options["candidates"],
+        chooser=options["chooser"],
+        steps=options["steps"],
+        sampler=construct(sampler, None),
+        keep=_keep(options),
+        filters=_as_list(options["filters"]),
+        decode=options["decode"],
+        first=options["first"],
+        max_draws=options["max_draws"],
+        trajectory=options["trajectory"],
+        workers=None if options["workers"] == "auto" else options["workers"],
+        arithmetic=PRECISIONS.get(options["precision"]),
+    )
+    if columns := _as_list(options["columns"]):
+        from moldiff.sampling.filters import screened
+
+        run = screened(run, columns=columns)
+    return run, likeness
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse impossible values before anything slow happens."""
+    for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0), ("first", 0)):
+        check_at_least(name, options[name], low)
+    if options["seed"] >= 2**32:
+        raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
+    for item in _keep(options):
+        if item not in KEEP:
+            raise MoldiffError(f"keep: got {item!r}, expected any of {', '.join(KEEP)}")
+    if options["decode"] not in ("valence", "raw"):
+        raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
+    if options["precision"] not in ("auto", "float32", "bfloat16"):
+        raise MoldiffError(f"precision: got {options['precision']!r}, expected auto, float32 or bfloat16")
+    workers = options["workers"]
+    if workers != "auto" and (isinstance(workers, str) or workers < 0):
+        raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
+    if options["resume"] and options["trajectory"]:
+        raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
+    _check_choices(options)
+    from moldiff.molecules.formats.writer import check_target
+
+    check_target(options["out"])
+
+
+def _check_choices(options: Mapping[str, Any]) -> None:
+    """Refuse impossible filters, columns and rankings; what they need is imported only where one is asked for."""
+    if filters := _as_list(options["filters"]):
+        from moldiff.sampling.filters import parse_filters
+
+        parse_filters(filters)
+    if columns := _as_list(options["columns"]):
+        from moldiff.evaluation.metrics.lookup import check_columns
+
+        check_columns(columns)
+    like = options["like"]
+    if like["reference"] is None and like["rounds"]:
+        raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
+    if like["reference"] is not None:
+        for name in ("resume", "trajectory"):
+            if options[name]:
+                raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
+
+
+def _keep(options: Mapping[str, Any]) -> list[str]:
+    return _as_list(options["keep"]) or []
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    """A value alone stands for a list of one."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def _parse_size(size: int | str | None) -> tuple[int, int] | None:
+    """The smallest and largest number of heavy atoms that is meant."""
+    if size is None:
+        return None
+    found = _RANGE.fullmatch(str(size))
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
+    return low, high
+
+
+def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
+    """What an ended run had written; None = it is not to go on."""
+    if not options["resume"]:
+        return None
+    from moldiff.molecules.formats.writer import finished_records
+
+    return finished_records(options["out"])
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    task = bar.add_task("", total=total)
+
+    def on_progress(done: float) -> None:
+        bar.start()  # only now, so that values refused by the model leave no empty bar; later calls do nothing
+        bar.update(task, completed=done)
+
+    try:
+        yield on_progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecords | None) -> list[str]:
+    """Draw and write what can be written; returns why the others cannot."""
+    from moldiff.molecules.formats.writer import Writer
+    from moldiff.sampling.trajectory import trajectory_path, write_frames
+
+    out, reasons = Path(options["out"]), []
+    keep_older = not (options["overwrite"] or options["resume"])
+    with ExitStack() as files:
+        if finished is None or not len(finished):
+            writer = files.enter_context(Writer(out, streamed=True, keep_older=keep_older))
+        else:
+            writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
+        films = None
+        if options["trajectory"]:
+            films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
+        try:
+            for drawn in run:
+                try:
+                    writer.write(drawn.molecule, drawn.record())
+                except MoldiffError as error:
+                    reasons.append(str(error))
+                if films is not None:
+                    write_frames(films, drawn)
+        except KeyboardInterrupt:
+            run.interrupted = True
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}{_advice(writer, options)}", error.filename) from error
+        _refuse_empty(writer, run, options)
+    _tell_of_older(writer)
+    return reasons
+
+
+def _advice(writer: Writer, options: Mapping[str, Any]) -> str:
+    """How to go on with a file that could not be written to its end, to be added to a sentence."""
+    held = f"; {writer.path} holds {writer.count} finished records"
+    again = ", and the same command with resume=true goes on" if _can_go_on(options) else ""
+    return held + again if writer.count else ""
+
+
+def _can_go_on(options: Mapping[str, Any]) -> bool:
+    is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
+    return is_sdf and options["like"]["reference"] is None and not options["trajectory"]
+
+
+def _tell_of_older(writer: Writer) -> None:
+    if writer.older is not None:
+        kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
+        print(f"moldiff: {kept}", file=sys.stderr)
+
+
+def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) -> None:
+    """Leave an older file of that name as it was where nothing has been written; an exception does."""
+    if not writer.count:
+        if run.interrupted:
+            raise KeyboardInterrupt
+        raise MoldiffError(_nothing(run, options))
+
+
+def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
+    """Why there is no file."""
+    wanted = " and ".join(_keep(options)) or "to be written"
+    passing = " and passes the filters" if getattr(run, "filters", ()) else ""
+    problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
+    results = run.results()
+    return problem + _reasons(results) + _hardest(results)
+
+
+def _reasons(results: Sequence[MetricResult]) -> str:
+    """How many molecules were rejected for what, to be added to a sentence."""
+    counts = [(result.name.partition("_status_")[2], result.numerator) for result in results]
+    found = [f"{count:.0f} {reason}" for reason, count in counts if reason and count]
+    return f"; rejected: {', '.join(found)}" if found else ""
+
+
+def _hardest(results: Sequence[MetricResult]) -> str:
+    """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
+    passes = [result for result in results if result.name.startswith("task_passes_") and (result.value or 0) < 1]
+    if not passes:
+        return ""
+    least = min(passes, key=lambda result: result.value or 0)
+    name = least.name.removeprefix("task_passes_")
+    return f"; the hardest filter is {name}, which {least.numerator:.0f} of {least.denominator:.0f} pass"
+
+
+def _sample_alike(run: SamplingRun, likeness: Likeness, options: Mapping[str, Any]) -> int:
+    """Draw, rank and write the best; nothing is in the file until all are ranked."""
+    from moldiff.molecules.formats.writer import Writer
+    from moldiff.sampling.similarity import rank
+
+    with _progress_bar(run.order.n * (likeness.rounds + 1)) as run.on_progress:
+        samples = rank(run, likeness)
+    unwritten = []
+    with Writer(options["out"], keep_older=not options["overwrite"]) as writer:
+        for sample in samples:
+            try:
+                writer.write(sample.molecule, sample.record())
+            except MoldiffError as error:
+                unwritten.append(str(error))
+        _refuse_empty(writer, run, options)
+    _tell_of_older(writer)
+    return _conclude(run, options, unwritten, samples.results, samples.notes)
+
+
+def _conclude(
+    run: SamplingRun,
+    options: Mapping[str, Any],
+    unwritten: Sequence[str],
+    results: Sequence[MetricResult],
+    notes: Sequence[str],
+) -> int:
+    """Print the summary; the exit code says whether all that was asked for is there."""
+    from rich.console import Console
+
+    from moldiff.evaluation.report import summary_table
+
+    out, asked = options["out"], run.order.n
+    for note in notes:
+        print(f"moldiff: {note}", file=sys.stderr)
+    Console().print(summary_table(results, asked=asked, drawn=run.drawn, path=out))
+    if unwritten:
+        first = f"first reason: {unwritten[0]}"
+        print(f"moldiff: warning: {len(unwritten)} molecules not written; {first}", file=sys.stderr)
+    if run.interrupted:
+        advice = "; the same command with resume=true goes on" if _can_go_on(options) else ""
+        print(f"moldiff: interrupted; {out} holds what was finished{advice}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if not run.complete:
+        limit = f"max_draws={run.order.max_draws} reached{_hardest(results)}"
+        print(f"moldiff: warning: {run.kept} of {asked} molecules kept; {limit}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK

@@ -1,0 +1,1 @@
+"""Where molecules to train on come from."""

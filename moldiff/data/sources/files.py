@@ -1,0 +1,315 @@
+"""A user's own files of molecules as a source for `moldiff.data.prepare.prepare`."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rdkit
+from rdkit import Chem
+
+from moldiff.data.curation import Treatment
+from moldiff.data.dataset import META_FILE, SPLITS, file_digest
+from moldiff.data.sources.source import SourceRecord, both_keys, check_shares
+from moldiff.errors import MoldiffError
+from moldiff.molecules import conformers
+from moldiff.molecules.formats.reader import SUFFIXES, parts
+from moldiff.molecules.formats.record import Columns, Part, unexpected
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
+from moldiff.processes import Failure, stream_limited
+from moldiff.storage import shown
+
+_LISTED_FILES = 20
+_UNITS = {"net_charge": "e"}
+
+
+class _Item(NamedTuple):
+    """One record to work on, or why its file cannot be read."""
+
+    file: str
+    part: Part | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RecordWork:
+    """What a worker process does with a record: parse it, treat it and compute its keys.
+
+    Args:
+        treatment: rules by which records become molecules.
+        split_field: data field that says to which part a record belongs; None = none does.
+    """
+
+    treatment: Treatment
+    split_field: str | None
+
+    def __call__(self, item: _Item) -> SourceRecord:
+        """The record; whatever goes wrong is its reason."""
+        if item.part is None:
+            return SourceRecord(0, "", _unreadable(item.reason), item.file)
+        try:
+            return self._work(item.part, item.file)
+        except MemoryError:
+            raise
+        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+            return SourceRecord(item.part.number, item.part.title, unexpected(error), item.file)
+
+    def _work(self, part: Part, file: str) -> SourceRecord:
+        record = part.parse()
+        outcome, notes = self.treatment.apply(record)
+        if isinstance(outcome, InvalidMolecule):
+            return SourceRecord(part.number, record.name, outcome, file)
+        label = ""
+        if self.split_field is not None and record.mol is not None:
+            label = record.mol.GetProp(self.split_field).strip() if record.mol.HasProp(self.split_field) else ""
+            if label not in SPLITS:
+                reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
+                return SourceRecord(part.number, record.name, _unreadable(reason), file)
+        keys, texts = both_keys(outcome), fields_of_text(record.mol, outcome.properties)
+        return SourceRecord(part.number, record.name, outcome, file, keys, notes, label, texts)
+
+
+class Files:
+    """Files of molecules that a user has: SDF, MOL, MOL2, XYZ, SMILES, CSV, TSV and Parquet, most also as .gz.
+
+    Args:
+        path: a file, a folder (all files of known types in it, .txt aside) or a glob pattern.
+        hydrogens, fragments, conformers, radicals, elements, max_heavy_atoms, seed: see
+            `moldiff.data.curation.Treatment`; the seed is also that of the split.
+        smiles_column: header of the column of SMILES in a table; None = found by name or content.
+        name_column: header of the column of names; None = found by name.
+        properties: data fields to keep; None = all that are numbers in at least half of the molecules.
+        valid_share, test_share: of the molecules, drawn at random.
+        split_field: data field that says train, valid or test instead.
+        limit: read only the first `limit` records; None = all.
+        num_workers: processes; 0 = none, and no time limit.
+        time_limit: seconds of processor time that a record may take.
+
+    Raises:
+        MoldiffError: when nothing is found at `path`, or an option has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        hydrogens: str = "add",
+        fragments: str = "largest",
+        conformers: str = "etkdg",
+        radicals: bool = False,
+        elements: Sequence[str] = (),
+        max_heavy_atoms: int = 250,
+        smiles_column: str | None = None,
+        name_column: str | None = None,
+        properties: Sequence[str] | None = None,
+        valid_share: float = 0.1,
+        test_share: float = 0.1,
+        split_field: str | None = None,
+        seed: int = 0,
+        limit: int | None = None,
+        num_workers: int = 2,
+        time_limit: float = 60.0,
+    ) -> None:
+        check_shares(valid_share, test_share)
+        if time_limit <= 0:
+            raise MoldiffError(f"time_limit: got {time_limit}, expected seconds above 0")
+        self.treatment = Treatment(
+            hydrogens=hydrogens,
+            fragments=fragments,
+            conformers=conformers,
+            radicals=radicals,
+            elements=tuple(elements),
+            max_heavy_atoms=max_heavy_atoms,
+            seed=seed,
+        )
+        self.files = find_files(path)
+        self.name = name_of(path)
+        self._columns = Columns(smiles_column, name_column)
+        self._asked = None if properties is None else tuple(properties)
+        self._shares = (valid_share, test_share)
+        self._split_field, self._limit = split_field, limit
+        self._num_workers, self._time_limit = num_workers, time_limit
+        self._root = Path(os.path.commonpath([file.parent for file in self.files]))
+        self._known: Counter[str] = Counter()
+        self._texts: Counter[str] = Counter()
+        self._kept = 0
+        self._embedded = 0
+        self._digests: list[str] = []
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """Unit of every property that is kept; known when the records have been read."""
+        if self._asked is not None:
+            missing = [name for name in self._asked if not self._known[name]]
+            if missing:
+                known = ", ".join(self._known) or "none"
+                raise MoldiffError(f"properties: no kept record has a number for {missing[0]!r}; there are: {known}")
+            return {name: _UNITS.get(name, "") for name in self._asked}
+        return {name: _UNITS.get(name, "") for name, count in self._known.items() if 2 * count >= self._kept}
+
+    def fingerprint(self) -> str:
+        """A digest of the files' names and content, of all options and of RDKit's version."""
+        facts = [(self._relative(file), digest) for file, digest in zip(self.files, self._digest(), strict=True)]
+        text = repr((facts, sorted(self._options().items()), rdkit.__version__))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Files with size and digest, options, and where the geometry comes from."""
+        digests = self._digest()
+        files = [
+            {"file": self._relative(file), "bytes": file.stat().st_size, "sha256": digest}
+            for file, digest in zip(self.files[:_LISTED_FILES], digests, strict=False)
+        ]
+        total = hashlib.sha256("".join(digests).encode()).hexdigest()
+        made = conformers.GEOMETRY
+        geometry = made if self._embedded == self._kept else f"as read, or {made}" if self._embedded else "as read"
+        return {
+            "source": {"num_files": len(self.files), "sha256": total, "files": files, "rdkit": rdkit.__version__},
+            "geometry": geometry,
+            "hydrogens": "explicit",
+            "options": self._options(),
+            "notes": self._field_notes(),
+        }
+
+    def _field_notes(self) -> dict[str, int]:
+        """Of how many molecules a property is not known because of text, and of how many a number is not used."""
+        kept = self.properties
+        few = {} if self._asked is not None else {name: n for name, n in self._known.items() if name not in kept}
+        return {
+            **{f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept},
+            **{f"{name}: a number, but in fewer than half of the records": count for name, count in few.items()},
+        }
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._items())
+
+    def records(self) -> Iterator[SourceRecord]:
+        """Every record once, in order of the files and in them."""
+        work = RecordWork(self.treatment, self._split_field)
+        results = stream_limited(work, self._items(), num_workers=self._num_workers, limit=self._time_limit)
+        for item, result in results:
+            record = _lost(item, result) if isinstance(result, Failure) else result
+            if isinstance(record.outcome, Molecule):
+                self._kept += 1
+                self._embedded += any(note in (conformers.ETKDG, conformers.NO_FORCE_FIELD) for note in record.notes)
+                self._known.update(list(record.outcome.properties))
+                self._texts.update(record.texts)
+            yield record
+
+    def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
+        """A random permutation of the molecules, parted by the shares; conformers of one stay together.
+
+        The training part gets what rounding leaves.
+        """
+        _, molecule = np.unique(keys, return_inverse=True)
+        first = np.unique(molecule, return_index=True)[1].argsort().argsort()[molecule]  # in the order of the files
+        order = np.random.default_rng(self.treatment.seed).permutation(first.max() + 1)
+        num_valid, num_test = (int(share * len(order)) for share in self._shares)
+        parts = dict(zip(("test", "valid", "train"), np.split(order, [num_test, num_test + num_valid]), strict=True))
+        return {part: np.flatnonzero(np.isin(first, parts[part])) for part in SPLITS}
+
+    def _items(self) -> Iterator[_Item]:
+        return islice(self._all_items(), self._limit)
+
+    def _all_items(self) -> Iterator[_Item]:
+        for file in self.files:
+            name, count = self._relative(file), 0
+            try:
+                for part in parts(file, self._columns):
+                    count += 1
+                    yield _Item(name, part)
+                if not count:
+                    raise MoldiffError(f"{file}: no record found, expected at least one molecule")
+            except MoldiffError as error:
+                if len(self.files) == 1:
+                    raise
+                yield _Item(name, None, str(error).removeprefix(f"{file}: "))
+
+    def _relative(self, file: Path) -> str:
+        return shown(file.relative_to(self._root).as_posix())
+
+    def _digest(self) -> list[str]:
+        self._digests = self._digests or [file_digest(file) for file in self.files]
+        return self._digests
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            **asdict(self.treatment),
+            "elements": list(self.treatment.elements),
+            "smiles_column": self._columns.smiles,
+            "name_column": self._columns.name,
+            "properties": None if self._asked is None else list(self._asked),
+            "valid_share": self._shares[0],
+            "test_share": self._shares[1],
+            "split_field": self._split_field,
+            "limit": self._limit,
+            "time_limit": self._time_limit,
+        }
+
+
+def fields_of_text(mol: Chem.Mol | None, properties: Mapping[str, float]) -> tuple[str, ...]:
+    """Data fields with a value that is none of a molecule's properties, being no finite number of 32 bits."""
+    if mol is None:
+        return ()
+    names = mol.GetPropNames(includePrivate=False, includeComputed=False)
+    return tuple(str(name) for name in names if name not in properties and mol.GetProp(name).strip())
+
+
+def _lost(item: _Item, failure: Failure) -> SourceRecord:
+    number, title = (item.part.number, item.part.title) if item.part else (0, "")
+    return SourceRecord(number, title, InvalidMolecule(status_of(failure), failure.reason), item.file)
+
+
+def _unreadable(reason: str) -> InvalidMolecule:
+    return InvalidMolecule(Status.UNREADABLE, reason)
+
+
+def find_files(path: str | Path) -> list[Path]:
+    """The files of molecules that a path means, in alphabetical order.
+
+    Raises:
+        MoldiffError: when there are none.
+    """
+    text = os.path.expanduser(str(path))
+    place = Path(text)
+    if place.is_dir():
+        if (place / META_FILE).is_file():
+            raise MoldiffError(f"{path}: is a prepared set already, ready for `moldiff train data.folder={path}`")
+        found = [file for file in place.rglob("*") if file.is_file() and _is_readable(file.relative_to(place))]
+        if not found:
+            raise MoldiffError(f"{path}: no file of molecules in this folder, expected any of {', '.join(SUFFIXES)}")
+        return sorted(found)
+    if place.exists() or not glob.has_magic(text):
+        if not place.is_file():
+            raise MoldiffError(f"{path}: no such file or folder")
+        return [place]
+    found = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+    if not found:
+        raise MoldiffError(f"{path}: no file matches this pattern")
+    return sorted(found)
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether a file of a folder is one of molecules, and neither it nor a folder on the way is hidden."""
+    name = file.name.lower().removesuffix(".gz")
+    hidden = any(part.startswith(".") for part in file.parts)
+    return not hidden and not name.endswith(".txt") and name.endswith(SUFFIXES)
+
+
+def name_of(path: str | Path) -> str:
+    """A name for the set of what is at a path: that of the file or folder without suffix."""
+    text = str(path).rstrip("/")
+    if glob.has_magic(text) and not Path(text).exists():
+        text = text[: next(k for k, letter in enumerate(text) if letter in "*?[")].rpartition("/")[0]
+    name = Path(text).resolve().name.removesuffix(".gz")
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return shown(name) or "molecules"

@@ -1,0 +1,336 @@
+"""Molecules packed into flat arrays, in memory or mapped from a file.
+
+A packed set of M molecules is a dict of `atomic_number`, `formal_charge`, `num_hydrogens` [sum n], `pos` [sum n, 3]
+(Å), `hydrogen_offset` [sum h, 3] (Å; those of an atom in the order of its slots), `edge_index` [2, sum m] (i < j,
+counted within the molecule), `bond_order` [sum m], `y` [M, P] (NaN = not known), and of `atom_slices`,
+`hydrogen_slices` and `bond_slices` [M + 1].
+
+Columns of a text file as sequences that are decoded when asked, so that millions of lines need little memory.
+
+Arrays and lines that grow on disk while a source is read, so that a set may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+
+ATOM_FIELDS = {
+    "atomic_number": np.uint8,
+    "formal_charge": np.int8,
+    "num_hydrogens": np.uint8,
+    "pos": np.float32,
+}
+BOND_FIELDS = {"edge_index": np.int16, "bond_order": np.uint8}
+FIELDS_BY_SLICES: Mapping[str, Sequence[str]] = {
+    "atom_slices": tuple(ATOM_FIELDS),
+    "hydrogen_slices": ("hydrogen_offset",),
+    "bond_slices": tuple(BOND_FIELDS),
+}
+STORED = (*ATOM_FIELDS, "hydrogen_offset", *BOND_FIELDS, "y", "atom_slices", "bond_slices")
+"""Arrays that lie on disk; `hydrogen_slices` follow from `num_hydrogens`."""
+
+Packed = dict[str, np.ndarray]
+_BLOCK = 65_536
+_CLASS_FIELDS = ("atomic_number", "formal_charge", "num_hydrogens")
+_DTYPES = {"F32": np.float32, "I64": np.int64, "I16": np.int16, "I8": np.int8, "U8": np.uint8}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+
+
+def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
+    """The packed form of molecules, with the properties named as columns of `y`."""
+    values = [[m.properties.get(name, np.nan) for name in properties] for m in molecules]
+    bonds = _joined([m.bonds for m in molecules], (0, 3), np.int64)
+    offsets = [m.hydrogen_offset[used_slots(m.num_hydrogens)] for m in molecules]
+    flat = {
+        name: _joined([getattr(m, name) for m in molecules], (0, 3) if name == "pos" else (0,), dtype)
+        for name, dtype in ATOM_FIELDS.items()
+    }
+    return flat | {
+        "hydrogen_offset": _joined(offsets, (0, 3), np.float32),
+        "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
+        "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
+        "y": np.array(values, dtype=np.float32).reshape(len(molecules), len(properties)),
+        "atom_slices": _slices([m.num_heavy_atoms for m in molecules]),
+        "hydrogen_slices": _slices([len(offset) for offset in offsets]),
+        "bond_slices": _slices([len(m.bonds) for m in molecules]),
+    }
+
+
+def _joined(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(empty, dtype)
+
+
+def _slices(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def used_slots(num_hydrogens: np.ndarray) -> np.ndarray:
+    """Which of the four slots of every atom hold a hydrogen [n, 4] bool."""
+    used: np.ndarray = np.arange(MAX_HYDROGENS) < num_hydrogens[:, None]
+    return used
+
+
+def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Hydrogen offsets [h, 3] spread over the slots of their atoms [n, 4, 3]; unused ones are 0."""
+    spread = np.zeros((len(num_hydrogens), MAX_HYDROGENS, 3), dtype=offsets.dtype)
+    spread[used_slots(num_hydrogens)] = offsets
+    return spread
+
+
+def unpack(
+    flat: Mapping[str, np.ndarray], index: int, *, properties: Mapping[str, float] | None = None, name: str = ""
+) -> Molecule:
+    """Molecule `index` of a packed set, with what the arrays do not tell."""
+    atoms, hydrogens, bonds = (
+        slice(*flat[slices][index : index + 2]) for slices in ("atom_slices", "hydrogen_slices", "bond_slices")
+    )
+    fields = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
+    fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], flat["hydrogen_offset"][hydrogens])
+    wide: dict[str, Any] = {
+        field: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for field, value in fields.items()
+    }
+    columns = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]])
+    return Molecule(**wide, bonds=columns.T.astype(np.int64), properties=properties or {}, name=name)
+
+
+def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
+    """The packed form of the molecules `indices`, in that order."""
+    picked: Packed = {"y": np.asarray(flat["y"][indices])}
+    for slices, fields in FIELDS_BY_SLICES.items():
+        start = np.asarray(flat[slices][indices])
+        counts = np.asarray(flat[slices][indices + 1]) - start
+        picked[slices] = _slices(counts)
+        rows = np.repeat(start - picked[slices][:-1], counts) + np.arange(counts.sum())
+        for name in fields:
+            picked[name] = np.ascontiguousarray(flat[name][..., rows] if name == "edge_index" else flat[name][rows])
+    return picked
+
+
+def blocks(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Iterator[Packed]:
+    """`take` in pieces that need little memory."""
+    for start in range(0, len(indices), _BLOCK):
+        yield take(flat, indices[start : start + _BLOCK])
+
+
+def hydrogen_slices(flat: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where the hydrogens of every molecule begin and end [M + 1]."""
+    before = np.zeros(len(flat["num_hydrogens"]) + 1, dtype=np.int64)
+    np.cumsum(flat["num_hydrogens"], dtype=np.int64, out=before[1:])
+    starts: np.ndarray = before[flat["atom_slices"]]
+    return starts
+
+
+def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Class index of every atom of a packed set [sum n] int16.
+
+    Raises:
+        MoldiffError: naming a class that the vocabulary lacks.
+    """
+    encoded = np.empty(len(flat["atomic_number"]), dtype=np.int16)
+    for start in range(0, len(encoded), 16 * _BLOCK):
+        part = slice(start, start + 16 * _BLOCK)
+        # Encoding is a loop over atoms, so it is done once for each distinct class.
+        codes, inverse = np.unique(class_codes(flat, part), return_inverse=True)
+        columns = np.array([decode_class(code) for code in codes.tolist()], dtype=np.int64).T
+        encoded[part] = vocabulary.encode(*columns)[inverse]
+    return encoded
+
+
+def class_codes(flat: Mapping[str, np.ndarray], part: slice = slice(None)) -> np.ndarray:
+    """One number for element, charge and hydrogens of every atom; `decode_class` is its inverse."""
+    number, charge, hydrogens = (flat[name][part].astype(np.int64) for name in _CLASS_FIELDS)
+    codes: np.ndarray = (number << 16) + ((charge + 128) << 8) + hydrogens
+    return codes
+
+
+def decode_class(code: int) -> tuple[int, int, int]:
+    """Atomic number, formal charge and number of hydrogens."""
+    return code >> 16, (code >> 8 & 0xFF) - 128, code & 0xFF
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file piece by piece; arrays that are mapped from a file are never in memory as a whole."""
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # keeps all of them aligned
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        start, end = end, end + arrays[name].nbytes
+        kind = _NAMES[arrays[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            flat = np.ascontiguousarray(arrays[name]).reshape(-1)
+            for start in range(0, len(flat), 2**20):
+                file.write(flat[start : start + 2**20].tobytes())
+
+
+def load_arrays(path: Path, *, map_from: int) -> Packed:
+    """Arrays of a safetensors file; a file of `map_from` bytes or more is mapped and read as it is needed.
+
+    Raises:
+        SafetensorError: when it is not such a file.
+    """
+    if path.stat().st_size < map_from:
+        return dict(load_file(path))
+    with safe_open(path, framework="numpy"):
+        pass  # checks that all parts of the header fit the file
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    arrays: Packed = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _DTYPES:
+            raise SafetensorError(f"unexpected type {entry['dtype']} of {name}")
+        shape, start = tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        dtype = _DTYPES[entry["dtype"]]
+        # Copy on write, so that it can be a tensor; nothing is ever written.
+        empty = 0 in shape
+        arrays[name] = (
+            np.zeros(shape, dtype) if empty else np.memmap(path, dtype=dtype, mode="c", offset=start, shape=shape)
+        )
+    return arrays
+
+
+_PIECE = 2**24
+
+
+class LineColumn(Sequence[str]):
+    """One column of the tab-separated lines of a file; the last column takes what is left of the line.
+
+    Args:
+        data: the file's bytes.
+        ends: where its lines end [M].
+        column: 0 or 1.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, ends: np.ndarray, column: int) -> None:
+        self._data, self._ends, self._column = data, ends, column
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = int(self._ends[index - 1]) + 1 if index else 0
+        line = self._data[start : int(self._ends[index])].rstrip(b"\r")
+        return (
+            line.split(b"\t", 1)[self._column].decode("utf-8", errors="replace")
+            if b"\t" in line
+            else (line.decode("utf-8", errors="replace") if self._column == 0 else "")
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # like a list
+
+
+def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
+    """The two columns of a file; one of `map_from` bytes or more is mapped and read as it is needed.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+    """
+    size = path.stat().st_size
+    if size < max(1, map_from):
+        data: bytes | mmap.mmap = path.read_bytes()
+    else:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    found = [
+        np.flatnonzero(np.frombuffer(data[start : start + _PIECE], dtype=np.uint8) == ord("\n")) + start
+        for start in range(0, size, _PIECE)
+    ]
+    ends = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+    if size and (not len(ends) or ends[-1] != size - 1):
+        ends = np.append(ends, size)
+    return LineColumn(data, ends, 0), LineColumn(data, ends, 1)
+
+
+LINES = "lines.txt"
+
+
+class Spool:
+    """Files in a temporary folder that rows are appended to.
+
+    Args:
+        beside: the folder is made next to this path, on the disk where the result will be, and only when there is
+            something to write.
+    """
+
+    def __init__(self, beside: Path) -> None:
+        self._beside = beside
+        self._folder: Path | None = None
+        self._files: dict[str, BinaryIO] = {}
+        self._forms: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+
+    def append(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add rows to the array of every name; type and shape of a row stay what they are at first."""
+        for name, rows in arrays.items():
+            self._forms.setdefault(name, (rows.dtype, rows.shape[1:]))
+            self._file(name).write(np.ascontiguousarray(rows).tobytes())
+
+    def append_lines(self, lines: Sequence[str]) -> None:
+        """Add lines, of which none holds a line end."""
+        self._file(LINES).write("".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace"))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays, mapped from their files."""
+        found = {}
+        for name, (dtype, row) in self._forms.items():
+            file = self._file(name)
+            file.flush()
+            count = file.tell() // (dtype.itemsize * max(1, int(np.prod(row, dtype=np.int64))))
+            shape = (count, *row)
+            empty = 0 in shape
+            found[name] = np.zeros(shape, dtype) if empty else np.memmap(file.name, dtype, "c", shape=shape)
+        return found
+
+    def columns(self) -> tuple[LineColumn, LineColumn]:
+        """The two columns of all lines."""
+        file = self._file(LINES)
+        file.flush()
+        return read_columns(Path(file.name), map_from=1)
+
+    def _file(self, name: str) -> BinaryIO:
+        if self._folder is None:
+            self._beside.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=self._beside.parent))
+        if name not in self._files:
+            self._files[name] = (self._folder / name).open("wb")
+        return self._files[name]
+
+    def remove(self) -> None:
+        """Delete the files; arrays mapped from them can still be used."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None

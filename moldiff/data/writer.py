@@ -1,0 +1,327 @@
+"""Records as they come in, put on disk a thousand at a time so that a set may be larger than memory.
+
+The account of a preparation: what was kept, and what was rejected for which reason.
+
+The rejected records of a source, kept on disk: also a source of which nothing is kept may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, overload
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from moldiff.data.dataset import SPLITS
+from moldiff.data.sources.source import SourceRecord, both_keys
+from moldiff.data.store import FIELDS_BY_SLICES, Packed, Spool, blocks, pack
+from moldiff.errors import MoldiffError
+from moldiff.molecules.identity import key_hash
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+
+_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that is not in the set.
+
+    Attributes:
+        place: position in the whole source, from 0.
+        number: position in its file, from 1.
+        name: its title.
+        problem: why it is not in the set.
+        file: the file it comes from, "" where the source has no files.
+    """
+
+    place: int
+    number: int
+    name: str
+    problem: InvalidMolecule
+    file: str = ""
+
+
+def reason_kind(reason: str) -> str:
+    """A reason without what differs from record to record: numbers of atoms, quoted text, counts.
+
+    Example:
+        >>> reason_kind("atom 12 (N): bond orders sum to 4, expected 3")
+        'N: bond orders sum to 4, expected 3'
+        >>> reason_kind("truncated at record 17")
+        'truncated at record #'
+    """
+    kind = re.sub(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
+    if kind == reason:
+        kind = re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason)
+        kind = re.sub(r"'[^']*'", "'...'", kind)
+        kind = re.sub(r"\b\d+(\.\d+)?\b( \d+\b)*", "#", kind)
+    return kind[:100]
+
+
+def reason_counts(rejected: Sequence[Rejected]) -> dict[str, int]:
+    """How many records were rejected for each kind of reason, the commonest first."""
+    return dict(Counter(reason_kind(record.problem.reason) for record in rejected).most_common())
+
+
+def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> Table:
+    """Records seen = kept + rejected by reason, and what was done to those kept, as a table for a terminal.
+
+    Args:
+        name: name of the set.
+        counts: `counts` of a prepared set's description.
+    """
+    table = Table(title=escape(f"{name}: records"), title_justify="left", show_header=False)
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right")
+    reasons, notes = counts["rejected_by_reason"], counts["notes"]
+    assert isinstance(reasons, Mapping)
+    assert isinstance(notes, Mapping)
+    table.add_row("seen", str(counts["seen"]))
+    table.add_row("kept", str(counts["kept"]), end_section=not notes)
+    for k, (note, count) in enumerate(notes.items(), start=1):
+        table.add_row(escape(f"  {note}"), str(count), style="dim", end_section=k == len(notes))
+    table.add_row("rejected", str(counts["rejected"]))
+    for reason, count in list(reasons.items())[:_SHOWN]:
+        table.add_row(escape(f"  {reason}"), str(count))
+    if len(reasons) > _SHOWN:
+        table.add_row("  other reasons, see rejected.csv", str(sum(list(reasons.values())[_SHOWN:])))
+    return table
+
+
+_CHUNK = 1024
+
+
+class Rejects(Sequence[Rejected]):
+    """Rejected records in the order in which they stand in their source, whatever the order in which they come.
+
+    Args:
+        beside: a temporary file is made next to this path.
+    """
+
+    def __init__(self, beside: Path) -> None:
+        self._spool = Spool(beside)
+        self._places = array("q")
+        self._open: list[str] = []
+        self._lines: Sequence[str] | None = None
+        self._order = np.zeros(0, dtype=np.int64)
+
+    def append(self, record: Rejected) -> None:
+        """Take in a record."""
+        problem = record.problem
+        fields = (record.place, record.number, record.name, record.file, problem.status, problem.reason, problem.atom)
+        self._open.append(json.dumps(fields))
+        self._places.append(record.place)
+        self._lines = None
+        if len(self._open) == _CHUNK:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._spool.append_lines(self._open)
+        self._open = []
+
+    def _read(self) -> Sequence[str]:
+        """The records as text, in the order in which they came."""
+        if len(self._open) == len(self):  # too few for a file
+            return self._open
+        self._spill()
+        return self._spool.columns()[0]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Rejected: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Rejected]: ...
+
+    def __getitem__(self, index: int | slice) -> Rejected | list[Rejected]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if self._lines is None:
+            self._lines = self._read()
+            self._order = np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable")
+        place, number, name, file, status, reason, atom = json.loads(self._lines[int(self._order[index])])
+        return Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
+
+    def close(self) -> None:
+        """Delete the file; the records can still be read if one has been read before."""
+        self._spool.remove()
+
+
+_Text = TypeVar("_Text")
+
+
+class Gathering:
+    """Kept and rejected records of a source.
+
+    Attributes:
+        flat: packed arrays of the molecules kept (`moldiff.data.store`), there after `finish`.
+        smiles: their isomeric SMILES.
+        names: their titles.
+        hashes: of their canonical and strict keys [M, 2].
+        rejected: the other records, in the order of the source.
+
+    Args:
+        beside: temporary files are made next to this path.
+    """
+
+    def __init__(self, beside: Path) -> None:
+        self.flat: Packed = {}
+        self.smiles: Sequence[str] = []
+        self.names: Sequence[str] = []
+        self.hashes = np.zeros((0, 2), dtype=np.int64)
+        self.rejected = Rejects(beside)
+        self._beside = beside
+        self._spool = Spool(beside)
+        self._open: list[tuple[int, SourceRecord, Molecule]] = []
+        self._count = 0
+        # Texts that many records share are kept once, and by number with each record.
+        self._files: dict[str, int] = {}
+        self._notes: dict[tuple[str, ...], int] = {}
+        self._properties: dict[str, int] = {}
+        self._origins = np.zeros((0, 5), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, place: int, record: SourceRecord) -> None:
+        """Take in the record at `place` of the source."""
+        if isinstance(record.outcome, InvalidMolecule):
+            self.rejected.append(Rejected(place, record.number, record.name, record.outcome, record.file))
+            return
+        self._open.append((place, record, record.outcome))
+        self._count += 1
+        if len(self._open) == _CHUNK:
+            self._spill()
+
+    def _spill(self) -> None:
+        """Put the open records on disk."""
+        if not self._open:
+            return
+        molecules = [molecule for _, _, molecule in self._open]
+        keys = [record.keys or both_keys(molecule) for _, record, molecule in self._open]
+        first = self._count - len(self._open)
+        flat = pack(molecules, [])
+        self._spool.append(_rows(flat))
+        known = [
+            (first + k, _number(self._properties, name), value)
+            for k, molecule in enumerate(molecules)
+            for name, value in molecule.properties.items()
+        ]
+        self._spool.append(
+            {
+                "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
+                "property": np.array([row[2] for row in known], dtype=np.float32),
+                "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
+                "origins": np.array([self._origin(place, record) for place, record, _ in self._open], dtype=np.int64),
+            }
+        )
+        titles = (molecule.name or record.name for _, record, molecule in self._open)
+        lines = [f"{key}\t{' '.join(title.split())}" for (_, key), title in zip(keys, titles, strict=True)]
+        self._spool.append_lines(lines)
+        self._open = []
+
+    def _origin(self, place: int, record: SourceRecord) -> tuple[int, int, int, int, int]:
+        part = SPLITS.index(record.part) if record.part else -1
+        return place, record.number, _number(self._files, record.file), _number(self._notes, record.notes), part
+
+    def finish(self, properties: Mapping[str, str]) -> None:
+        """All records are in; of their properties, those named become columns of `y`."""
+        self._spill()
+        if not self._count:
+            return
+        arrays = self._spool.arrays()
+        y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
+        columns = {name: column for column, name in enumerate(properties)}
+        column = np.array([columns.get(name, -1) for name in self._properties], dtype=np.int64)
+        if len(column):
+            molecule, number = np.asarray(arrays["property_of"]).T
+            wanted = column[number] >= 0
+            y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
+        self._show(arrays, y)
+
+    def _show(self, arrays: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+        self.flat = _flat(arrays) | {"y": y}
+        self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
+        self.smiles, self.names = self._spool.columns()
+
+    def noted(self, note: str) -> np.ndarray:
+        """Which molecules have a note [M] bool."""
+        numbers = [number for notes, number in self._notes.items() if note in notes]
+        return np.isin(self._origins[:, 3], numbers)
+
+    def note_counts(self) -> dict[str, int]:
+        """How many molecules have each note, the commonest first."""
+        notes = list(self._notes)
+        counts: Counter[str] = Counter()
+        for number, count in zip(*np.unique(self._origins[:, 3], return_counts=True), strict=True):
+            counts.update(dict.fromkeys(notes[number], int(count)))
+        return dict(counts.most_common())
+
+    def leave_out(self, problems: Mapping[int, InvalidMolecule]) -> None:
+        """Reject molecules that were kept so far, by their index."""
+        if not problems:
+            return
+        files = list(self._files)
+        for index, problem in problems.items():
+            place, number, file, _, _ = self._origins[index].tolist()
+            self.rejected.append(Rejected(place, number, self.names[index], problem, files[file]))
+        left = np.setdiff1d(np.arange(self._count), list(problems))
+        spool = Spool(self._beside)
+        for block in blocks(self.flat, left):
+            spool.append(_rows(block))
+        if len(left):
+            spool.append({"hashes": self.hashes[left], "origins": self._origins[left]})
+            spool.append_lines([f"{self.smiles[k]}\t{self.names[k]}" for k in left.tolist()])
+        y = self.flat["y"][left]
+        self._spool.remove()
+        self._spool, self._count = spool, len(left)
+        if len(left):
+            self._show(spool.arrays(), y)
+
+    def labelled_splits(self) -> dict[str, np.ndarray] | None:
+        """Indices of every part where the records say to which they belong, else None.
+
+        Raises:
+            MoldiffError: when none says that it is for training.
+        """
+        labels = self._origins[:, 4]
+        if (labels < 0).all():
+            return None
+        splits = {part: np.flatnonzero(labels == number) for number, part in enumerate(SPLITS)}
+        if not len(splits["train"]):
+            raise MoldiffError("split: no kept record says 'train', expected at least one to train on")
+        return splits
+
+    def close(self) -> None:
+        """Delete the temporary files."""
+        self._spool.remove()
+        self.rejected.close()
+
+
+def _number(known: dict[_Text, int], text: _Text) -> int:
+    return known.setdefault(text, len(known))
+
+
+def _rows(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Packed arrays in a form that grows by rows."""
+    rows = {name: flat[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
+    rows["edges"] = flat["edge_index"].T
+    return rows | {name: np.diff(flat[name]) for name in FIELDS_BY_SLICES}
+
+
+def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
+    """The inverse of `_rows`."""
+    flat = {name: rows[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
+    flat["edge_index"] = rows["edges"].T
+    return flat | {name: np.concatenate([[0], np.cumsum(rows[name])]).astype(np.int64) for name in FIELDS_BY_SLICES}

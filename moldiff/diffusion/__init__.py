@@ -1,0 +1,1 @@
+"""The mathematics and the network: noise, processes, models, samplers, and decoding."""

@@ -1,0 +1,190 @@
+"""What this machine is good at: the choices that `auto` stands for.
+
+How a network is computed: in float32 or bfloat16, as it is written or compiled; and how long that takes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moldiff.errors import MoldiffError
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` = the first GPU if there is one, otherwise the CPU; anything else as torch names it.
+
+    Raises:
+        MoldiffError: for a device torch does not know or this machine lacks.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise MoldiffError(f"device: got {device!r}, expected auto, cpu or a GPU this machine has ({reason})") from None
+    return chosen
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the GPU or the machine, was too small for what was asked."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch's allocator for the CPU raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory")
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None = the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), flags=re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are done by the hardware rather than emulated."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether `torch.compile` is worth a trial: on GPUs, and on CPUs with AVX-512 and a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    has_avx512 = getattr(torch.cpu, "_is_avx512_supported", lambda: False)()
+    return bool(has_avx512) and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """What torch makes without being told a precision is float32, whatever the user's own default; a decorator, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Work of torch's on a CPU in one thread, and so to the same last digit whatever number of threads there is.
+
+    Batches of molecules are too small for more: two threads take as long as one, or longer. Cores are for processes.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_REPEATS = 3
+
+_MANY_SHAPES = 64
+"""Shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network is computed.
+
+    Attributes:
+        bfloat16: matrix products in bfloat16 instead of float32.
+        compiled: blocks compiled by `torch.compile`.
+    """
+
+    bfloat16: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return ("bfloat16" if self.bfloat16 else "float32") + (", compiled" if self.compiled else "")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """The context in which a network computes so."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
+
+
+PLAIN = Arithmetic()
+"""float32, as the network is written."""
+
+PRECISIONS = {"float32": PLAIN, "bfloat16": Arithmetic(bfloat16=True)}
+"""By the names that users give them."""
+
+
+def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
+    """Have a network compiled block by block when it is called next, or as it was written.
+
+    Args:
+        network: a module whose repeated blocks are its submodule `layers`; without one it is compiled as a whole.
+        wanted: compiled or not.
+        dynamic: one version for all shapes instead of one for each.
+    """
+    for block in _blocks(network):
+        if wanted:
+            block.compile(dynamic=dynamic)
+        else:
+            block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
+    if wanted:
+        torch._dynamo.config.recompile_limit = _MANY_SHAPES
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether a network's blocks are compiled, or will be when it is called next."""
+    return any(block._compiled_call_impl is not None for block in _blocks(network))
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    layers = getattr(network, "layers", None)
+    return list(layers.children()) if isinstance(layers, nn.Module) else [network]
+
+
+def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = _REPEATS) -> tuple[float, float]:
+    """The least seconds of some repeats, and the seconds by the clock of the first call, which may have compiled.
+
+    On one thread of a CPU the processor's time counts, which other programs do not lengthen; elsewhere the clock's.
+    """
+    on_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.process_time() if on_one_thread else time.perf_counter()
+
+    start = time.perf_counter()
+    run()
+    now()
+    first = time.perf_counter() - start
+    found = []
+    for _ in range(repeats):
+        start = now()
+        run()
+        found.append(now() - start)
+    return min(found), first
+
+
+def verdict(chosen: Arithmetic, figures: Mapping[Arithmetic, float]) -> str:
+    """One line that says what was chosen and what each took."""
+    each = ", ".join(f"{taken:.3g} s {arithmetic}" for arithmetic, taken in figures.items())
+    return f"arithmetic: {chosen} (a batch took {each})"

@@ -1,0 +1,294 @@
+"""The final distributions -> one molecule: the most probable classes, or the most probable that obey valences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from moldiff.diffusion.batch import MolBatch, Prediction, pair_mask
+from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.vocabulary import Vocabulary
+
+REACH = 1.3
+"""Times the sum of their covalent radii up to which decoding may join two atoms that the prediction leaves apart.
+
+The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28.
+"""
+
+_KEEP_WITHIN = 12.0
+"""Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
+
+_NEVER = -1e3
+"""Log-probability below which a class is none of the choices; what is known rules classes out by such logits."""
+
+_MAX_CUTS = 50
+"""Times that an answer in several fragments is sent back; a trained network's needs a few at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """A rule for one molecule: the weights of its atoms' classes add up to a value.
+
+    Attributes:
+        weight: of every class [K], such as its hydrogens or its charge.
+        value: what the sum has to be.
+    """
+
+    weight: np.ndarray
+    value: int
+
+    @classmethod
+    def of_charge(cls, vocabulary: Vocabulary, value: int) -> Self:
+        """The rule that formal charges add up to a total charge (e)."""
+        return cls(vocabulary.table[:, 1], value)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Class indices chosen from a prediction.
+
+    Attributes:
+        batch: the molecules, coordinates as in the prediction.
+        mended: [B] True where the argmax broke a rule and the integer programme found another assignment.
+        failed: [B] True where no assignment obeys all rules: the batch has the most probable one in several fragments
+            that obeys the others or, where there is none either, the argmax.
+        gained: [B, N] True where an atom has more hydrogens than its argmax, so that some have no place of their own.
+    """
+
+    batch: MolBatch
+    mended: Tensor
+    failed: Tensor
+    gained: Tensor
+
+
+def decode_raw(prediction: Prediction, node_mask: Tensor) -> MolBatch:
+    """The most probable class of every atom and pair on its own (argmax)."""
+    atom_type = prediction.atom_type.argmax(-1) * node_mask
+    bond = prediction.bond.argmax(-1) * pair_mask(node_mask)
+    return MolBatch(prediction.pos, prediction.hydrogen, atom_type, bond, node_mask)
+
+
+def decode_valence(
+    prediction: Prediction,
+    node_mask: Tensor,
+    vocabulary: Vocabulary,
+    *,
+    connected: bool = True,
+    totals: Sequence[Sequence[Total]] = (),
+    time_limit: float = 5.0,
+) -> Decoded:
+    """The most probable assignment in which every atom obeys a valence rule.
+
+    Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same. A
+    class that `moldiff.diffusion.sampler` ruled out is never chosen, and atoms that the coordinates put farther apart
+    than `REACH` allows are not joined, for no bond makes one molecule of two that lie apart.
+
+    Args:
+        prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
+        node_mask: [B, N].
+        vocabulary: the valences of every class.
+        connected: also ask for one fragment.
+        totals: further rules of each molecule; empty = none for any.
+        time_limit: for one molecule's programme (s).
+    """
+    totals = totals or [()] * len(node_mask)
+    raw = decode_raw(prediction, node_mask)
+    atom_type, bond = raw.atom_type.clone(), raw.bond.clone()
+    mended, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
+    for row in _broken(raw, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
+        size = int(node_mask[row].sum())
+        atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
+        pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
+        elements = vocabulary.table[raw.atom_type[row, :size].cpu().numpy(), 0]
+        pairs = _within_reach(pairs, elements, prediction.pos[row, :size].double().cpu().numpy())
+        solve = partial(most_probable, atoms, pairs, vocabulary, totals=totals[row], time_limit=time_limit)
+        answer = solve(connected=connected)
+        failed[row] = answer is None
+        answer = answer or (solve(connected=False) if connected else None)
+        if answer:
+            atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
+            bond[row, :size, :size] = torch.from_numpy(answer[1]).to(bond)
+            mended[row] = not (
+                torch.equal(atom_type[row], raw.atom_type[row]) and torch.equal(bond[row], raw.bond[row])
+            )
+    hydrogens = torch.from_numpy(vocabulary.table[:, 2]).to(atom_type.device)
+    gained = hydrogens[atom_type] > hydrogens[raw.atom_type]
+    return Decoded(raw.replace(atom_type=atom_type, bond=bond), mended, failed, gained)
+
+
+def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """The log-probabilities without bonds between atoms that are too far apart for one.
+
+    Args:
+        pairs: log-probabilities [n, n, 4]. Where a bond is the most probable, or known, it may stay.
+        elements: most probable atomic numbers [n].
+        pos: coordinates [n, 3] (Å).
+    """
+    radius = COVALENT[np.minimum(elements, len(COVALENT) - 1)]
+    distance = np.linalg.norm(pos[:, None] - pos, axis=-1)
+    apart = (distance > REACH * (radius[:, None] + radius)) & (pairs.argmax(-1) == 0)
+    ruled_out = apart[..., None] & (np.arange(pairs.shape[-1]) > 0)
+    return np.where(ruled_out, np.minimum(pairs, 2 * _NEVER), pairs)
+
+
+def _broken(batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[Total]], *, connected: bool) -> Tensor:
+    """[B] True where a valence rule or a total is broken or, if asked for, there is more than one fragment."""
+    sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
+    allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
+    for index, values in enumerate(sums):
+        allowed[index, list(values)] = True
+    allowed = allowed.to(batch.bond.device)
+    total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
+    broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)
+    for row, size in enumerate(batch.node_mask.sum(1).tolist()):
+        if totals[row]:
+            classes = batch.atom_type[row, :size].cpu().numpy()
+            broken[row] |= any(total.weight[classes].sum() != total.value for total in totals[row])
+    return broken | ~_in_one_piece(batch) if connected else broken
+
+
+def _in_one_piece(batch: MolBatch) -> Tensor:
+    """[B] True where bonds lead from the first atom to all others."""
+    neighbours = (batch.bond > 0).float()
+    reached = torch.zeros_like(batch.node_mask)
+    reached[:, 0] = True
+    num_reached = 0
+    while (total := int(reached.sum())) > num_reached:
+        num_reached = total
+        reached = reached | ((reached[:, None].float() @ neighbours)[:, 0] > 0)
+    return (reached | ~batch.node_mask).all(1)
+
+
+def most_probable(
+    atoms: np.ndarray,
+    pairs: np.ndarray,
+    vocabulary: Vocabulary,
+    *,
+    connected: bool = True,
+    totals: Sequence[Total] = (),
+    time_limit: float = 5.0,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Solve the assignment exactly.
+
+    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and orders that add up to a
+    sum which the atom's class allows. Connectedness is added by cuts: each fragment of an answer must gain a bond.
+
+    Args:
+        atoms: log-probabilities [n, K]; below -1e3 = never.
+        pairs: log-probabilities [n, n, 4], symmetric; below -1e3 = never.
+        vocabulary: the valences of every class.
+        connected: ask for one fragment.
+        totals: further rules.
+        time_limit: for all solutions together (s).
+
+    Returns:
+        Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
+    """
+    if not (np.isfinite(atoms).all() and np.isfinite(pairs).all()):
+        return None
+    end = time.monotonic() + time_limit
+    for keep in (_KEEP_WITHIN, np.inf):
+        programme = _Programme.build(atoms, pairs, vocabulary, keep)
+        for total in totals:
+            programme.demand(total)
+        for _ in range(_MAX_CUTS):
+            left = end - time.monotonic()
+            answer = programme.solve(left) if left > 0 else None
+            if answer is None:
+                break
+            count, fragment = connected_components(answer[1], directed=False)
+            if not connected or count == 1:
+                return answer
+            for number in range(count if count > 2 else 1):
+                programme.cut(fragment == number)
+    return None
+
+
+def _within(scores: np.ndarray, keep: float) -> np.ndarray:
+    """[..., K] True for what is possible and at most `keep` below the best of its row."""
+    found: np.ndarray = (scores >= scores.max(-1, keepdims=True) - keep) & (scores > _NEVER)
+    return found
+
+
+@dataclass(eq=False)
+class _Programme:
+    """The integer programme: a 0/1 variable for every choice of an atom, then for every order of a pair.
+
+    An atom's choice is a class together with one allowed sum of the orders of its bonds to heavy atoms, so that a class
+    with several (sulfur) enters once for each.
+    """
+
+    num_atoms: int
+    choice: np.ndarray  # rows (atom, class, sum)
+    bond: np.ndarray  # rows (i, j, order)
+    score: np.ndarray
+    constraints: list[LinearConstraint]
+
+    @classmethod
+    def build(cls, atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, keep: float) -> _Programme:
+        """Set up the choices within `keep` nats of the best of their atom or pair, and the valence constraints."""
+        size = len(atoms)
+        choice = np.array(
+            [
+                (atom, index, total)
+                for atom, index in zip(*np.nonzero(_within(atoms, keep)), strict=True)
+                for total in vocabulary.allowed_bond_sums(int(index))
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 3)
+        i, j = np.triu_indices(size, 1)
+        pair, order = np.nonzero(_within(pairs[i, j], keep))
+        bond = np.stack([i[pair], j[pair], order], axis=1)
+        score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
+        choices, variables = len(choice), len(score)
+        column = np.arange(variables)
+        # "Exactly one" for every atom and pair; "orders minus the chosen sum is zero" for every atom.
+        owner = np.concatenate([choice[:, 0], size + pair])
+        one = coo_array((np.ones(variables), (owner, column)), shape=(size + len(i), variables))
+        ends = np.concatenate([choice[:, 0], bond[:, 0], bond[:, 1]])
+        weight = np.concatenate([-choice[:, 2], order, order]).astype(float)
+        where = np.concatenate([column, column[choices:]])
+        balance = coo_array((weight, (ends, where)), shape=(size, variables))
+        constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
+        return cls(size, choice, bond, score, constraints)
+
+    def demand(self, total: Total) -> None:
+        """Demand that the weights of the chosen classes add up to the value."""
+        row = np.concatenate([total.weight[self.choice[:, 1]], np.zeros(len(self.bond))]).astype(float)
+        self.constraints.append(LinearConstraint(row[None], total.value, total.value))
+
+    def cut(self, inside: np.ndarray) -> None:
+        """Demand at least one bond between the atoms `inside` [n] and the rest."""
+        i, j, order = self.bond.T
+        crossing = (inside[i] != inside[j]) & (order > 0)
+        row = np.concatenate([np.zeros(len(self.choice)), crossing])
+        self.constraints.append(LinearConstraint(row[None], 1, np.inf))
+
+    def solve(self, time_limit: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Classes [n] and symmetric orders [n, n] of the best assignment, None if there is none in time."""
+        result = milp(
+            -self.score,
+            integrality=np.ones(len(self.score)),
+            bounds=Bounds(0, 1),
+            constraints=self.constraints,
+            options={"time_limit": time_limit},
+        )
+        if result.x is None:
+            return None
+        picked = result.x > 0.5
+        choice, bond = self.choice[picked[: len(self.choice)]], self.bond[picked[len(self.choice) :]]
+        classes = np.empty(self.num_atoms, dtype=np.int64)
+        classes[choice[:, 0]] = choice[:, 1]
+        orders = np.zeros((self.num_atoms, self.num_atoms), dtype=np.int64)
+        orders[bond[:, 0], bond[:, 1]] = bond[:, 2]
+        return classes, orders + orders.T

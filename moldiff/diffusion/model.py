@@ -1,0 +1,327 @@
+"""Network, process, vocabulary and statistics as one module: what is trained, saved and sampled from.
+
+The seams a user extends. Structural types only: nothing here needs to be inherited from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, take_rows
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.coupling import center
+from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
+from moldiff.diffusion.noise import BatchDraws, Draws, PartDraws
+from moldiff.diffusion.process.joint import JointProcess, ordered_slots
+from moldiff.diffusion.process.schedule import log_snr
+from moldiff.diffusion.statistics import Statistics
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Estimates the clean molecules from noisy ones; an equivariant network, or an exact score in tests."""
+
+    def __call__(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        """Predict the clean data; `previous` is the last estimate (self-conditioning), None = none yet.
+
+        pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
+        """
+        ...
+
+
+@runtime_checkable
+class Process(Protocol):
+    """The noising of whole molecules and its reversal."""
+
+    def prior(self, node_mask: Tensor, draws: Draws) -> MolBatch:
+        """Pure noise (level 1 everywhere) for the atoms of `node_mask` [B, N]."""
+        ...
+
+    def corrupt(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+        """Clean molecules at the given noise levels."""
+        ...
+
+    def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+        """The training loss of each field, scalars, unweighted by the field weights."""
+        ...
+
+    def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
+        """Go from level t to level s <= t; atoms and fields with t = 0 are known and stay as they are."""
+        ...
+
+
+BOUND_LEVELS = (0.01, 0.999)
+"""Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
+
+_LEAST_UNEXPLAINED = 0.1
+"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
+
+TimeDistribution = Callable[[int, torch.Generator], Tensor]
+PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
+TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], NoiseLevel]
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """Molecules of a training step with and without noise, in the model's units.
+
+    Attributes:
+        clean: the molecules.
+        noisy: the same with noise.
+        level: how noisy each field of each atom is.
+    """
+
+    clean: MolBatch
+    noisy: MolBatch
+    level: NoiseLevel
+
+    def split(self, num_parts: int) -> list[Noised]:
+        """The molecules in order, in at most so many parts of nearly equal size."""
+        size = -(-self.clean.num_molecules // num_parts)
+        places = [slice(start, start + size) for start in range(0, self.clean.num_molecules, size)]
+        return [Noised(*(take_rows(value, place) for value in vars(self).values())) for place in places]
+
+
+class MoleculeDiffusion(nn.Module):
+    """A denoiser with everything that gives its numbers meaning.
+
+    Inside, lengths are divided by the data's own scales so that every field has unit variance; batches that go in and
+    molecules that come out are in Å.
+
+    Args:
+        denoiser: the network.
+        process: the joint noising process.
+        vocabulary: classes of atoms and bonds.
+        statistics: sizes, frequencies and scales of the training data.
+        properties: that molecules can be drawn towards; none by default.
+    """
+
+    steering = 0.0
+    """How much of what is lacking of values asked for is made up for while drawing, see `diffusion.guidance`."""
+
+    num_hydrogens: Tensor
+    """Of every atom class [K]."""
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        process: JointProcess,
+        vocabulary: Vocabulary,
+        statistics: Statistics,
+        properties: Properties | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = process
+        self.vocabulary = vocabulary
+        self.statistics = statistics
+        self.properties = Properties() if properties is None else properties
+        self.register_buffer("num_hydrogens", torch.from_numpy(vocabulary.table[:, 2].copy()), persistent=False)
+
+    def to_model_units(self, batch: MolBatch, known: Tensor | None = None) -> MolBatch:
+        """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all.
+
+        Properties go from the data's units to multiples of their standard deviation from the mean; a model without
+        properties drops them.
+        """
+        known_values = batch.condition if self.properties else None
+        return in_units(batch, self.statistics, known).replace(
+            condition=None if known_values is None else self.properties.normalised(known_values),
+        )
+
+    def to_angstrom(self, batch: MolBatch) -> MolBatch:
+        """Unit variance -> Å."""
+        return batch.replace(
+            pos=batch.pos * self.statistics.pos_scale, hydrogen=batch.hydrogen * self.statistics.hydrogen_scale
+        )
+
+    def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        """The network's estimate of the clean data, in the model's units.
+
+        It sees the places of the hydrogens that atoms of known class have, once these are noised at all.
+        """
+        denoiser: Denoiser = self.denoiser
+        if not self.process.coupling:
+            seen = self._seen_slots(noisy, noise_level)
+            noisy = noisy.replace(hydrogen=noisy.hydrogen * seen)
+            if previous is not None:
+                previous = replace(previous, hydrogen=previous.hydrogen * seen)
+        return denoiser(noisy, noise_level, previous)
+
+    def _seen_slots(self, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
+        """[B, N, 4, 1] 1 = the network sees this hydrogen's place, 0 = it is hidden from it."""
+        level = noise_level.hydrogen[..., None]
+        return ((level == 0) | ((level < 1) & self.filled_slots(noisy.atom_type))).to(noisy.pos)[..., None]
+
+    def filled_slots(self, atom_type: Tensor) -> Tensor:
+        """[..., 4] True where atoms of the classes [...] have a hydrogen; those of the mask have none."""
+        counts = torch.cat([self.num_hydrogens, self.num_hydrogens.new_zeros(1)])[atom_type]
+        return torch.arange(MAX_HYDROGENS, device=counts.device) < counts[..., None]
+
+    def noise(
+        self,
+        batch: MolBatch,
+        times: TimeDistribution,
+        generator: torch.Generator,
+        *,
+        tasks: TaskDistribution | None = None,
+        told: PropertyChoice | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> Noised:
+        """Noise for a training step.
+
+        Args:
+            batch: clean molecules (Å).
+            times: draws noise levels.
+            generator: source of all random numbers.
+            tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
+            told: which properties the network is told of each molecule; None = all that the batch has.
+            part: (k, n): the batch is the k-th of n equally large parts of a step's molecules and gets the noise that
+                these molecules would get in the whole.
+        """
+        mask, count = batch.node_mask, batch.num_molecules
+        number, parts = part
+        place = slice(number * count, (number + 1) * count)
+        draws: Draws = BatchDraws(generator)
+        if parts > 1:
+            draws = PartDraws(draws, start=place.start, total=parts * count)
+        if tasks is None:
+            level, known = NoiseLevel.uniform(times(parts * count, generator)[place], mask), None
+            level = replace(level, hydrogen=torch.ones_like(level.hydrogen))
+        else:
+            level = take_rows(tasks(_among_others(batch, place, parts * count), times, generator), place)
+            known = (level.pos == 0) & mask
+        clean = self.to_model_units(ordered_slots(batch, level.hydrogen == 0, draws), known)
+        noise = self.process.prior(mask, draws, known)
+        if clean.condition is not None and told is not None:
+            values = _among(clean.condition, place, parts * count)
+            clean = clean.replace(condition=told(values, generator)[place])
+        return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
+
+    def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
+        """Loss of every field.
+
+        Args:
+            noised: the molecules of a step.
+            self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
+        """
+        previous = None
+        if self_condition:
+            with torch.no_grad():
+                previous = self.denoise(noised.noisy, noised.level).detach()
+        prediction = self.denoise(noised.noisy, noised.level, previous)
+        losses = self.process.loss(prediction, noised.clean, noised.level)
+        if (told := self._told(noised)) is not None:
+            losses["contributions"] = self._contribution_loss(prediction, noised, told)
+        return losses
+
+    def counts_of(self, noised: Noised) -> dict[str, Tensor]:
+        """Over how many entries `losses_of` averages each loss; weighted by them, losses of parts of a batch add up."""
+        counts = self.process.counts(noised.clean, noised.level)
+        if (told := self._told(noised)) is not None:
+            counts["contributions"] = told.sum()
+        return counts
+
+    @property
+    def contributions(self) -> Contributions | None:
+        """Of atoms and bonds to the properties; None = the network knows none."""
+        return getattr(self.denoiser, "contributions", None) if self.properties else None
+
+    def _told(self, noised: Noised) -> Tensor | None:
+        """True [B, C] where the network is told a property of a molecule without known classes; None = of none ever."""
+        clean, level = noised.clean, noised.level
+        if clean.condition is None or self.contributions is None:
+            return None
+        atoms = (level.atom > 0) | ~clean.node_mask
+        bonds = (level.bond > 0) | ~clean.pair_mask
+        return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
+
+    def _contribution_loss(self, prediction: Prediction, noised: Noised, told: Tensor) -> Tensor:
+        """Squared error of the contributions that the prediction expects in all, over the properties that are told.
+
+        A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
+        the noisy molecule has the least squared error, so that this loss does not pull the classes away from theirs.
+        Errors are in standard deviations of what the sums leave unexplained.
+        """
+        contributions = self.contributions
+        assert contributions is not None
+        with torch.autocast(noised.clean.pos.device.type, enabled=False):
+            expected = expected_bond_counts(prediction, noised.clean)
+            counts = bond_counts(noised.clean, self.vocabulary.num_atom_classes)
+            errors = contributions(expected - counts) / contributions.unexplained.clamp(min=_LEAST_UNEXPLAINED)
+        return (errors.square() * told).sum() / told.sum().clamp(min=1)
+
+    def losses(
+        self,
+        batch: MolBatch,
+        times: TimeDistribution,
+        generator: torch.Generator,
+        *,
+        self_condition: bool,
+        tasks: TaskDistribution | None = None,
+        told: PropertyChoice | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss of every field for clean molecules in Å: `noise`, then `losses_of`."""
+        noised = self.noise(batch, times, generator, tasks=tasks, told=told)
+        return self.losses_of(noised, self_condition=self_condition)
+
+    @torch.no_grad()
+    def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:
+        """One-sample estimate of the variational bound of a process of `num_steps` steps, per field [B] (nats).
+
+        The sum over steps of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for clean molecules in Å, by one step drawn at
+        random for each molecule (Kingma et al. 2021, arXiv:2107.00630, eq. 12). The grid is even in log SNR between
+        `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out. Hydrogens are
+        drawn last, with all else known.
+        """
+        draws = BatchDraws(generator)
+        clean = self.to_model_units(ordered_slots(batch, torch.zeros_like(batch.node_mask), draws))
+        noise = self.process.prior(batch.node_mask, draws)
+        schedule = self.process.pos.schedule
+        low, high = log_snr(schedule, torch.tensor(BOUND_LEVELS, dtype=torch.double))
+        grid = schedule.level(torch.lerp(low, high, torch.linspace(0, 1, num_steps + 1).double())).to(clean.pos)
+        index = torch.randint(num_steps, (batch.num_molecules,), generator=generator, device=generator.device)
+        s, t = (NoiseLevel.uniform(grid[k], batch.node_mask) for k in (index, index + 1))
+        terms = self._bound_of_step(clean, noise, t, s, draws)
+        if not self.process.coupling:
+            s, t = (NoiseLevel(0 * level.pos, 0 * level.atom, 0 * level.bond, level.hydrogen) for level in (s, t))
+            terms["hydrogen"] = self._bound_of_step(clean, noise, t, s, draws)["hydrogen"]
+        return {name: term * num_steps for name, term in terms.items()}
+
+    def _bound_of_step(
+        self, clean: MolBatch, noise: MolBatch, t: NoiseLevel, s: NoiseLevel, draws: Draws
+    ) -> dict[str, Tensor]:
+        """KL divergence of the step from t to s for every field [B] (nats)."""
+        if not self.process.coupling and bool((t.pos > 0).any()):  # hidden, as while coordinates are drawn
+            t, s = (replace(level, hydrogen=torch.ones_like(level.hydrogen)) for level in (t, s))
+        noisy = self.process.corrupt(clean, noise, t, draws)
+        return self.process.bound(self.denoise(noisy, t, self.denoise(noisy, t)), clean, noisy, t, s)
+
+
+def in_units(batch: MolBatch, statistics: Statistics, known: Tensor | None = None) -> MolBatch:
+    """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all."""
+    return batch.replace(
+        pos=center(batch.pos, batch.node_mask, known) / statistics.pos_scale,
+        hydrogen=batch.hydrogen / statistics.hydrogen_scale,
+    )
+
+
+def _among_others(batch: MolBatch, place: slice, total: int) -> MolBatch:
+    """The batch as rows `place` of a larger one whose other molecules are not at hand; these have no atoms."""
+    if total == batch.num_molecules:
+        return batch
+    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return batch.replace(**{name: _among(value, place, total) for name, value in fields.items()})
+
+
+def _among(value: Tensor, place: slice, total: int) -> Tensor:
+    """The same rows at `place` of so many, the others zero."""
+    whole = value.new_zeros(total, *value.shape[1:])
+    whole[place] = value
+    return whole

@@ -1,0 +1,198 @@
+"""The noisy state and the previous estimate as first features of atoms and pairs.
+
+Distances as smooth features.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.nn.contributions import Contributions, fitted_slopes, num_bond_counts
+from moldiff.diffusion.nn.steerable import ChannelMix, SteerableLayout
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
+
+
+class LevelEmbedding(nn.Module):
+    """Sines and cosines of a noise level, wavelengths from 2 pi down to 2 pi / `highest`."""
+
+    frequencies: Tensor
+
+    def __init__(self, *, num_frequencies: int = 16, highest: float = 200.0) -> None:
+        super().__init__()
+        self.num_features = 2 * num_frequencies
+        frequencies = torch.exp(torch.linspace(0, math.log(highest), num_frequencies))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Features [..., 2 * num_frequencies] of levels [...]."""
+        angle = level[..., None] * self.frequencies
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class StateEmbedding(nn.Module):
+    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate.
+
+    Args:
+        num_atom_classes: K; the input has one class more, the mask.
+        hidden_dim: scalar features of an atom, D.
+        pair_dim: features of a pair, P.
+        layout: steerable features of an atom.
+        radial: distance features of the previous estimate's coordinates.
+        hydrogen_level: hydrogen offsets have a noise level of their own; False = that of the coordinates.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_atom_classes: int,
+        hidden_dim: int,
+        pair_dim: int,
+        layout: SteerableLayout,
+        radial: ExponentialBasis,
+        hydrogen_level: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.radial = radial
+        self.level = LevelEmbedding()
+        features = self.level.num_features
+        self.atom = nn.Embedding(num_atom_classes + 1, hidden_dim)
+        self.atom_level = nn.Linear(2 * features + 1, hidden_dim)
+        self.previous_atom = nn.Linear(num_atom_classes, hidden_dim, bias=False)
+        self.hydrogen_length = nn.Linear(2 * MAX_HYDROGENS, hidden_dim)
+        self.hydrogen = ChannelMix(2 * MAX_HYDROGENS, layout.num_channels)
+        self.bond = nn.Embedding(NUM_BOND_CLASSES + 1, pair_dim)
+        self.bond_level = nn.Linear(features, pair_dim)
+        self.previous_bond = nn.Linear(NUM_BOND_CLASSES, pair_dim, bias=False)
+        self.previous_distance = nn.Linear(radial.num_basis, pair_dim, bias=False)
+        self.hydrogen_level = None
+        if hydrogen_level:
+            self.hydrogen_level = nn.Linear(features, hidden_dim, bias=False)
+            nn.init.zeros_(self.hydrogen_level.weight)
+
+    def forward(
+        self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars [B, N, D], pairs [B, N, N, P] and steerable features [B, N, M, C]."""
+        size = noisy.node_mask.sum(1)[:, None, None].to(noisy.pos).log().expand(*noisy.node_mask.shape, 1)
+        levels = torch.cat([self.level(noise_level.pos), self.level(noise_level.atom), size], dim=-1)
+        scalar = self.atom(noisy.atom_type) + self.atom_level(levels)
+        if self.hydrogen_level is not None:
+            scalar = scalar + self.hydrogen_level(self.level(noise_level.hydrogen))
+        pair = self.bond(noisy.bond) + self.bond_level(self.level(noise_level.bond))
+        if previous is None:
+            previous = Prediction.zeros(noisy, self.previous_atom.in_features)
+        scalar = scalar + self.previous_atom(previous.atom_type.softmax(-1))
+        distance = pair_distance(pair_vectors(previous.pos))
+        pair = pair + self.previous_bond(previous.bond.softmax(-1)) + self.previous_distance(self.radial(distance))
+        hydrogen = torch.cat([noisy.hydrogen, previous.hydrogen], dim=2)
+        scalar = scalar + self.hydrogen_length((hydrogen.square().sum(-1) + 1e-6).sqrt())
+        vectors = self.hydrogen(hydrogen.transpose(-1, -2))  # [B, N, 3, C]
+        steerable = nn.functional.pad(vectors, (0, 0, 0, self.layout.num_components - 3))
+        return scalar, pair, steerable
+
+
+class PropertyEmbedding(nn.Module):
+    """What the network is told of a molecule's properties, as features of its atoms.
+
+    Every property that is given enters as its value, and as what the previous estimate still lacks of it: the value
+    less the `Contributions` of the atoms and bonds that the estimate expects (see `fit_counts`). Each comes with sines
+    and cosines, and with a one that says that it is there; what is not given enters as zeros. The last layer starts at
+    zero, so that a network without properties and the same one with a fresh embedding are the same function.
+
+    Args:
+        num_properties: C.
+        num_atom_classes: K.
+        hidden_dim: scalar features of an atom, D.
+        num_frequencies: of the sines and cosines, doubling from 1/2 on (per standard deviation), from 2 on for what is
+            lacking.
+    """
+
+    frequencies: Tensor
+    slopes: Tensor
+    unexplained: Tensor
+
+    def __init__(
+        self, *, num_properties: int, num_atom_classes: int, hidden_dim: int, num_frequencies: int = 5
+    ) -> None:
+        super().__init__()
+        self.num_properties = num_properties
+        self.register_buffer("frequencies", 2.0 ** torch.arange(-1, num_frequencies - 1), persistent=False)
+        self.register_buffer("slopes", torch.zeros(num_bond_counts(num_atom_classes), num_properties))
+        self.register_buffer("unexplained", torch.ones(num_properties))
+        self.values = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim)
+        self.lacking = nn.Linear(num_properties * (2 + 2 * num_frequencies), hidden_dim, bias=False)
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, condition: Tensor, expected: Tensor | None) -> Tensor:
+        """Features [B, D] of normalised values [B, C], NaN = not given.
+
+        Args:
+            condition: the values.
+            expected: `expected_bond_counts` of the previous estimate [B, F]; None = there is none.
+        """
+        hidden = self.values(self._waves(condition, 1.0))
+        if expected is not None:
+            hidden = hidden + self.lacking(self._waves(condition - self.contributions(expected), 4.0))
+        embedded: Tensor = self.out(nn.functional.silu(hidden))
+        return embedded
+
+    @property
+    def contributions(self) -> Contributions:
+        """Of atoms and bonds to the properties."""
+        return Contributions(self.slopes, self.unexplained)
+
+    def _waves(self, condition: Tensor, scale: float) -> Tensor:
+        """Features [B, C * (2 + 2 F)] of values [B, C], zeros where they are NaN."""
+        given = condition.isfinite()[..., None]
+        value = condition.nan_to_num()[..., None]
+        angle = value * (scale * self.frequencies)
+        features = torch.cat([torch.ones_like(value), value, angle.sin(), angle.cos()], dim=-1) * given
+        return features.flatten(1)
+
+    @torch.no_grad()
+    def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
+        """Least squares for normalised properties [M, C], NaN = not known, on `bond_counts` [M, F]."""
+        self.slopes.copy_(fitted_slopes(counts, targets, ridge=0.1))
+        left = (targets - self.contributions(counts.to(self.slopes)).to(targets)).square().nanmean(0).sqrt()
+        self.unexplained.copy_(left.nan_to_num(1.0).clamp(max=1.0))
+
+
+def pair_vectors(pos: Tensor) -> Tensor:
+    """Vectors [B, N, N, 3] from atom i (second axis) to atom j (third axis) of pos [B, N, 3]."""
+    return pos[:, None] - pos[:, :, None]
+
+
+def pair_distance(vectors: Tensor) -> Tensor:
+    """Lengths [...] of vectors [..., 3], with a floor that keeps the gradient finite at zero."""
+    return (vectors.square().sum(-1) + 1e-8).sqrt()
+
+
+class ExponentialBasis(nn.Module):
+    """Gaussians in exp(-distance / length): fine at bond lengths, coarse far away.
+
+    Source: PhysNet (Unke & Meuwly 2019, arXiv:1902.08408, eq. 7), without the cutoff, as every pair is used.
+
+    Args:
+        num_basis: number of features.
+        length: decay length, in the model's units of length.
+    """
+
+    centers: Tensor
+
+    def __init__(self, *, num_basis: int = 20, length: float = 2.5) -> None:
+        super().__init__()
+        self.num_basis = num_basis
+        self.length = length
+        self.register_buffer("centers", torch.linspace(0, 1, num_basis), persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Features [..., num_basis] of distances [...]."""
+        decayed = torch.exp(-distance / self.length)[..., None]
+        return torch.exp(-((decayed - self.centers) * (self.num_basis / 2)).square())

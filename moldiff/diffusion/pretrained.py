@@ -1,0 +1,301 @@
+"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled.
+
+Which models there are, each in one line from its config and its card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from moldiff.diffusion.compute import in_float32
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.shipped import CONFIG_FILE, available_models, shipped_folder
+from moldiff.diffusion.statistics import Statistics
+from moldiff.errors import MoldiffError
+from moldiff.instantiate import MODEL_PREFIXES, construct
+from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.storage import write_atomically
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+NOVELTY_FILE = "novelty.safetensors"
+
+FORMER: Mapping[str, str] = {
+    "moldiff.condition.PropertyDropout": "moldiff.diffusion.conditioning.PropertyDropout",
+    "moldiff.data.drugs.Drugs": "moldiff.data.sources.drugs.Drugs",
+    "moldiff.data.files.Files": "moldiff.data.sources.files.Files",
+    "moldiff.data.qm9.QM9": "moldiff.data.sources.qm9.QM9",
+    "moldiff.likeness.Likeness": "moldiff.sampling.similarity.Likeness",
+    "moldiff.logs.MetricsTable": "moldiff.training.loggers.MetricsTable",
+    "moldiff.logs.tensorboard": "moldiff.training.loggers.tensorboard",
+    "moldiff.metrics.contacts.Contacts": "moldiff.evaluation.metrics.contacts.Contacts",
+    "moldiff.metrics.distribution.Distribution": "moldiff.evaluation.metrics.distributions.Distribution",
+    "moldiff.metrics.diversity.Diversity": "moldiff.evaluation.metrics.diversity.Diversity",
+    "moldiff.metrics.druglike.DrugLikeness": "moldiff.evaluation.metrics.druglike.DrugLikeness",
+    "moldiff.metrics.forcefield.ForceFieldRelaxation": "moldiff.evaluation.metrics.forcefield.ForceFieldRelaxation",
+    "moldiff.metrics.frechet.FrechetDistance": "moldiff.evaluation.metrics.fcd.FrechetDistance",
+    "moldiff.metrics.neighbours.NearestNeighbours": "moldiff.evaluation.metrics.diversity.NearestNeighbours",
+    "moldiff.metrics.perception.Perception": "moldiff.evaluation.metrics.perception.Perception",
+    "moldiff.metrics.posebusters.PoseBustersChecks": "moldiff.evaluation.metrics.posebusters.PoseBustersChecks",
+    "moldiff.metrics.relaxation.Relaxation": "moldiff.evaluation.metrics.relaxation.Relaxation",
+    "moldiff.nn.denoiser.PairTransformer": "moldiff.diffusion.nn.pair_transformer.PairTransformer",
+    "moldiff.optimizer.MuonAdamW": "moldiff.training.optim.MuonAdamW",
+    "moldiff.process.categorical.CategoricalProcess": "moldiff.diffusion.process.categorical.CategoricalProcess",
+    "moldiff.process.categorical.absorbing_prior": "moldiff.diffusion.process.categorical.absorbing_prior",
+    "moldiff.process.categorical.marginal_prior": "moldiff.diffusion.process.categorical.marginal_prior",
+    "moldiff.process.categorical.uniform_prior": "moldiff.diffusion.process.categorical.uniform_prior",
+    "moldiff.process.gaussian.GaussianProcess": "moldiff.diffusion.process.gaussian.GaussianProcess",
+    "moldiff.process.joint.JointProcessConfig": "moldiff.diffusion.process.joint.JointProcessConfig",
+    "moldiff.process.local.Distances": "moldiff.diffusion.process.geometry_loss.Distances",
+    "moldiff.process.local.LocalFrames": "moldiff.diffusion.process.geometry_loss.LocalFrames",
+    "moldiff.process.mixture.TaskMixture": "moldiff.diffusion.process.task_mixture.TaskMixture",
+    "moldiff.process.schedule.CosineSchedule": "moldiff.diffusion.process.schedule.CosineSchedule",
+    "moldiff.process.schedule.LinearSchedule": "moldiff.diffusion.process.schedule.LinearSchedule",
+    "moldiff.process.time.PowerTimes": "moldiff.diffusion.process.schedule.PowerTimes",
+    "moldiff.process.time.power_grid": "moldiff.diffusion.process.schedule.power_grid",
+    "moldiff.sampler.PowerSampler": "moldiff.diffusion.sampler.PowerSampler",
+    "moldiff.schedule.TrapezoidSchedule": "moldiff.training.optim.TrapezoidSchedule",
+    "moldiff.scoring.sample_quality": "moldiff.training.quality.sample_quality",
+}
+"""What was called otherwise when a model or the state of a training was written, and how it is called now."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from its folder.
+
+    Attributes:
+        model: the module in evaluation mode, float32, on the CPU.
+        folder: where it was read.
+        name: the folder's name.
+        weights_hash: first 12 hexadecimal digits of the SHA-256 of the weights file.
+        config: what `config.json` says.
+    """
+
+    model: MoleculeDiffusion
+    folder: Path
+    name: str
+    weights_hash: str
+    config: Mapping[str, Any]
+
+    @property
+    def num_steps(self) -> int:
+        """Network calls a molecule where nothing else is asked for: the model's own number, or the sampler's."""
+        steps: int = self.config.get("steps", PowerSampler.num_steps)
+        return steps
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """What molecules pass where nothing else is asked for, in the words of `moldiff.sampling.filters`."""
+        return tuple(self.config.get("filters", ()))
+
+
+def build_model(
+    config: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    statistics: Statistics,
+    allowed: Sequence[str] | None = None,
+    *,
+    properties: Properties | None = None,
+) -> MoleculeDiffusion:
+    """A model with fresh weights from the configs of its `denoiser` and `process`.
+
+    A denoiser is only asked for properties (`num_properties`) if the model is to have some.
+    """
+    told = {"num_properties": len(properties)} if properties else {}
+    denoiser = construct(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
+    process = construct(config["process"], allowed).build(
+        torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
+    )
+    return MoleculeDiffusion(denoiser, process, vocabulary, statistics, properties)
+
+
+def save_model(
+    folder: Path, model: MoleculeDiffusion, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write weights and config, each to a temporary name first and then renamed.
+
+    Args:
+        folder: created if missing.
+        model: its denoiser's weights and its data's description are written.
+        config: `denoiser` and `process` configs, and anything worth keeping about the training.
+        dtype: stored precision of the weights; None = as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to(dtype).cpu().contiguous() for name, value in model.denoiser.state_dict().items()}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "vocabulary": model.vocabulary.to_dict(),
+        "statistics": model.statistics.to_dict(),
+        **({"properties": model.properties.to_dict()} if model.properties else {}),
+        **config,
+    }
+    write_atomically(folder / WEIGHTS_FILE, save(weights))
+    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / CONFIG_FILE, text.encode())
+
+
+def leftovers(folder: Path) -> set[Path]:
+    """What `write_atomically` was writing into a folder when its process was killed."""
+    return {path for path in folder.glob(".*.*") if re.fullmatch(r"\..+\.\d+(\.part)?", path.name) and path.is_file()}
+
+
+def find_model(name_or_folder: str | Path) -> Path:
+    """The folder of a shipped model by its name, or of a trained one by its path.
+
+    Raises:
+        MoldiffError: when there is neither.
+    """
+    if str(name_or_folder) in available_models():
+        return shipped_folder() / str(name_or_folder)
+    folder = Path(name_or_folder)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    names = ", ".join(available_models()) or "none"
+    found = "a folder without config.json" if folder.is_dir() else "no such model or folder"
+    raise MoldiffError(
+        f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}"
+    )
+
+
+@in_float32()
+def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES) -> Checkpoint:
+    """Read a model.
+
+    Args:
+        name_or_folder: name of a shipped model or path of a folder.
+        allowed: prefixes of names its config may build, see `moldiff.instantiate`; None = any.
+
+    Raises:
+        MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
+    """
+    folder = find_model(name_or_folder)
+    config = _read_config(folder / CONFIG_FILE)
+    content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
+    if content is None:
+        raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
+    vocabulary, statistics = Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"])
+    properties = Properties.from_dict(config.get("properties", []))
+    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+        model = build_model(config, vocabulary, statistics, allowed, properties=properties)
+    _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
+    weights_hash = hashlib.sha256(content).hexdigest()[:12]
+    return Checkpoint(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MoldiffError(f"{path}: damaged, expected JSON ({error})") from None
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise MoldiffError(f"{path}: got format_version {version}, expected {FORMAT_VERSION}")
+    missing = [key for key in ("denoiser", "process", "vocabulary", "statistics") if key not in config]
+    if missing:
+        raise MoldiffError(f"{path}: lacks {', '.join(missing)}, expected a model's config")
+    return dict(with_present_names(config))
+
+
+def with_present_names(config: Any) -> Any:
+    """The same description with every `_target_` as it is called now; what is no mapping and no list stays itself."""
+    if isinstance(config, Mapping):
+        return {
+            key: FORMER.get(value, value) if key == "_target_" and isinstance(value, str) else with_present_names(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, list):
+        return [with_present_names(item) for item in config]
+    return config
+
+
+def parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file's content; `path` is for the message.
+
+    Raises:
+        MoldiffError: saying what the content is instead.
+    """
+    size = f"{path} ({len(content)} bytes)"
+    if not content:
+        raise MoldiffError(f"{size}: empty, expected the model's weights")
+    if content.startswith(b"version https://git-lfs"):
+        raise MoldiffError(f"{size}: a git-lfs pointer instead of the weights; run `git lfs pull`")
+    if content.lstrip()[:1] == b"<":
+        raise MoldiffError(f"{size}: a web page instead of the weights; download the file itself")
+    if (expected := _expected_size(content)) > len(content):
+        raise MoldiffError(f"{size}: truncated, expected {expected} bytes")
+    try:
+        return dict(load(content))
+    except SafetensorError as error:
+        raise MoldiffError(f"{size}: damaged, expected a safetensors file ({error})") from None
+
+
+def _expected_size(content: bytes) -> int:
+    """Length (bytes) that a safetensors file claims to have; 0 where its header makes no sense."""
+    header = int.from_bytes(content[:8], "little")
+    if header > 100_000_000:  # the format's own limit
+        return 0
+    if len(content) < 8 + header:
+        return 8 + header
+    try:
+        entries = json.loads(content[8 : 8 + header])
+        ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
+        return 8 + header + max(ends)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0
+
+
+def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights by name after comparing names and shapes, so that the message can name the difference."""
+    expected = module.state_dict()
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
+    if surplus := sorted(weights.keys() - expected.keys()):
+        raise MoldiffError(f"{path}: holds {surplus[0]} and {len(surplus) - 1} more that its config.json does not know")
+    if axes := getattr(module, "class_axes", {}):  # the mask is a class more in some of them
+        held, listed = (min(values[name].shape[axis] for name, axis in axes.items()) for values in (weights, expected))
+        if held != listed:
+            raise MoldiffError(f"{path}: made for {held} atom classes, but its config.json lists {listed}")
+    for name, value in expected.items():
+        if value.shape != weights[name].shape:
+            got, want = tuple(weights[name].shape), tuple(value.shape)
+            raise MoldiffError(f"{path}: {name} has shape {got}, expected {want} by its config.json")
+    module.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+
+
+def model_lines() -> list[str]:
+    """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
+    names = available_models()
+    width = max((len(name) for name in names), default=0)
+    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
+
+
+def _line(folder: Path) -> str:
+    config = _read(folder / CONFIG_FILE)
+    sizes = [size for size, _ in config["statistics"]["size_counts"]]
+    numbers = sorted({number for number, _, _ in config["vocabulary"]["atom_classes"]})
+    elements = " ".join(SYMBOLS[number] for number in numbers)
+    megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
+    card = folder / "card.json"
+    data = _read(card)["facts"]["data"] if card.is_file() else "no card"
+    names = " ".join(entry["name"] for entry in config.get("properties", ()))
+    told = f"towards {names}; " if names else ""
+    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {told}{megabytes:.1f} MB; {data}"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

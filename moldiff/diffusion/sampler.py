@@ -1,0 +1,409 @@
+"""Sampling loops as plain functions over a model, a grid of levels and a source of random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.coupling import masked_mean
+from moldiff.diffusion.guidance import Steering
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.noise import Draws
+from moldiff.diffusion.process.joint import JointProcess
+from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
+from moldiff.errors import MoldiffError
+from moldiff.molecules.vocabulary import MAX_HYDROGENS
+
+_EXCLUDED = -1e4
+"""Logit of a class that cannot be."""
+
+_SETTLED = 0.15
+"""Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
+
+_CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
+"""How many more classes a step redraws unless told otherwise; the latter for models with coupled noise."""
+
+_CHURN = 1.5
+"""The rate of fresh noise in many calls unless told otherwise."""
+
+_DRAWN = 0.01
+"""Noise level at which classes and bonds are drawn; to go on down to the data is left to settling."""
+
+_LEAST_SETTLING = 6
+"""Network calls that hydrogens need to find their places, where there are as many to spare."""
+
+_MANY = 50
+"""Network calls from which on a run draws noise anew or, of a model with coupled noise, has a refinement."""
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """One network call of a running sampler.
+
+    Attributes:
+        noisy: the state that went into the network (model units).
+        prediction: the network's answer (model units).
+        level: the noise levels that it was told.
+        step: 0-based number of the call.
+    """
+
+    noisy: MolBatch
+    prediction: Prediction
+    level: NoiseLevel
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What is known of the molecules that are to be sampled.
+
+    Attributes:
+        clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
+        level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
+        allowed: [B, N, K] True = the atom may end up in this class; None = in any.
+    """
+
+    clean: MolBatch
+    level: NoiseLevel
+    allowed: Tensor | None = None
+
+    @classmethod
+    def unknown(cls, node_mask: Tensor) -> Start:
+        """Nothing is known but the number of atoms (`node_mask` [B, N])."""
+        batch, size = node_mask.shape
+        device = node_mask.device
+        clean = MolBatch(
+            pos=torch.zeros(batch, size, 3, device=device),
+            hydrogen=torch.zeros(batch, size, MAX_HYDROGENS, 3, device=device),
+            atom_type=torch.zeros(batch, size, dtype=torch.long, device=device),
+            bond=torch.zeros(batch, size, size, dtype=torch.long, device=device),
+            node_mask=node_mask,
+        )
+        return cls(clean, NoiseLevel.uniform(clean.pos.new_ones(batch), node_mask))
+
+    @property
+    def known(self) -> Tensor:
+        """Atoms of known position [B, N]."""
+        return (self.level.pos == 0) & self.clean.node_mask
+
+
+Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
+
+
+class Sampler(Protocol):
+    """Turns noise into clean-data estimates; each yielded state is one network call, the last is the sample."""
+
+    def __call__(
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
+    ) -> Iterator[SamplerState]:
+        """Run from `noisy` at `noise_level` (0 where known) down to the data; `denoise` is the network."""
+        ...
+
+
+@dataclass(frozen=True)
+class PowerSampler:
+    """Steps down power grids of levels, one network call a level.
+
+    A molecule is drawn in two stages. Coordinates of heavy atoms, classes and bonds come first. Then the most probable
+    graph is taken as known, the coordinates are noised a little again, and settle while the hydrogens are drawn.
+
+    Args:
+        num_steps: network calls a molecule.
+        grid_power: above 1 the grids are denser towards the data.
+        corrector: how many times more classes than its law asks for a step redraws from the estimate. No noise is put
+            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3, and 100 of
+            models with coupled noise.
+        refresh: share of the classes and bonds that every step noises anew, as they are at its level.
+        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE. None = 1.5
+            from 50 calls on, and 0 in fewer or of models with coupled noise.
+        churn_low: the lowest noise level from which it is.
+        churn_high: the highest.
+        order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates, up to where the
+            graph is known.
+        self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
+            together, and towards the most frequent.
+        settle: share of the calls in which the graph is known; at least 6, but no more than half of them.
+        settle_level: noise level that the coordinates go back to then.
+        class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
+            None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
+            taken, the graph has to be settled before the coordinates are.
+        refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
+            network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
+            are shared out by the levels that are passed through. None = none; of models with coupled noise 1 from 50
+            calls on.
+        refine_level: noise level that a refinement starts from, times that of each field to begin with.
+        hydrogen_noise: of models with coupled noise: standard deviation of the noise that hydrogen offsets start from;
+            None = 1 + 1 / num_steps, and 1 + 2 / calls in a refinement of so many calls, for they lose length.
+    """
+
+    num_steps: int = 50
+    grid_power: float = 2.0
+    corrector: float | None = None
+    refresh: float = 0.0
+    churn: float | None = None
+    churn_low: float = 0.0
+    churn_high: float = 1.0
+    order: int = 2
+    self_condition: float = 0.5
+    settle: float = 0.16
+    settle_level: float = 0.2
+    class_lead: float | None = None
+    refinements: int | None = None
+    refine_level: float = 0.35
+    hydrogen_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
+        for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
+            if not (getattr(self, name) is None or getattr(self, name) >= low):
+                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
+        for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
+        if self.class_lead is not None and not self.class_lead >= 1:
+            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
+        if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
+            raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
+        if self.order not in (1, 2):
+            raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
+        if self.refinements is not None and not (isinstance(self.refinements, int) and self.refinements >= 0):
+            raise MoldiffError(f"sampler.refinements: got {self.refinements}, expected a whole number of at least 0")
+        if not 0 < self.settle_level < 1:
+            raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
+        if not _SETTLED < self.refine_level < 1:
+            raise MoldiffError(
+                f"sampler.refine_level: got {self.refine_level}, expected a number above {_SETTLED} and below 1"
+            )
+
+    def __call__(
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
+    ) -> Iterator[SamplerState]:
+        """Yield every network call; the last one's prediction is the sample."""
+        process, previous, step = self._stepping(process), None, 0
+        # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
+        joint = noise_level.graph_known(noisy.node_mask) | process.coupling
+        for stage in self.stages(process.coupling):
+            levels = stage.levels(noise_level, joint, self.class_lead or 1.0)
+            if previous is not None:
+                estimate = settled(noisy, previous, noise_level)
+                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=self._width(process, 2 / len(levels)))
+            elif process.coupling:
+                fresh = (noise_level.pos == 1)[..., None, None]
+                width = self._width(process, 1 / self.num_steps)
+                noisy = noisy.replace(hydrogen=torch.where(fresh, width, 1.0) * noisy.hydrogen)
+            graph = previous
+            for place, level in enumerate(levels):
+                told = process.coupling or float(stage.grid[place]) <= self.self_condition
+                prediction = denoise(noisy, level, previous if told else None)
+                shown = prediction
+                if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
+                    shown = replace(prediction, atom_type=graph.atom_type, bond=graph.bond)
+                yield SamplerState(noisy, shown, level, step)
+                if place + 1 < len(levels):
+                    target = prediction
+                    # Hydrogens find their places to first order: extrapolated while they turn, they come out short.
+                    if self.order == 2 and not stage.graph_known and previous is not None and place > 0:
+                        target = extrapolate(prediction, previous, levels[place - 1 : place + 2], process)
+                    noisy = process.step(noisy, target, level, levels[place + 1], draws)
+                previous, step = prediction, step + 1
+
+    def _stepping(self, process: JointProcess) -> JointProcess:
+        """The process with the noise that the steps draw anew."""
+        churn = self.churn
+        if churn is None:
+            churn = 0.0 if process.coupling or self.num_steps < _MANY else _CHURN
+        churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
+        corrector = self.corrector
+        if corrector is None:
+            corrector = _COUPLED_CORRECTOR if process.coupling else _CORRECTOR
+        classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
+        return replace(
+            process,
+            pos=replace(process.pos, **churned),
+            hydrogen=replace(process.hydrogen, **churned),
+            atom_type=replace(process.atom_type, **classes),
+            bond=replace(process.bond, **classes),
+        )
+
+    def num_refinements(self, coupling: bool) -> int:
+        """`refinements`, or what None stands for."""
+        if self.refinements is None:
+            return int(coupling and self.num_steps >= _MANY)
+        return self.refinements
+
+    def stages(self, coupling: bool) -> list[Stage]:
+        """The ways down of the run, `num_steps` network calls in all; with `coupling` none with a known graph."""
+        calls = 0
+        if self.settle and not coupling:
+            calls = min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps)))
+        end = _DRAWN if calls else MIN_LEVEL
+        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling), end)
+        found = [Stage(grid, grid) for grid in grids]
+        if calls:
+            down = power_grid(calls, self.grid_power, start=self.settle_level)
+            found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
+        return found
+
+    def _grids(self, num_steps: int, rounds: int, end: float) -> list[Tensor]:
+        """The levels of the first way down and of each refinement, one network call each, to the level `end`."""
+        calls = round(num_steps / (1 / self.refine_level + rounds))
+        if calls < 2:  # a single call would only repeat the last estimate
+            rounds = 0
+        ends = [_SETTLED] * rounds + [end]
+        first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
+        return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
+
+    def _width(self, process: JointProcess, excess: float) -> float:
+        """Standard deviation of the noise of hydrogens, where coupled models want it wider by `excess`."""
+        if not process.coupling:
+            return 1.0
+        return 1 + excess if self.hydrogen_noise is None else self.hydrogen_noise
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One way down.
+
+    Attributes:
+        grid: level of each network call [n], times that of each field to begin with.
+        hydrogen: that of the hydrogens [n] where the graph is known by now.
+        graph_known: whether classes and bonds are taken as known.
+    """
+
+    grid: Tensor
+    hydrogen: Tensor
+    graph_known: bool = False
+
+    def levels(self, noise_level: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
+        """The levels of every call.
+
+        Args:
+            noise_level: to begin with; what is known (0) stays known.
+            joint: [B] True = hydrogens have the level of the coordinates.
+            class_lead: power of the level for classes and bonds.
+        """
+        found = []
+        for factor, own in zip(self.grid.to(noise_level.pos), self.hydrogen.to(noise_level.pos), strict=True):
+            ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
+            alone = own if self.graph_known else torch.ones_like(own)
+            level = NoiseLevel(
+                pos=noise_level.pos * factor,
+                atom=noise_level.atom * ahead,
+                bond=noise_level.bond * ahead,
+                hydrogen=noise_level.hydrogen * torch.where(joint, factor, alone)[:, None],
+            )
+            found.append(level)
+        return found
+
+
+def extrapolate(
+    prediction: Prediction, previous: Prediction, levels: Sequence[NoiseLevel], process: JointProcess
+) -> Prediction:
+    """The clean coordinates that carry a first-order step to second order, from the last two estimates.
+
+    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h
+    are steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
+    finite, so that the second step from pure noise is of second order already.
+
+    Args:
+        prediction: the present estimate.
+        previous: the one before.
+        levels: the last, the present and the next level.
+        process: brings sigma.
+    """
+
+    def share(name: str) -> Tensor:
+        schedule = getattr(process, name).schedule
+        last, now, coming = (schedule.sigma(getattr(level, name).double()).clamp(min=1e-12).log() for level in levels)
+        moved = (now - last) < 0
+        return torch.where(moved, (coming - now) / (2 * torch.where(moved, now - last, 1.0)), 0.0).to(prediction.pos)
+
+    pos, hydrogen = share("pos")[..., None], share("hydrogen")[..., None, None]
+    return replace(
+        prediction,
+        pos=prediction.pos + pos * (prediction.pos - previous.pos),
+        hydrogen=prediction.hydrogen + hydrogen * (prediction.hydrogen - previous.hydrogen),
+    )
+
+
+def settled(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
+    """The estimate as a molecule, its most probable classes included; what is known (level 0) stays as it is."""
+    known = noise_level.pos == 0
+    atom_type = prediction.atom_type.argmax(-1) * noisy.node_mask
+    bond = prediction.bond.argmax(-1) * noisy.pair_mask
+    return noisy.replace(
+        pos=torch.where(known[..., None], noisy.pos, prediction.pos),
+        hydrogen=torch.where(known[..., None, None], noisy.hydrogen, prediction.hydrogen),
+        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, atom_type),
+        bond=torch.where(noise_level.bond == 0, noisy.bond, bond),
+    )
+
+
+def restrict(prediction: Prediction, start: Start) -> Prediction:
+    """The prediction with no weight on classes that what is known rules out."""
+    clean, level = start.clean, start.level
+    atom_type, bond = prediction.atom_type, prediction.bond
+    possible = torch.nn.functional.one_hot(clean.atom_type, atom_type.shape[-1]).bool() | (level.atom > 0)[..., None]
+    if start.allowed is not None:
+        possible &= start.allowed
+    bonds = torch.nn.functional.one_hot(clean.bond, bond.shape[-1]).bool() | (level.bond > 0)[..., None]
+    return replace(
+        prediction, atom_type=atom_type.masked_fill(~possible, _EXCLUDED), bond=bond.masked_fill(~bonds, _EXCLUDED)
+    )
+
+
+@torch.no_grad()
+def run_sampler(
+    model: MoleculeDiffusion,
+    sampler: Sampler,
+    start: Start,
+    draws: Draws,
+    *,
+    on_step: Callable[[SamplerState], None] | None = None,
+) -> Prediction:
+    """Sample molecules from what is known of them; `Start.unknown(node_mask)` asks for whole new ones.
+
+    Returns:
+        The last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
+        coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
+    """
+    clean, known = start.clean, start.known
+    if model.process.coupling:  # hydrogens were noised as the coordinates
+        start = replace(start, level=replace(start.level, hydrogen=start.level.pos))
+    free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
+
+    noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
+    steering = Steering.of(model, noisy, start.level)
+
+    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        prediction = model.denoise(noisy if steering is None else steering.told(noisy), level, previous)
+        prediction = prediction if free else restrict(prediction, start)
+        if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
+            steering.hear(prediction, noisy)
+        return prediction
+
+    process = model.process if steering is None else steering.process(model.process)
+    state = None
+    for state in sampler(denoise, process, noisy, start.level, draws):
+        if on_step is not None:
+            on_step(state)
+    if state is None:
+        raise MoldiffError("sampler: got no network call, expected at least one")
+    prediction = state.prediction
+    pos = prediction.pos * model.statistics.pos_scale + masked_mean(
+        clean.pos, known | ~known.any(1, keepdim=True) & clean.node_mask
+    )
+    hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale
+    if not model.process.coupling:
+        hydrogen = hydrogen * model.filled_slots(prediction.atom_type.argmax(-1))[..., None]
+    return replace(
+        prediction,
+        pos=torch.where(known[..., None], clean.pos, pos) * clean.node_mask[..., None],
+        hydrogen=torch.where(known[..., None, None], clean.hydrogen, hydrogen),
+    )

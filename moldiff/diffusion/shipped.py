@@ -1,0 +1,76 @@
+"""What the models that ship with the package have learnt: which of them fits where another one does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a model has learnt.
+
+    Attributes:
+        name: of the model.
+        sizes: the smallest and largest number of heavy atoms.
+        classes: of atoms.
+    """
+
+    name: str
+    sizes: tuple[int, int]
+    classes: frozenset[AtomClass]
+
+
+def shipped_folder() -> Path:
+    """The folder of the models that ship with the package."""
+    return Path(str(resources.files("moldiff.weights")))
+
+
+def available_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in shipped_folder().glob(f"*/{CONFIG_FILE}"))
+
+
+@cache
+def shipped_models() -> tuple[Learnt, ...]:
+    """All that ship: those of small molecules first, those that are told properties last."""
+    found = []
+    for name in available_models():
+        config = json.loads((shipped_folder() / name / CONFIG_FILE).read_text(encoding="utf-8"))
+        sizes = [size for size, _ in config["statistics"]["size_counts"]]
+        classes = frozenset(Vocabulary.from_dict(config["vocabulary"]).atom_classes)
+        found.append((bool(config.get("properties")), Learnt(name, (min(sizes), max(sizes)), classes)))
+    return tuple(one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].sizes[1])))
+
+
+def advice(atoms: Iterable[Collection[AtomClass]], sizes: tuple[int, int] | None = None) -> str:
+    """Which shipped model fits, to be added to a sentence; "" where none does.
+
+    Args:
+        atoms: the classes that each atom may have.
+        sizes: the smallest and largest number of heavy atoms; None = the atoms, and any number more.
+    """
+    atoms = list(atoms)
+    for model in shipped_models():
+        smallest, largest = model.sizes
+        within = len(atoms) <= largest if sizes is None else smallest <= sizes[0] and sizes[1] <= largest
+        if within and not any(model.classes.isdisjoint(choices) for choices in atoms):
+            return f"; model={model.name} has learnt them, in molecules of {smallest} to {largest} heavy atoms"
+    return ""
+
+
+def of_atoms(atoms: Iterable[tuple[int, int | None]]) -> list[frozenset[AtomClass]]:
+    """Classes that each atom may have, by its atomic number and number of hydrogens; None = any number."""
+    known = frozenset[AtomClass]().union(*(model.classes for model in shipped_models()))
+    return [
+        frozenset(one for one in known if one.atomic_number == number and hydrogens in (None, one.num_hydrogens))
+        for number, hydrogens in atoms
+    ]

@@ -1,0 +1,61 @@
+"""Numbers that the model and the sampler take from the training molecules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from moldiff.errors import MoldiffError
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Frequencies and scales of a set of molecules.
+
+    Attributes:
+        size_counts: number of molecules by number of heavy atoms.
+        atom_marginal: frequency of every atom class, K numbers that sum to 1.
+        bond_marginal: frequency of the bond classes 0 to 3 over all pairs of heavy atoms of a molecule.
+        pos_scale: root mean square of one coordinate of the centred heavy atoms (Å).
+        hydrogen_scale: root mean square of one component of the hydrogen offsets that are in use (Å); unused slots
+            are left out, so the scale does not depend on how saturated the molecules are. 1 without hydrogens.
+        hydrogens_placed: False for a set of heavy atoms, whose hydrogens are counted but have no coordinates.
+        charge: total charge of every molecule (e); None = they differ.
+    """
+
+    size_counts: dict[int, int]
+    atom_marginal: tuple[float, ...]
+    bond_marginal: tuple[float, ...]
+    pos_scale: float
+    hydrogen_scale: float
+    hydrogens_placed: bool = True
+    charge: int | None = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` is its inverse."""
+        return asdict(self) | {"size_counts": [[n, count] for n, count in sorted(self.size_counts.items())]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            MoldiffError: when a key is missing or malformed.
+        """
+        try:
+            return cls(
+                size_counts={int(n): int(count) for n, count in data["size_counts"]},
+                atom_marginal=tuple(float(p) for p in data["atom_marginal"]),
+                bond_marginal=tuple(float(p) for p in data["bond_marginal"]),
+                pos_scale=float(data["pos_scale"]),
+                hydrogen_scale=float(data["hydrogen_scale"]),
+                hydrogens_placed=bool(data.get("hydrogens_placed", True)),
+                charge=data.get("charge", 0),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise MoldiffError(f"statistics: missing or malformed entry ({error})") from None
+
+
+COUNTED: Mapping[str, str] = {"atoms": ""}
+"""Properties that every set has unless it stores others of that name: the number of atoms, hydrogens included."""

@@ -1,0 +1,1 @@
+"""Judging molecules, whoever made them."""

@@ -1,0 +1,187 @@
+"""Judging a file of molecules, whoever made it: `moldiff evaluate input=FILE` and the same from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics.bond_lookup import MARGINS_PM
+from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Entry, Intake, Subjects, known_item
+from moldiff.evaluation.reference import Known, Reference
+from moldiff.evaluation.remarks import remark_counts, remarks
+from moldiff.evaluation.report import Report
+from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.scores import MoleculeRow, score
+from moldiff.evaluation.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
+from moldiff.molecules.formats.completion import completed_record
+from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.record import Record
+from moldiff.molecules.formats.smiles import smiles_record
+from moldiff.molecules.molecule import InvalidMolecule, Status
+from moldiff.molecules.oddities import Oddity
+from moldiff.molecules.vocabulary import Vocabulary
+
+__all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
+
+REFERENCE_SIZE = 10_000
+"""Molecules of the reference that are compared with."""
+
+
+def evaluate(
+    source: str | Path | Sequence[Entry] | Sequence[str],
+    *,
+    reference: Reference | None = None,
+    metrics: Choice = "fast",
+    out: str | Path | None = None,
+    vocabulary: Vocabulary | None = None,
+    reference_size: int = REFERENCE_SIZE,
+    hydrogens: str = "keep",
+    on_progress: OnMetric | None = None,
+) -> Report:
+    """Score molecules by protocols P1 and P2, uniqueness and, with a reference, novelty; and by further metrics.
+
+    Every record counts: one that cannot be read is a row with the reason, and is in every per-molecule denominator.
+    A file of coordinates alone (XYZ) has no P2 results, a file of SMILES no P1 results; they are None with a note.
+    With reference molecules every number also comes for these: for as many as were evaluated, or, where a metric
+    compares with the reference, for one half of them against the other.
+
+    Args:
+        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), molecules of
+            this package (such as those of `moldiff.load("qm9").sample(100)`) or of RDKit, or SMILES.
+        reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
+            a `novelty.safetensors` serves for novelty only.
+        metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
+            distribution, neighbours, druglike, posebusters, fcd, mmff and xtb, a metric with settings of its own, such
+            as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
+        out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the
+            others beside it); None = nothing is written.
+        vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
+        reference_size: at most so many molecules of the reference are compared with, chosen at random.
+        hydrogens: "keep" = as they stand; "add" = those that a 3D structure lacks, here and in the reference, are added
+            with coordinates, as `moldiff prepare` does.
+        on_progress: called with the name of a metric and how many of its steps are finished.
+
+    Returns:
+        The report; `report["p2_valid"].value` is a number or None, `report.tables()` is for a terminal. After Ctrl-C
+        within the further metrics it holds what was finished, and `report.interrupted` is true.
+
+    Raises:
+        MoldiffError: when `source` or `reference` is a path that cannot be read, `hydrogens` is none of the two, a
+            metric is not known, or one that was asked for by name needs a package that is not installed.
+    """
+    chosen, skipped = choose(metrics)
+    if reference_size < 1:
+        raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
+    if hydrogens not in ("keep", "add"):
+        raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
+    known = Known.of(reference, reference_size, complete=hydrogens == "add")
+    records, intake, found = _read(source, complete=hydrogens == "add")
+    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, drawings=intake.drawings)
+    rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
+    rows = [_with_remarks(*pair) for pair in zip(rows, found, strict=True)]
+    findings = Findings(
+        results=blanked(scores.results, intake.missing),
+        notes=dict(scores.notes) | _notes(scores.results, intake.missing),
+        skipped=skipped,
+        reference_results=[] if known.subjects is None else _scores_of_known(known, len(rows), vocabulary),
+    )
+    run_metrics(chosen, intake.subjects([row.smiles for row in rows]), known.subjects, findings, on_progress)
+    options = _options(source, reference, known, rows) | {"hydrogens": hydrogens}
+    report = _report(rows, findings, options, remark_counts(found))
+    if out is not None:
+        report.write(out)
+    return report
+
+
+class _Read(NamedTuple):
+    """The records of a file or of SMILES, None for molecules; what there is of them, and what is odd about each."""
+
+    records: list[Record] | None
+    intake: Intake
+    remarks: list[list[Oddity]]
+
+
+def _read(source: str | Path | Sequence[Entry] | Sequence[str], *, complete: bool) -> _Read:
+    """What there is to evaluate; with `complete`, with the hydrogens that structures lack."""
+    records: list[Record] | None = None
+    entries: list[Any] = [] if isinstance(source, str | Path) else list(source)
+    if isinstance(source, str | Path):
+        records = read(source).records
+    elif entries and all(isinstance(entry, str) for entry in entries):
+        records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
+    items: list[Any] = [known_item(*pair) for pair in enumerate(entries if records is None else records)]
+    if complete:
+        items = [completed_record(item) if isinstance(item, Record) else item for item in items]
+    intake = Intake.of(items)
+    return _Read(None if records is None else items, intake, remarks(items, intake))
+
+
+def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
+    """The row with the record's title, and with the atom at fault as the file counts it."""
+    problem = record.molecule() if row.status is not Status.OK else None
+    reason = problem.reason if isinstance(problem, InvalidMolecule) and problem.status is row.status else row.reason
+    return replace(row, name=record.name, reason=reason)
+
+
+def _with_remarks(row: MoleculeRow, found: Sequence[Oddity]) -> MoleculeRow:
+    return replace(row, remarks="; ".join(map(str, found)) or None)
+
+
+def _notes(results: Sequence[MetricResult], missing: Mapping[str, str]) -> dict[str, str]:
+    """Why the results of a protocol that does not apply are empty."""
+    protocols = {result.name: result.name.partition("_")[0] for result in results}
+    return {name: missing[protocol] for name, protocol in protocols.items() if protocol in missing}
+
+
+def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) -> list[MetricResult]:
+    """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
+    assert known.subjects is not None
+    some: Subjects = known.subjects.first(count)
+    index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
+    scores = score(some.entries, index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
+    missing = {"p1"} if not some.has_coordinates else set()
+    missing |= set() if some.has_bonds else {"p2"}
+    kept = [result for result in scores.results if result.name.partition("_")[0] not in missing]
+    results = [result for result in kept if result.name != "p2_novel_parent"]
+    return [result for result in results if known.trained_on or "novel" not in result.name]
+
+
+def _report(
+    rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any], remarks: Mapping[str, int]
+) -> Report:
+    columns = findings.columns
+    table = [asdict(row) | {name: values[place] for name, values in columns.items()} for place, row in enumerate(rows)]
+    return Report(
+        results=[result for result in findings.results if not result.name.endswith("]")],
+        rows=table,
+        options={**options, "metrics": findings.options},
+        notes=findings.notes,
+        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
+        details=[result for result in findings.results if result.name.endswith("]")],
+        skipped=findings.skipped,
+        interrupted=findings.interrupted,
+        remarks=remarks,
+    )
+
+
+def _options(
+    source: str | Path | Sequence[Entry] | Sequence[str],
+    reference: Reference | None,
+    known: Known,
+    rows: Sequence[MoleculeRow],
+) -> dict[str, Any]:
+    index = known.index
+    return {
+        "input": str(source) if isinstance(source, str | Path) else "molecules from Python",
+        "records": len(rows),
+        "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
+        "reference": str(reference) if isinstance(reference, str | Path) else None,
+        "reference_molecules": None if index is None else len(index),
+        "reference_skipped": None if index is None else index.num_skipped,
+        "reference_compared": known.source,
+        "p1_margins_pm": list(MARGINS_PM),
+        "p2_sanitize": "explicit graph, no implicit hydrogens",
+    }

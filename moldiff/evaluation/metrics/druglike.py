@@ -1,0 +1,197 @@
+"""What medicinal chemists look at: QED, synthetic accessibility, logP, polar surface, weight and structural alerts."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem, RDConfig, rdBase
+from rdkit.Chem import FilterCatalog
+
+from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.descriptors import DESCRIPTORS
+from moldiff.processes import Failure, run_limited, was_interrupted
+
+if TYPE_CHECKING:  # worker processes import this module, and need no torch
+    from moldiff.evaluation.metric import Measured, OnProgress
+    from moldiff.evaluation.molecule_set import Subjects
+
+ALERTS = ("PAINS", "NIBR", "UNSTABLE")
+"""PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
+fall apart or that nobody makes, each with its source in `unstable.tsv`."""
+
+_NIBR_FILE = "NIBRSubstructureFilters/SubstructureFilter_HitTriaging_wPubChemExamples.csv"
+
+
+class Described(NamedTuple):
+    """One molecule.
+
+    Attributes:
+        qed: quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012).
+        sa: synthetic accessibility, 1 (easy) to 10 (Ertl and Schuffenhauer 2009), RDKit's Contrib.
+        logp: octanol-water partition coefficient by Crippen.
+        tpsa: topological polar surface area (Å²).
+        mw: average molecular weight (g/mol).
+        alerts: the first alert of each catalogue in `ALERTS`; None = none.
+    """
+
+    qed: float
+    sa: float
+    logp: float
+    tpsa: float
+    mw: float
+    alerts: tuple[str | None, ...]
+
+
+_TITLES = {
+    "qed": "QED",
+    "sa": "synthetic accessibility score (1 easy to 10)",
+    "logp": "Crippen logP",
+    "tpsa": "topological polar surface area",
+    "mw": "molecular weight",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrugLikeness:
+    """Descriptors and alerts of the P2-valid molecules; with a reference, Wasserstein-1 distances to it as well.
+
+    Attributes:
+        limit: seconds of processor time that a molecule may take.
+        num_workers: processes; None = one per CPU.
+    """
+
+    limit: float = 10.0
+    num_workers: int | None = None
+
+    name = "druglike"
+    needs = ("bonds",)
+    package = None
+
+    def __call__(
+        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
+    ) -> Measured:
+        """Describe every valid molecule."""
+        from moldiff.evaluation.metric import Measured, unfinished
+
+        both = [subjects] if reference is None else [subjects, reference]
+        texts = [text for side in both for text in side.smiles if text is not None]
+        outcomes = run_limited(describe, texts, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
+        found, known = outcomes[: len(subjects.valid)], outcomes[len(subjects.valid) :]
+        finished = [outcome for outcome in found if not was_interrupted([outcome])]
+        results = _results(_done(found), len(finished)) + _distances(_done(found), _done(known))
+        results += unfinished("druglike", len(found) - len(finished), len(found))
+        options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
+        return Measured(results, _columns(subjects, found), {}, options, was_interrupted(outcomes))
+
+
+def _done(outcomes: Sequence[Described | Failure]) -> list[Described]:
+    return [outcome for outcome in outcomes if isinstance(outcome, Described)]
+
+
+def _columns(subjects: Subjects, found: Sequence[Described | Failure]) -> dict[str, Sequence[Any]]:
+    by_place = {place: one for place, one in zip(subjects.valid, found, strict=True) if isinstance(one, Described)}
+    rows = [by_place.get(place) for place in range(len(subjects))]
+    reasons = {place: one.reason for place, one in zip(subjects.valid, found, strict=True) if isinstance(one, Failure)}
+    columns: dict[str, Sequence[Any]] = {
+        "druglike_reason": [reasons.get(place, "") for place in range(len(subjects))],
+    }
+    columns |= {f"druglike_{name}": [None if row is None else getattr(row, name) for row in rows] for name in _TITLES}
+    for number, catalogue in enumerate(ALERTS):
+        texts = [None if row is None else row.alerts[number] or "" for row in rows]
+        columns[f"druglike_{catalogue.lower()}"] = texts
+    return columns
+
+
+def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
+    from moldiff.evaluation.metric import average, median
+
+    over = "over the P2-valid molecules that could be described"
+    described = "P2-valid molecules that could be described within the limit, over the P2-valid."
+    results = [MetricResult("druglike_described", len(found), asked, described)]
+    for name, title in _TITLES.items():
+        values = [getattr(one, name) for one in found]
+        unit = DESCRIPTORS[name].unit
+        results.append(average(f"druglike_{name}_mean", values, f"Mean {title}, {over}.", unit))
+        results.append(median(f"druglike_{name}_median", values, f"Median {title}, {over}.", unit))
+    for number, catalogue in enumerate(ALERTS):
+        alerted = sum(one.alerts[number] is not None for one in found)
+        definition = f"Molecules with an alert of the catalogue {catalogue}, {over}."
+        results.append(MetricResult(f"druglike_{catalogue.lower()}", alerted, len(found), definition))
+    return results
+
+
+def _distances(found: Sequence[Described], known: Sequence[Described]) -> list[MetricResult]:
+    """Wasserstein-1 distances of the descriptors, where there are both sides."""
+    from moldiff.evaluation.metrics.distributions import wasserstein
+
+    if not found or not known:
+        return []
+    results = []
+    for name, title in _TITLES.items():
+        sides = [np.array([getattr(one, name) for one in side]) for side in (found, known)]
+        definition = f"Wasserstein-1 distance of the {title} of P2-valid molecules to the reference's."
+        distance = wasserstein(*sides)
+        unit = DESCRIPTORS[name].unit
+        results.append(MetricResult(f"druglike_{name}_distance", distance, 1, definition, len(found), unit))
+    return results
+
+
+def describe(smiles: str) -> Described:
+    """Descriptors and alerts of one molecule.
+
+    Example:
+        >>> round(describe("CC(=O)Oc1ccccc1C(=O)O").qed, 2)
+        0.55
+    """
+    mol = Chem.MolFromSmiles(smiles)
+    with rdBase.BlockLogs():
+        numbers = {name: float(DESCRIPTORS[name].of(mol)) for name in _TITLES}
+    return Described(**numbers, alerts=tuple(first_alert(catalogue, mol) for catalogue in ALERTS))
+
+
+def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
+    """The first unwanted substructure of a molecule in NIBR or a catalogue that RDKit names; None = there is none."""
+    with rdBase.BlockLogs():
+        entry = _catalogue(catalogue).GetFirstMatch(mol)
+    return None if entry is None else str(entry.GetDescription())
+
+
+@cache
+def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
+    """That of Novartis is a table in RDKit's Contrib, `UNSTABLE` one of this package; RDKit names the others."""
+    if name == "NIBR":
+        return _of_patterns(_nibr_patterns())
+    if name == "UNSTABLE":
+        return _of_patterns((row["name"], row["smarts"], 1) for row in unstable_groups())
+    parameters = FilterCatalog.FilterCatalogParams()
+    parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
+    return FilterCatalog.FilterCatalog(parameters)
+
+
+def unstable_groups() -> list[dict[str, str]]:
+    """Groups that fall apart or that nobody makes: `name`, `smarts` and `source` of each."""
+    text = resources.files("moldiff.evaluation.metrics").joinpath("unstable.tsv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines(), delimiter="\t"))
+
+
+def _nibr_patterns() -> Iterator[tuple[str, str, int]]:
+    with (Path(RDConfig.RDContribDir) / _NIBR_FILE).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["SEVERITY_COMMENT"] == "EXCLUDE":
+                yield row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))
+
+
+def _of_patterns(patterns: Iterable[tuple[str, str, int]]) -> FilterCatalog.FilterCatalog:
+    """A catalogue of names, SMARTS, and how often each has to occur."""
+    catalogue = FilterCatalog.FilterCatalog()
+    for title, smarts, least in patterns:
+        matcher = FilterCatalog.SmartsMatcher(title, smarts, least)
+        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
+    return catalogue

@@ -1,0 +1,188 @@
+"""Uniqueness and novelty of valid molecules, on one normalised key.
+
+Both sides of a comparison go through `identity.canonical_key`, so that explicit hydrogens, atom maps, isotopes, atom
+order and `S+ O-` beside `S=O` do not make a known molecule new. The same numbers on the plain isomeric SMILES
+(`identity.strict_key`) are given beside them under names that end in `_strict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from rdkit import Chem
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics.parents import novel_parents
+from moldiff.evaluation.metrics.validity import Verdict, judge
+from moldiff.evaluation.result import MetricResult
+from moldiff.molecules import identity
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
+
+FILE_NAME = "novelty.safetensors"
+MAX_TEXTS = 500_000
+"""Molecules of a reference whose parents can be compared: they take memory, and a minute of time in the worst case."""
+_ARRAYS = ("canonical", "strict")
+
+
+@dataclass(frozen=True, eq=False)
+class NoveltyIndex:
+    """Sorted 64-bit hashes of the keys of known molecules (the training set).
+
+    Attributes:
+        canonical: hashes of `identity.canonical_key`, sorted [k] int64.
+        strict: hashes of `identity.strict_key`, sorted [l] int64.
+        num_skipped: reference entries that could not be read.
+        texts: SMILES of all of them, for novelty by parent; None = only the hashes are known, or they are too many.
+    """
+
+    canonical: np.ndarray
+    strict: np.ndarray
+    num_skipped: int = 0
+    texts: Collection[str] | None = None
+
+    @classmethod
+    def of(cls, reference: Iterable[Molecule | InvalidMolecule | Chem.Mol | str]) -> Self:
+        """Index molecules, RDKit molecules or SMILES; entries that cannot be read are skipped and counted."""
+        canonical, strict, skipped = dict[int, str](), set(), 0
+        for entry in reference:
+            if isinstance(entry, InvalidMolecule):
+                skipped += 1
+                continue
+            try:
+                keys = identity.canonical_key(entry), identity.strict_key(entry)
+            except MemoryError:
+                raise
+            except Exception:  # RDKit raises of all kinds, and no molecule may take the others with it
+                skipped += 1
+                continue
+            canonical[identity.key_hash(keys[0])] = keys[0] if len(canonical) < MAX_TEXTS else ""
+            strict.add(identity.key_hash(keys[1]))
+        texts = None if len(canonical) > MAX_TEXTS else list(canonical.values())
+        first, second = (np.array(sorted(hashes), dtype=np.int64) for hashes in (canonical, strict))
+        return cls(first, second, skipped, texts)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the file that `moldiff prepare` writes; `path` is that file or the prepared folder.
+
+        Raises:
+            MoldiffError: when the file is missing, is no safetensors file, or does not hold the two sorted arrays.
+        """
+        path = Path(path)
+        path = path / FILE_NAME if path.is_dir() else path
+        if not path.is_file():
+            raise MoldiffError(f"novelty reference {path}: no such file, expected one written by 'moldiff prepare'")
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise MoldiffError(f"novelty reference {path}: cannot be read ({error})") from None
+        for name in _ARRAYS:
+            array = arrays.get(name)
+            if array is None or array.dtype != np.int64 or array.ndim != 1 or (array[1:] < array[:-1]).any():
+                found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise MoldiffError(f"novelty reference {path}: got {found} for {name!r}, expected sorted int64 [k]")
+        return cls(arrays["canonical"], arrays["strict"])
+
+    def __len__(self) -> int:
+        return len(self.canonical)
+
+    def contains(self, key: str) -> bool:
+        """Whether a molecule with this `identity.canonical_key` is known."""
+        return _contains(self.canonical, key)
+
+    def contains_strict(self, key: str) -> bool:
+        """Whether a molecule with this `identity.strict_key` is known."""
+        return _contains(self.strict, key)
+
+
+def _contains(hashes: np.ndarray, key: str) -> bool:
+    wanted = identity.key_hash(key)
+    place = int(np.searchsorted(hashes, wanted))
+    return place < len(hashes) and int(hashes[place]) == wanted
+
+
+def novelty(
+    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule | str] | NoveltyIndex | None = None
+) -> list[MetricResult]:
+    """Uniqueness and novelty of a list against known molecules (or their index); None = no reference."""
+    index = reference if isinstance(reference, NoveltyIndex | None) else NoveltyIndex.of(reference)
+    return novelty_results([judge(molecule) for molecule in molecules], index)
+
+
+def novelty_results(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> list[MetricResult]:
+    """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
+
+    Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
+    """
+    counts = NoveltyCounts()
+    for verdict in verdicts:
+        counts.add(verdict)
+    return counts.results(index)
+
+
+@dataclass(eq=False)
+class NoveltyCounts:
+    """Uniqueness and novelty of a stream of records, of which only the distinct keys are kept."""
+
+    _total: int = 0
+    _valid: int = 0
+    _canonical: set[str] = field(default_factory=set)
+    _strict: set[str] = field(default_factory=set)
+
+    def add(self, verdict: Verdict) -> None:
+        """Count one record."""
+        self._total += 1
+        self._valid += verdict.problem is None
+        if verdict.canonical is not None:
+            self._canonical.add(verdict.canonical)
+        if verdict.strict is not None:
+            self._strict.add(verdict.strict)
+
+    def results(self, index: NoveltyIndex | None) -> list[MetricResult]:
+        """The numbers so far, see `novelty_results`."""
+        canonical, strict, total = self._canonical, self._strict, self._total
+        counts: list[tuple[str, int, int, str]] = [
+            ("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),
+            ("p2_unique_strict", len(strict), self._valid, f"Distinct {_STRICT}, over the valid molecules."),
+            ("p2_valid_unique", len(canonical), total, f"Distinct {_KEY}, over all molecules."),
+        ]
+        known = index if index is not None and len(index) else None
+        novel = sum(not known.contains(key) for key in canonical) if known else 0
+        novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
+        counts += [
+            ("p2_novel", novel, len(canonical) if known else 0, f"{_NOVEL}, over the distinct valid ones."),
+            ("p2_novel_strict", novel_strict, len(strict) if known else 0, _NOVEL_STRICT),
+            ("p2_valid_unique_novel", novel, total if known else 0, f"{_NOVEL}, over all molecules."),
+        ]
+        return [MetricResult(*count) for count in counts]
+
+
+def parent_novelty(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
+    """How many distinct valid molecules are novel by parent (`metrics.parents`), and their normalised keys.
+
+    Without SMILES of the reference that is 0/0, whose value is None.
+    """
+    keys = {verdict.canonical for verdict in verdicts if verdict.canonical is not None}
+    if index is None or not index or index.texts is None:
+        return MetricResult("p2_novel_parent", 0, 0, _NOVEL_PARENT), set()
+    novel = novel_parents((key for key in keys if not index.contains(key)), index.texts)
+    return MetricResult("p2_novel_parent", len(novel), len(keys), _NOVEL_PARENT), novel
+
+
+_KEY = (
+    "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
+    "molecules"
+)
+_STRICT = "isomeric SMILES of valid molecules"
+_NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
+_NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."
+_NOVEL_PARENT = (
+    "Distinct normalised keys of valid molecules whose parent (largest fragment, uncharged, canonical tautomer; "
+    "RDKit's MolStandardize) the reference lacks, over the distinct valid ones."
+)

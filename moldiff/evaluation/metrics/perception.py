@@ -1,0 +1,211 @@
+"""Protocol P3: bonds perceived by RDKit from elements and coordinates.
+
+`rdDetermineBonds.DetermineBonds` looks for bond orders that give the molecule the stated total charge. What it finds
+depends on the version of RDKit and on its options, so both are part of the result's definition, and a run with other
+options has another label. It fails on ordinary molecules (many nitroarenes) and does not return on others
+(several sulfates): neither says that the molecule is wrong, so 'perception failed' and 'time-out' are outcomes of
+their own, and every molecule has its time limit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDetermineBonds
+
+from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
+from moldiff.processes import Failure, run_limited
+
+if TYPE_CHECKING:  # worker processes import this module, and need no torch
+    from moldiff.evaluation.metric import Measured, OnProgress
+    from moldiff.evaluation.molecule_set import Subjects
+
+
+EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
+"""How perception can end other than well, beside what was wrong with the record before."""
+
+
+class Task(NamedTuple):
+    """One molecule to perceive: atomic numbers [a], coordinates [a, 3] (Å), total charge (e)."""
+
+    atomic_number: np.ndarray
+    pos: np.ndarray
+    charge: int
+    smiles: str | None
+    """SMILES of the molecule's own graph, to compare with; None = it has no valid one."""
+
+
+class Perceived(NamedTuple):
+    """What perception came to."""
+
+    status: Status
+    reason: str
+    smiles: str | None = None
+    same_graph: bool | None = None
+    """Whether this is the molecule's own graph, stereo aside; None = there are not two graphs to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perception:
+    """Protocol P3.
+
+    Attributes:
+        charge: total charge that every molecule is said to have (e); None = the sum of its own formal charges.
+        allow_charged_fragments: RDKit's option: charges on atoms rather than unpaired electrons.
+        use_vdw: RDKit's option: bonds where covalent radii times `cov_factor` touch, instead of "connect the dots".
+        cov_factor: RDKit's option (only with `use_vdw`).
+        limit: seconds of processor time that a molecule may take.
+        num_workers: processes; None = one per CPU.
+    """
+
+    charge: int | None = 0
+    allow_charged_fragments: bool = True
+    use_vdw: bool = False
+    cov_factor: float = 1.3
+    limit: float = 10.0
+    num_workers: int | None = None
+
+    needs = ("coordinates",)
+    package = None
+
+    @property
+    def name(self) -> str:
+        """`p3`, or `p3[option=value,...]` with the options that differ from the default."""
+        differing = [f for f in fields(self)[:4] if getattr(self, f.name) != f.default]
+        texts = [f"{f.name.replace('_', '-')}={_text(getattr(self, f.name))}" for f in differing]
+        return f"p3[{','.join(texts)}]" if texts else "p3"
+
+    def __call__(
+        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
+    ) -> Measured:
+        """Perceive every record that has coordinates."""
+        from moldiff.evaluation.metric import Measured, unfinished
+
+        outcomes = self.perceive(subjects, on_progress)
+        statuses = [outcome.status for outcome in outcomes]
+        columns: dict[str, Sequence[Any]] = {
+            f"{self.name}_status": [str(status) for status in statuses],
+            f"{self.name}_reason": [outcome.reason for outcome in outcomes],
+            f"{self.name}_smiles": [outcome.smiles for outcome in outcomes],
+            f"{self.name}_same_graph": [outcome.same_graph for outcome in outcomes],
+        }
+        options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
+        finished = [outcome for outcome in outcomes if outcome.status is not Status.INTERRUPTED]
+        left = unfinished(self.name, len(outcomes) - len(finished), len(outcomes))
+        return Measured([*self._results(finished), *left], columns, {}, options, bool(left))
+
+    def perceive(self, subjects: Subjects, on_progress: OnProgress | None = None) -> list[Perceived]:
+        """The outcome of every record, in order."""
+        problems = [subjects.problem(place) for place in range(len(subjects))]
+        asked = [place for place, problem in enumerate(problems) if problem is None]
+        function = partial(
+            perceive,
+            allow_charged_fragments=self.allow_charged_fragments,
+            use_vdw=self.use_vdw,
+            cov_factor=self.cov_factor,
+        )
+        tasks = [self._task(subjects, place) for place in asked]
+        found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
+        by_place = dict(zip(asked, found, strict=True))
+        return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
+
+    def _task(self, subjects: Subjects, place: int) -> Task:
+        atoms, entry = subjects.atoms[place], subjects.entries[place]
+        assert atoms is not None
+        own = 0 if isinstance(entry, InvalidMolecule) else int(entry.formal_charge.sum())
+        return Task(*atoms, own if self.charge is None else self.charge, subjects.smiles[place])
+
+    def _results(self, outcomes: Sequence[Perceived]) -> list[MetricResult]:
+        total, statuses = len(outcomes), Counter(outcome.status for outcome in outcomes)
+        name, how = self.name, self._how()
+        valid = statuses[Status.OK]
+        perceived = valid + statuses[Status.DISCONNECTED]
+        distinct = len({outcome.smiles for outcome in outcomes if outcome.status is Status.OK})
+        compared = [outcome.same_graph for outcome in outcomes if outcome.same_graph is not None]
+        results = [
+            MetricResult(f"{name}_perceived", perceived, total, f"Molecules for which {how} succeeds, over all."),
+            MetricResult(f"{name}_valid", valid, total, f"Molecules for which {how} gives one fragment, over all."),
+            MetricResult(f"{name}_unique", distinct, valid, "Distinct SMILES of perceived graphs, over the P3-valid."),
+            MetricResult(f"{name}_same_graph", sum(compared), len(compared), _SAME_GRAPH),
+        ]
+        for status in dict.fromkeys((*EXPECTED, *sorted(statuses))):
+            if status is not Status.OK:
+                definition = f"Molecules for which {how} ended with '{status}', over all."
+                results.append(MetricResult(f"{name}_status_{status}", statuses[status], total, definition))
+        return results
+
+    def _how(self) -> str:
+        charge = "the sum of the formal charges" if self.charge is None else f"{self.charge}"
+        method = f"touching radii times {self.cov_factor:g}" if self.use_vdw else "connect-the-dots"
+        fragments = "allowed" if self.allow_charged_fragments else "not allowed"
+        return (
+            f"RDKit {rdBase.rdkitVersion} DetermineBonds (charge {charge}, {method}, charged fragments {fragments}, "
+            f"{self.limit:g} s)"
+        )
+
+
+_SAME_GRAPH = (
+    "Molecules whose perceived graph is their own one (SMILES without stereo), over those whose own graph is P2-valid "
+    "and for which perception succeeds."
+)
+
+
+def _text(value: Any) -> str:
+    return "own" if value is None else str(value).lower()
+
+
+def _outcome(found: Perceived | Failure | InvalidMolecule) -> Perceived:
+    if isinstance(found, Perceived):
+        return found
+    if isinstance(found, InvalidMolecule):
+        return Perceived(found.status, found.reason)
+    return Perceived(status_of(found, Status.PERCEPTION_FAILED), found.reason)
+
+
+def perceive(task: Task, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:
+    """Perceive one molecule in this process, which may take for ever.
+
+    Example:
+        >>> water = np.array([[0, 0, 0.1173], [0, 0.7572, -0.4692], [0, -0.7572, -0.4692]])
+        >>> task = Task(np.array([8, 1, 1]), water, 0, "O")
+        >>> perceive(task, allow_charged_fragments=True, use_vdw=False, cov_factor=1.3).smiles
+        'O'
+    """
+    mol = Chem.RWMol()
+    for atomic_number in task.atomic_number.tolist():
+        atom = Chem.Atom(atomic_number)
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.SetPositions(np.asarray(task.pos, dtype=np.float64))
+    mol.AddConformer(conformer)
+    with rdBase.BlockLogs():
+        try:
+            rdDetermineBonds.DetermineBonds(
+                mol,
+                charge=task.charge,
+                covFactor=cov_factor,
+                allowChargedFragments=allow_charged_fragments,
+                useVdw=use_vdw,
+            )
+            Chem.SanitizeMol(mol)
+            plain = Chem.RemoveHs(mol)
+        except (ValueError, RuntimeError) as error:
+            return Perceived(Status.PERCEPTION_FAILED, " ".join(str(error).split()))
+    text, fragments = str(Chem.MolToSmiles(plain)), len(Chem.GetMolFrags(mol))
+    same = None if task.smiles is None else _flat(text) == _flat(task.smiles)
+    if fragments > 1:
+        return Perceived(Status.DISCONNECTED, f"{fragments} fragments, expected one", text, same)
+    return Perceived(Status.OK, "", text, same)
+
+
+def _flat(text: str) -> str:
+    """The SMILES without stereo."""
+    return str(Chem.MolToSmiles(Chem.MolFromSmiles(text), isomericSmiles=False))

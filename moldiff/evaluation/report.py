@@ -1,0 +1,313 @@
+"""What an evaluation came to, as terminal tables, strict JSON, CSV and Markdown.
+
+Results are grouped by protocol, the part of their name before the first underscore, and two protocols never share
+a table: P1, P2 and P3 count different things under similar names. Counts (integers above and below the line) are
+shown in per cent, other results as plain numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from moldiff.evaluation.result import MetricResult
+from moldiff.storage import encoded, shown, write_atomically
+
+FORMAT_VERSION = 1
+TOOLS = ("moldiff", "rdkit", "numpy")
+TITLES = {
+    "p1": "P1: bonds looked up from distances",
+    "p2": "P2: bonds and charges as generated",
+    "p3": "P3: bonds perceived by RDKit",
+    "geometry": "Geometry: clashes and torn bonds",
+    "diversity": "Diversity",
+    "distribution": "Distributions against the reference",
+    "neighbours": "Nearest known molecules",
+    "druglike": "Drug-likeness",
+    "posebusters": "PoseBusters, configuration mol",
+    "fcd": "Fréchet ChemNet Distance",
+    "mmff": "Relaxation with MMFF94s",
+    "xtb": "Relaxation with GFN2-xTB",
+    "bound": "Variational bound",
+}
+MISSING = "–"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything an evaluation says.
+
+    Attributes:
+        results: numbers with numerator, denominator and definition.
+        rows: one mapping per record, in order.
+        options: what was evaluated and how.
+        notes: why a result has no value, or what limits it, by name.
+        reference_results: the same numbers of reference molecules.
+        details: what a result is made of, e.g. the distance of one type of bond; not in the tables.
+        skipped: why a metric was left out, by its name.
+        interrupted: whether it ended before all was evaluated.
+        remarks: how many records have something odd about them, by what it is.
+    """
+
+    results: Sequence[MetricResult]
+    rows: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    reference_results: Sequence[MetricResult] = ()
+    details: Sequence[MetricResult] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+    remarks: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> MetricResult:
+        """The result or detail of that name.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        for result in (*self.results, *self.details):
+            if result.name == name:
+                return result
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; no number in it is NaN or infinite."""
+        results = [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results]
+        document = {
+            "format_version": FORMAT_VERSION,
+            "versions": versions(),
+            "options": dict(self.options),
+            "interrupted": self.interrupted,
+            "skipped": dict(self.skipped),
+            "remarks": dict(self.remarks),
+            "results": results,
+            "reference_results": [result.to_dict() for result in self.reference_results],
+            "details": [result.to_dict() for result in self.details],
+            "molecules": [dict(row) for row in self.rows],
+        }
+        return {key: _plain(value) for key, value in document.items()}
+
+    def tables(self) -> list[Table]:
+        """One table per protocol, for a rich console."""
+        beside = {result.name: result for result in self.reference_results}
+        return [_table(protocol, group, self.notes, beside) for protocol, group in by_protocol(self.results).items()]
+
+    def remark_lines(self) -> list[str]:
+        """How many records have what is odd about them, a line for each kind."""
+        return [f"{count} of {len(self.rows)} records: {remark}" for remark, count in self.remarks.items()]
+
+    def markdown(self, column: str = "value") -> str:
+        """The results as Markdown tables with one column of values, and one of the reference's if there are any."""
+        reference = {"reference": self.reference_results} if self.reference_results else {}
+        return markdown({column: self.results, **reference})
+
+    def write(self, target: str | Path) -> list[Path]:
+        """Write the report as JSON and Markdown and the rows as CSV; returns the paths.
+
+        Args:
+            target: a folder, made if needed, for `report.json`, `report.md` and `molecules.csv`; or the name of the
+                first file, NAME.json, which NAME.md and NAME.csv are put beside.
+        """
+        target = Path(target)
+        if target.suffix.lower() == ".json":
+            paths = [target, target.with_suffix(".md"), target.with_suffix(".csv")]
+        else:
+            paths = [target / "report.json", target / "report.md", target / "molecules.csv"]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        write_json(paths[0], self.to_dict())
+        write_atomically(paths[1], encoded(f"{self.markdown()}\n{self._appendix()}"))
+        write_csv(paths[2], self.rows)
+        return paths
+
+    def _appendix(self) -> str:
+        """What every number means, and what it was made with, as Markdown lists."""
+        shown = [result for result in self.results if not _is_empty_status(result)]
+        lines = ["### Definitions", "", *(f"- `{result.name}`: {result.definition}" for result in shown)]
+        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in {r.name for r in shown}]
+        lines += [f"- `{name}` left out: {reason}" for name, reason in self.skipped.items()]
+        lines += ["", "### Remarks", "", *(f"- {line}" for line in self.remark_lines())] if self.remarks else []
+        lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
+        lines += [f"- `{name}`: {value}" for name, value in _flat(self.options)]
+        return "\n".join(lines) + "\n"
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested options by dotted name."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in options.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def versions() -> dict[str, str]:
+    """Versions of the tools that decide the numbers."""
+    return {"python": platform.python_version(), **{tool: metadata.version(tool) for tool in TOOLS}}
+
+
+def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write strict JSON: numbers that are not finite become null."""
+    text = json.dumps(_plain(document), allow_nan=False, indent=1, ensure_ascii=False)
+    write_atomically(Path(path), encoded(text + "\n"))
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one line per row under the names of the first row; None is an empty cell."""
+    file = io.StringIO(newline="")
+    if rows:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(_plain(dict(row)) for row in rows)
+    write_atomically(Path(path), encoded(file.getvalue()))
+
+
+def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]]:
+    """Results by the part of their name before the first underscore, in order of appearance."""
+    groups: dict[str, list[MetricResult]] = {}
+    for result in results:
+        groups.setdefault(result.name.partition("_")[0], []).append(result)
+    return groups
+
+
+def format_value(result: MetricResult) -> str:
+    """The value for people: counts in per cent, anything else in four digits and its unit, a dash for none."""
+    value = result.value
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{100 * value:.2f} %" if _is_count(result) else f"{value:.4g} {result.unit}".rstrip()
+
+
+def format_fraction(result: MetricResult) -> str:
+    """Numerator / denominator for people, or over how many items the number was taken."""
+    if _is_count(result):
+        return _counts(result)
+    return f"{result.numerator:g}/{result.denominator:g}" if result.counted is None else f"{result.counted}"
+
+
+def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
+    """Markdown tables, one per protocol, with a column per list of results and a row per metric.
+
+    Made for model cards, whose columns are "model, raw", "model, decoded" and "real test molecules". A metric that
+    a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
+    """
+    lines: list[str] = []
+    groups = by_protocol(result for results in columns.values() for result in results)
+    cells = {column: {result.name: result for result in results} for column, results in columns.items()}
+    for protocol, group in groups.items():
+        lines += [f"### {title(protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
+        lines.append("|---" * (len(columns) + 1) + "|")
+        for name in dict.fromkeys(result.name for result in group):
+            row = [cells[column].get(name) for column in columns]
+            if not all(_is_empty_status(result) for result in row if result is not None):
+                lines.append(f"| {_label(name)} | " + " | ".join(_cell(result) for result in row) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
+    """What a sampling run came to: asked, drawn, valid, connected, unique, novel, the reasons and the file.
+
+    Args:
+        results: results of P2 with uniqueness and novelty.
+        asked: molecules asked for.
+        drawn: molecules drawn by the sampler, rejected ones included.
+        path: the file that was written; None = none.
+    """
+    table = Table(title="Sampling", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_row("asked", str(asked), "")
+    table.add_row("drawn", str(drawn), "")
+    found = {result.name: result for result in results}
+    of_task = [name for name in found if name.startswith(("repair_", "task_")) and "_status_" not in name]
+    for name in ("p2_valid", "p2_connected", "p2_unique", "p2_novel", *of_task):
+        if name in found:
+            table.add_row(escape(_label(name)), format_fraction(found[name]), format_value(found[name]))
+    for name, result in found.items():
+        if "_status_" in name and result.numerator:
+            table.add_row(escape(f"rejected: {name.partition('_status_')[2]}"), f"{result.numerator:.0f}", "")
+    table.add_row("written to", MISSING if path is None else escape(shown(path)), "")
+    return table
+
+
+def title(protocol: str) -> str:
+    """The heading of a group of results; options in the name, as in "p3[charge=-1]", are shown."""
+    name, bracket, options = protocol.partition("[")
+    return TITLES.get(name, name) + (f" ({options.removesuffix(']')})" if bracket else "")
+
+
+def _table(
+    protocol: str,
+    results: Sequence[MetricResult],
+    notes: Mapping[str, str],
+    beside: Mapping[str, MetricResult],
+) -> Table:
+    table = Table(title=escape(title(protocol)))
+    table.add_column("metric")
+    for name in ("value", "counted", *(("reference", "counted") if beside else ())):
+        table.add_column(name, justify="right")
+    for result in results:
+        both = (result, beside.get(result.name)) if beside else (result,)
+        if not all(_is_empty_status(one) for one in both if one is not None):
+            texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
+            table.add_row(escape(_label(result.name)), *(text for pair in texts for text in pair))
+    caption = _caption(results, notes)
+    table.caption = None if caption is None else escape(caption)
+    return table
+
+
+def _caption(results: Sequence[MetricResult], notes: Mapping[str, str]) -> str | None:
+    """Why results have no value, each reason once; None = all have one."""
+    labels: dict[str, list[str]] = {}
+    for result in results:
+        if result.name in notes and result.value is None and not _is_empty_status(result):
+            labels.setdefault(notes[result.name], []).append(_label(result.name))
+    return "\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items()) or None
+
+
+def _label(name: str) -> str:
+    """A readable name without the protocol, which the table's title gives."""
+    return name.partition("_")[2].replace("status_", "rejected: ").replace("_", " ") or name
+
+
+def _cell(result: MetricResult | None) -> str:
+    if result is None or result.value is None:
+        return MISSING
+    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
+    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
+
+
+def _counts(result: MetricResult) -> str:
+    return f"{result.numerator:.0f}/{result.denominator:.0f}"
+
+
+def _is_count(result: MetricResult) -> bool:
+    return isinstance(result.numerator, int) and isinstance(result.denominator, int)
+
+
+def _is_empty_status(result: MetricResult) -> bool:
+    return "_status_" in result.name and not result.numerator
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready copy: mappings, sequences and NumPy scalars become plain, numbers that are not finite None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,176 @@
+"""All P1, P2, uniqueness and novelty numbers of a list of molecules in one pass, with one row per molecule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rdkit import Chem
+
+from moldiff.evaluation.metrics.bond_lookup import (
+    Atoms,
+    LargestFragment,
+    LookedUp,
+    all_atoms,
+    distance_lookup_results,
+    largest_fragment,
+    look_up,
+)
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex, novelty_results, parent_novelty
+from moldiff.evaluation.metrics.validity import Verdict, judge, validity_results
+from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.vocabulary import Vocabulary
+
+NO_REFERENCE = "no reference molecules to compare with"
+KEYS_ALONE = f"parents need the molecules of the reference, at most {MAX_TEXTS:,}; a model knows only their keys"
+NOTHING_COUNTED = "the denominator is 0: no molecule to count over"
+
+
+@dataclass(frozen=True)
+class MoleculeRow:
+    """What is known of one record after scoring; None where a question does not apply.
+
+    Attributes:
+        number: place in the list or file, from 1.
+        name: title of the record.
+        status: outcome of the P2 check; "ok" = valid.
+        reason: why it is not valid.
+        remarks: what is odd about it all the same; None = nothing, or not looked for.
+        smiles: isomeric SMILES of a valid molecule.
+        num_heavy_atoms: heavy atoms.
+        num_atoms: atoms, hydrogens included.
+        num_fragments: pieces of the explicit graph.
+        p2_stable: every atom obeys the valence rule on the explicit graph.
+        unique: first valid molecule of the list with its normalised key.
+        novel: its normalised key is not in the reference.
+        novel_parent: nor is another charge state, salt or tautomer of it.
+        p1_stable: every atom is stable by distance lookup.
+        p1_smiles: SMILES of the largest fragment of the looked-up graph, where RDKit sanitises it.
+        p1_fragments: pieces of the looked-up graph.
+    """
+
+    number: int
+    name: str
+    status: Status
+    reason: str
+    remarks: str | None = None
+    smiles: str | None = None
+    num_heavy_atoms: int | None = None
+    num_atoms: int | None = None
+    num_fragments: int | None = None
+    p2_stable: bool | None = None
+    unique: bool | None = None
+    novel: bool | None = None
+    novel_parent: bool | None = None
+    p1_stable: bool | None = None
+    p1_smiles: str | None = None
+    p1_fragments: int | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The numbers of a list of molecules.
+
+    Attributes:
+        results: P1, then P2, then uniqueness and novelty (`p2_unique`, `p2_novel`, ...).
+        rows: one per record, in order.
+        notes: why a result has no value, by name.
+    """
+
+    results: list[MetricResult]
+    rows: list[MoleculeRow]
+    notes: Mapping[str, str]
+
+
+def score(
+    molecules: Sequence[Molecule | InvalidMolecule],
+    novelty: NoveltyIndex | None = None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    atoms: Sequence[Atoms | None] | None = None,
+    drawings: Sequence[Chem.Mol | None] | None = None,
+) -> Scores:
+    """Score molecules by P1, P2, uniqueness and novelty.
+
+    Args:
+        molecules: what was read or sampled; `InvalidMolecule` = a record that could not be read, which counts.
+        novelty: index of the known molecules; None = novelty has no value.
+        vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
+        atoms: elements and coordinates for P1, where a record has them without being a molecule; None entries have
+            none. Default: those of the molecules.
+        drawings: of those molecules whose stereo is in a drawing's marks rather than in their coordinates.
+    """
+    if atoms is None:
+        atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
+    pairs = zip(molecules, drawings or [None] * len(molecules), strict=True)
+    verdicts = [judge(molecule, vocabulary, drawing) for molecule, drawing in pairs]
+    looked_up = look_up([entry for entry in atoms if entry is not None])
+    fragments = [largest_fragment(graph) for graph in looked_up]
+    parents, novel = parent_novelty(verdicts, novelty)
+    results = [
+        *distance_lookup_results(looked_up, fragments, len(molecules)),
+        *validity_results(verdicts),
+        *novelty_results(verdicts, novelty),
+        parents,
+    ]
+    found = iter(zip(looked_up, fragments, strict=True))
+    lookups = [None if entry is None else next(found) for entry in atoms]
+    rows = _rows(molecules, verdicts, lookups, novelty)
+    if parents.denominator:
+        rows = [
+            replace(row, novel_parent=None if verdict.canonical is None else verdict.canonical in novel)
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ]
+    return Scores(results, rows, _notes(results, novelty))
+
+
+def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
+    """Values by name, as a training callback logs them; results without a value are left out."""
+    results = score(molecules, novelty).results
+    return {result.name: result.value for result in results if result.value is not None}
+
+
+def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dict[str, str]:
+    notes = {}
+    for result in results:
+        if result.value is None:
+            unreferenced = "novel" in result.name and not novelty
+            keys_alone = result.name == "p2_novel_parent" and novelty and novelty.texts is None
+            why = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
+            notes[result.name] = why
+    return notes
+
+
+def _rows(
+    molecules: Sequence[Molecule | InvalidMolecule],
+    verdicts: Sequence[Verdict],
+    lookups: Sequence[tuple[LookedUp, LargestFragment | None] | None],
+    novelty: NoveltyIndex | None,
+) -> list[MoleculeRow]:
+    rows, seen = [], set[str]()
+    for number, (molecule, verdict, lookup) in enumerate(zip(molecules, verdicts, lookups, strict=True), start=1):
+        readable = isinstance(molecule, Molecule)
+        graph, fragment = lookup or (None, None)
+        key = verdict.canonical
+        rows.append(
+            MoleculeRow(
+                number=number,
+                name=molecule.name if isinstance(molecule, Molecule) else "",
+                status=verdict.status,
+                reason="" if verdict.problem is None else verdict.problem.reason,
+                smiles=verdict.strict,
+                num_heavy_atoms=molecule.num_heavy_atoms if isinstance(molecule, Molecule) else None,
+                num_atoms=verdict.num_atoms if readable else None,
+                num_fragments=verdict.num_fragments if readable else None,
+                p2_stable=verdict.stable if readable else None,
+                unique=None if key is None else key not in seen,
+                novel=None if key is None or not novelty else not novelty.contains(key),
+                p1_stable=None if graph is None else graph.stable,
+                p1_smiles=None if fragment is None else fragment.smiles,
+                p1_fragments=None if fragment is None else fragment.num_fragments,
+            )
+        )
+        if key is not None:
+            seen.add(key)
+    return rows

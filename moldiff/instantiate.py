@@ -1,0 +1,77 @@
+"""Objects from plain dictionaries with `_target_`: how configs and checkpoints name what they are made of.
+
+The rules are those of `hydra.utils.instantiate`, for machines that train without Hydra, with one more: only what is
+defined under an allowed prefix is built, so that a checkpoint from elsewhere cannot run code of its choosing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from moldiff.errors import MoldiffError
+
+MODEL_PREFIXES = ("moldiff.diffusion.nn.", "moldiff.diffusion.process.")
+"""Where everything is that a model is made of. The rest of the package can train models, and so write files and build
+what a config names."""
+
+TRUST = "MOLDIFF_ALLOW"
+"""The environment variable with further modules, separated by commas, for models with a network of one's own."""
+
+
+def construct(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
+    """Build what a config describes; mappings without `_target_`, lists and values are passed through.
+
+    Args:
+        config: mapping with `_target_` (dotted name) and its arguments; `_partial_: true` gives a partial call.
+        allowed: prefixes of the names that may be built, to which MOLDIFF_ALLOW adds; None allows any.
+        arguments: further arguments of the outermost call.
+
+    Raises:
+        MoldiffError: for a name that is not allowed or not found, or arguments that do not fit.
+    """
+    if isinstance(config, Sequence) and not isinstance(config, str):
+        return [construct(item, allowed) for item in config]
+    if not isinstance(config, Mapping):
+        return config
+    inner = {key: construct(value, allowed) for key, value in config.items() if key not in ("_target_", "_partial_")}
+    if "_target_" not in config:
+        return inner
+    target = config["_target_"]
+    function = _find(target, allowed)
+    try:
+        if config.get("_partial_", False):
+            return partial(function, **inner, **arguments)
+        return function(**inner, **arguments)
+    except TypeError as error:
+        raise MoldiffError(f"{target}: {error}") from error
+
+
+def _find(target: Any, allowed: Sequence[str] | None) -> Any:
+    if not isinstance(target, str) or "." not in target:
+        raise MoldiffError(
+            f"_target_: got {target!r}, expected a dotted name such as "
+            "moldiff.diffusion.nn.pair_transformer.PairTransformer"
+        )
+    prefixes = ("",) if allowed is None else (*allowed, *_trusted())
+    if not target.startswith(prefixes):
+        own = target.startswith("moldiff.")
+        hint = "" if own else f"; if you trust it, set {TRUST}={target.partition('.')[0]}"
+        raise MoldiffError(f"_target_: got {target}, expected a name that starts with {' or '.join(prefixes)}{hint}")
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MoldiffError(f"_target_: {target} cannot be found ({error})") from error
+    home = f"{getattr(found, '__module__', None)}."  # what a module has imported is not its own
+    if not home.startswith(prefixes):
+        raise MoldiffError(f"_target_: got {target} of {home[:-1]}, expected one of {' or '.join(prefixes)}")
+    return found
+
+
+def _trusted() -> list[str]:
+    names = (name.strip().removesuffix(".") for name in os.environ.get(TRUST, "").split(","))
+    return [f"{name}." for name in names if name]

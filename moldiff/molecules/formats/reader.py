@@ -1,0 +1,134 @@
+"""Files parted into records that are not parsed yet, so that other processes can do the parsing.
+
+Reading and writing files of molecules, with every record accounted for.
+
+Files are read as a stream and parted into records here, so that a broken record cannot take its neighbours with it;
+bytes that are not UTF-8 are replaced, and any line ending will do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+from rdkit import Chem
+
+from moldiff.errors import MoldiffError
+from moldiff.molecules.formats import smiles
+from moldiff.molecules.formats.mol2 import _mol2_parts
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, PARQUET, Columns, Part, Record, _Lines, file_suffix
+from moldiff.molecules.formats.sdf import _sdf_parts
+from moldiff.molecules.formats.smiles import _of_rows, _smiles_parts, _table_parts
+from moldiff.molecules.formats.xyz import _xyz_parts
+
+
+def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:
+    """The records of a file of any type, one at a time; `columns` says where a table has what.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder or of an unknown type, or a table has no such column.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(SUFFIXES)})")
+    suffix = file_suffix(path, SUFFIXES)
+    if not path.is_file():
+        raise MoldiffError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise MoldiffError(f"{path}: the file is empty")
+    if suffix in PARQUET:
+        yield from _of_rows(smiles.parquet_rows(path, columns))
+        return
+    with _open_text(path) as file:
+        yield from _READERS[suffix](_Lines(file), path, columns)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        raw = cast("io.BufferedReader", opener(path, "rb"))
+        with raw, io.TextIOWrapper(raw, encoding=_encoding(raw.peek(2)[:2]), errors="replace") as file:
+            yield file
+    except gzip.BadGzipFile:
+        raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
+    except EOFError:
+        raise MoldiffError(f"{path}: a compressed file cut off before its first record") from None
+    except zlib.error:
+        raise MoldiffError(f"{path}: a compressed file damaged before its first record") from None
+    except OSError as error:
+        raise MoldiffError(f"{path}: {error.strerror or error}") from None
+
+
+def _encoding(start: bytes) -> str:
+    return "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+_READERS: dict[str, Callable[[_Lines, Path, Columns], Iterator[Part]]] = {
+    ".sdf": _sdf_parts,
+    ".sd": _sdf_parts,
+    ".mol": _sdf_parts,
+    ".mol2": _mol2_parts,
+    ".xyz": _xyz_parts,
+    ".extxyz": _xyz_parts,
+    ".smi": _smiles_parts,
+    ".smiles": _smiles_parts,
+    ".txt": _smiles_parts,
+    ".csv": _table_parts,
+    ".tsv": _table_parts,
+}
+
+SUFFIXES = (*_READERS, *PARQUET)
+"""Types of files that can be read."""
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """All records of a file, in order."""
+
+    path: Path
+    records: list[Record]
+
+    @property
+    def rejected(self) -> list[Record]:
+        """The records with a problem."""
+        return [record for record in self.records if record.problem is not None]
+
+    @property
+    def mols(self) -> list[Chem.Mol]:
+        """The RDKit molecules of the records without a problem."""
+        return [record.mol for record in self.records if record.mol is not None and record.problem is None]
+
+    def __str__(self) -> str:
+        bad = len(self.rejected)
+        return f"{self.path}: {len(self.records)} records, {len(self.records) - bad} read, {bad} rejected"
+
+
+def read(path: str | Path) -> ReadResult:
+    """Read a whole file; see `records`.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder, of an unknown type, or holds no record.
+    """
+    found = list(records(path))
+    if not found:
+        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
+    return ReadResult(Path(path), found)
+
+
+def records(path: str | Path) -> Iterator[Record]:
+    """The records of an SDF, MOL, MOL2, XYZ, SMILES, CSV, TSV or Parquet file, one at a time.
+
+    All but Parquet may be compressed (.gz). A table's column of SMILES is found by its name or its content.
+
+    Raises:
+        MoldiffError: when the file is missing, empty, a folder or of an unknown type.
+    """
+    for part in parts(path):
+        yield part.parse()

@@ -1,0 +1,328 @@
+"""One record of a file of molecules: parsed on its own, with a reason where that fails."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO, TypeVar
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from moldiff.errors import MoldiffError
+from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit
+from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.validity import check
+
+_TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
+
+MAX_ATOMS = 2_500
+"""Atoms of a record. Memory grows with their square and RDKit's time with their third power: at this number both are a
+few seconds and some 100 MB, whatever the graph, and so it is a limit on both."""
+
+_SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
+"""Times the sum of covalent radii: C#C has 0.79, an aromatic bond 0.92, and a drawing's bonds are all of one length."""
+
+_Result = TypeVar("_Result")
+
+END_OF_BLOCK = "M  END"
+END_OF_RECORD = "$$$$"
+MOL2_START = "@<TRIPOS>MOLECULE"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a file.
+
+    Attributes:
+        number: position in the file, from 1.
+        name: its title, "" without one.
+        mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
+            the record cannot be parsed.
+        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
+            order of the file.
+        remarks: what is odd about its data fields (`moldiff.molecules.formats.fields`).
+    """
+
+    number: int
+    name: str
+    mol: Chem.Mol | None
+    problem: InvalidMolecule | None = None
+    remarks: tuple[str, ...] = ()
+
+    def molecule(self) -> Molecule | InvalidMolecule:
+        """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
+        if self.problem is not None:
+            return self.problem
+        assert self.mol is not None
+        return guarded(_checked, self.mol)
+
+    def as_drawn(self) -> Molecule | InvalidMolecule:
+        """The graph as it stands in the file, broken valences and loose fragments included."""
+        if self.mol is None:
+            return self.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
+        return guarded(from_rdkit, self.mol)
+
+
+def guarded(function: Callable[[Chem.Mol], _Result], mol: Chem.Mol) -> _Result | InvalidMolecule:
+    """What a function makes of a molecule; whatever goes wrong is why there is none, and no other record's concern."""
+    try:
+        return function(mol)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return unexpected(error)
+
+
+def total_charge(mol: Chem.Mol) -> int:
+    """The charge (e) that a data field gives, else the sum of the charges on atoms."""
+    for key in ("charge", "total_charge", "net_charge"):
+        if mol.HasProp(key):
+            try:
+                return int(float(mol.GetProp(key)))
+            except (ValueError, OverflowError):
+                continue
+    return int(Chem.GetFormalCharge(mol))
+
+
+def whole_number(text: str) -> int | None:
+    """A number without sign, of which the first 12 digits are read; None for any other text."""
+    return int(text[:12]) if text.isdecimal() else None
+
+
+def rejected(
+    number: int, name: str, reason: str, status: Status = Status.UNREADABLE, atom: int | None = None
+) -> Record:
+    """A record that could not be parsed."""
+    return Record(number, name, None, InvalidMolecule(status, reason, atom))
+
+
+def unexpected(error: Exception) -> InvalidMolecule:
+    """What is said of a record with which something went wrong that nobody had thought of."""
+    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
+
+
+def atomic_number(symbol: str) -> int | None:
+    """The atomic number of a symbol or of its own digits; None for any other text."""
+    number = whole_number(symbol)
+    if number is not None:
+        return number if 0 < number < 119 else None
+    with rdBase.BlockLogs():
+        try:
+            return int(Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize()))
+        except RuntimeError:
+            return None
+
+
+def finished(number: int, name: str, mol: Chem.Mol) -> Record:
+    """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
+
+    Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
+    stereo is marked as the record means it (`moldiff.molecules.convert.assign_stereo`).
+    """
+    mol.SetProp("_Name", name)
+    if mol.GetNumAtoms() > MAX_ATOMS:
+        return rejected(number, name, f"{mol.GetNumAtoms()} atoms, more than {MAX_ATOMS}")
+    sanitized = Chem.Mol(mol)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(sanitized)
+        assign_stereo(sanitized)
+    except Chem.KekulizeException as error:
+        advice = "draw single and double bonds, or the hydrogen of the ring atom that has one"
+        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{one_line(error)}: {advice}"))
+    except Chem.MolSanitizeException as error:
+        drawn = _checked(mol) if mol.GetNumConformers() else None
+        if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
+            return Record(number, name, mol, drawn)
+        return Record(number, name, mol, _why_unsanitized(error))
+    except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
+        reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
+        return rejected(number, name, reason, Status.UNSANITIZABLE)
+    if sanitized.GetNumConformers() and _is_drawing(sanitized):
+        sanitized.GetConformer().Set3D(False)
+    return Record(number, name, sanitized)
+
+
+def _is_drawing(mol: Chem.Mol) -> bool:
+    """Whether coordinates that may say they are 3D are those of a drawing: flat, though the molecule cannot be.
+
+    A molecule with all its hydrogens, which is one with a C-H, is flat only where no atom has four neighbours. One that
+    lacks some may have its other atoms in a plane; then it is a drawing if an atom with four neighbours is within its
+    chain or ring, or if its bonds are all as long as single ones.
+    """
+    pos = mol.GetConformer().GetPositions()
+    if mol.GetNumAtoms() < 3 or np.ptp(pos[:, 2]) > 0:
+        return False
+    with_hydrogens = [other for atom in atoms(mol) if atom.GetAtomicNum() == 1 for other in atom.GetNeighbors()]
+    complete = any(atom.GetAtomicNum() == 6 for atom in with_hydrogens)
+    closed = {atom.GetIdx() for atom in (atoms(mol) if complete else with_hydrogens)}
+    open_atoms = [atom for atom in atoms(mol) if atom.GetIdx() not in closed and atom.GetTotalNumHs()]
+    tetrahedral = [atom for atom in open_atoms if atom.GetTotalDegree() >= 4]
+    if any(atom.GetDegree() >= 4 for atom in atoms(mol)) or any(atom.GetDegree() >= 2 for atom in tetrahedral):
+        return True
+    return bool(open_atoms) and not all(_has_length_of_bond(bond, pos) for bond in mol.GetBonds())
+
+
+def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
+    """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
+    ends = bond.GetBeginAtom(), bond.GetEndAtom()
+    length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
+    share = float(length / sum(COVALENT[min(atom.GetAtomicNum(), len(COVALENT) - 1)] for atom in ends))
+    multiple = bond.GetBondType() != Chem.BondType.SINGLE
+    return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
+
+
+def _why_unsanitized(error: Exception) -> InvalidMolecule:
+    """RDKit's reason; where it names an atom, in the words of all other reasons."""
+    text = one_line(error)
+    found = _TOO_MANY_BONDS.match(text)
+    if found is None:
+        return InvalidMolecule(Status.UNSANITIZABLE, text)
+    atom, symbol, valence = int(found[1]), found[2], found[3]
+    reason = f"atom {atom} ({symbol}): valence {valence} is greater than permitted"
+    return InvalidMolecule(Status.UNSANITIZABLE, reason, atom)
+
+
+def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
+    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    if len(elements) > 1 and mol.GetNumBonds() == 0 and 1 in elements:
+        return InvalidMolecule(Status.UNREADABLE, "no bonds, only elements and coordinates")
+    molecule = from_rdkit(mol)
+    if isinstance(molecule, InvalidMolecule):
+        return molecule
+    problem = check(molecule)
+    if problem is None:
+        return molecule
+    if problem.status == Status.RADICAL and 1 not in elements:
+        return InvalidMolecule(Status.RADICAL, "hydrogens are missing, expected explicit ones with coordinates")
+    return problem.renumbered(atom_order(mol))
+
+
+def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
+    for key, value in fields.items():
+        mol.SetProp(key, value)
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line ends."""
+    return " ".join(str(error).split())
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold what; None = found by name.
+
+    Attributes:
+        smiles: header of the column of SMILES.
+        name: header of the column of names.
+    """
+
+    smiles: str | None = None
+    name: str | None = None
+
+
+DEFAULT_COLUMNS = Columns()
+
+Value = str | float | int | bool
+"""What a data field of a written record may hold."""
+
+_MAX_LINE, _MAX_BLOCK = 2**24, 2**27
+"""Characters of a line, and bytes of the lines of a record, that are kept: no file can fill the memory, not even one
+that is small until it is unpacked."""
+
+_LINE_BYTES = 64  # that a line takes in memory besides its characters
+_MAX_ATOMS = 1_000_000
+
+
+class Part(NamedTuple):
+    """One record of a file, not parsed yet; cheap to make and to send to another process.
+
+    Attributes:
+        number: position in the file, from 1.
+        build: makes the record of the number and `arguments`.
+        arguments: its text.
+        title: its name as far as that shows without parsing.
+    """
+
+    number: int
+    build: Callable[..., Record]
+    arguments: tuple[Any, ...]
+    title: str = ""
+
+    def parse(self) -> Record:
+        """The record itself; whatever goes wrong is its problem."""
+        try:
+            return self.build(self.number, *self.arguments)
+        except MemoryError:
+            raise
+        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+            return Record(self.number, self.title, None, unexpected(error))
+
+
+def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> str:
+    """The suffix of `path` without ".gz", in lower case.
+
+    Raises:
+        MoldiffError: when it is not among `known`.
+    """
+    name = path.name.lower()
+    plain = name.removesuffix(".gz")
+    suffix = "." + plain.rpartition(".")[2] if "." in plain else ""
+    if suffix not in known or (suffix in PARQUET and plain != name):
+        raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
+    return suffix
+
+
+class _Lines:
+    """Lines without their ends; `cut` is set when a compressed file breaks off."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.cut = False
+
+    def __iter__(self) -> Iterator[str]:
+        started = False
+        try:
+            while line := self._file.readline(_MAX_LINE):
+                started = True
+                yield line.rstrip("\r\n")
+                while len(line) == _MAX_LINE and not line.endswith("\n"):
+                    line = self._file.readline(_MAX_LINE)
+        except (EOFError, zlib.error):
+            self.cut = True
+        except gzip.BadGzipFile:  # a wrong checksum at its end, or no gzip file at all
+            if not started:
+                raise
+            self.cut = True
+
+
+class _Block:
+    """The lines of one record, as many as may be kept; `full` says that some are left out."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.full = False
+        self._room = _MAX_BLOCK
+
+    def add(self, line: str) -> None:
+        self._room -= len(line) + _LINE_BYTES
+        self.full = self.full or self._room < 0
+        if not self.full:
+            self.lines.append(line)
+
+
+def _rejected(number: int, name: str, reason: str) -> Part:
+    return Part(number, rejected, (name, reason), name)
+
+
+def _line(block: list[str], index: int) -> str:
+    return block[index].strip() if index < len(block) else ""
+
+
+PARQUET = (".parquet", ".pq")

@@ -1,0 +1,332 @@
+"""Writing files of molecules: SDF, XYZ, SMILES and CSV.
+
+What a program that was ended while it wrote an SDF had finished: the whole records at the start of the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self, cast
+
+import numpy as np
+
+from moldiff.errors import MoldiffError
+from moldiff.molecules.formats.record import Value, file_suffix
+from moldiff.molecules.formats.sdf import _field_text, _sdf_text
+from moldiff.molecules.formats.smiles import _csv_row, _Rows, _smiles_text
+from moldiff.molecules.formats.xyz import _xyz_text
+from moldiff.molecules.molecule import Molecule
+from moldiff.processes import uninterrupted
+from moldiff.storage import encoded, set_aside, temporary_of
+
+MEMBER_RECORDS = 64
+"""Records of a member of a compressed file: enough for a good compression, and the most a killed program loses."""
+
+
+class Recorded(Protocol):
+    """A molecule with data of its own, such as one drawn by `moldiff.sampling.run`."""
+
+    @property
+    def molecule(self) -> Molecule: ...
+
+    def record(self) -> Mapping[str, Value | None]:
+        """The data fields of its record."""
+        ...
+
+
+def write(path: str | Path, molecules: Iterable[Molecule | Recorded]) -> int:
+    """Write molecules to a file, each with its properties or record as data; how many there were. See `Writer`."""
+    with Writer(path) as writer:
+        for item in molecules:
+            if isinstance(item, Molecule):
+                writer.write(item)
+            else:
+                writer.write(item.molecule, item.record())
+    return writer.count
+
+
+class Writer:
+    """Writes molecules to a file whose suffix says the type: .sdf, .xyz, .smi or .csv, each also with .gz.
+
+    Records go to a temporary file beside the target, which takes the target's place when the writer is closed. If
+    the work inside the `with` block is cut short (Ctrl-C), the file holds all records finished until then; if there
+    is none, an older file is left as it was.
+
+    A streamed file takes the target's place with its first record and grows record by record, so that it is complete
+    up to its last one whenever the program ends. Two types grow in larger steps: compressed ones by 64 records, each a
+    gzip member of its own, and tables, whose columns are known in the end only, all at once.
+
+    Args:
+        path: the target.
+        streamed: let the file grow in its place.
+        keep_older: a file that is there gets another name (`moldiff.storage.set_aside`) rather than being replaced.
+
+    Attributes:
+        older: the name that it got; None = there was none.
+
+    Example:
+        with Writer("out.sdf") as writer:
+            writer.write(molecule, {"seed": 1})
+
+    Raises:
+        MoldiffError: for an unknown suffix, or a folder that does not exist.
+        OSError: naming the target, for example when the disk is full; a streamed file then holds whole records.
+    """
+
+    def __init__(self, path: str | Path, *, streamed: bool = False, keep_older: bool = False) -> None:
+        self.path = check_target(path)
+        self.count = 0
+        self.older: Path | None = None
+        self._keep_older = keep_older
+        self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
+        self._member: list[bytes] | None = [] if is_packed(self.path) else None
+        self._rows = _Rows(self.path.parent) if self._format is None else None
+        self._streamed = streamed
+        self._temporary: Path | None = temporary_of(self.path)
+        self._raw = _open(self._temporary, "wb", streamed)
+
+    @classmethod
+    def behind(cls, path: str | Path, size: int, count: int) -> Self:
+        """Go on with a streamed file behind its first `size` bytes, which hold `count` records; the rest is cut off."""
+        writer = cls(path, streamed=True)
+        writer._discard()
+        with writer.path.open("r+b") as file:
+            file.truncate(size)
+        writer.count, writer._temporary = count, None
+        writer._raw = _open(writer.path, "ab", streamed=True)
+        return writer
+
+    def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
+        """Add one record with the molecule's properties and `fields` as its data; None and NaN are left out.
+
+        Raises:
+            MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
+                that has no SMILES.
+        """
+        if not molecule.is_finite:
+            raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
+        values = {**molecule.properties, **(fields or {})}
+        text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
+        with uninterrupted(), self._named():  # a record is in the file and counted, or neither
+            if self._rows is not None:
+                self._rows.add(_csv_row(molecule, text))
+            elif self._format is not None:
+                self._add(encoded(self._format(molecule, text)))
+            self.count += 1
+
+    def _add(self, data: bytes) -> None:
+        if self._member is None:
+            self._put(data)
+            return
+        self._member.append(data)
+        if len(self._member) == MEMBER_RECORDS:
+            self._end_member()
+
+    def _end_member(self) -> None:
+        """Write the records that wait as a gzip member without name and time: equal molecules, equal files."""
+        if self._member:
+            self._put(gzip.compress(b"".join(self._member), mtime=0))
+            self._member.clear()
+
+    def _put(self, data: bytes) -> None:
+        """Write whole records, all of them or none."""
+        place = self._raw.tell()
+        try:
+            while data:
+                data = data[self._raw.write(data) :]
+        except OSError:
+            if self._streamed:
+                self._raw.truncate(place)
+            raise
+        if self._streamed:
+            self._publish()
+
+    def _publish(self) -> None:
+        """Put the file in its place, where it goes on growing."""
+        if self._temporary is not None:
+            self._raw.close()
+            if self._keep_older:
+                self.older = set_aside(self.path)
+            self._temporary.replace(self.path)
+            self._temporary = None
+            self._raw = _open(self.path, "ab", self._streamed)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        with self._named():
+            self._finish()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the target in what the system says of a write."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def _finish(self) -> None:
+        if self._rows is not None:
+            for line in self._rows.lines():
+                self._add(line)
+            self._rows.close()
+        self._end_member()
+        if self._member is not None and not self.count:
+            self._put(gzip.compress(b"", mtime=0))  # a file of no bytes would be no gzip file
+        self._publish()
+        self._raw.close()
+
+    def _discard(self) -> None:
+        """Take the temporary file away."""
+        with suppress(OSError):  # what a full disk did not take
+            self._raw.close()
+            if self._rows is not None:
+                self._rows.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with uninterrupted():
+            if kind is not None and self.count == 0:
+                self._discard()
+                return
+            try:
+                self.close()
+            except OSError:
+                self._discard()
+                raise
+
+
+def check_target(path: str | Path) -> Path:
+    """The path, if molecules can be written to a file of that name.
+
+    Raises:
+        MoldiffError: for an unknown suffix, or a folder that does not exist.
+    """
+    path = Path(path)
+    file_suffix(path, _FORMATS)
+    if path.is_dir():
+        raise MoldiffError(f"{path}: is a folder, expected the name of a file")
+    if not path.parent.is_dir():
+        raise MoldiffError(f"{path}: the folder {path.parent} does not exist")
+    return path
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.name.lower().endswith(".gz")
+
+
+def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
+    """Open for writing; without a buffer where every record is to reach the file at once."""
+    return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
+
+
+def _is_missing(value: Value | None) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and not math.isfinite(value))
+
+
+_FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
+    ".sdf": _sdf_text,
+    ".xyz": _xyz_text,
+    ".smi": _smiles_text,
+    ".csv": None,  # a table, see `_Rows`
+}
+
+_END = b"\n$$$$\n"
+_BYTES = 1 << 20
+
+
+@dataclass(eq=False)
+class FinishedRecords:
+    """The whole records of a streamed SDF.
+
+    Attributes:
+        size: bytes of the file that hold them.
+        fields: data of each, by name.
+        rest: data of the whole records behind them, in a compressed member that is not full.
+    """
+
+    size: int = 0
+    fields: list[dict[str, str]] = field(default_factory=list)
+    rest: list[dict[str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+
+def finished_records(path: str | Path) -> FinishedRecords:
+    """The whole records of a file that `writer.Writer` streamed; of a compressed file those of its full members.
+
+    Who is ended before the first record leaves no file, so that one that is missing has no records.
+
+    Raises:
+        MoldiffError: for a file of another type, or one that has content but no whole record.
+    """
+    path = Path(path)
+    if file_suffix(path, (".sdf", ".xyz", ".smi", ".csv")) != ".sdf":
+        raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
+    found = FinishedRecords()
+    if not path.exists():
+        return found
+    for size, text in _members(path) if is_packed(path) else _plain(path):
+        blocks = text.split(_END)[:-1]
+        if is_packed(path) and len(blocks) != MEMBER_RECORDS:
+            found.rest = [_fields(block) for block in blocks]
+            break  # the last one of a run that came to its end, or was stopped before it was full
+        found.size = size
+        found.fields += [_fields(block) for block in blocks]
+    if path.stat().st_size and not (found.fields or found.rest):
+        raise MoldiffError(
+            f"resume: {path} is not the file of an ended run, for it holds no whole record of one; it is left as it is"
+        )
+    return found
+
+
+def _plain(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Whole records a megabyte at a time, each time with the number of bytes up to their end."""
+    size, rest = 0, b""
+    with path.open("rb") as file:
+        while data := file.read(_BYTES):
+            rest += data
+            end = rest.rfind(_END) + len(_END)
+            if end >= len(_END):
+                size += end
+                yield size, rest[:end]
+                rest = rest[end:]
+
+
+def _members(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The content of every whole gzip member, each with the number of bytes up to its end."""
+    size, rest = 0, b""
+    with path.open("rb") as file:
+        while True:
+            unpack, content = zlib.decompressobj(wbits=31), b""
+            while not unpack.eof:
+                rest = rest or file.read(_BYTES)
+                if not rest:
+                    return
+                try:
+                    content += unpack.decompress(rest)
+                except zlib.error:
+                    return
+                size += len(rest) - len(unpack.unused_data)
+                rest = unpack.unused_data
+            yield size, content
+
+
+def _fields(block: bytes) -> dict[str, str]:
+    """The data fields of a record, whose values are of one line each."""
+    lines = iter(block.decode("utf-8", errors="replace").split("\n"))
+    return {line[line.find("<") + 1 : line.rfind(">")]: next(lines, "") for line in lines if line.startswith(">")}

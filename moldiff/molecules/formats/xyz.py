@@ -1,0 +1,165 @@
+"""XYZ, QM9's own kind included: its records parted, parsed and written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff.molecules.convert import to_rdkit
+from moldiff.molecules.formats.fields import gathered
+from moldiff.molecules.formats.record import (
+    _MAX_ATOMS,
+    MAX_ATOMS,
+    Columns,
+    Part,
+    Record,
+    _Block,
+    _line,
+    _Lines,
+    _rejected,
+    _set_fields,
+    atomic_number,
+    rejected,
+    whole_number,
+)
+from moldiff.molecules.molecule import Molecule, Status
+
+_ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
+
+_XYZ_COLUMNS = (0, 1)
+_QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
+QM9_TAIL = 3
+"""Lines behind the atoms of an XYZ file of QM9: frequencies, SMILES and InChI."""
+
+
+def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
+    """Elements and coordinates, one line per atom; the molecule has no bonds.
+
+    The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
+    elements and coordinates are, and the pairs are the data fields. Or it is the line of values of a file of QM9.
+    """
+    if values := qm9_values(comment):
+        title = " ".join(comment.split()[:2])
+        return _xyz_record(number, title, _XYZ_COLUMNS, lines, values)
+    pairs, remarks = gathered((key, value.strip("\"'")) for key, value in _ASSIGNMENT.findall(comment))
+    extended = "Properties" in pairs
+    fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
+    name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
+    columns = _xyz_columns(fields["Properties"]) if extended else _XYZ_COLUMNS
+    if columns is None:
+        reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
+        return rejected(number, name, reason)
+    data = {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")}
+    record = _xyz_record(number, name, columns, lines, data)
+    return replace(record, remarks=remarks if extended else ())
+
+
+def qm9_values(comment: str) -> dict[str, str]:
+    """The values in the comment of an XYZ file of QM9, empty for another.
+
+    Names and order are those of Ramakrishnan et al. 2014 (doi:10.1038/sdata.2014.22), table 3.
+    """
+    tag, *words = comment.split() or [""]
+    if tag != "gdb" or len(words) != 1 + len(_QM9_VALUES):
+        return {}
+    return {key: _plain_exponent(word) for key, word in zip(_QM9_VALUES, words[1:], strict=True)}
+
+
+def _plain_exponent(word: str) -> str:
+    """A number as Mathematica writes it, such as 9.06*^-01, in the usual way."""
+    return word.replace("*^", "e")
+
+
+def _xyz_record(
+    number: int, name: str, columns: tuple[int, int], lines: list[str], fields: Mapping[str, str]
+) -> Record:
+    """The record of a frame whose comment is understood; `columns` are those of the element and of x."""
+    if len(lines) > MAX_ATOMS:
+        return rejected(number, name, f"{len(lines)} atoms, more than {MAX_ATOMS}")
+    mol = Chem.RWMol()
+    pos = np.zeros((len(lines), 3))
+    for atom, line in enumerate(lines):
+        problem = _add_xyz_atom(mol, line, columns, pos[atom])
+        if problem is not None:
+            status = Status.NON_FINITE if problem.endswith("not finite") else Status.UNREADABLE
+            return rejected(number, name, f"atom {atom}{problem}", status, atom)
+    if not lines:
+        return rejected(number, name, "no atom")
+    conformer = Chem.Conformer(len(lines))
+    conformer.SetPositions(pos)
+    mol.AddConformer(conformer)
+    mol.SetProp("_Name", name)
+    _set_fields(mol, fields)
+    return Record(number, name, mol.GetMol())
+
+
+def _xyz_columns(properties: str) -> tuple[int, int] | None:
+    """Where the element and the first coordinate are in a line of extended XYZ."""
+    words = properties.split(":")
+    starts, column = {}, 0
+    for key, _, count in zip(words[::3], words[1::3], words[2::3], strict=False):
+        starts[key] = column
+        column += whole_number(count) or 1
+    element = starts.get("species", starts.get("Z", starts.get("element")))
+    return None if element is None or "pos" not in starts else (element, starts["pos"])
+
+
+def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndarray) -> str | None:
+    """Add the atom of a line and fill in its position [3]; why that cannot be, else None."""
+    words = line.split()
+    element, first = columns
+    number = atomic_number(words[element]) if len(words) > element else None
+    try:
+        pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
+    except ValueError:
+        number = None
+    if number is None:
+        return f": got {' '.join(words)[:40]!r}, expected an element and three coordinates"
+    if not np.isfinite(pos).all():
+        return f" ({words[element]}): coordinate not finite"
+    atom = Chem.Atom(number)
+    atom.SetNoImplicit(True)
+    mol.AddAtom(atom)
+    return None
+
+
+def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    stream = iter(lines)
+    number, tail = 0, 0
+    for line in stream:
+        if not line.strip():
+            continue
+        if tail and whole_number(line.strip()) is None:
+            tail -= 1
+            continue
+        number += 1
+        count = whole_number(line.split()[0])
+        if count is None:
+            reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
+            yield _rejected(number, "", reason)
+            return
+        if count > _MAX_ATOMS:
+            yield _rejected(number, "", f"{count} atoms, more than {_MAX_ATOMS}; the rest of the file is not read")
+            return
+        frame = _Block()
+        for _, text in zip(range(count + 1), stream, strict=False):
+            frame.add(text)
+        title = _line(frame.lines, 0)
+        if len(frame.lines) < count + 1:
+            lost = "lines longer than those of atoms" if frame.full else f"truncated at record {number}"
+            yield _rejected(number, title, lost)
+        else:
+            yield Part(number, xyz_record, (frame.lines[0], frame.lines[1:]), title)
+        tail = QM9_TAIL if qm9_values(title) else 0
+
+
+def _xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    mol = to_rdkit(molecule, stereo=False)
+    atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
+    lines = [f"{atom.GetSymbol():<2s} {x:14.8f} {y:14.8f} {z:14.8f}\n" for atom, (x, y, z) in atoms]
+    return f"{len(lines)}\n{' '.join(molecule.name.split())}\n{''.join(lines)}"

@@ -1,0 +1,84 @@
+"""Stereo: whether a 3D structure has the one that was asked for, or is its mirror image."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff.molecules.convert import stereo_of_coordinates
+
+
+class Match(StrEnum):
+    """What a structure is to the molecule that was asked for."""
+
+    RIGHT = "right"
+    MIRRORED = "mirrored"
+    WRONG = "wrong"
+
+
+_HANDS = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_SIDES = {
+    Chem.BondStereo.STEREOE: False,
+    Chem.BondStereo.STEREOTRANS: False,
+    Chem.BondStereo.STEREOZ: True,
+    Chem.BondStereo.STEREOCIS: True,
+}
+
+_PLANAR = 0.5
+"""Least cosine of the dihedral of a double bond that has a side: one twisted by more than 60 degrees has none."""
+
+Side = tuple[tuple[int, int, int, int], bool]
+"""Four atoms with a double bond in their middle, and whether the outer ones are on the same side of it."""
+
+Marks = tuple[dict[int, bool], list[Side]]
+"""Hand of every centre by atom, and sides of the double bonds."""
+
+
+def marks(mol: Chem.Mol) -> Marks:
+    """The centres and double bonds of `mol` whose stereo is stated."""
+    hands = {a.GetIdx(): a.GetChiralTag() == _HANDS[0] for a in mol.GetAtoms() if a.GetChiralTag() in _HANDS}
+    sides = []
+    for bond in mol.GetBonds():
+        if bond.GetStereo() in _SIDES:
+            first, last = bond.GetStereoAtoms()
+            sides.append(((first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last), _SIDES[bond.GetStereo()]))
+    return hands, sides
+
+
+def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:
+    """The same atoms and bonds at other positions [a, 3] (Å), with the handedness that those have."""
+    placed = Chem.Mol(mol)
+    placed.RemoveAllConformers()
+    conformer = Chem.Conformer(placed.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
+    placed.AddConformer(conformer, assignId=True)
+    stereo_of_coordinates(placed)
+    return placed
+
+
+def compare(wanted: Marks, mol: Chem.Mol, pos: np.ndarray) -> Match:
+    """What the positions [a, 3] (Å) of the atoms of `mol` are to the wanted marks, of which none is wrong to lack.
+
+    A mirror image has every stated centre inverted and every stated double bond right.
+    """
+    hands, sides = wanted
+    if any((1 if same else -1) * _cosine(pos[list(chain)]) < _PLANAR for chain, same in sides):
+        return Match.WRONG
+    found_hands, _ = marks(at_positions(mol, pos))
+    agreeing = [found_hands[atom] == hand for atom, hand in hands.items() if atom in found_hands]
+    if len(agreeing) < len(hands):
+        return Match.WRONG
+    if all(agreeing):
+        return Match.RIGHT
+    return Match.WRONG if any(agreeing) else Match.MIRRORED
+
+
+def _cosine(pos: np.ndarray) -> float:
+    """Of the dihedral of a chain of four atoms [4, 3]; 0 where three of them are in a line."""
+    axis = pos[2] - pos[1]
+    one, other = np.cross(axis, pos[0] - pos[1]), np.cross(axis, pos[3] - pos[2])
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / length if length > 0 else 0.0

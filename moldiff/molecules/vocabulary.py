@@ -1,0 +1,140 @@
+"""Classes of atoms and bonds, their indices and their valences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moldiff.errors import MoldiffError
+from moldiff.molecules.elements import SYMBOLS, VALENCES
+
+NUM_BOND_CLASSES = 4
+"""Bond classes are Kekulé orders: 0 = no bond, 1 = single, 2 = double, 3 = triple."""
+
+MAX_HYDROGENS = 4
+"""Slots for hydrogen offset vectors on every heavy atom."""
+
+
+class AtomClass(NamedTuple):
+    """What one atom index stands for: element, formal charge (e) and number of attached hydrogens."""
+
+    atomic_number: int
+    formal_charge: int
+    num_hydrogens: int
+
+    def __str__(self) -> str:
+        hydrogens = f"H{self.num_hydrogens}" if self.num_hydrogens else ""
+        charge = "" if not self.formal_charge else f"{self.formal_charge:+d}"
+        return f"{SYMBOLS[self.atomic_number]}{hydrogens}{charge}"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes of (element, formal charge, hydrogens) <-> indices, and the valences each class allows.
+
+    Bond classes are the Kekulé orders 0 to 3, so the index of a bond is its order. The index after the
+    last class (`mask_atom`, `mask_bond`) is the mask of the absorbing process; it never decodes to an atom.
+
+    Args:
+        atom_classes: the classes in the order of their indices; no class twice.
+        extra_valences: valences observed in the data for (element, charge) pairs that the table lacks.
+
+    Raises:
+        MoldiffError: for an empty or repeated class, or one without a valence.
+    """
+
+    atom_classes: tuple[AtomClass, ...]
+    extra_valences: Mapping[tuple[int, int], tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if not self.atom_classes:
+            raise MoldiffError("vocabulary: got no atom class, expected at least one")
+        if len(set(self.atom_classes)) != len(self.atom_classes):
+            raise MoldiffError("vocabulary: an atom class is listed twice, expected distinct classes")
+        for atom_class in self.atom_classes:
+            if not self.allowed_valences(atom_class.atomic_number, atom_class.formal_charge):
+                raise MoldiffError(f"vocabulary: no valence known for class {atom_class}, expected one in the table")
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[AtomClass, int]) -> Vocabulary:
+        """The vocabulary of every class with a positive count, in sorted order."""
+        return cls(tuple(sorted(key for key, count in counts.items() if count > 0)), {})
+
+    @property
+    def num_atom_classes(self) -> int:
+        return len(self.atom_classes)
+
+    @property
+    def mask_atom(self) -> int:
+        return len(self.atom_classes)
+
+    @property
+    def mask_bond(self) -> int:
+        return NUM_BOND_CLASSES
+
+    @cached_property
+    def _index(self) -> dict[AtomClass, int]:
+        return {atom_class: index for index, atom_class in enumerate(self.atom_classes)}
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """[K, 3] int64: atomic number, formal charge and hydrogen count of every class."""
+        return np.array(self.atom_classes, dtype=np.int64)
+
+    def allowed_valences(self, atomic_number: int, formal_charge: int) -> tuple[int, ...]:
+        """Allowed sums of bond orders, hydrogens included; empty when nothing is known of the pair."""
+        key = (atomic_number, formal_charge)
+        return VALENCES.get(key) or tuple(self.extra_valences.get(key, ()))
+
+    def allowed_bond_sums(self, index: int) -> tuple[int, ...]:
+        """Allowed sums of the orders of bonds to **heavy** atoms for the class `index`."""
+        atomic_number, formal_charge, num_hydrogens = self.atom_classes[index]
+        allowed = self.allowed_valences(atomic_number, formal_charge)
+        return tuple(valence - num_hydrogens for valence in allowed if valence >= num_hydrogens)
+
+    def encode(self, atomic_number: np.ndarray, formal_charge: np.ndarray, num_hydrogens: np.ndarray) -> np.ndarray:
+        """Indices [n] int64 of atoms given as three arrays [n].
+
+        Raises:
+            MoldiffError: naming the first atom whose class is not in the vocabulary.
+        """
+        triples = zip(atomic_number.tolist(), formal_charge.tolist(), num_hydrogens.tolist(), strict=True)
+        indices = np.empty(len(atomic_number), dtype=np.int64)
+        for atom, triple in enumerate(triples):
+            index = self._index.get(AtomClass(*triple))
+            if index is None:
+                raise MoldiffError(f"atom {atom}: class {AtomClass(*triple)} is not in the vocabulary ({self})")
+            indices[atom] = index
+        return indices
+
+    def decode(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Atomic numbers, formal charges and hydrogen counts, each [n] int64, of class indices [n]."""
+        rows = self.table[indices]
+        return rows[:, 0], rows[:, 1], rows[:, 2]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description; `from_dict` is its inverse."""
+        extra = [[z, q, list(sums)] for (z, q), sums in sorted(self.extra_valences.items())]
+        return {"atom_classes": [list(c) for c in self.atom_classes], "extra_valences": extra}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            MoldiffError: when a key is missing or an entry is malformed.
+        """
+        try:
+            classes: Iterable[Any] = data["atom_classes"]
+            extra = {(int(z), int(q)): tuple(int(v) for v in sums) for z, q, sums in data.get("extra_valences", [])}
+            return cls(tuple(AtomClass(int(z), int(q), int(h)) for z, q, h in classes), extra)
+        except (KeyError, TypeError) as error:
+            expected = "[element, charge, hydrogens]"
+            raise MoldiffError(f"vocabulary: malformed entry ({error}), expected {expected}") from None
+
+    def __str__(self) -> str:
+        return " ".join(str(atom_class) for atom_class in self.atom_classes)

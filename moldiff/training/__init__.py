@@ -1,0 +1,1 @@
+"""Learning; Lightning is known here and nowhere else."""

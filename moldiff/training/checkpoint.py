@@ -1,0 +1,282 @@
+"""The state of an unfinished training as one safetensors file, whose header holds all that is no tensor.
+
+Nothing in it is pickled, and the file holds either the old state or the whole new one, whenever the power goes off.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save
+from torch import Tensor
+
+from moldiff.diffusion.batch import MolBatch
+from moldiff.diffusion.pretrained import leftovers, parse_weights, with_present_names
+from moldiff.errors import MoldiffError
+from moldiff.processes import rank
+from moldiff.storage import locked, write_atomically
+from moldiff.training.callbacks import ModelExport
+from moldiff.training.curve import CURVE_FILE, write_curve
+from moldiff.training.loggers import MetricsTable
+
+STATE_FILE = "state.safetensors"
+FORMAT_VERSION = 1
+_KEY = "moldiff_state"
+_OPTIONS_FILE = "training.json"
+_LOCK_FILE = ".lock"
+
+_DECISIVE = ("denoiser", "process", "optimizer", "condition")
+"""Options without which a state cannot be used."""
+
+_INFLUENTIAL = (
+    "batch_size",
+    "seed",
+    "field_weights",
+    "times",
+    "tasks",
+    "schedule",
+    "self_conditioning",
+    "ema_decay",
+    "half",
+)
+"""Options that may change, but then the training goes another way than it would have."""
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dictionaries and lists of tensors, numbers, texts and None.
+
+    Raises:
+        OSError: when it cannot be written; an older file then still stands.
+    """
+    tensors: dict[str, Tensor] = {}
+    header = json.dumps({"format_version": FORMAT_VERSION, "state": _without_tensors(state, "state", tensors)})
+    write_atomically(path, save(tensors, {_KEY: header}))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        MoldiffError: when it is damaged or something else.
+    """
+    content = path.read_bytes()
+    tensors = parse_weights(path, content)
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(_KEY)
+    if header is None:
+        raise MoldiffError(f"{path}: got weights without a state, expected the state of an interrupted training")
+    document = json.loads(header)
+    if document["format_version"] != FORMAT_VERSION:
+        raise MoldiffError(f"{path}: got format_version {document['format_version']}, expected {FORMAT_VERSION}")
+    state: dict[str, Any] = with_present_names(_with_tensors(document["state"], tensors))
+    return state
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A JSON-ready copy; tensors are put aside under the path that leads to them."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, Mapping):  # JSON knows only text as keys
+        return {"items": [[key, _without_tensors(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_tensors(item, f"{name}.{number}", tensors) for number, item in enumerate(value)]
+    return value
+
+
+def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_with_tensors(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _with_tensors(item, tensors) for key, item in value["items"]}
+
+
+@contextmanager
+def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | None]:
+    """Hold a run folder as long as a training lasts; gives the state to resume from, or None to start anew.
+
+    With `resume: auto` it is resumed if there is something to resume. The options are written at once, which marks the
+    folder as a training's.
+
+    Raises:
+        MoldiffError: when the folder is in use, a new training's is not empty, or there is nothing to resume.
+    """
+    resume = config["resume"]
+    if resume == "auto":
+        resume = any((out / name).is_file() for name in (STATE_FILE, _OPTIONS_FILE))
+    if rank() > 0:  # the first of several processes holds the folder for all
+        path = out / STATE_FILE
+        yield load_state(path) if resume and path.is_file() else None
+        return
+    found = {path.name for path in {*out.iterdir()} - leftovers(out)} - {_LOCK_FILE} if out.is_dir() else {""}
+    if resume and found and not found & {STATE_FILE, _OPTIONS_FILE}:
+        raise MoldiffError(f"resume: {out / STATE_FILE} not found, expected the folder of an interrupted training")
+    if not resume and found and out.exists():
+        raise MoldiffError(f"out: {out} is not empty; choose another folder, or resume=true to continue there")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / _LOCK_FILE, f"out: another training is writing to {out}; choose another folder"):
+        for folder in (out, out / "log", out / "best"):
+            for path in leftovers(folder):
+                path.unlink()
+        if resume and STATE_FILE not in found:
+            print("resume: no state was saved yet, so the training starts from the beginning", flush=True)
+        if _OPTIONS_FILE not in found:
+            write_atomically(out / _OPTIONS_FILE, (json.dumps(config, indent=1) + "\n").encode())
+        try:
+            yield load_state(out / STATE_FILE) if STATE_FILE in found else None
+        finally:
+            if {path.name for path in out.iterdir()} <= {_OPTIONS_FILE, _LOCK_FILE}:  # it did not even begin
+                (out / _OPTIONS_FILE).unlink()
+
+
+def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str) -> None:
+    """Whether a state can be gone on from with these options and the set whose checksum is `data`.
+
+    Raises:
+        MoldiffError: naming the first option, or the set, that does not fit.
+    """
+    for name in _DECISIVE:
+        if (was := state["config"].get(name)) != config.get(name):
+            change = _first_change(name, was, config.get(name))
+            raise MoldiffError(f"resume: this training was started with {change}")
+    if state["data"] != data:
+        raise MoldiffError(
+            f"resume: the set {config['data']['folder']} has changed since; to train on it, start anew with "
+            f"init={config['out']}"
+        )
+    for name in _INFLUENTIAL:
+        if (was := state["config"].get(name)) != config.get(name) and rank() == 0:
+            change = _first_change(name, was, config.get(name))
+            print(f"moldiff: warning: resume: this training was started with {change}", file=sys.stderr)
+
+
+def _first_change(name: str, was: Any, now: Any) -> str:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        key = next(key for key in (*was, *now) if was.get(key) != now.get(key))
+        return _first_change(f"{name}.{key}", was.get(key), now.get(key))
+    return f"{name}={was}, now it is {now}"
+
+
+class StateKeeper(Callback):
+    """Saves state and model every so many steps and minutes, at the end, and if interrupted; resumes from a state.
+
+    A state is that between two steps, after the validation and the scoring of the earlier one. What Lightning counts
+    is set from its number of steps, so that nothing else of Lightning's own is kept.
+
+    Args:
+        path: the file of the state.
+        export: writes the model.
+        every: steps.
+        minutes: by the clock since the last time; so a kill costs no more, however slow the steps.
+        facts: of the training, kept with the state.
+        state: to resume from.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        export: ModelExport,
+        *,
+        every: int,
+        minutes: float = float("inf"),
+        facts: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self.path, self.export, self.every, self.facts = path, export, every, facts
+        self._pause = 60 * minutes
+        self._saved_at = time.monotonic()
+        self.interrupted = False
+        """Whether this process has been asked to end."""
+        self._asked_at = float("-inf")
+        self._state = state
+        self._saved = -1 if state is None else int(state["step"])
+        self._running = self._between_steps = False
+
+    def interrupt(self) -> None:
+        """Ask for an end after the present step; a second time, or before the first step, it comes at once.
+
+        Within a second it is the same request: SLURM, `timeout` and `moldiff train -m` may signal a process twice.
+        """
+        if self._running and time.monotonic() - self._asked_at < 1:
+            return
+        if self.interrupted or not self._running:
+            raise KeyboardInterrupt
+        self.interrupted, self._asked_at = True, time.monotonic()
+        if rank() == 0:
+            print("interrupted: this step is finished and saved first; Ctrl-C again ends at once", flush=True)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if self._state is None:
+            return
+        loop, step = trainer.fit_loop.epoch_loop, int(self._state["step"])
+        for progress in (loop.batch_progress.total, loop.manual_optimization.optim_step_progress.total):
+            for name in vars(progress):
+                setattr(progress, name, step)
+        loop._batches_that_stepped = step
+        for callback in trainer.callbacks:
+            if (kept := self._state["callbacks"].get(type(callback).__name__)) is not None:
+                callback.load_state_dict(kept)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._running = self._between_steps = True
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's own would send a message to the other processes from within the handler, and wait for ever.
+            signal.signal(signal.SIGTERM, lambda *_: self.interrupt())
+        if self._state is not None:
+            pl_module.model.denoiser.load_state_dict(self._state["model"])
+            pl_module.averaged.denoiser.load_state_dict(self._state["averaged"])
+            trainer.optimizers[0].load_state_dict(self._state["optimizer"])
+            pl_module.num_parts = self._state["num_parts"]
+            self._state = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: MolBatch, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0 or time.monotonic() - self._saved_at >= self._pause:
+            self._save(trainer, pl_module)
+        if pl_module.is_ending or (self.interrupted and trainer.world_size == 1):
+            raise KeyboardInterrupt
+        pl_module.wants_end = self.interrupted
+        self._between_steps = False
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        self._between_steps = True
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and self._between_steps:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Any, pl_module: Any) -> None:
+        """Write everything; the state last, for what is logged and exported belongs to it."""
+        step = trainer.global_step
+        if step == self._saved or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+            if isinstance(logger, MetricsTable):
+                write_curve(self.path.with_name(CURVE_FILE), logger.rows)
+        self.export.export(trainer, pl_module)
+        state = {
+            **self.facts,
+            "step": step,
+            "model": pl_module.model.denoiser.state_dict(),
+            "averaged": pl_module.averaged.denoiser.state_dict(),
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "num_parts": pl_module.num_parts,
+            "callbacks": {type(callback).__name__: callback.state_dict() for callback in trainer.callbacks},
+        }
+        save_state(self.path, state)
+        self._saved, self._saved_at = step, time.monotonic()

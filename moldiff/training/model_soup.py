@@ -1,0 +1,78 @@
+"""`python -m moldiff.training.model_soup runs/mine qm9 --out runs/mean`: the mean of weights of one start.
+
+Such a mean often scores above each of them (model soups, Wortsman et al. 2022, arXiv:2203.05482).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
+from moldiff.errors import MoldiffError
+from moldiff.storage import write_atomically
+
+_DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
+"""What has to be the same in all models, by its name in `config.json`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the mean; the exit code is 2 for wrong input."""
+    parser = argparse.ArgumentParser(prog="python -m moldiff.training.model_soup", description=__doc__)
+    parser.add_argument("models", nargs="+", help="models of the package, or folders; the first one's config is kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, which must not be there yet")
+    parser.add_argument("--half", action="store_true", help="store in half precision")
+    options = parser.parse_args(arguments)
+    try:
+        if options.out.exists():
+            raise MoldiffError(f"out: got {options.out}, which exists, expected a new folder")
+        models = [load_checkpoint(name) for name in options.models]
+        average(models, options.out, dtype=torch.float16 if options.half else None)
+    except MoldiffError as error:
+        print(f"moldiff: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: weights {load_checkpoint(options.out).weights_hash}")
+    return 0
+
+
+def average(models: Sequence[Checkpoint], folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model whose weights are the mean of those of models of the same network, classes and data.
+
+    Args:
+        models: at least two; the first one's config and training history are kept, and say what it was averaged with.
+        folder: where to.
+        dtype: stored precision of the weights; None = float32.
+
+    Raises:
+        MoldiffError: when there are fewer than two models, they are not alike, or the first one has no history.
+    """
+    first, *others = models
+    if not others:
+        raise MoldiffError("models: got one, expected at least two")
+    if not first.config.get("history"):
+        raise MoldiffError(f"models: got {first.name} without a history of its training, expected one")
+    for other in others:
+        for name in _DESCRIPTION:
+            if other.config.get(name) != first.config.get(name):
+                raise MoldiffError(f"models: {first.name} and {other.name} differ in {name}, expected the same")
+    weights = [model.model.denoiser.state_dict() for model in models]
+    mean = {
+        name: torch.stack([one[name] for one in weights]).mean(0) if value.is_floating_point() else value
+        for name, value in weights[0].items()
+    }
+    model = deepcopy(first.model)  # the caller's own keeps its weights
+    model.denoiser.load_state_dict(mean)
+    *before, last = first.config["history"]
+    told = {**last, "averaged_with": ", ".join(other.weights_hash for other in others)}
+    save_model(folder, model, {**first.config, "history": [*before, told]}, dtype=dtype)
+    if (keys := first.folder / NOVELTY_FILE).is_file():
+        write_atomically(folder / NOVELTY_FILE, keys.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

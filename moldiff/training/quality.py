@@ -1,0 +1,64 @@
+"""The quality of a model during its training: sample from it, and count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import mean, median
+
+import numpy as np
+
+from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.sampler import PowerSampler
+from moldiff.evaluation.metrics.forcefield import energy_drop
+from moldiff.evaluation.scores import quality
+from moldiff.molecules import convert, validity
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import Beginning, MemoryBudget, draw_within
+from moldiff.tasks.task import NewMolecules
+
+_LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
+
+
+def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: PowerSampler) -> dict[str, float]:
+    """P1, P2 and geometry of raw molecules and validity of decoded ones, for molecules 0 to num_samples - 1 of seed 0.
+
+    The geometry is that of the valid ones, see `geometry`.
+    """
+    task = NewMolecules.like_training(model.statistics, model.vocabulary)
+    raw: list[Molecule] = []
+    decoded: list[Molecule] = []
+    beginnings = (Beginning.of(task, 0, index) for index in range(num_samples))
+    budget = MemoryBudget.of(next(model.parameters()).device)
+    for _, drawn in draw_within(budget, model, sampler, beginnings):
+        raw += [one.molecule for one in drawn.decode("raw")]
+        decoded += [one.molecule for one in drawn.decode("valence")]
+    found = quality(raw)
+    scores = {name: found[name] for name in _LOGGED if name in found}
+    scores["decoded_p2_valid"] = quality(decoded)["p2_valid"]
+    return scores | geometry([molecule for molecule in raw if validity.check(molecule) is None])
+
+
+def geometry(molecules: Sequence[Molecule]) -> dict[str, float]:
+    """What validity does not see, of valid molecules.
+
+    Returns:
+        `radius_of_gyration`: of the heavy atoms of molecules of the most frequent size (Å), a mean.
+        `hydrogens`: of a molecule's heavy atoms, a mean.
+        `mmff94s_drop`: energy that a molecule loses by relaxing (kcal/mol), the median.
+        What cannot be told is left out.
+    """
+    if not molecules:
+        return {}
+    size, _ = Counter(molecule.num_heavy_atoms for molecule in molecules).most_common(1)[0]
+    drops = [drop for molecule in molecules if (drop := energy_drop(convert.to_rdkit(molecule))) is not None]
+    return {
+        "radius_of_gyration": mean(radius_of_gyration(one.pos) for one in molecules if one.num_heavy_atoms == size),
+        "hydrogens": mean(float(one.num_hydrogens.mean()) for one in molecules),
+        **({"mmff94s_drop": median(drops)} if drops else {}),
+    }
+
+
+def radius_of_gyration(pos: np.ndarray) -> float:
+    """Root mean square distance of points [n, 3] from their mean."""
+    return float(np.sqrt(np.square(pos - pos.mean(0)).sum(1).mean()))

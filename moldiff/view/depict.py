@@ -1,0 +1,124 @@
+"""2D drawings as compact inline SVG.
+
+RDKit lays the molecule out and draws it; its SVG is then written anew from the coordinates, colours and atom labels
+that it holds, a fifth as long and with nothing else in it. Colours are classes, which the page's style turns into
+colours that can be seen on its light or dark ground.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import defaultdict
+from typing import Any
+from xml.etree import ElementTree
+
+from rdkit import Chem, rdBase
+from rdkit.Chem.Draw import rdMolDraw2D
+from rdkit.Chem.rdDepictor import Compute2DCoords
+
+from moldiff.molecules.convert import stereo_of_coordinates
+
+WIDTH, HEIGHT = 240, 170
+_SVG = "{http://www.w3.org/2000/svg}"
+_BOND_LENGTH = 34
+_MAX_HEAVY = 250
+"""Heavy atoms of a drawing at most: no one can read a larger one, and laying out takes minutes from 1,000 atoms on."""
+_PATH = re.compile(r"[MLQCZ0-9.,\s-]+")
+_COLOR = re.compile(r"#[0-9A-F]{6}")
+
+
+def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> str | None:
+    """The drawing of a molecule as an `<svg>` element; None when it has no bonds to draw or RDKit cannot draw it.
+
+    Args:
+        mol: sanitised or not.
+        label: what a screen reader says; any text.
+        fault: index of an atom to put a ring around.
+    """
+    if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
+        return None
+    with rdBase.BlockLogs():
+        try:
+            flat = _flat(mol, fault)
+            canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
+            options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
+            options.prepareMolsBeforeDrawing = False
+            options.fixedBondLength = _BOND_LENGTH
+            options.minFontSize = 10
+            options.clearBackground = False
+            canvas.DrawMolecule(flat)
+        except (RuntimeError, ValueError):  # RDKit's own errors, e.g. a graph that cannot be laid out
+            return None
+    rings = [canvas.GetDrawCoords(atom.GetIdx()) for atom in flat.GetAtoms() if atom.HasProp("_fault")]
+    canvas.FinishDrawing()
+    marks = "".join(f'<circle class="fault" cx="{ring.x:.1f}" cy="{ring.y:.1f}" r="14"/>' for ring in rings)
+    try:
+        drawn = _compact(ElementTree.fromstring(canvas.GetDrawingText().encode("latin-1", "replace")))
+    except ElementTree.ParseError:  # a label in the record that is no XML
+        return None
+    name = html.escape(label)
+    return f'<svg class="mol" role="img" aria-label="{name}" viewBox="0 0 {WIDTH} {HEIGHT}">{marks}{drawn}</svg>'
+
+
+def _flat(mol: Chem.Mol, fault: int | None) -> Chem.Mol:
+    """A copy in 2D without the hydrogens, prepared as far as its valences allow."""
+    flat = Chem.Mol(mol)
+    if fault is not None and fault < flat.GetNumAtoms():
+        flat.GetAtomWithIdx(fault).SetBoolProp("_fault", True)
+    flat.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(flat)
+    if flat.GetNumConformers() and flat.GetConformer().Is3D():
+        stereo_of_coordinates(flat)
+    if any(atom.GetAtomicNum() != 1 for atom in flat.GetAtoms()):
+        flat = _without_hydrogens(flat)
+    flat.RemoveAllConformers()
+    Compute2DCoords(flat)
+    try:
+        return rdMolDraw2D.PrepareMolForDrawing(flat, addChiralHs=False)
+    except (RuntimeError, ValueError):
+        return rdMolDraw2D.PrepareMolForDrawing(flat, kekulize=False, addChiralHs=False, wedgeBonds=False)
+
+
+def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Hydrogens as numbers on their atoms: those that are there, none that RDKit would add to a broken graph."""
+    hydrogens = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1]
+    for atom in mol.GetAtoms():
+        count = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors()) if hydrogens else atom.GetTotalNumHs()
+        atom.SetIntProp("_hydrogens", count)
+    heavy = Chem.RemoveHs(mol, sanitize=False)
+    for atom in heavy.GetAtoms():
+        left = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(max(0, atom.GetIntProp("_hydrogens") - left))
+    heavy.UpdatePropertyCache(strict=False)
+    return heavy
+
+
+def _compact(svg: ElementTree.Element) -> str:
+    """Lines and areas, one element for each colour, then the labels."""
+    paths: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in svg.iter(f"{_SVG}path"):
+        style, points = _style(path), path.get("d", "")
+        is_line = style.get("fill", "none") == "none"
+        if _PATH.fullmatch(points):
+            kind = ("l", _color(style.get("stroke", ""))) if is_line else ("a", _color(style["fill"]))
+            paths[kind].append(re.sub(r"\s*([MLQCZ])\s*", r"\1", points).strip())
+    drawn = [f'<path class="{kind} c{color}" d="{"".join(points)}"/>' for (kind, color), points in paths.items()]
+    for text in svg.iter(f"{_SVG}text"):
+        style = _style(text)
+        size = re.sub(r"[^0-9.]", "", style.get("font-size", ""))
+        place = "".join(f' {axis}="{float(text.get(axis, "0")):.1f}"' for axis in ("x", "y"))
+        content = html.escape("".join(text.itertext()))
+        drawn.append(f'<text class="c{_color(style.get("fill", ""))}"{place} font-size="{size}">{content}</text>')
+    return "".join(drawn)
+
+
+def _style(element: ElementTree.Element) -> dict[str, str]:
+    pairs = (entry.partition(":") for entry in element.get("style", "").split(";"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _color(value: str) -> str:
+    """The six digits of a colour; black for anything else."""
+    return value[1:] if _COLOR.fullmatch(value) else "000000"

@@ -1,0 +1,174 @@
+"""Histograms of a set of molecules as inline SVG, with the reference's drawn over them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from rdkit import Chem
+
+from moldiff.molecules.convert import to_rdkit
+from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.formats.reader import records
+
+BIN = 0.02
+"""Width of a bin of bond lengths (Å)."""
+
+_LONGEST = 4.0
+"""Å; the last bin has all bonds from this length on, however far apart a torn molecule lies."""
+
+_MAX_REFERENCE = 5000
+"""Molecules of a reference that are looked at; of a larger one evenly spread ones."""
+
+_Key = TypeVar("_Key")
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 380, 150, 8, 26, 8
+
+
+@dataclass
+class Distributions:
+    """Counts over a set of molecules.
+
+    Attributes:
+        sizes: molecules by number of heavy atoms.
+        elements: heavy atoms by symbol.
+        lengths: bonds, those to hydrogen included, by bin of length.
+    """
+
+    sizes: Counter[int] = field(default_factory=Counter)
+    elements: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, mols: Iterable[Chem.Mol]) -> Distributions:
+        """Count over molecules; lengths only where there are coordinates."""
+        found = cls()
+        for mol in mols:
+            symbols = [atom.GetSymbol() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
+            found.sizes[len(symbols)] += 1
+            found.elements.update(symbols)
+            if mol.GetNumBonds() and mol.GetNumConformers() and mol.GetConformer().Is3D():
+                pos = mol.GetConformer().GetPositions()
+                ends = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
+                lengths = np.linalg.norm(pos[ends[:, 0]] - pos[ends[:, 1]], axis=1)
+                finite = np.minimum(lengths[np.isfinite(lengths)], _LONGEST)
+                found.lengths.update((finite / BIN).astype(int).tolist())
+        return found
+
+
+def reference_distributions(path: str | Path) -> Distributions:
+    """Counts of a reference: a file of molecules, a prepared folder, or a model's folder (sizes and elements alone)."""
+    path = Path(path)
+    if (path / "meta.json").is_file():
+        from moldiff.data.dataset import PreparedSet
+
+        prepared = PreparedSet.load(path)
+        chosen = np.unique(np.linspace(0, len(prepared) - 1, _MAX_REFERENCE).astype(int)).tolist()
+        return Distributions.of(to_rdkit(prepared.molecule(index), stereo=False) for index in chosen)
+    if path.is_dir():
+        return _of_model(path)
+    if path.suffix == ".safetensors":  # an index of keys, which tells no distribution
+        return Distributions()
+    found = (record.mol for record in records(path) if record.problem is None)
+    return Distributions.of(mol for mol, _ in zip(found, range(_MAX_REFERENCE), strict=False) if mol is not None)
+
+
+def _of_model(folder: Path) -> Distributions:
+    from moldiff.diffusion.pretrained import load_checkpoint
+
+    model = load_checkpoint(folder).model
+    share: Counter[str] = Counter()
+    for index, frequency in enumerate(model.statistics.atom_marginal):
+        atomic_number = int(model.vocabulary.decode(np.array([index]))[0][0])
+        share[SYMBOLS[atomic_number]] += round(frequency * 1_000_000)
+    return Distributions(Counter(model.statistics.size_counts), share)
+
+
+def plots(found: Distributions, reference: Distributions | None) -> str:
+    """The histograms as HTML figures; empty without molecules."""
+    known = reference or Distributions()
+    width = _bin_of_sizes([*found.sizes, *known.sizes])
+    sizes, known_sizes = _binned(found.sizes, width), _binned(known.sizes, width)
+    span = list(range(min(sizes + known_sizes, default=0), max(sizes + known_sizes, default=-width) + 1, width))
+    elements = [symbol for symbol, _ in (found.elements + known.elements).most_common(12)]
+    elements.sort(key=lambda symbol: -found.elements[symbol])
+    low, high = _bulk(found.lengths + known.lengths)
+    bins = list(range(low, high + 1))
+    figures = [
+        _figure("Heavy atoms", "molecules", [str(n) for n in span], _shares(sizes, span), _shares(known_sizes, span)),
+        _figure(
+            "Elements", "heavy atoms", elements, _shares(found.elements, elements), _shares(known.elements, elements)
+        ),
+        _figure(
+            "Bond lengths (Å)",
+            "bonds",
+            [f"{k * BIN:.2f}" + (" or more" if k * BIN >= _LONGEST else "") for k in bins],
+            _shares(found.lengths, bins),
+            _shares(known.lengths, bins),
+        ),
+    ]
+    return "".join(figures)
+
+
+def _bin_of_sizes(sizes: Sequence[int]) -> int:
+    """How many sizes share a bar, so that there are at most 60 bars."""
+    return max(1, math.ceil((max(sizes) - min(sizes) + 1) / 60)) if sizes else 1
+
+
+def _binned(sizes: Counter[int], width: int) -> Counter[int]:
+    """Counts by the smallest size of each bin."""
+    binned: Counter[int] = Counter()
+    for size, count in sizes.items():
+        binned[size - size % width] += count
+    return binned
+
+
+def _bulk(counts: Mapping[int, int]) -> tuple[int, int]:
+    """The range of bins that holds all but the outermost thousandths."""
+    if not counts:
+        return 0, -1
+    keys = sorted(counts)
+    share = np.cumsum([counts[key] for key in keys]) / sum(counts.values())
+    return keys[int((share > 0.001).argmax())], keys[int((share >= 0.999).argmax())]
+
+
+def _shares(counts: Mapping[_Key, int], keys: Sequence[_Key]) -> list[float]:
+    total = sum(counts.values())
+    return [counts.get(key, 0) / total if total else 0.0 for key in keys]
+
+
+def _figure(title: str, counted: str, labels: list[str], found: list[float], known: list[float]) -> str:
+    if not any(found):
+        return ""
+    top, step = max(*found, *known), (_WIDTH - 2 * _LEFT) / len(labels)
+    height = _HEIGHT - _BOTTOM - _TOP
+    gap = 0 if len(labels) > 30 else min(4.0, step / 4)
+    bars, outline = [], []
+    for k, (label, value, other) in enumerate(zip(labels, found, known, strict=True)):
+        x, y, line = _LEFT + k * step, _TOP + height * (1 - value / top), _TOP + height * (1 - other / top)
+        text = html.escape(f"{label}: {value:.1%}" + (f", reference {other:.1%}" if any(known) else ""))
+        bars.append(
+            f'<rect class="bar" x="{x + gap / 2:.1f}" y="{y:.1f}" width="{step - gap:.1f}"'
+            f' height="{_TOP + height - y:.1f}"><title>{text}</title></rect>'
+        )
+        outline.append(f"L{x:.1f},{line:.1f}L{x + step:.1f},{line:.1f}")
+    every = max(1, round(len(labels) * 34 / _WIDTH)) if len(labels) > 12 else 1
+    ticks = [
+        f'<text x="{_LEFT + (k + 0.5) * step:.1f}" y="{_HEIGHT - 9}">{html.escape(labels[k])}</text>'
+        for k in range(0, len(labels), every)
+    ]
+    path = f'<path class="ref" d="M{outline[0][1:]}{"".join(outline[1:])}"/>' if any(known) else ""
+    base = f'<path class="axis" d="M{_LEFT},{_TOP + height}H{_WIDTH - _LEFT}"/>'
+    commonest = labels[found.index(max(found))]
+    summary = html.escape(f"{title}: share of {counted}; most frequent {commonest}, {max(found):.1%}")
+    return (
+        f"<figure><figcaption>{html.escape(title)} <small>share of {counted}</small></figcaption>"
+        f'<svg role="img" aria-label="{summary}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
+        f"{''.join(bars)}{path}{base}{''.join(ticks)}</svg></figure>"
+    )

@@ -1,0 +1,73 @@
+"""What was written before modules moved still loads: models, states, and configs with names of that time."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import MODEL_CONFIG, small_model
+
+from moldiff.diffusion.pretrained import (
+    CONFIG_FILE,
+    FORMER,
+    available_models,
+    find_model,
+    load_checkpoint,
+    save_model,
+    with_present_names,
+)
+from moldiff.instantiate import construct
+from moldiff.training.checkpoint import check_options, load_state, save_state
+
+BEFORE = {now: then for then, now in FORMER.items()}
+
+
+def with_former_names(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            key: BEFORE.get(value, value) if key == "_target_" else with_former_names(value)
+            for key, value in config.items()
+        }
+    return [with_former_names(item) for item in config] if isinstance(config, list) else config
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_every_former_name_is_found(name: str) -> None:
+    module, _, symbol = FORMER[name].rpartition(".")
+    found = getattr(import_module(module), symbol)
+    assert found.__module__ == module
+    config = {"of": [{"_target_": name, "_partial_": True}]}
+    assert construct(with_present_names(config), None)["of"][0].func is found
+
+
+def test_a_model_with_former_names_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small_model()
+    save_model(tmp_path, model, MODEL_CONFIG | {"training": {"process": MODEL_CONFIG["process"]}})
+    config = json.loads((tmp_path / CONFIG_FILE).read_text(encoding="utf-8"))
+    old = with_former_names(config)
+    assert old["denoiser"]["_target_"] == "moldiff.nn.denoiser.PairTransformer"
+    assert old["training"]["process"]["_target_"] == "moldiff.process.joint.JointProcessConfig"
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(old), encoding="utf-8")
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.config == config
+    for name, weight in loaded.model.denoiser.state_dict().items():
+        assert torch.equal(weight, model.denoiser.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", available_models())
+def test_shipped_configs_have_present_names(name: str) -> None:
+    text = (find_model(name) / CONFIG_FILE).read_text(encoding="utf-8")
+    assert with_present_names(json.loads(text)) == json.loads(text)
+
+
+def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
+    now = {"denoiser": {"_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer"}, "resume": True}
+    save_state(tmp_path / "state", {"config": with_former_names(now), "data": "x", "step": torch.tensor(3)})
+    state = load_state(tmp_path / "state")
+    assert state["config"] == now
+    check_options(state, now, "x")
