@@ -162,12 +162,12 @@ def _lost_marks(mol: Chem.Mol, block: str) -> Found:
         plain = "".join(lines)
     if plain == block:
         return
-    meant, read = _isomer(Chem.MolFromMolBlock(plain, removeHs=False)), _isomer(mol)
+    meant, read = isomer(Chem.MolFromMolBlock(plain, removeHs=False)), isomer(mol)
     if meant != read:
         yield "stereo", f"flagged as either: a reader gets {read}, the coordinates are those of {meant}"
 
 
-def _isomer(mol: Chem.Mol) -> str:
+def isomer(mol: Chem.Mol) -> str:
     """Isomeric SMILES, read once more, for RDKit writes some molecules in two ways."""
     return str(Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol))))
 
@@ -175,7 +175,7 @@ def _isomer(mol: Chem.Mol) -> str:
 def _fields(mol: Chem.Mol, title: str, fields: Mapping[str, str]) -> Found:
     text = fields.get("SMILES")
     if text is not None:
-        said, found = Chem.MolFromSmiles(text), _isomer(mol)
+        said, found = Chem.MolFromSmiles(text), isomer(mol)
         if said is None:
             yield "field", f"SMILES {text} cannot be read"
         elif (same := _plain(said)) != _plain(mol):

@@ -26,7 +26,7 @@ from rich.table import Table
 from moldiff.data.dataset import PreparedSet
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from read_back import KINDS, counts, findings, num_records
+from read_back import KINDS, counts, findings, isomer, num_records
 
 NONE_ALLOWED = ("graph", "charge", "stereo", "field", "x-h")
 _SHOWN = 5  # findings of a kind
@@ -59,8 +59,7 @@ def wrong_isomers(path: Path, asked: list[str]) -> list[str]:
     for mol in Chem.SDMolSupplier(str(path), removeHs=False):
         line = asked[int(mol.GetProp("input_record")) - 1]
         Chem.AssignStereochemistryFrom3D(mol)
-        # Read once more, for RDKit writes some molecules in two ways.
-        found = Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+        found = isomer(mol)
         if found != Chem.CanonSmiles(line):
             wrong.append(f"asked for {line}, the coordinates are those of {found}")
     return wrong
