@@ -7,12 +7,13 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, check_at_least
 from moldiff.evaluation.result import KEEP
 
 if TYPE_CHECKING:
     from moldiff.diffusion.compute import Arithmetic
     from moldiff.diffusion.sampler import PowerSampler
+    from moldiff.tasks.inputs import Source
     from moldiff.tasks.task import Request
 
 DECODE = ("valence", "raw")
@@ -33,8 +34,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
     Args:
         default: its value unless told otherwise; mappings and lists are copied.
         help: one line on it, as `moldiff COMMAND --help` shows it.
-        more: `full` = what is said of it where there is room; `typed` = how the command line's help shows it;
-            `beside` = there it goes on behind the option before.
+        more: `full` = what is said of it where there is room; of the command line: `typed` = how its help shows it,
+            `beside` = there it goes on behind the option before, `hidden` = not there, `group` = it is a choice of
+            configs, `built` = its value is an object.
     """
     metadata = {"help": help, **more}
     if isinstance(default, list | dict):
@@ -47,7 +49,7 @@ class SamplingConfig:
     """Every option of a run from Python; the command line has them too, but for `arithmetic`."""
 
     seed: int = option(
-        0, "another seed, other molecules", full="0 to 2**32 - 1; molecule k of a seed is the same at any `n`"
+        0, "another seed, other molecules", full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`"
     )
     first: int = option(
         0,
@@ -108,6 +110,7 @@ class SamplingConfig:
         "grow, link, replace, conformers, bonds, formula or analogues; explained by: moldiff sample task=NAME --help",
         full="what to start from, see below; by default whole new molecules",
         typed="task=NAME",
+        group=True,
     )
     keep: Collection[str] = option(
         ("valid", "sound"),
@@ -117,7 +120,7 @@ class SamplingConfig:
     )
     filters: Sequence[str] | None = option(
         None,
-        "what they must pass, such as pains, sa<4.5; [] = nothing; explained by: moldiff sample filters= --help",
+        "what they must pass, such as pains, sa<4.5; [] = nothing",
         full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
         "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
     )
@@ -137,6 +140,7 @@ class SamplingConfig:
         "sampler.grid_power=2.0 .corrector=null .churn=null ...",
         full="how to step; by default in the model's own number of network calls",
         typed="sampler=power",
+        group=True,
     )
     decode: str = option(
         "valence",
@@ -164,10 +168,34 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, 0, 2**32)
         check_whole("candidates", self.candidates, 1, 1001)
-        if unknown := [item for item in sorted(self.keep) if item not in KEEP]:
+        if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
             raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
         if self.decode not in DECODE:
             raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What samples are to be like, and how they are led there."""
+
+    reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
+    rounds: int = option(
+        0, "of steering: draw n more from near the best, and keep the n best of all; what a task keeps stays"
+    )
+    parents: int | None = option(None, "how many best ones; null = a tenth of n")
+    noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
+    pharmacophore: float = option(0.5, "its weight in the score; the shape has the rest")
+    align: bool | None = option(
+        None, "false = compare as they lie; null = move, unless the task keeps atoms where they are"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least("like.rounds", self.rounds, 0)
+        check_at_least("like.parents", self.parents, 1)
+        if not 0 < self.noise <= 1:
+            raise MoldiffError(f"like.noise: got {self.noise}, expected a number above 0, up to 1")
+        if not 0 <= self.pharmacophore <= 1:
+            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
 
 
 def described(one: Field[Any]) -> str:
@@ -175,13 +203,9 @@ def described(one: Field[Any]) -> str:
     return str(one.metadata.get("full", one.metadata["help"]))
 
 
-SamplingConfig.__doc__ = "\n    ".join(
-    [
-        f"{SamplingConfig.__doc__}\n",
-        "Attributes:",
-        *(f"    {one.name}: {described(one)}." for one in fields(SamplingConfig)),
-    ]
-)
+for _config in (SamplingConfig, Likeness):
+    _lines = (f"    {one.name}: {described(one)}." for one in fields(_config))
+    _config.__doc__ = "\n    ".join([f"{_config.__doc__}\n", "Attributes:", *_lines])
 
 
 class SamplingOverrides(TypedDict, total=False):
