@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import moldiff
-from moldiff.cli.options import COMMANDS, options_of, root_config
+from moldiff.cli.options import COMMANDS, kinds_of, options_of, root_config
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import KEEP
 
@@ -68,35 +68,18 @@ _NAMES: dict[type, str] = {
     dict: "a group of options",
     type(None): "null",
 }
-_KINDS: dict[str, tuple[type, ...]] = {
-    "sampler.num_steps": (int, type(None)),
-    "sampler.corrector": (float, type(None)),
-    "sampler.churn": (float, type(None)),
-    "sampler.class_lead": (float, type(None)),
-    "sampler.hydrogen_noise": (float, type(None)),
-    "sampler.refinements": (int, type(None)),
-    "task.core": (str, type(None)),
-    "task.keep": (list, int, str, type(None)),
-    "task.remove": (list, int, str, type(None)),
-    "task.attach": (list, int, str, type(None)),
-    "task.new_atoms": (int, str, type(None)),
-    "task.smiles": (str, type(None)),
-    "task.input": (str, type(None)),
-    "task.rmsd": (float, type(None)),
-    "task.charge": (list, int, type(None)),
-    "task.formula": (str, type(None)),
-    "task.of": (str, type(None)),
-    "data.folder": (str, type(None)),
-    "data.path": (str, type(None)),
-    "data.smiles_column": (str, type(None)),
-    "data.name_column": (str, type(None)),
-    "data.split_field": (str, type(None)),
-    "data.min_count": (int, type(None)),
-    "data.properties": (list, type(None)),
-    "metrics.p3.charge": (int, type(None)),
-    "quality": (dict, type(None)),
-    "tasks": (dict, type(None)),
+_TYPES = {
+    "int | None": "sampler.num_steps sampler.refinements data.min_count metrics.p3.charge",
+    "float | None": "sampler.corrector sampler.churn sampler.class_lead sampler.hydrogen_noise task.rmsd",
+    "str | None": "task.core task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
+    "data.name_column data.split_field",
+    "list | None": "data.properties",
+    "list | int | None": "task.charge",
+    "list | int | str | None": "task.keep task.remove task.attach",
+    "int | str | None": "task.new_atoms",
+    "Mapping | None": "quality tasks",
 }
+_KINDS = {name: kinds_of(annotation) for annotation, names in _TYPES.items() for name in names.split()}
 """Kinds of value of the options of groups whose default does not tell them."""
 
 

@@ -5,12 +5,12 @@ The configs of Hydra, the checks of what is typed, the help and the README's tab
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from textwrap import fill
 from typing import Any, NamedTuple
 
+from moldiff.errors import MoldiffError, check_at_least
 from moldiff.sampling.config import Likeness, SamplingConfig, described, option
 
 
@@ -18,12 +18,8 @@ from moldiff.sampling.config import Likeness, SamplingConfig, described, option
 class SampleTarget:
     """What `moldiff sample` delivers, by which model."""
 
-    n: int = option(100, "molecules to deliver")
-    out: str = option(
-        "molecules.sdf",
-        ".sdf, .xyz, .smi or .csv, each also with .gz",
-        full="`.sdf`, `.xyz`, `.smi` or `.csv`, each also with `.gz`",
-    )
+    n: int = option(100, "molecules to deliver", least=1)
+    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi` or `.csv`, each also with `.gz`")
     model: str = option(
         "qm9",
         "a model of the package, or a trained one's folder; ? lists",
@@ -38,23 +34,18 @@ class SampleOptions:
 
     arithmetic: None = option(None, "", group=True, hidden=True)  # here it is chosen by `precision`
     workers: int | str = option(
-        "auto",
-        "processes; 0 = one alone",
-        full="processes that share the work; `auto` = where that pays, `0` = none",
+        "auto", "processes, or 0", full="processes that share the work; `auto` = where that pays, `0` = none"
     )
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", full="`auto`, `cpu`, `cuda`, ...")
+    device: str = option("auto", "`auto`, `cpu`, `cuda`, ...", beside=True)
     precision: str = option(
         "auto",
         "float32, compiled if a trial says so; bfloat16 = coarser",
         full="`auto` = float32, compiled where a trial at the start of a long run found that to pay; `float32` = "
         "without a trial; `bfloat16` = faster where the hardware has it, but molecule k of a seed then depends on its "
         "batch",
+        choices=("auto", "float32", "bfloat16"),
     )
-    columns: Sequence[str] = option(
-        [],
-        "what known lists say: purchasable, known_drug",
-        full="any of `purchasable`, `known_drug`",
-    )
+    columns: Sequence[str] = option([], "what known lists say: `purchasable`, `known_drug`")
     like: Likeness = option(
         Likeness(),
         "rank by likeness; see moldiff sample like=FILE --help",
@@ -62,11 +53,7 @@ class SampleOptions:
         typed="like=FILE",
         built=True,
     )
-    overwrite: bool = option(
-        False,
-        "true = replace an older file; false = it gets a number",
-        full="`true` = replace an older file of that name; `false` = it gets a number, such as `molecules.1.sdf`",
-    )
+    overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
     resume: bool = option(
         False,
         "true = go on with the file of an ended run",
@@ -80,7 +67,7 @@ class InputOptions:
     """Molecules that a command reads."""
 
     input: str | None = option(None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE")
-    hydrogens: str = option("keep", "add = first add those that a 3D structure lacks")
+    hydrogens: str = option("keep", "add = first add those that a 3D structure lacks", choices=("keep", "add"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +78,7 @@ class EvaluateOptions:
         None,
         "known molecules to compare with: a prepared folder or a file; for novelty alone, a model's name or folder",
     )
-    reference_size: int = option(10000, "molecules of the reference at most")
+    reference_size: int = option(10000, "molecules of the reference at most", least=1)
     metrics: Mapping[str, Any] = option(
         {},
         "beside P1, P2, uniqueness and novelty: fast, full, or any of p3, geometry, diversity, distribution, "
@@ -100,8 +87,7 @@ class EvaluateOptions:
         group=True,
     )
     out: str | None = option(
-        None,
-        "folder for report.json, report.md and molecules.csv, or NAME.json; older ones are replaced",
+        None, "folder for report.json, report.md and molecules.csv, or NAME.json; older ones are replaced"
     )
 
 
@@ -130,8 +116,8 @@ class PrepareOptions:
         "options",
         typed="out=prepared/qm9",
     )
-    limit: int | None = option(None, "only so many records; null = all")
-    num_workers: int = option(2, "processes")
+    limit: int | None = option(None, "only so many records; null = all", least=1)
+    num_workers: int = option(2, "processes", least=1)
     strict: bool = option(False, "true = a rejected record is an error")
 
 
@@ -153,7 +139,7 @@ class FieldWeights:
 class TrainerOptions:
     """How long a training takes, on what, and what is looked at on the way."""
 
-    max_steps: int | None = option(20000, "null = no limit")
+    max_steps: int | None = option(20000, "null = no limit", least=1)
     max_time: str | None = option(None, "8 hours", typed="trainer.max_time=00:08:00:00", beside=True)
     accelerator: str = option("auto", "auto, cpu or gpu")
     devices: int | str = option(
@@ -162,15 +148,13 @@ class TrainerOptions:
     num_nodes: int = option(1, "machines, each with its devices", hidden=True)
     strategy: str = option("auto", "of Lightning", hidden=True)
     precision: int | str = option(
-        "auto",
-        "32-true, bf16-mixed, auto = the faster in a trial at the start; or another of Lightning's",
-        hidden=True,
+        "auto", "32-true, bf16-mixed, auto = the faster in a trial at the start; or another of Lightning's", hidden=True
     )
-    log_every: int = option(50, "steps", hidden=True)
-    validate_every: int = option(500, "steps; state and model are saved as often")
+    log_every: int = option(50, "steps", hidden=True, least=1)
+    validate_every: int = option(500, "steps; state and model are saved as often", least=1)
     save_minutes: float = option(10.0, "and whenever so many minutes have passed since", hidden=True)
     num_validation: int = option(2000, "molecules", hidden=True)
-    sample_every: int = option(4, "validations", hidden=True)
+    sample_every: int = option(4, "validations", hidden=True, least=1)
     num_quality_samples: int = option(100, "molecules", hidden=True)
     best_by: str | None = option(
         "p2_valid_unique",
@@ -184,13 +168,15 @@ class TrainOptions:
     """What `moldiff train` makes and how; what it trains is in the groups."""
 
     out: str = option("runs/${data.name}", "run folder; the trained model ends up in it", typed="out=runs/qm9")
-    resume: bool | str = option(False, "true = go on with that in `out`; auto = if there is one")
+    resume: bool | str = option(
+        False, "true = go on with that in `out`; auto = if there is one", choices=(True, False, "auto")
+    )
     init: str | None = option(
         None, "start from the weights of a model (name or folder); atom classes it does not know start fresh"
     )
     half: str | None = option(None, "a or b = learn from one half of the training molecules")
-    batch_size: int = option(128, "molecules a step and device")
-    seed: int = option(0, "of the run")
+    batch_size: int = option(128, "molecules a step and device", least=1)
+    seed: int = option(0, "of the run", least=0)
     self_conditioning: float = option(0.5, "share of the steps that feed the network its own estimate", hidden=True)
     ema_decay: float = option(0.999, "of the averaged weights", hidden=True)
     compile: bool | str = option(
@@ -226,6 +212,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "tuple": (str,),
     "Sequence": (list, str),
     "Collection": (list, str),
+    "list": (list,),
     "Mapping": (dict,),
     "None": (type(None),),
 }
@@ -260,13 +247,17 @@ def as_typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def kinds_of(annotation: str) -> tuple[type, ...]:
+    """The kinds of value that are typed for a type of Python, as it stands in the code."""
+    names = (part.partition("[")[0] for part in annotation.split(" | "))
+    return tuple(dict.fromkeys(kind for name in names for kind in _KINDS.get(name, ())))
+
+
 def options_in(kind: type, prefix: str = "") -> Iterator[Option]:
     """The options that a dataclass defines, groups before what is in them."""
     for one in fields(kind):
         default = one.default if one.default_factory is MISSING else one.default_factory()
-        names = (part.partition("[")[0] for part in re.split(r" \| ", str(one.type)))
-        kinds = tuple(dict.fromkeys(kind for name in names for kind in _KINDS.get(name, ())))
-        yield Option(f"{prefix}{one.name}", default, kinds, one)
+        yield Option(f"{prefix}{one.name}", default, kinds_of(str(one.type)), one)
         if is_dataclass(default):
             yield from options_in(type(default), f"{prefix}{one.name}.")
 
@@ -284,19 +275,31 @@ def root_config(command: str) -> dict[str, Any]:
             continue
         target = {"_target_": f"{type(default).__module__}.{type(default).__qualname__}"}
         built = target if "built" in field.metadata else {}
-        config[name] = built | asdict(default) if is_dataclass(default) else default
+        config[name] = built | vars(default) if is_dataclass(default) else default
     return config
+
+
+def check_limits(command: str, options: Mapping[str, Any]) -> None:
+    """Refuse values that the options' definitions rule out."""
+    for name, one in options_of(command).items():
+        group, _, last = name.rpartition(".")
+        value, limits = (options[group] if group else options).get(last), one.field.metadata
+        if "least" in limits:
+            check_at_least(name, value, limits["least"])
+        if value not in limits.get("choices", (value,)):
+            *others, final = map(as_typed, limits["choices"])
+            raise MoldiffError(f"{name}: got {value!r}, expected {', '.join(others)} or {final}")
 
 
 def help_lines(options: Iterable[Option], column: int = 22) -> str:
     """Options, their defaults and what they mean, as lines of a screen."""
     entries: list[tuple[str, str]] = []
     for one in options:
-        said = one.field.metadata
-        if "beside" in said:
-            entries[-1] = entries[-1][0], f"{entries[-1][1]}; {one.typed} = {said['help']}"
-        elif "hidden" not in said:
-            entries.append((one.typed, said["help"]))
+        said, how = one.field.metadata["help"].replace("`", ""), one.field.metadata
+        if "beside" in how:
+            entries[-1] = entries[-1][0], f"{entries[-1][1]}; {one.typed} = {said}"
+        elif "hidden" not in how:
+            entries.append((one.typed, said))
     layout: dict[str, Any] = {"width": 80, "subsequent_indent": " " * column, "break_on_hyphens": False}
     return "".join(fill(said, initial_indent=f"  {typed:<{column - 4}}  ", **layout) + "\n" for typed, said in entries)
 
@@ -306,7 +309,7 @@ def readme_table(command: str) -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for one in options_of(command).values():
         if "." not in one.name and "group" not in one.field.metadata:
-            is_empty = one.default is None or isinstance(one.default, dict) or is_dataclass(one.default)
+            is_empty = isinstance(one.default, dict) or is_dataclass(one.default)
             default = "" if is_empty else f"`{as_typed(one.default)}` "
             rows.append(f"| `{one.name}` | {default}| {described(one.field)} |")
     return "\n".join(rows) + "\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from moldiff.cli.options import options_in
-from moldiff.errors import MoldiffError, check_at_least
+from moldiff.errors import MoldiffError
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
@@ -100,10 +100,6 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse impossible values before anything slow happens."""
-    for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0), ("first", 0)):
-        check_at_least(name, options[name], low)
-    if options["precision"] not in ("auto", "float32", "bfloat16"):
-        raise MoldiffError(f"precision: got {options['precision']!r}, expected auto, float32 or bfloat16")
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")

@@ -34,9 +34,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
     Args:
         default: its value unless told otherwise; mappings and lists are copied.
         help: one line on it, as `moldiff COMMAND --help` shows it.
-        more: `full` = what is said of it where there is room; of the command line: `typed` = how its help shows it,
-            `beside` = there it goes on behind the option before, `hidden` = not there, `group` = it is a choice of
-            configs, `built` = its value is an object.
+        more: `full` = what is said of it where there is room; of the command line: `least` and `choices` = the values
+            that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before,
+            `hidden` = not there, `group` = it is a choice of configs, `built` = its value is an object.
     """
     metadata = {"help": help, **more}
     if isinstance(default, list | dict):
@@ -49,24 +49,20 @@ class SamplingConfig:
     """Every option of a run from Python; the command line has them too, but for `arithmetic`."""
 
     seed: int = option(
-        0, "another seed, other molecules", full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`"
+        0,
+        "another seed, other molecules",
+        full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`",
+        least=0,
     )
     first: int = option(
         0,
         "first index of it",
         full="index of the first molecule, so that several runs of one seed can share the work",
+        least=0,
         beside=True,
     )
-    size: int | tuple[int, int] | None = option(
-        None,
-        "heavy atoms: 9, or 7..9; null = as in the training data",
-        full="heavy atoms: `9`, or a range `7..9`, in Python `(7, 9)`; by default as in the training data",
-    )
-    charge: int | None = option(
-        None,
-        "total charge; null = as in training, or in what is given",
-        full="total charge; by default as in the training data (0), of tasks as of what is given",
-    )
+    size: int | tuple[int, int] | None = option(None, "heavy atoms: `9`, or `7..9`; `null` = as in the training data")
+    charge: int | None = option(None, "total charge; `null` = as in training, or in what is given")
     elements: Sequence[str] | None = option(
         None,
         "the only elements, such as [C,H,O]",
@@ -124,14 +120,11 @@ class SamplingConfig:
         full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
         "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
     )
-    max_draws: int | None = option(
-        None,
-        "stop after so many draws; null = 20 n + 200",
-        full="stop after so many draws; by default 20 `n` + 200",
-    )
+    max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200", least=1)
     steps: int | None = option(
         None,
         "network calls a molecule; null = the model's own number",
+        least=1,
         full="network calls a molecule; by default the model's own number: 50 for `qm9` and `qm9_properties`, 80 for "
         "`drugs`",
     )
