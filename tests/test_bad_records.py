@@ -27,7 +27,7 @@ def xyz(number):
     return f"{number}\nmany\n" + "".join(f"C {3 * k} 0 0\n" for k in range(number))
 
 
-def test_an_odd_number_in_an_atom_line_is_a_counted_record(tmp_path, capsys):
+def test_s23_an_odd_number_in_an_atom_line_is_a_counted_record(tmp_path, capsys):
     assert water != ODD
     (tmp_path / "a.sdf").write_text(water + ODD + water)
     assert main(["evaluate", f"input={tmp_path / 'a.sdf'}", f"out={tmp_path / 'report'}"]) == 0
@@ -55,7 +55,7 @@ def test_an_error_that_nobody_thought_of_is_the_reason_of_its_record(tmp_path, m
 
 
 @pytest.mark.parametrize("name", ["a.xyz", "a.smi"])
-def test_a_record_of_40000_atoms_takes_no_memory(tmp_path, name):
+def test_s23_a_record_of_40000_atoms_takes_no_memory(tmp_path, name):
     text = xyz(40_000) + "3\n\n" + "".join(f"{s} {x} {y} {z}\n" for s, x, y, z in WATER)
     (tmp_path / name).write_text(text if name == "a.xyz" else "C" * 40_000 + "\nO\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -66,7 +66,7 @@ def test_a_record_of_40000_atoms_takes_no_memory(tmp_path, name):
     assert good.problem is None
 
 
-def test_one_far_atom_does_not_stretch_the_histogram_of_bond_lengths(tmp_path):
+def test_s23_one_far_atom_does_not_stretch_the_histogram_of_bond_lengths(tmp_path):
     atoms = [*WATER[:2], ("H", 0, 9999, 0)]
     (tmp_path / "a.sdf").write_text(water * 3 + block("far", atoms, WATER_BONDS))
     found = Distributions.of(record.mol for record in read(tmp_path / "a.sdf").records)
@@ -76,7 +76,7 @@ def test_one_far_atom_does_not_stretch_the_histogram_of_bond_lengths(tmp_path):
     assert view(tmp_path / "a.sdf").stat().st_size < 3_000_000
 
 
-def test_a_damaged_file_in_a_folder_is_a_counted_reject(tmp_path):
+def test_s23_a_damaged_file_in_a_folder_is_a_counted_reject(tmp_path):
     packed = bytearray(gzip.compress(water.encode() * 200, mtime=0))
     packed[12:40] = bytes(28)
     (tmp_path / "a.sdf").write_text(water)
@@ -86,7 +86,7 @@ def test_a_damaged_file_in_a_folder_is_a_counted_reject(tmp_path):
     assert found[1].outcome.reason == "a compressed file damaged before its first record"
 
 
-def test_a_damaged_parquet_file_in_a_folder_is_a_counted_reject(tmp_path):
+def test_s23_a_damaged_parquet_file_in_a_folder_is_a_counted_reject(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "a.sdf").write_text(water)
     (tmp_path / "b.parquet").write_bytes(b"PAR1" + bytes(range(200)) + (100).to_bytes(4, "little") + b"PAR1")

@@ -1,7 +1,4 @@
-"""Written files read back by RDKit alone: the reader finds faults, and files of every task, model and format have none.
-
-The lengths of bonds, clashes and torn bonds are counted but not asserted: `SOUND = True` asserts them too.
-"""
+"""Files read back by RDKit alone: the reader finds faults, and those of all tasks, models and formats have none."""
 
 from __future__ import annotations
 
@@ -12,15 +9,12 @@ import pytest
 from models import needs_weights
 from rdkit import Chem
 from rdkit.Chem import AllChem
-from read_back import KINDS, counts, findings, num_records
+from read_back import counts, findings, num_records
 
 from moldiff.cli.main import main
 from moldiff.diffusion.shipped import available_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SOUND = False
-ASSERTED = KINDS if SOUND else ("graph", "charge", "stereo", "field")
 
 
 def embedded(smiles: str) -> Chem.Mol:
@@ -128,5 +122,27 @@ def test_files_of_every_task_model_and_format_are_what_they_say(
         out = f"a.{suffix}"
         assert main(["sample", f"model={model}", "n=2", "steps=20", "workers=0", f"out={out}", *words]) == 0
         assert num_records(out) == (1 if task == "bonds" else 2)
-        found = findings(out)
-        assert [one for one in found if one.kind in ASSERTED] == []
+        # A bond of twenty calls may be stretched, as far as `keep=sound` allows.
+        assert [one for one in findings(out) if one.kind != "bond"] == []
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("qm9", 'task=conformers smiles="C=CC(=O)O" n=10'),
+        ("qm9", 'task=conformers smiles="C[C@@H]1C[C@H]1CO" n=10'),
+        ("qm9", 'task=conformers smiles="C=CC" n=10'),
+        ("qm9", "task=conformers smiles=N n=10"),
+        ("drugs", "task=conformers smiles=CCO n=10"),
+        ("drugs", 'task=conformers smiles="CN1CCC[C@H]1c1cccnc1" n=10'),
+        ("qm9", "size=2 n=10"),
+        ("qm9", "size=3 n=10"),
+        ("qm9", "task=formula formula=C2H6O n=10"),
+    ],
+)
+def test_s1_hydrogens_of_small_molecules_lie_on_their_bonds(tmp_path: Path, model: str, options: str) -> None:
+    out = tmp_path / "a.sdf"
+    assert main(["sample", f"model={model}", "steps=20", "workers=0", f"out={out}", *options.split()]) == 0
+    assert num_records(out) == 10
+    assert findings(out) == []
