@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from moldiff.evaluation.evaluate import evaluate
     from moldiff.molecules.formats.reader import read
     from moldiff.molecules.formats.writer import write
+    from moldiff.sampling.config import SamplingConfig
     from moldiff.sampling.generator import load
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "available_models", "evaluate", "load", "read", "write"]
+__all__ = ["SamplingConfig", "__version__", "available_models", "evaluate", "load", "read", "write"]
 
 _HOMES = {
+    "SamplingConfig": "moldiff.sampling.config",
     "available_models": "moldiff.sampling.generator",
     "load": "moldiff.sampling.generator",
     "evaluate": "moldiff.evaluation.evaluate",

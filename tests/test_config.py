@@ -291,15 +291,3 @@ def test_help_of_the_tasks_shows_the_true_defaults(task: str) -> None:
         assert shown == as_shown(options[key]), f"{task}: {key}={shown}, the config says {options[key]}"
     if task in ("grow", "conformers", "bonds", "analogues"):
         assert found
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_options_whose_comment_explains_null_take_it(command: str) -> None:
-    path = resources.files("moldiff.conf").joinpath(f"{command}.yaml")
-    parents: list[str] = []
-    for line in path.read_text().splitlines():
-        name = line.split(":")[0]
-        depth = (len(name) - len(name.lstrip())) // 2
-        parents[depth:] = [name.strip()]
-        if "null = " in line:
-            assert f"{name.strip()}: null" in as_yaml(compose_options(command, [f"{'.'.join(parents)}=null"]))

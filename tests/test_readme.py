@@ -82,18 +82,6 @@ def test_commands_compose(command: str) -> None:
     assert compose_options(name, arguments)
 
 
-def test_table_of_options_is_that_of_the_config() -> None:
-    options = compose_options("sample", [])
-    table = re.findall(r"^\| `(\w+)` \| (\S*?) ?\|", TEXT.partition("## Judge")[0], flags=re.MULTILINE)
-    shown = {name: default.strip("` ") for name, default in table}
-    assert set(shown) == set(options) - {"sampler", "debug"}
-    for name, default in shown.items():
-        value = options[name]
-        assert default == (
-            "" if value is None or isinstance(value, dict) else str(value).lower().replace("'", "").replace(", ", ",")
-        )
-
-
 def test_table_of_groups_is_that_of_the_configs() -> None:
     table = re.findall(r"^\| `(\w+)` \| ((?:`\w+`,? ?)+)\|", TEXT.partition("## Train")[2], flags=re.MULTILINE)
     assert len(table) == 7

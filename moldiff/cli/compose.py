@@ -19,6 +19,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -27,10 +28,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import moldiff
+from moldiff.cli.options import COMMANDS, kinds_of, options_of, root_config
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import KEEP
 
 CONFIG_MODULE = "moldiff.conf"
+
+for _command in COMMANDS:
+    ConfigStore.instance().store(f"{_command}_options", root_config(_command))
 
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
@@ -63,62 +68,19 @@ _NAMES: dict[type, str] = {
     dict: "a group of options",
     type(None): "null",
 }
-_KINDS: dict[str, tuple[type, ...]] = {
-    "limit": (int, type(None)),
-    "size": (int, str, type(None)),
-    "charge": (int, type(None)),
-    "steps": (int, type(None)),
-    "max_draws": (int, type(None)),
-    "keep": (list, str),
-    "workers": (int, str),
-    "elements": (list, str, type(None)),
-    "forbid": (list, str),
-    "filters": (list, str, type(None)),
-    "columns": (list, str),
-    "like.reference": (str, type(None)),
-    "like.parents": (int, type(None)),
-    "like.align": (bool, type(None)),
-    "sampler.num_steps": (int, type(None)),
-    "sampler.corrector": (float, type(None)),
-    "sampler.churn": (float, type(None)),
-    "sampler.class_lead": (float, type(None)),
-    "sampler.hydrogen_noise": (float, type(None)),
-    "sampler.refinements": (int, type(None)),
-    "task.core": (str, type(None)),
-    "task.keep": (list, int, str, type(None)),
-    "task.remove": (list, int, str, type(None)),
-    "task.attach": (list, int, str, type(None)),
-    "task.new_atoms": (int, str, type(None)),
-    "task.smiles": (str, type(None)),
-    "task.input": (str, type(None)),
-    "task.rmsd": (float, type(None)),
-    "task.charge": (list, int, type(None)),
-    "task.formula": (str, type(None)),
-    "task.of": (str, type(None)),
-    "init": (str, type(None)),
-    "chooser": (str, type(None)),
-    "half": (str, type(None)),
-    "compile": (bool, str),
-    "resume": (bool, str),
-    "input": (str, type(None)),
-    "reference": (str, type(None)),
-    "data.folder": (str, type(None)),
-    "data.path": (str, type(None)),
-    "data.smiles_column": (str, type(None)),
-    "data.name_column": (str, type(None)),
-    "data.split_field": (str, type(None)),
-    "data.min_count": (int, type(None)),
-    "data.properties": (list, type(None)),
-    "metrics.p3.charge": (int, type(None)),
-    "trainer.max_steps": (int, type(None)),
-    "trainer.max_time": (str, type(None)),
-    "trainer.devices": (int, str),
-    "trainer.precision": (int, str),
-    "trainer.best_by": (str, type(None)),
-    "quality": (dict, type(None)),
-    "tasks": (dict, type(None)),
+_TYPES = {
+    "int | None": "sampler.num_steps sampler.refinements data.min_count metrics.p3.charge",
+    "float | None": "sampler.corrector sampler.churn sampler.class_lead sampler.hydrogen_noise task.rmsd",
+    "str | None": "task.core task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
+    "data.name_column data.split_field",
+    "list | None": "data.properties",
+    "list | int | None": "task.charge",
+    "list | int | str | None": "task.keep task.remove task.attach",
+    "int | str | None": "task.new_atoms",
+    "Mapping | None": "quality tasks",
 }
-"""Kinds of value of the options whose default does not tell them."""
+_KINDS = {name: kinds_of(annotation) for annotation, names in _TYPES.items() for name in names.split()}
+"""Kinds of value of the options of groups whose default does not tell them."""
 
 
 def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
@@ -133,6 +95,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         MoldiffError: for the first argument that cannot be used.
     """
     _check_installed()
+    kinds = _KINDS | {name: one.kinds for name, one in options_of(command).items() if one.kinds}
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
     arguments = [_written_out(text) for text in _with_implied(arguments)]
@@ -150,7 +113,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         overrides = [_parse(text) for text in arguments]
         for text, override in zip(arguments, overrides, strict=True):
             if override.key_or_group not in groups:
-                _check_value(text, override, defaults, groups)
+                _check_value(text, override, defaults, groups, kinds)
         options = _resolved(_compose(command, [*search, *arguments]))
     return _with_paths(options)
 
@@ -351,7 +314,13 @@ def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Pa
         raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
 
 
-def _check_value(text: str, override: Override, defaults: Mapping[str, Any], groups: Sequence[str]) -> None:
+def _check_value(
+    text: str,
+    override: Override,
+    defaults: Mapping[str, Any],
+    groups: Sequence[str],
+    known_kinds: Mapping[str, tuple[type, ...]],
+) -> None:
     known = dict(_flatten(defaults))
     key = override.key_or_group
     if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):
@@ -361,8 +330,8 @@ def _check_value(text: str, override: Override, defaults: Mapping[str, Any], gro
     if key not in known:
         return
     value, default = override.value(), known[key]
-    kinds = _KINDS.get(key, (type(default),))
-    if default is None and key not in _KINDS:
+    kinds = known_kinds.get(key, (type(default),))
+    if default is None and key not in known_kinds:
         return
     if type(value) in kinds or (type(value) is int and float in kinds):
         return

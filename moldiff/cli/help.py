@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from moldiff.cli.options import help_lines, options_in, options_of
+from moldiff.sampling.config import Likeness
+
 EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 GENERAL = """\
@@ -34,8 +37,13 @@ _COMMON = """\
   --cfg              print all options with their values and stop
   --config-dir DIR   look in DIR for own configs, too
   -m                 a job for each combination of KEY=A,B or KEY=range(1,4)
-  debug=true         show the stack trace of an error
 """
+
+
+def _lines(command: str) -> str:
+    """The options of a command but those inside of groups, and what every command has."""
+    return help_lines(one for one in options_of(command).values() if "." not in one.name) + _COMMON
+
 
 SAMPLE = f"""\
 moldiff sample - draw new molecules from a trained model into a file
@@ -43,33 +51,7 @@ moldiff sample - draw new molecules from a trained model into a file
 usage: moldiff sample [key=value ...]
 
 options and their defaults:
-  n=100               molecules to deliver
-  out=molecules.sdf   .sdf, .xyz, .smi or .csv, each also with .gz
-  model=qm9           a model of the package, or a trained one's folder; ? lists
-  seed=0              another seed, other molecules; first=0 = first index of it
-  size=null           heavy atoms: 9, or 7..9; null = as in the training data
-  elements=null       the only elements, such as [C,H,O]; forbid=[] = not these
-  charge=null         total charge; null = as in training, or in what is given
-  condition.gap=0.25  towards values the model knows; guidance=1.0 = how far;
-                      steering=0.5 candidates=1 chooser=null as in the README
-  task=NAME           grow, link, replace, conformers, bonds, formula or
-                      analogues; explained by: moldiff sample task=NAME --help
-  keep=[valid,sound]  and unique, novel; sound = distances are possible
-  filters=null        what they must pass, such as pains, sa<4.5; [] = nothing;
-                      columns=[] of known lists; like=FILE ranks by likeness to
-                      a molecule; explained by: moldiff sample like=FILE --help
-  max_draws=null      stop after so many draws; null = 20 n + 200
-  steps=null          network calls a molecule; null = the model's own number
-  decode=valence      valence = obey valence rules, raw = most probable classes
-  device=auto         auto, cpu, cuda, cuda:1, ...
-  workers=auto        processes; 0 = one alone
-  precision=auto      float32, compiled if a trial says so; bfloat16 = coarser
-  overwrite=false     true = replace an older file; false = it gets a number
-  resume=false        true = go on with the file of an ended run
-  trajectory=false    true = keep the way from noise to each molecule in
-                      molecules.trajectory.sdf.gz, for `moldiff view`
-  sampler=power       sampler.grid_power=2.0 .corrector=null .churn=null ...
-{_COMMON}
+{_lines("sample")}
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff sample n=20 'keep=[valid,unique,novel]' out=new.csv
@@ -113,7 +95,7 @@ examples:
   moldiff sample task=analogues of=molecules.sdf noise=0.5 n=5 out=near.sdf
 """
 
-CHOICE = """\
+CHOICE = f"""\
 moldiff sample filters=... columns=... like=... - choose among the molecules
 
 filters=null  kept molecules pass all of them; null = the model's own, [] = no
@@ -130,14 +112,7 @@ columns=[]  for the records of kept ones; pip install "moldiff[lookup]"
 like=FILE   a molecule in 3D, or a SMILES: the n best by overlay of shape and
             pharmacophore, best first, moved onto it; like_score is from 0 to 1.
             All is written at the end, so resume=true cannot go on with it
-  like.rounds=0            of steering: draw n more from near the best, and keep
-                           the n best of all; what a task keeps stays
-  like.parents=null        how many best ones; null = a tenth of n
-  like.noise=0.6           how near, from 0 to 1: lower repeats the best ones
-  like.pharmacophore=0.5   its weight in the score; the shape has the rest
-  like.align=null          false = compare as they lie; null = move, unless the
-                           task keeps atoms where they are
-
+{help_lines(options_in(Likeness, "like."), 27)}
 examples:
   moldiff sample n=20 'filters=[pains,nibr,sa<4.5]' columns=[known_drug]
   moldiff sample n=50 like=ligand.sdf like.rounds=3 out=alike.sdf
@@ -149,18 +124,7 @@ moldiff evaluate - score a file of molecules, whoever made it
 usage: moldiff evaluate input=FILE [key=value ...]
 
 options and their defaults:
-  input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
-  hydrogens=keep      add = first add those that a 3D structure lacks
-  reference=null      known molecules to compare with: a prepared folder or a
-                      file; for novelty alone, a model's name or folder
-  reference_size=10000   molecules of the reference at most
-  metrics=fast        beside P1, P2, uniqueness and novelty: fast, full, or any
-                      of p3, geometry, diversity, distribution, neighbours,
-                      druglike, posebusters, fcd, mmff, xtb;
-                      metrics.xtb.limit=60; some need "moldiff[eval]"
-  out=null            folder for report.json, report.md and molecules.csv, or
-                      NAME.json; older ones are replaced
-{_COMMON}
+{_lines("evaluate")}
 examples:
   moldiff evaluate input=molecules.sdf
   moldiff evaluate input=molecules.sdf reference=qm9 out=report
@@ -173,15 +137,7 @@ moldiff view - a file of molecules as one HTML page that works offline
 usage: moldiff view input=FILE [key=value ...]
 
 options and their defaults:
-  input=FILE          .sdf, .mol, .xyz or .smi (also .gz), with hydrogens
-  hydrogens=keep      add = first add those that a 3D structure lacks
-  reference=null      known molecules for novelty and to compare distributions
-                      with: a model's name or folder, a prepared folder, or a
-                      file of molecules
-  metrics=fast        numbers to show, as in `moldiff evaluate`: fast, full ...
-  out=null            the page; null = the name of the input with .html;
-                      an older one is replaced
-{_COMMON}
+{_lines("view")}
 examples:
   moldiff view input=molecules.sdf
   moldiff view input=molecules.sdf reference=qm9 out=page.html
@@ -201,12 +157,7 @@ options and their defaults:
   data=drugs          or PDB ligands and data.num_moses=300000 molecules of
                       MOSES with ETKDGv3 + MMFF94s; goes on where it was ended.
                       Needs "moldiff[drugs]" and pip install --no-deps molsets
-  out=prepared/qm9    the folder to make; for data.path: prepared/ and its name.
-                      Made anew only after a change of content or options
-  limit=null          only so many records; null = all
-  num_workers=2       processes
-  strict=false        true = a rejected record is an error
-with data.path:
+{help_lines(options_of("prepare").values())}with data.path:
   data.hydrogens=add        or keep; none = heavy atoms alone
   data.fragments=largest    or reject
   data.conformers=etkdg     where 3D is missing: ETKDGv3 + MMFF94s; or reject
@@ -232,25 +183,14 @@ options and their defaults:
   data=qm9            qm9 or sample (1,000 molecules); data.folder=prepared/qm9
   data.path=FILE      instead: own molecules, prepared first as moldiff prepare
                       does, with its options, into prepared/ and their name
-  out=runs/qm9        run folder; the trained model ends up in it
-  resume=false        true = go on with the interrupted training in `out`;
-                      auto = if there is one
-  init=null           start from the weights of a model (name or folder); atom
-                      classes it does not know start fresh
   condition=properties         learn to draw towards the set's properties
-  half=null           a or b = learn from one half of the training molecules
-  batch_size=128      molecules a step and device
-  seed=0
   denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
   process=joint_linear         or joint_cosine; a further loss:
 'process.geometry={{_target_: moldiff.diffusion.process.geometry_loss.Distances}}'
   prior=marginal               of the classes; or uniform, absorbing
   optimizer=muon               or adamw; optimizer.muon_lr=0.015, ...
-  trainer.max_steps=20000      trainer.max_time=00:08:00:00 for eight hours
-  trainer.accelerator=auto     auto, cpu or gpu; trainer.devices=1 or auto
-  trainer.validate_every=500   steps
-  trainer.best_by=p2_valid_unique   score of the model kept in out/best; null
   logger=csv          log/metrics.csv and curve.svg; or [csv,tensorboard]
+{help_lines(options_of("train").values())}\
   other: self_conditioning, ema_decay, compile, field_weights, times, tasks,
          schedule, sampler, quality; --cfg shows their values
 {_COMMON}

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
+from moldiff.cli.options import check_limits
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
 
@@ -133,6 +134,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         return EXIT_OK
     composed = [with_outputs(command, options) for options in composed]
     for options in composed:
+        check_limits(command, options)
         _CHECKS[command](options)
     if is_multirun:
         from moldiff.cli.multirun import plan, run_jobs
@@ -180,13 +182,8 @@ def _check_prepare(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
     if data.get("path", "") is None:
         raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
-    for name, value in (
-        ("limit", options["limit"]),
-        ("num_workers", options["num_workers"]),
-        ("data.min_count", data.get("min_count")),
-        ("data.max_heavy_atoms", data.get("max_heavy_atoms")),
-    ):
-        check_at_least(name, value, 1)
+    for name in ("min_count", "max_heavy_atoms"):
+        check_at_least(f"data.{name}", data.get(name), 1)
 
 
 def _prepare(options: Mapping[str, Any]) -> int:
@@ -228,16 +225,9 @@ def _train(options: Mapping[str, Any]) -> int:
 
 
 def _check_train(options: Mapping[str, Any]) -> None:
-    trainer = options["trainer"]
     if options["data"]["folder"] is None and options["data"].get("path") is None:
         raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
-    check_at_least("batch_size", options["batch_size"], 1)
-    check_at_least("seed", options["seed"], 0)
-    for name in ("max_steps", "log_every", "validate_every", "sample_every"):
-        check_at_least(f"trainer.{name}", trainer[name], 1)
-    if options["resume"] not in (True, False, "auto"):
-        raise MoldiffError(f"resume: got {options['resume']!r}, expected true, false or auto")
-    duration = trainer["max_time"]
+    duration = options["trainer"]["max_time"]
     if duration is not None and not _DURATION.fullmatch(duration):
         expected = "days:hours:minutes:seconds, such as 00:08:00:00"
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
@@ -283,15 +273,8 @@ def _check_sample(options: Mapping[str, Any]) -> None:
 
 
 def _check_input(options: Mapping[str, Any]) -> None:
-    if options["hydrogens"] not in ("keep", "add"):
-        raise MoldiffError(f"hydrogens: got {options['hydrogens']!r}, expected keep or add")
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
-
-
-def _check_evaluate(options: Mapping[str, Any]) -> None:
-    _check_input(options)
-    check_at_least("reference_size", options["reference_size"], 1)
 
 
 def _evaluate(options: Mapping[str, Any]) -> int:
@@ -392,7 +375,7 @@ _CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "prepare": _check_prepare,
     "train": _check_train,
     "sample": _check_sample,
-    "evaluate": _check_evaluate,
+    "evaluate": _check_input,
     "view": _check_view,
 }
 """Refuse impossible values before anything slow happens."""

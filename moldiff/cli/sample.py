@@ -7,18 +7,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from moldiff.errors import MoldiffError, check_at_least
-from moldiff.evaluation.result import KEEP
+from moldiff.cli.options import options_in
+from moldiff.errors import MoldiffError
+from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
     from moldiff.evaluation.result import MetricResult
     from moldiff.molecules.formats.writer import FinishedRecords, Writer
+    from moldiff.sampling.config import Likeness
     from moldiff.sampling.run import SamplingRun
-    from moldiff.sampling.similarity import Likeness
 
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
 
@@ -73,7 +75,6 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     """The run that the options ask for, and what its molecules are to be like."""
     from moldiff.instantiate import construct
 
-    size = _parse_size(options["size"])
     task = construct(options["task"], None) if options.get("task") else None
     likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.diffusion.compute import PRECISIONS
@@ -83,30 +84,13 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     sampler = dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
-    run = generator.run(
-        options["n"],
-        seed=options["seed"],
+    config = replace(
+        _config(options),
         task=task,
-        size=size,
-        charge=options["charge"],
-        elements=_as_list(options["elements"]),
-        forbid=_as_list(options["forbid"]) or (),
-        condition=options["condition"],
-        guidance=options["guidance"],
-        steering=options["steering"],
-        candidates=options["candidates"],
-        chooser=options["chooser"],
-        steps=options["steps"],
         sampler=construct(sampler, None),
-        keep=_keep(options),
-        filters=_as_list(options["filters"]),
-        decode=options["decode"],
-        first=options["first"],
-        max_draws=options["max_draws"],
-        trajectory=options["trajectory"],
-        workers=None if options["workers"] == "auto" else options["workers"],
         arithmetic=PRECISIONS.get(options["precision"]),
     )
+    run = generator.run(options["n"], config=config)
     if columns := _as_list(options["columns"]):
         from moldiff.sampling.filters import screened
 
@@ -116,26 +100,26 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
 
 def check(options: Mapping[str, Any]) -> None:
     """Refuse impossible values before anything slow happens."""
-    for name, low in (("n", 1), ("steps", 1), ("max_draws", 1), ("seed", 0), ("first", 0)):
-        check_at_least(name, options[name], low)
-    if options["seed"] >= 2**32:
-        raise MoldiffError(f"seed: got {options['seed']}, expected a whole number from 0 to {2**32 - 1}")
-    for item in _keep(options):
-        if item not in KEEP:
-            raise MoldiffError(f"keep: got {item!r}, expected any of {', '.join(KEEP)}")
-    if options["decode"] not in ("valence", "raw"):
-        raise MoldiffError(f"decode: got {options['decode']!r}, expected valence or raw")
-    if options["precision"] not in ("auto", "float32", "bfloat16"):
-        raise MoldiffError(f"precision: got {options['precision']!r}, expected auto, float32 or bfloat16")
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
     if options["resume"] and options["trajectory"]:
         raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
+    _config(options)
     _check_choices(options)
     from moldiff.molecules.formats.writer import check_target
 
     check_target(options["out"])
+
+
+def _config(options: Mapping[str, Any]) -> SamplingConfig:
+    """The options of the run but those that have to be built."""
+    defined = [one for one in options_in(SamplingConfig) if one.name in options]
+    values = {one.name: _as_list(options[one.name]) if list in one.kinds else options[one.name] for one in defined}
+    workers = None if options["workers"] == "auto" else options["workers"]
+    return SamplingConfig(
+        **values | {"task": None, "sampler": None, "size": _parse_size(options["size"]), "workers": workers}
+    )
 
 
 def _check_choices(options: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ FORMER: Mapping[str, str] = {
     "moldiff.data.drugs.Drugs": "moldiff.data.sources.drugs.Drugs",
     "moldiff.data.files.Files": "moldiff.data.sources.files.Files",
     "moldiff.data.qm9.QM9": "moldiff.data.sources.qm9.QM9",
-    "moldiff.likeness.Likeness": "moldiff.sampling.similarity.Likeness",
+    "moldiff.likeness.Likeness": "moldiff.sampling.config.Likeness",
     "moldiff.logs.MetricsTable": "moldiff.training.loggers.MetricsTable",
     "moldiff.logs.tensorboard": "moldiff.training.loggers.tensorboard",
     "moldiff.metrics.contacts.Contacts": "moldiff.evaluation.metrics.contacts.Contacts",

@@ -1,11 +1,20 @@
-"""What is asked of a run, and its limits."""
+"""What is asked of a run, and its limits: `SamplingConfig` is the one definition of every option of sampling."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, check_at_least
 from moldiff.evaluation.result import KEEP
+
+if TYPE_CHECKING:
+    from moldiff.diffusion.compute import Arithmetic
+    from moldiff.diffusion.sampler import PowerSampler
+    from moldiff.tasks.inputs import Source
+    from moldiff.tasks.task import Request
 
 DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""
@@ -17,6 +26,205 @@ MAX_MOLECULES = 100_000_000
 def default_max_draws(n: int) -> int:
     """After how many draws a run for n molecules gives up, unless told otherwise."""
     return 20 * n + 200
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of a dataclass that is an option with this default.
+
+    Args:
+        default: its value unless told otherwise; mappings and lists are copied.
+        help: one line on it, as `moldiff COMMAND --help` shows it.
+        more: `full` = what is said of it where there is room; of the command line: `least` and `choices` = the values
+            that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before,
+            `hidden` = not there, `group` = it is a choice of configs, `built` = its value is an object.
+    """
+    metadata = {"help": help, **more}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Every option of a run from Python; the command line has them too, but for `arithmetic`."""
+
+    seed: int = option(
+        0,
+        "another seed, other molecules",
+        full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`",
+        least=0,
+    )
+    first: int = option(
+        0,
+        "first index of it",
+        full="index of the first molecule, so that several runs of one seed can share the work",
+        least=0,
+        beside=True,
+    )
+    size: int | tuple[int, int] | None = option(None, "heavy atoms: `9`, or `7..9`; `null` = as in the training data")
+    charge: int | None = option(None, "total charge; `null` = as in training, or in what is given")
+    elements: Sequence[str] | None = option(
+        None,
+        "the only elements, such as [C,H,O]",
+        full="the only elements that may be drawn, H apart, such as `[C,H,O]`",
+    )
+    forbid: Sequence[str] = option((), "not these", full="elements that must not be drawn", beside=True)
+    condition: Mapping[str, float] = option(
+        {},
+        "towards values the model knows",
+        full="property values to draw towards, of a model that knows properties: `condition.gap=0.25`",
+        typed="condition.gap=0.25",
+    )
+    guidance: float = option(
+        1.0,
+        "how far",
+        full="how far towards them (classifier-free guidance): `0` = not at all, `1` = as learnt; any other takes "
+        "twice the time",
+        beside=True,
+    )
+    steering: float = option(
+        0.5,
+        "the lack made up for in every call",
+        full="how much of what is still lacking of them is made up for in every network call, `0` to `1`",
+        beside=True,
+    )
+    candidates: int = option(
+        1,
+        "drawn for each",
+        full="molecules drawn for each one delivered, which is the nearest to the values",
+        beside=True,
+    )
+    chooser: str | Path | None = option(
+        None,
+        "picks it",
+        full="the property predictor that says so, by name or folder; by default one that ships, trained on the "
+        "molecules that the model has learnt from",
+        beside=True,
+    )
+    task: Request | None = option(
+        None,
+        "grow, link, replace, conformers, bonds, formula or analogues; explained by: moldiff sample task=NAME --help",
+        full="what to start from, see below; by default whole new molecules",
+        typed="task=NAME",
+        group=True,
+    )
+    keep: Collection[str] = option(
+        ("valid", "sound"),
+        "and unique, novel; sound = distances are possible",
+        full="any of `valid`, `sound` (no clash, no torn or collapsed bond), `unique`, `novel`; draws on until `n` are "
+        "kept; `[]` = all as they came",
+    )
+    filters: Sequence[str] | None = option(
+        None,
+        "what they must pass, such as pains, sa<4.5; [] = nothing",
+        full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
+        "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
+    )
+    max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200", least=1)
+    steps: int | None = option(
+        None,
+        "network calls a molecule; null = the model's own number",
+        least=1,
+        full="network calls a molecule; by default the model's own number: 50 for `qm9` and `qm9_properties`, 80 for "
+        "`drugs`",
+    )
+    sampler: PowerSampler | None = option(
+        None,
+        "sampler.grid_power=2.0 .corrector=null .churn=null ...",
+        full="how to step; by default in the model's own number of network calls",
+        typed="sampler=power",
+        group=True,
+    )
+    decode: str = option(
+        "valence",
+        "valence = obey valence rules, raw = most probable classes",
+        full="`valence` = the most probable molecule that obeys valence rules, and what comes in pieces is noised part "
+        "of the way and drawn on, at most twice; `raw` = the most probable classes",
+    )
+    trajectory: bool = option(
+        False,
+        "true = keep the way from noise to each, for moldiff view",
+        full="`true` = keep the way from noise to each molecule, about 100 kB, in `molecules.trajectory.sdf.gz`",
+    )
+    workers: int | None = option(
+        None,
+        "processes; 0 = one alone",
+        full="single-thread processes that share the work; by default where that pays, and none on a GPU; `0` = none",
+    )
+    arithmetic: Arithmetic | None = option(
+        None,
+        "how the network is computed",
+        full="how the network is computed; by default in float32, compiled where a trial at the start of a long run "
+        "found that to pay. In bfloat16 molecule k of a seed depends on which molecules share its batch",
+    )
+
+    def __post_init__(self) -> None:
+        check_whole("seed", self.seed, 0, 2**32)
+        check_whole("candidates", self.candidates, 1, 1001)
+        if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
+            raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
+        if self.decode not in DECODE:
+            raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What samples are to be like, and how they are led there."""
+
+    reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
+    rounds: int = option(
+        0, "of steering: draw n more from near the best, and keep the n best of all; what a task keeps stays"
+    )
+    parents: int | None = option(None, "how many best ones; null = a tenth of n")
+    noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
+    pharmacophore: float = option(0.5, "its weight in the score; the shape has the rest")
+    align: bool | None = option(
+        None, "false = compare as they lie; null = move, unless the task keeps atoms where they are"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least("like.rounds", self.rounds, 0)
+        check_at_least("like.parents", self.parents, 1)
+        if not 0 < self.noise <= 1:
+            raise MoldiffError(f"like.noise: got {self.noise}, expected a number above 0, up to 1")
+        if not 0 <= self.pharmacophore <= 1:
+            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
+
+
+def described(one: Field[Any]) -> str:
+    """All that is said of an option."""
+    return str(one.metadata.get("full", one.metadata["help"]))
+
+
+for _config in (SamplingConfig, Likeness):
+    _lines = (f"    {one.name}: {described(one)}." for one in fields(_config))
+    _config.__doc__ = "\n    ".join([f"{_config.__doc__}\n", "Attributes:", *_lines])
+
+
+class SamplingOverrides(TypedDict, total=False):
+    """The fields of `SamplingConfig` as keywords, for editors and type checkers; a test holds them equal."""
+
+    seed: int
+    first: int
+    size: int | tuple[int, int] | None
+    charge: int | None
+    elements: Sequence[str] | None
+    forbid: Sequence[str]
+    condition: Mapping[str, float]
+    guidance: float
+    steering: float
+    candidates: int
+    chooser: str | Path | None
+    task: Request | None
+    keep: Collection[str]
+    filters: Sequence[str] | None
+    max_draws: int | None
+    steps: int | None
+    sampler: PowerSampler | None
+    decode: str
+    trajectory: bool
+    workers: int | None
+    arithmetic: Arithmetic | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +256,6 @@ class Order:
         }
         for name, bound in bounds.items():
             check_whole(name, *bound)
-        if unknown := [item for item in sorted(self.keep) if item not in KEEP]:
-            raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:

@@ -14,49 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from moldiff.errors import MoldiffError, check_at_least
+from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.shape import Overlay, ShapeReference
 from moldiff.evaluation.result import MetricResult
 from moldiff.sampling.batch import Beginning
+from moldiff.sampling.config import Likeness
 from moldiff.sampling.filters import FilteredTask, ScreenedRun, asking, screened
 from moldiff.sampling.run import SamplingRun
 from moldiff.sampling.sample import SampledMolecule, Samples
 from moldiff.tasks.analogues import Descendants, Parent
-from moldiff.tasks.inputs import Source, given
+from moldiff.tasks.inputs import given
 from moldiff.tasks.task import Task, description
 
 _SCORE = "score (shape and pharmacophore, 0 to 1)"
 _PARENTS = 0.1
 """Share of the molecules asked for from near which a round draws, unless their number is given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """What samples are to be like, and how they are led there.
-
-    Args:
-        reference: one molecule in 3D (a file or an object from Python), or a SMILES, which gets one conformer.
-        rounds: of steering; 0 = rank only.
-        parents: the best ones from near which a round draws; None = a tenth of those asked for.
-        noise: how far they are noised before: near 0 = hardly, 1 = nothing is left of them.
-        pharmacophore: weight of the pharmacophore in the score, 0 to 1; the shape has the rest.
-        align: whether molecules are moved onto the reference; None = unless the task keeps atoms where they are.
-    """
-
-    reference: Source | None = None
-    rounds: int = 0
-    parents: int | None = None
-    noise: float = 0.6
-    pharmacophore: float = 0.5
-    align: bool | None = None
-
-    def __post_init__(self) -> None:
-        check_at_least("like.rounds", self.rounds, 0)
-        check_at_least("like.parents", self.parents, 1)
-        if not 0 < self.noise <= 1:
-            raise MoldiffError(f"like.noise: got {self.noise}, expected a number above 0, up to 1")
-        if not 0 <= self.pharmacophore <= 1:
-            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
 
 
 @dataclass(frozen=True, eq=False)

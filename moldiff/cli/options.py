@@ -1,0 +1,315 @@
+"""Options of the commands, each defined once, as a field of a dataclass with its type, default and one line of help.
+
+The configs of Hydra, the checks of what is typed, the help and the README's table of options are made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from textwrap import fill
+from typing import Any, NamedTuple
+
+from moldiff.errors import MoldiffError, check_at_least
+from moldiff.sampling.config import Likeness, SamplingConfig, described, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTarget:
+    """What `moldiff sample` delivers, by which model."""
+
+    n: int = option(100, "molecules to deliver", least=1)
+    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi` or `.csv`, each also with `.gz`")
+    model: str = option(
+        "qm9",
+        "a model of the package, or a trained one's folder; ? lists",
+        full="a model of the package (`qm9`, `drugs` for drug-like molecules, or `qm9_properties`), or the folder of a "
+        "trained one",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """What `moldiff sample` has beside the options of a run from Python, or has in another form."""
+
+    arithmetic: None = option(None, "", group=True, hidden=True)  # here it is chosen by `precision`
+    workers: int | str = option(
+        "auto", "processes, or 0", full="processes that share the work; `auto` = where that pays, `0` = none"
+    )
+    device: str = option("auto", "`auto`, `cpu`, `cuda`, ...", beside=True)
+    precision: str = option(
+        "auto",
+        "float32, compiled if a trial says so; bfloat16 = coarser",
+        full="`auto` = float32, compiled where a trial at the start of a long run found that to pay; `float32` = "
+        "without a trial; `bfloat16` = faster where the hardware has it, but molecule k of a seed then depends on its "
+        "batch",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    columns: Sequence[str] = option([], "what known lists say: `purchasable`, `known_drug`")
+    like: Likeness = option(
+        Likeness(),
+        "rank by likeness; see moldiff sample like=FILE --help",
+        full="rank by likeness to a molecule in 3D",
+        typed="like=FILE",
+        built=True,
+    )
+    overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
+    resume: bool = option(
+        False,
+        "true = go on with the file of an ended run",
+        full="`true` = go on with the `.sdf` or `.sdf.gz` of a run that was ended, to the same file as without the "
+        "break",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """Molecules that a command reads."""
+
+    input: str | None = option(None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE")
+    hydrogens: str = option("keep", "add = first add those that a 3D structure lacks", choices=("keep", "add"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `moldiff evaluate` compares with, and what it writes."""
+
+    reference: str | None = option(
+        None,
+        "known molecules to compare with: a prepared folder or a file; for novelty alone, a model's name or folder",
+    )
+    reference_size: int = option(10000, "molecules of the reference at most", least=1)
+    metrics: Mapping[str, Any] = option(
+        {},
+        "beside P1, P2, uniqueness and novelty: fast, full, or any of p3, geometry, diversity, distribution, "
+        'neighbours, druglike, posebusters, fcd, mmff, xtb; metrics.xtb.limit=60; some need "moldiff[eval]"',
+        typed="metrics=fast",
+        group=True,
+    )
+    out: str | None = option(
+        None, "folder for report.json, report.md and molecules.csv, or NAME.json; older ones are replaced"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """What `moldiff view` shows beside the molecules, and where."""
+
+    reference: str | None = option(
+        None,
+        "known molecules for novelty and to compare distributions with: a model's name or folder, a prepared folder, "
+        "or a file of molecules",
+    )
+    metrics: Mapping[str, Any] = option(
+        {}, "numbers to show, as in `moldiff evaluate`: fast, full ...", typed="metrics=fast", group=True
+    )
+    out: str | None = option(None, "the page; null = the name of the input with .html; an older one is replaced")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What `moldiff prepare` makes, whatever the source."""
+
+    out: str | None = option(
+        "${data.folder}",
+        "the folder to make; for data.path: prepared/ and its name. Made anew only after a change of content or "
+        "options",
+        typed="out=prepared/qm9",
+    )
+    limit: int | None = option(None, "only so many records; null = all", least=1)
+    num_workers: int = option(2, "processes", least=1)
+    strict: bool = option(False, "true = a rejected record is an error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldWeights:
+    """Weights of the parts of the loss."""
+
+    pos: float = option(1.0, "coordinates of heavy atoms", hidden=True)
+    hydrogen: float = option(0.5, "coordinates of hydrogens", hidden=True)
+    atom_type: float = option(0.3, "elements, charges and numbers of hydrogens", hidden=True)
+    bond: float = option(2.0, "bonds", hidden=True)
+    geometry: float = option(1.0, "a local loss, where `process.geometry` names one", hidden=True)
+    contributions: float = option(
+        0.1, "what atoms and bonds add up to, of the properties that the network is told", hidden=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long a training takes, on what, and what is looked at on the way."""
+
+    max_steps: int | None = option(20000, "null = no limit", least=1)
+    max_time: str | None = option(None, "8 hours", typed="trainer.max_time=00:08:00:00", beside=True)
+    accelerator: str = option("auto", "auto, cpu or gpu")
+    devices: int | str = option(
+        1, "or auto", full="processes on CPU, or GPUs; auto = two processes on CPU, all GPUs", beside=True
+    )
+    num_nodes: int = option(1, "machines, each with its devices", hidden=True)
+    strategy: str = option("auto", "of Lightning", hidden=True)
+    precision: int | str = option(
+        "auto", "32-true, bf16-mixed, auto = the faster in a trial at the start; or another of Lightning's", hidden=True
+    )
+    log_every: int = option(50, "steps", hidden=True, least=1)
+    validate_every: int = option(500, "steps; state and model are saved as often", least=1)
+    save_minutes: float = option(10.0, "and whenever so many minutes have passed since", hidden=True)
+    num_validation: int = option(2000, "molecules", hidden=True)
+    sample_every: int = option(4, "validations", hidden=True, least=1)
+    num_quality_samples: int = option(100, "molecules", hidden=True)
+    best_by: str | None = option(
+        "p2_valid_unique",
+        "score of that in out/best",
+        full="which score of samples makes the model in OUT/best; null = none",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What `moldiff train` makes and how; what it trains is in the groups."""
+
+    out: str = option("runs/${data.name}", "run folder; the trained model ends up in it", typed="out=runs/qm9")
+    resume: bool | str = option(
+        False, "true = go on with that in `out`; auto = if there is one", choices=(True, False, "auto")
+    )
+    init: str | None = option(
+        None, "start from the weights of a model (name or folder); atom classes it does not know start fresh"
+    )
+    half: str | None = option(None, "a or b = learn from one half of the training molecules")
+    batch_size: int = option(128, "molecules a step and device", least=1)
+    seed: int = option(0, "of the run", least=0)
+    self_conditioning: float = option(0.5, "share of the steps that feed the network its own estimate", hidden=True)
+    ema_decay: float = option(0.999, "of the averaged weights", hidden=True)
+    compile: bool | str = option(
+        "auto", "true, false, auto = where a trial at the start found that it pays", hidden=True
+    )
+    field_weights: FieldWeights = option(FieldWeights(), "of the parts of the loss", hidden=True)
+    trainer: TrainerOptions = option(TrainerOptions(), "steps, time, devices", hidden=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command has."""
+
+    debug: bool = option(False, "show the stack trace of an error", typed="debug=true")
+
+
+COMMANDS: Mapping[str, tuple[type, ...]] = {
+    "sample": (SampleTarget, SamplingConfig, SampleOptions, Common),
+    "evaluate": (InputOptions, EvaluateOptions, Common),
+    "view": (InputOptions, ViewOptions, Common),
+    "prepare": (PrepareOptions, Common),
+    "train": (TrainOptions, Common),
+}
+"""Where the options of a command are defined; of two of one name the later holds, in the place of the first."""
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float,),
+    "str": (str,),
+    "Path": (str,),
+    "Source": (str,),
+    "tuple": (str,),
+    "Sequence": (list, str),
+    "Collection": (list, str),
+    "list": (list,),
+    "Mapping": (dict,),
+    "None": (type(None),),
+}
+"""As what a type of Python is typed: a range is text such as 7..9, an item alone stands for a list of one."""
+
+
+class Option(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        name: dotted where it is in a group.
+        default: its value unless told otherwise.
+        kinds: of value that may be typed; () = any.
+        field: where it is defined.
+    """
+
+    name: str
+    default: Any
+    kinds: tuple[type, ...]
+    field: Field[Any]
+
+    @property
+    def typed(self) -> str:
+        """The option with its default, or as an example, as it is typed."""
+        return str(self.field.metadata.get("typed", f"{self.name}={as_typed(self.default)}"))
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def kinds_of(annotation: str) -> tuple[type, ...]:
+    """The kinds of value that are typed for a type of Python, as it stands in the code."""
+    names = (part.partition("[")[0] for part in annotation.split(" | "))
+    return tuple(dict.fromkeys(kind for name in names for kind in _KINDS.get(name, ())))
+
+
+def options_in(kind: type, prefix: str = "") -> Iterator[Option]:
+    """The options that a dataclass defines, groups before what is in them."""
+    for one in fields(kind):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        yield Option(f"{prefix}{one.name}", default, kinds_of(str(one.type)), one)
+        if is_dataclass(default):
+            yield from options_in(type(default), f"{prefix}{one.name}.")
+
+
+def options_of(command: str) -> dict[str, Option]:
+    """The options of a command by name; what its groups have beside is in the configs of these."""
+    return {one.name: one for kind in COMMANDS.get(command, ()) for one in options_in(kind)}
+
+
+def root_config(command: str) -> dict[str, Any]:
+    """The defaults of a command's options, as its config has them."""
+    config = {}
+    for name, (_, default, _, field) in options_of(command).items():
+        if "." in name or "group" in field.metadata:
+            continue
+        target = {"_target_": f"{type(default).__module__}.{type(default).__qualname__}"}
+        built = target if "built" in field.metadata else {}
+        config[name] = built | vars(default) if is_dataclass(default) else default
+    return config
+
+
+def check_limits(command: str, options: Mapping[str, Any]) -> None:
+    """Refuse values that the options' definitions rule out."""
+    for name, one in options_of(command).items():
+        group, _, last = name.rpartition(".")
+        value, limits = (options[group] if group else options).get(last), one.field.metadata
+        if "least" in limits:
+            check_at_least(name, value, limits["least"])
+        if value not in limits.get("choices", (value,)):
+            *others, final = map(as_typed, limits["choices"])
+            raise MoldiffError(f"{name}: got {value!r}, expected {', '.join(others)} or {final}")
+
+
+def help_lines(options: Iterable[Option], column: int = 22) -> str:
+    """Options, their defaults and what they mean, as lines of a screen."""
+    entries: list[tuple[str, str]] = []
+    for one in options:
+        said, how = one.field.metadata["help"].replace("`", ""), one.field.metadata
+        if "beside" in how:
+            entries[-1] = entries[-1][0], f"{entries[-1][1]}; {one.typed} = {said}"
+        elif "hidden" not in how:
+            entries.append((one.typed, said))
+    layout: dict[str, Any] = {"width": 80, "subsequent_indent": " " * column, "break_on_hyphens": False}
+    return "".join(fill(said, initial_indent=f"  {typed:<{column - 4}}  ", **layout) + "\n" for typed, said in entries)
+
+
+def readme_table(command: str) -> str:
+    """The options of a command as a table in Markdown; groups have their own places."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for one in options_of(command).values():
+        if "." not in one.name and "group" not in one.field.metadata:
+            is_empty = isinstance(one.default, dict) or is_dataclass(one.default)
+            default = "" if is_empty else f"`{as_typed(one.default)}` "
+            rows.append(f"| `{one.name}` | {default}| {described(one.field)} |")
+    return "\n".join(rows) + "\n"
