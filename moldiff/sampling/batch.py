@@ -335,10 +335,9 @@ def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
     return [Outcome(**vars(one), frames=None if drawn.frames is None else drawn.frames[row]) for row, one in found]
 
 
-def sampler_of_restart(sampler: PowerSampler, *, coupling: bool) -> PowerSampler:
-    """How to step from a restart down to the data, with as many refinements as a whole run has."""
-    calls = max(1, round(_SHARE * sampler.num_steps))
-    return replace(sampler, num_steps=calls, refinements=sampler.num_refinements(coupling))
+def sampler_of_restart(sampler: PowerSampler) -> PowerSampler:
+    """How to step from a restart down to the data."""
+    return replace(sampler, num_steps=max(1, round(_SHARE * sampler.num_steps)))
 
 
 def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> list[Outcome]:
