@@ -223,7 +223,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [key for key in ("denoiser", "process", "vocabulary", "statistics") if key not in config]
     if missing:
         raise MoldiffError(f"{path}: lacks {', '.join(missing)}, expected a model's config")
-    return config
+    return dict(config)
 
 
 def with_present_names(config: Any) -> Any:
