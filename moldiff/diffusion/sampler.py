@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import Draws
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
+from moldiff.diffusion.stereo_guidance import LOWEST_LEVEL, StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
@@ -62,11 +64,13 @@ class Start:
         clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
         level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
         allowed: [B, N, K] True = the atom may end up in this class; None = in any.
+        stereo: handedness that the molecules are to have; None = any.
     """
 
     clean: MolBatch
     level: NoiseLevel
     allowed: Tensor | None = None
+    stereo: StereoTargets | None = None
 
     @classmethod
     def unknown(cls, node_mask: Tensor) -> Start:
@@ -327,7 +331,11 @@ def run_sampler(
     steering = Steering.of(model, noisy, start.level)
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        prediction = model.denoise(noisy if steering is None else steering.told(noisy), level, previous)
+        network = model.denoise
+        if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
+            guided, scale = start.stereo.guided, model.statistics.pos_scale
+            network = partial(guided, model.denoise, process=model.process.pos, scale=scale)
+        prediction = network(noisy if steering is None else steering.told(noisy), level, previous)
         prediction = prediction if free else restrict(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.hear(prediction, noisy)
