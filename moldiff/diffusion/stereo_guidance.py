@@ -138,14 +138,16 @@ def _at(pos: Tensor, chains: Tensor) -> tuple[Tensor, ...]:
 
 def _direction(vector: Tensor) -> Tensor:
     """Of length 1, but for vectors so short that they have none."""
-    return vector / vector.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST)
+    length: Tensor = vector.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST)
+    return vector / length
 
 
 def _heights(atoms: tuple[Tensor, ...]) -> Tensor:
     """Of centres over three neighbours [B, K] (Å), positive where these turn as is wanted."""
     centre, first, second, third = atoms
     normal = _direction(torch.linalg.cross(second - first, third - first))
-    return ((first - centre) * normal).sum(-1)
+    height: Tensor = ((first - centre) * normal).sum(-1)
+    return height
 
 
 def _cosines(atoms: tuple[Tensor, ...]) -> Tensor:
