@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from models import VOCABULARY, random_batch
-from scipy.spatial.transform import Rotation
 
 from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.batch import collate, to_molecules
-from moldiff.diffusion.coupling import align_noise, center, kabsch, match_hydrogen_slots
+from moldiff.diffusion.batch import center, collate, to_molecules
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import VALENCES
 from moldiff.molecules.molecule import Molecule
@@ -112,35 +109,9 @@ def test_molecule_counts_bond_orders_with_hydrogens() -> None:
     assert formaldehyde.num_atoms == 4
 
 
-def test_kabsch_finds_the_rotation_and_never_a_reflection() -> None:
-    rotation = torch.from_numpy(Rotation.random(random_state=0).as_matrix())
-    points = torch.randn(1, 6, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(kabsch(points, points @ rotation)[0], rotation)
-    assert float(torch.linalg.det(kabsch(points, -points))[0]) == pytest.approx(1)
-
-
 def test_center_uses_the_reference_atoms_where_there_are_any() -> None:
     pos = torch.tensor([[[1.0, 0, 0], [3, 0, 0], [0, 0, 0]], [[2.0, 0, 0], [4, 0, 0], [6, 0, 0]]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     first = torch.tensor([[True, False, False], [False, False, False]])
     assert center(pos, mask)[..., 0].tolist() == [[-1, 1, 0], [-2, 0, 2]]
     assert center(pos, mask, first)[..., 0].tolist() == [[0, 2, 0], [-2, 0, 2]]
-
-
-def test_aligned_noise_is_the_same_noise_in_another_order_and_frame() -> None:
-    generator = torch.Generator().manual_seed(1)
-    pos, noise = torch.randn(2, 1, 5, 3, dtype=torch.double, generator=generator)
-    mask = torch.tensor([[True, True, True, True, False]])
-    pos, noise = (center(x * mask[..., None], mask) for x in (pos, noise))
-    aligned = align_noise(noise, pos, mask)
-    lengths = [x.norm(dim=-1)[mask].sort().values for x in (noise, aligned)]
-    torch.testing.assert_close(*lengths)
-    assert float(aligned[0, 4].abs().sum()) == 0
-
-
-def test_hydrogen_slots_are_matched_by_brute_force() -> None:
-    generator = torch.Generator().manual_seed(2)
-    hydrogen, noise = torch.randn(2, 1, 1, 4, 3, generator=generator)
-    matched = match_hydrogen_slots(hydrogen, noise)
-    costs = [float((hydrogen[0, 0, list(p)] - noise[0, 0]).square().sum()) for p in permutations(range(4))]
-    assert float((matched - noise).square().sum()) == pytest.approx(min(costs))

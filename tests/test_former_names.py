@@ -20,6 +20,7 @@ from moldiff.diffusion.pretrained import (
     save_model,
     with_present_names,
 )
+from moldiff.errors import MoldiffError
 from moldiff.instantiate import construct
 from moldiff.training.checkpoint import check_options, load_state, save_state
 
@@ -71,3 +72,16 @@ def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
     state = load_state(tmp_path / "state")
     assert state["config"] == now
     check_options(state, now, "x")
+
+
+def test_what_learnt_with_matched_noise_is_trained_on_but_not_drawn_from(tmp_path: Path) -> None:
+    """Options that are gone are dropped; of this one the molecules would be broken."""
+    save_model(tmp_path, small_model(), MODEL_CONFIG)
+    path = tmp_path / CONFIG_FILE
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"process": config["process"] | {"coupling": False}}), encoding="utf-8")
+    assert load_checkpoint(tmp_path).config == config
+    path.write_text(json.dumps(config | {"process": config["process"] | {"coupling": True}}), encoding="utf-8")
+    with pytest.raises(MoldiffError, match=r"process\.coupling.*train it on: moldiff train init="):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path, to_sample=False).config == config

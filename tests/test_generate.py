@@ -13,7 +13,6 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
 from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.process.schedule import MIN_LEVEL
@@ -165,89 +164,9 @@ def test_sampler_options_are_checked() -> None:
         ({"refresh": 1.5}, "sampler.refresh: got 1.5, expected a number from 0 to 1"),
         ({"settle_level": 0.0}, "sampler.settle_level: got 0.0, expected a number between 0 and 1"),
         ({"grid_power": 0.0}, "sampler.grid_power"),
-        ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
-        ({"refinements": -1}, "sampler.refinements: got -1, expected a whole number of at least 0"),
-        ({"refine_level": 1.0}, "sampler.refine_level: got 1.0, expected a number above 0.15 and below 1"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             PowerSampler(**options)  # type: ignore[arg-type]
-
-
-def coupled_model() -> MoleculeDiffusion:
-    """A model that is sampled as those that learnt with coupled noise."""
-    model = small_model().float()
-    model.process = replace(model.process, coupling=True)
-    return model
-
-
-@pytest.mark.parametrize(("given", "scale"), [(None, 1.25), (1.1, 1.1)])
-def test_the_noise_of_hydrogens_is_scaled_where_nothing_is_known(given: float | None, scale: float) -> None:
-    model = coupled_model()
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    draws = MoleculeDraws([molecule_generator(0, 0)])
-    clean = Start.unknown(mask).clean
-    pos = torch.tensor([[0.0, 0.5, 1.0]]).to(clean.pos)
-    level = NoiseLevel(pos, torch.ones(1, 3).to(pos), torch.ones(1, 3, 3).to(pos), pos)
-    noisy = model.process.start(clean, level, draws)
-    seen: list[MolBatch] = []
-
-    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        seen.append(noisy)
-        return model.denoise(noisy, level, previous)
-
-    list(PowerSampler(num_steps=4, hydrogen_noise=given)(denoise, model.process, noisy, level, draws))
-    assert torch.allclose(seen[0].hydrogen[:, 2], scale * noisy.hydrogen[:, 2])
-    assert torch.equal(seen[0].hydrogen[:, :2], noisy.hydrogen[:, :2])
-    assert torch.equal(seen[0].pos, noisy.pos)
-
-
-@torch.no_grad()
-def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
-    model = coupled_model()
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    start = Start.unknown(mask)
-
-    def refined(hydrogen_noise: float | None) -> MolBatch:
-        """The start of a refinement of 4 calls; the network's answer is always the same."""
-        draws = MoleculeDraws([molecule_generator(0, 0)])
-        noisy = model.process.start(start.clean, start.level, draws)
-        answer = model.denoise(noisy, start.level, None)
-        answer = replace(answer, hydrogen=torch.zeros_like(answer.hydrogen))
-        sampler = PowerSampler(num_steps=12, refinements=1, refine_level=0.5, hydrogen_noise=hydrogen_noise)
-        states = list(sampler(lambda *_: answer, model.process, noisy, start.level, draws))
-        return states[8].noisy
-
-    once = refined(1.0)
-    for given, scale in ((None, 1.5), (1.1, 1.1)):
-        wide = refined(given)
-        assert torch.allclose(wide.hydrogen, scale * once.hydrogen)
-        assert torch.equal(wide.pos, once.pos)
-
-
-@pytest.mark.parametrize(
-    ("num_steps", "refinements", "expected"),
-    [
-        (20, None, [20]),
-        (49, None, [49]),
-        (50, None, [37, 13]),
-        (20, 1, [15, 5]),
-        (60, 2, [36, 12, 12]),
-        (50, 0, [50]),
-        (10, 2, [6, 2, 2]),
-        (2, 2, [2]),
-        (1, None, [1]),
-    ],
-)
-def test_the_calls_are_shared_out_by_the_levels_passed_through(
-    num_steps: int, refinements: int | None, expected: list[int]
-) -> None:
-    stages = PowerSampler(num_steps=num_steps, refinements=refinements).stages(coupling=True)
-    assert not any(stage.graph_known for stage in stages)
-    grids = [stage.grid for stage in stages]
-    assert [len(grid) for grid in grids] == expected
-    assert [float(grid[0]) for grid in grids] == pytest.approx([1.0, 0.35, 0.35][: len(grids)])
-    assert float(grids[-1][-1]) == pytest.approx(MIN_LEVEL) or num_steps == 1
-    assert all(float(grid[-1]) == pytest.approx(0.15) for grid in grids[:-1])
 
 
 @pytest.mark.parametrize(
@@ -261,7 +180,7 @@ def test_the_calls_are_shared_out_by_the_levels_passed_through(
     ],
 )
 def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, float], expected: list[int]) -> None:
-    stages = PowerSampler(**options).stages(coupling=False)  # type: ignore[arg-type]
+    stages = PowerSampler(**options).stages()  # type: ignore[arg-type]
     assert [len(stage.grid) for stage in stages] == expected
     assert [stage.graph_known for stage in stages] == [False, True][: len(stages)]
     if len(stages) == 2:
@@ -303,31 +222,6 @@ def test_the_network_is_told_its_estimate_below_a_level_alone() -> None:
     list(sampler(denoise, model.process, noisy, start.level, draws))
     assert all(was == (level <= 0.3) for level, was in told)
     assert {was for _, was in told} == {True, False}
-
-
-@torch.no_grad()
-def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known() -> None:
-    model = small_model().float()
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    draws = MoleculeDraws([molecule_generator(0, 0)])
-    clean = Start.unknown(mask).clean.replace(pos=torch.arange(12.0).reshape(1, 4, 3))
-    free = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
-    level = NoiseLevel(free, free, torch.maximum(free[:, :, None], free[:, None]), free)
-    seen: list[tuple[MolBatch, NoiseLevel]] = []
-
-    def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        seen.append((noisy, level))
-        return model.denoise(noisy, level, previous)
-
-    sampler = PowerSampler(num_steps=10, refinements=2, refine_level=0.5, settle=0.0)
-    states = list(sampler(denoise, model.process, model.process.start(clean, level, draws), level, draws))
-    assert [state.step for state in states] == list(range(10))
-    assert all(torch.equal(noisy.pos[:, 0], clean.pos[:, 0]) for noisy, _ in seen)
-    top = [float(at.pos[0, 1]) for _, at in seen]
-    assert [top[0], top[6], top[8]] == pytest.approx([1.0, 0.5, 0.5])
-    assert all(float(at.pos[0, 0]) == 0 for _, at in seen)
-    # noise of half the weight on the estimate before, so that nothing is left that lies far from it
-    assert float((seen[6][0].pos - 0.5 * states[5].prediction.pos)[:, 1:].abs().max()) < 2.5
 
 
 def test_quality_of_a_model_in_training() -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from scipy.sparse.csgraph import shortest_path
-from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel
-from moldiff.diffusion.coupling import Coupling, align_noise
 from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
 from moldiff.diffusion.process.gaussian import GaussianProcess
 from moldiff.diffusion.process.joint import JointProcessConfig
@@ -121,27 +117,6 @@ def test_of_a_known_part_atoms_bonds_and_coordinates_are_known(batch: MolBatch, 
     assert torch.equal(level.bond == 0, known[:, :, None] & known[:, None])
 
 
-def test_noise_is_exchanged_within_groups_and_turned_only_where_allowed(
-    batch: MolBatch, generator: torch.Generator
-) -> None:
-    noise = torch.randn(batch.pos.shape, generator=generator) * batch.node_mask[..., None]
-    group = torch.randint(0, 2, batch.node_mask.shape, generator=generator)
-    rotate = torch.zeros(len(SIZES), dtype=torch.bool)
-    matched = align_noise(noise, batch.pos, batch.node_mask, Coupling(group, rotate))
-    moved = 0
-    for row, size in enumerate(SIZES):
-        for number in (0, 1):
-            inside = (group[row] == number) & batch.node_mask[row]
-            before, after = noise[row, inside], matched[row, inside]
-            assert sorted(before.tolist()) == sorted(after.tolist())
-            # nothing to exchange with means nothing moves, and no exchange makes the squared distance larger
-            assert (after - batch.pos[row, inside]).square().sum() <= (
-                before - batch.pos[row, inside]
-            ).square().sum() + 1e-5
-            moved += size > 1 and not torch.equal(before, after)
-    assert moved > len(SIZES) / 2
-
-
 def test_shares_are_those_asked_for(batch: MolBatch, generator: torch.Generator) -> None:
     level = TaskMixture(whole=1.0, graph=3.0)(batch, PowerTimes(), generator)
     assert abs(float((level.bond[:, 0, 0] == 0).float().mean()) - 0.75) < 0.08
@@ -167,7 +142,7 @@ def test_start_is_the_prior_where_nothing_is_known_and_the_data_where_all_is(bat
     assert all(torch.equal(getattr(same, name), value) for name, value in vars(batch).items() if name != "condition")
 
 
-def test_noise_of_a_start_on_the_way_is_independent_but_of_earlier_models(batch: MolBatch) -> None:
+def test_noise_of_a_start_on_the_way_is_independent(batch: MolBatch) -> None:
     process = JointProcessConfig(pos=GaussianProcess()).build(torch.ones(3), torch.tensor([5.0, 2.0, 1.0, 1.0]))
     mask = batch.node_mask
     level = NoiseLevel.uniform(torch.full((len(SIZES),), 0.5), mask)
@@ -179,32 +154,3 @@ def test_noise_of_a_start_on_the_way_is_independent_but_of_earlier_models(batch:
     start = process.start(batch, level, draws())
     assert torch.allclose(start.pos, 0.5 * batch.pos + 0.5 * noise.pos, atol=1e-6)
     assert torch.allclose(start.hydrogen, 0.5 * batch.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
-    coupled = replace(process, coupling=True)
-    clean, matched = coupled.couple(batch, noise, None)
-    start = coupled.start(batch, level, draws())
-    assert torch.allclose(start.pos, 0.5 * batch.pos + 0.5 * matched.pos, atol=1e-6)
-    assert torch.allclose(start.hydrogen, 0.5 * clean.hydrogen + 0.5 * noise.hydrogen, atol=1e-6)
-    wide = coupled.start(batch, level, draws(), hydrogen_noise=1.2)
-    assert torch.allclose(wide.hydrogen, 0.5 * clean.hydrogen + 0.6 * noise.hydrogen, atol=1e-6)
-    assert torch.equal(wide.pos, start.pos)
-
-
-def test_what_may_be_exchanged_at_a_start() -> None:
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    kinds = torch.tensor([[2, 5, 2, 2]])
-    half, none = torch.full((1, 4), 0.5), torch.zeros(1, 4)
-    pairs, known = torch.full((1, 4, 4), 0.5), torch.zeros(1, 4, 4)
-
-    def groups(pos: Tensor, atom: Tensor, bond: Tensor) -> tuple[set[frozenset[int]], bool]:
-        coupling = Coupling.of(pos, atom, bond, kinds, mask)
-        row = coupling.group[0].tolist()
-        return {frozenset(i for i in range(4) if row[i] == value) for value in row}, bool(coupling.rotate[0])
-
-    single = {frozenset([i]) for i in range(4)}
-    assert groups(half, half, pairs) == ({frozenset(range(4))}, True)
-    assert groups(half, none, pairs) == ({frozenset([0, 2, 3]), frozenset([1])}, True)  # classes are known
-    assert groups(half, none, known) == (single, True)  # bonds are known
-    one_known = torch.tensor([[0.5, 0.5, 0.5, 0.0]])
-    assert groups(one_known, one_known, pairs) == ({frozenset([0, 1, 2]), frozenset([3])}, False)
-    one_new = torch.tensor([[0.5, 0.5, 0.5, 1.0]])  # whose clean values mean nothing
-    assert groups(one_new, one_new, pairs) == ({frozenset([0, 1, 2]), frozenset([3])}, False)

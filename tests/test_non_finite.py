@@ -24,10 +24,9 @@ FAST = PowerSampler(num_steps=6)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(params=[True, False], ids=["coupled", "independent"])
-def generator(request: pytest.FixtureRequest) -> MoleculeGenerator:
-    process = small_process(coupling=request.param)
-    model = MoleculeDiffusion(Overflowing(small_denoiser()), process, VOCABULARY, STATISTICS).float().eval()
+@pytest.fixture
+def generator() -> MoleculeGenerator:
+    model = MoleculeDiffusion(Overflowing(small_denoiser()), small_process(), VOCABULARY, STATISTICS).float().eval()
     return MoleculeGenerator(
         Checkpoint(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu")
     )

@@ -244,21 +244,6 @@ def test_joint_process_keeps_padding_empty_bonds_symmetric_and_known_parts_fixed
     process.step(noise, random_prediction(clean), level, known, draws).validate()
 
 
-def test_coupling_of_earlier_models_shortens_the_way_and_keeps_every_molecule() -> None:
-    process, clean = small_process(coupling=True), random_batch([5, 5, 4], seed=3)
-    noise = process.prior(clean.node_mask, BatchDraws(torch.Generator().manual_seed(0), torch.double))
-    matched, moved = process.couple(clean, noise)
-    assert float((moved.pos - clean.pos).square().sum()) < float((noise.pos - clean.pos).square().sum())
-    torch.testing.assert_close(
-        torch.cdist(moved.pos, moved.pos).flatten(1).sort().values,
-        torch.cdist(noise.pos, noise.pos).flatten(1).sort().values,
-    )
-    torch.testing.assert_close(matched.hydrogen.sum(2), clean.hydrogen.sum(2))
-    assert float((matched.hydrogen - noise.hydrogen).square().sum()) <= float(
-        (clean.hydrogen - noise.hydrogen).square().sum()
-    )
-
-
 def test_times_stay_in_range_and_favour_low_noise() -> None:
     level = PowerTimes(power=1.5)(20_000, torch.Generator().manual_seed(0))
     assert float(level.min()) >= MIN_LEVEL

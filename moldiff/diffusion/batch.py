@@ -222,3 +222,20 @@ def to_molecules(batch: MolBatch, vocabulary: Vocabulary) -> list[Molecule]:
         pos = batch.pos[row, :n].double().cpu().numpy()
         molecules.append(Molecule(pos, z, charge, hydrogens, offsets, bonds))
     return molecules
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean [B, 1, D] of values [B, N, D] over the True entries of mask [B, N]; 0 where there are none."""
+    weight = mask[..., None].to(values.dtype)
+    return (values * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+
+
+def center(pos: Tensor, node_mask: Tensor, reference: Tensor | None = None) -> Tensor:
+    """Move the mean of the atoms in `reference` [B, N] (default: all) to the origin; padding stays 0.
+
+    A molecule without any atom in `reference` is centred on all its atoms.
+    """
+    counted = node_mask
+    if reference is not None:
+        counted = torch.where(reference.any(1, keepdim=True), reference, node_mask)
+    return (pos - masked_mean(pos, counted)) * node_mask[..., None]

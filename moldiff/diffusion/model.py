@@ -12,9 +12,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, take_rows
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, take_rows
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.coupling import center
 from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
 from moldiff.diffusion.noise import BatchDraws, Draws, PartDraws
 from moldiff.diffusion.process.joint import JointProcess, ordered_slots
@@ -147,11 +146,10 @@ class MoleculeDiffusion(nn.Module):
         It sees the places of the hydrogens that atoms of known class have, once these are noised at all.
         """
         denoiser: Denoiser = self.denoiser
-        if not self.process.coupling:
-            seen = self._seen_slots(noisy, noise_level)
-            noisy = noisy.replace(hydrogen=noisy.hydrogen * seen)
-            if previous is not None:
-                previous = replace(previous, hydrogen=previous.hydrogen * seen)
+        seen = self._seen_slots(noisy, noise_level)
+        noisy = noisy.replace(hydrogen=noisy.hydrogen * seen)
+        if previous is not None:
+            previous = replace(previous, hydrogen=previous.hydrogen * seen)
         return denoiser(noisy, noise_level, previous)
 
     def _seen_slots(self, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
@@ -289,16 +287,15 @@ class MoleculeDiffusion(nn.Module):
         index = torch.randint(num_steps, (batch.num_molecules,), generator=generator, device=generator.device)
         s, t = (NoiseLevel.uniform(grid[k], batch.node_mask) for k in (index, index + 1))
         terms = self._bound_of_step(clean, noise, t, s, draws)
-        if not self.process.coupling:
-            s, t = (NoiseLevel(0 * level.pos, 0 * level.atom, 0 * level.bond, level.hydrogen) for level in (s, t))
-            terms["hydrogen"] = self._bound_of_step(clean, noise, t, s, draws)["hydrogen"]
+        s, t = (NoiseLevel(0 * level.pos, 0 * level.atom, 0 * level.bond, level.hydrogen) for level in (s, t))
+        terms["hydrogen"] = self._bound_of_step(clean, noise, t, s, draws)["hydrogen"]
         return {name: term * num_steps for name, term in terms.items()}
 
     def _bound_of_step(
         self, clean: MolBatch, noise: MolBatch, t: NoiseLevel, s: NoiseLevel, draws: Draws
     ) -> dict[str, Tensor]:
         """KL divergence of the step from t to s for every field [B] (nats)."""
-        if not self.process.coupling and bool((t.pos > 0).any()):  # hidden, as while coordinates are drawn
+        if bool((t.pos > 0).any()):  # hidden, as while coordinates are drawn
             t, s = (replace(level, hydrogen=torch.ones_like(level.hydrogen)) for level in (t, s))
         noisy = self.process.corrupt(clean, noise, t, draws)
         return self.process.bound(self.denoise(noisy, t, self.denoise(noisy, t)), clean, noisy, t, s)

@@ -73,6 +73,12 @@ FORMER: Mapping[str, str] = {
 }
 """What was called otherwise when a model or the state of a training was written, and how it is called now."""
 
+GONE: Mapping[str, frozenset[str]] = {
+    "moldiff.diffusion.process.joint.JointProcessConfig": frozenset({"coupling"}),
+    "moldiff.diffusion.sampler.PowerSampler": frozenset({"refinements", "refine_level", "hydrogen_noise"}),
+}
+"""Options of then that have no effect any more."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -173,18 +179,27 @@ def find_model(name_or_folder: str | Path) -> Path:
 
 
 @in_float32()
-def load_checkpoint(name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES) -> Checkpoint:
+def load_checkpoint(
+    name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES, *, to_sample: bool = True
+) -> Checkpoint:
     """Read a model.
 
     Args:
         name_or_folder: name of a shipped model or path of a folder.
         allowed: prefixes of names its config may build, see `moldiff.instantiate`; None = any.
+        to_sample: False = it may be one that has to be trained on before molecules can be drawn from it.
 
     Raises:
         MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
     """
     folder = find_model(name_or_folder)
     config = _read_config(folder / CONFIG_FILE)
+    if to_sample and config["process"].get("coupling"):
+        raise MoldiffError(
+            f"model: {name_or_folder} has learnt with noise matched to its molecules (process.coupling), from which "
+            f"this version does not draw; train it on: moldiff train init={name_or_folder} denoiser.hydrogen_level=true"
+        )
+    config = with_present_names(config)
     content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
     if content is None:
         raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
@@ -208,16 +223,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     missing = [key for key in ("denoiser", "process", "vocabulary", "statistics") if key not in config]
     if missing:
         raise MoldiffError(f"{path}: lacks {', '.join(missing)}, expected a model's config")
-    return dict(with_present_names(config))
+    return dict(config)
 
 
 def with_present_names(config: Any) -> Any:
-    """The same description with every `_target_` as it is called now; what is no mapping and no list stays itself."""
+    """The same description with every `_target_` as it is called now, without options that are gone."""
     if isinstance(config, Mapping):
-        return {
-            key: FORMER.get(value, value) if key == "_target_" and isinstance(value, str) else with_present_names(value)
-            for key, value in config.items()
-        }
+        target = config.get("_target_")
+        present = {key: with_present_names(value) for key, value in config.items()}
+        if isinstance(target, str):
+            present["_target_"] = FORMER.get(target, target)
+            present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
+        return present
     if isinstance(config, list):
         return [with_present_names(item) for item in config]
     return config

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.coupling import masked_mean
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, masked_mean
 from moldiff.diffusion.guidance import Steering
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import Draws
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
+from moldiff.diffusion.stereo_guidance import LOWEST_LEVEL, StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 _EXCLUDED = -1e4
 """Logit of a class that cannot be."""
 
-_SETTLED = 0.15
-"""Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
-
-_CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
-"""How many more classes a step redraws unless told otherwise; the latter for models with coupled noise."""
+_CORRECTOR = 3.0
+"""How many more classes a step redraws unless told otherwise."""
 
 _CHURN = 1.5
 """The rate of fresh noise in many calls unless told otherwise."""
@@ -38,7 +36,7 @@ _LEAST_SETTLING = 6
 """Network calls that hydrogens need to find their places, where there are as many to spare."""
 
 _MANY = 50
-"""Network calls from which on a run draws noise anew or, of a model with coupled noise, has a refinement."""
+"""Network calls from which on a run draws noise anew."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,13 @@ class Start:
         clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
         level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
         allowed: [B, N, K] True = the atom may end up in this class; None = in any.
+        stereo: handedness that the molecules are to have; None = any.
     """
 
     clean: MolBatch
     level: NoiseLevel
     allowed: Tensor | None = None
+    stereo: StereoTargets | None = None
 
     @classmethod
     def unknown(cls, node_mask: Tensor) -> Start:
@@ -116,11 +116,10 @@ class PowerSampler:
         num_steps: network calls a molecule.
         grid_power: above 1 the grids are denser towards the data.
         corrector: how many times more classes than its law asks for a step redraws from the estimate. No noise is put
-            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3, and 100 of
-            models with coupled noise.
+            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3.
         refresh: share of the classes and bonds that every step noises anew, as they are at its level.
         churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE. None = 1.5
-            from 50 calls on, and 0 in fewer or of models with coupled noise.
+            from 50 calls on, and 0 in fewer.
         churn_low: the lowest noise level from which it is.
         churn_high: the highest.
         order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates, up to where the
@@ -132,13 +131,6 @@ class PowerSampler:
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
             taken, the graph has to be settled before the coordinates are.
-        refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
-            network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
-            are shared out by the levels that are passed through. None = none; of models with coupled noise 1 from 50
-            calls on.
-        refine_level: noise level that a refinement starts from, times that of each field to begin with.
-        hydrogen_noise: of models with coupled noise: standard deviation of the noise that hydrogen offsets start from;
-            None = 1 + 1 / num_steps, and 1 + 2 / calls in a refinement of so many calls, for they lose length.
     """
 
     num_steps: int = 50
@@ -153,9 +145,6 @@ class PowerSampler:
     settle: float = 0.16
     settle_level: float = 0.2
     class_lead: float | None = None
-    refinements: int | None = None
-    refine_level: float = 0.35
-    hydrogen_noise: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -168,18 +157,10 @@ class PowerSampler:
                 raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
         if self.class_lead is not None and not self.class_lead >= 1:
             raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
-        if self.hydrogen_noise is not None and not self.hydrogen_noise > 0:
-            raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
-        if self.refinements is not None and not (isinstance(self.refinements, int) and self.refinements >= 0):
-            raise MoldiffError(f"sampler.refinements: got {self.refinements}, expected a whole number of at least 0")
         if not 0 < self.settle_level < 1:
             raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
-        if not _SETTLED < self.refine_level < 1:
-            raise MoldiffError(
-                f"sampler.refine_level: got {self.refine_level}, expected a number above {_SETTLED} and below 1"
-            )
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
@@ -187,19 +168,14 @@ class PowerSampler:
         """Yield every network call; the last one's prediction is the sample."""
         process, previous, step = self._stepping(process), None, 0
         # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
-        joint = noise_level.graph_known(noisy.node_mask) | process.coupling
-        for stage in self.stages(process.coupling):
+        joint = noise_level.graph_known(noisy.node_mask)
+        for stage in self.stages():
             levels = stage.levels(noise_level, joint, self.class_lead or 1.0)
             if previous is not None:
-                estimate = settled(noisy, previous, noise_level)
-                noisy = process.start(estimate, levels[0], draws, hydrogen_noise=self._width(process, 2 / len(levels)))
-            elif process.coupling:
-                fresh = (noise_level.pos == 1)[..., None, None]
-                width = self._width(process, 1 / self.num_steps)
-                noisy = noisy.replace(hydrogen=torch.where(fresh, width, 1.0) * noisy.hydrogen)
+                noisy = process.start(settled(noisy, previous, noise_level), levels[0], draws)
             graph = previous
             for place, level in enumerate(levels):
-                told = process.coupling or float(stage.grid[place]) <= self.self_condition
+                told = float(stage.grid[place]) <= self.self_condition
                 prediction = denoise(noisy, level, previous if told else None)
                 shown = prediction
                 if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
@@ -217,11 +193,9 @@ class PowerSampler:
         """The process with the noise that the steps draw anew."""
         churn = self.churn
         if churn is None:
-            churn = 0.0 if process.coupling or self.num_steps < _MANY else _CHURN
+            churn = 0.0 if self.num_steps < _MANY else _CHURN
         churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
-        corrector = self.corrector
-        if corrector is None:
-            corrector = _COUPLED_CORRECTOR if process.coupling else _CORRECTOR
+        corrector = _CORRECTOR if self.corrector is None else self.corrector
         classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
         return replace(
             process,
@@ -231,39 +205,16 @@ class PowerSampler:
             bond=replace(process.bond, **classes),
         )
 
-    def num_refinements(self, coupling: bool) -> int:
-        """`refinements`, or what None stands for."""
-        if self.refinements is None:
-            return int(coupling and self.num_steps >= _MANY)
-        return self.refinements
-
-    def stages(self, coupling: bool) -> list[Stage]:
-        """The ways down of the run, `num_steps` network calls in all; with `coupling` none with a known graph."""
-        calls = 0
-        if self.settle and not coupling:
-            calls = min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps)))
-        end = _DRAWN if calls else MIN_LEVEL
-        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling), end)
-        found = [Stage(grid, grid) for grid in grids]
-        if calls:
-            down = power_grid(calls, self.grid_power, start=self.settle_level)
-            found.append(Stage(down, power_grid(calls, self.grid_power), graph_known=True))
-        return found
-
-    def _grids(self, num_steps: int, rounds: int, end: float) -> list[Tensor]:
-        """The levels of the first way down and of each refinement, one network call each, to the level `end`."""
-        calls = round(num_steps / (1 / self.refine_level + rounds))
-        if calls < 2:  # a single call would only repeat the last estimate
-            rounds = 0
-        ends = [_SETTLED] * rounds + [end]
-        first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
-        return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
-
-    def _width(self, process: JointProcess, excess: float) -> float:
-        """Standard deviation of the noise of hydrogens, where coupled models want it wider by `excess`."""
-        if not process.coupling:
-            return 1.0
-        return 1 + excess if self.hydrogen_noise is None else self.hydrogen_noise
+    def stages(self) -> list[Stage]:
+        """The ways down of the run, `num_steps` network calls in all: to a graph, and with that graph known."""
+        calls = (
+            min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps))) if self.settle else 0
+        )
+        first = power_grid(self.num_steps - calls, self.grid_power, end=_DRAWN if calls else MIN_LEVEL)
+        if not calls:
+            return [Stage(first, first)]
+        down = power_grid(calls, self.grid_power, start=self.settle_level)
+        return [Stage(first, first), Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -374,15 +325,17 @@ def run_sampler(
         coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
     """
     clean, known = start.clean, start.known
-    if model.process.coupling:  # hydrogens were noised as the coordinates
-        start = replace(start, level=replace(start.level, hydrogen=start.level.pos))
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
 
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
     steering = Steering.of(model, noisy, start.level)
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        prediction = model.denoise(noisy if steering is None else steering.told(noisy), level, previous)
+        network = model.denoise
+        if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
+            guided, scale = start.stereo.guided, model.statistics.pos_scale
+            network = partial(guided, model.denoise, process=model.process.pos, scale=scale)
+        prediction = network(noisy if steering is None else steering.told(noisy), level, previous)
         prediction = prediction if free else restrict(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.hear(prediction, noisy)
@@ -399,9 +352,8 @@ def run_sampler(
     pos = prediction.pos * model.statistics.pos_scale + masked_mean(
         clean.pos, known | ~known.any(1, keepdim=True) & clean.node_mask
     )
-    hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale
-    if not model.process.coupling:
-        hydrogen = hydrogen * model.filled_slots(prediction.atom_type.argmax(-1))[..., None]
+    filled = model.filled_slots(prediction.atom_type.argmax(-1))[..., None]
+    hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale * filled
     return replace(
         prediction,
         pos=torch.where(known[..., None], clean.pos, pos) * clean.node_mask[..., None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -45,6 +46,47 @@ def marks(mol: Chem.Mol) -> Marks:
             first, last = bond.GetStereoAtoms()
             sides.append(((first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last), _SIDES[bond.GetStereo()]))
     return hands, sides
+
+
+def turns(mol: Chem.Mol, hands: Mapping[int, bool]) -> list[tuple[int, int, int, int]]:
+    """Each centre c with three heavy neighbours a, b and d, in the order in which (a - c) · ((b - c) × (d - c)) > 0.
+
+    Centres with fewer heavy neighbours are left out.
+    """
+    found = []
+    for centre, clockwise in hands.items():
+        atoms = mol.GetAtomWithIdx(centre).GetNeighbors()
+        neighbours = [atom.GetIdx() for atom in atoms]
+        if len(neighbours) == 4:
+            # Seen from the first, the others turn as the tag says; each exchange with the first turns them round.
+            out = next((place for place, atom in enumerate(atoms) if atom.GetAtomicNum() == 1), 0)
+            first, second, third = neighbours[:out] + neighbours[out + 1 :]
+            clockwise ^= out % 2 == 1
+        elif len(neighbours) == 3:  # a lone pair stands behind them
+            first, second, third = neighbours
+            clockwise = not clockwise
+        else:
+            continue
+        if all(mol.GetAtomWithIdx(atom).GetAtomicNum() != 1 for atom in (first, second, third)):
+            found.append((centre, first, second, third) if clockwise else (centre, second, first, third))
+    return found
+
+
+def heavy_sides(mol: Chem.Mol, sides: Sequence[Side]) -> list[Side]:
+    """The sides of double bonds by chains of heavy atoms alone."""
+    found = []
+    for (first, begin, end, last), same in sides:
+        one, other = _heavy_end(mol, begin, end, first), _heavy_end(mol, end, begin, last)
+        if one is not None and other is not None:
+            found.append(((one, begin, end, other), same ^ (one != first) ^ (other != last)))
+    return found
+
+
+def _heavy_end(mol: Chem.Mol, atom: int, other: int, end: int) -> int | None:
+    """`end`, or if that is a hydrogen the other neighbour of an atom of a double bond; None = there is none."""
+    neighbours = (one.GetIdx() for one in mol.GetAtomWithIdx(atom).GetNeighbors() if one.GetAtomicNum() != 1)
+    heavy = [one for one in neighbours if one != other]
+    return end if end in heavy else next(iter(heavy), None)
 
 
 def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:

@@ -22,6 +22,7 @@ from moldiff.diffusion.decoding import Decoded, Total, decode_raw, decode_valenc
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
 from moldiff.diffusion.sampler import PowerSampler, Sampler, SamplerState, Start, run_sampler, settled
+from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
@@ -262,6 +263,7 @@ def stack_starts(starts: Sequence[Start]) -> Start:
             hydrogen=stacked((start.level.hydrogen for start in starts), 1, fill=1),
         ),
         None if allowed is None else stacked(allowed, 1, fill=True),
+        StereoTargets.stack([start.stereo for start in starts]),
     )
 
 
@@ -295,7 +297,8 @@ def _padded(value: Tensor, width: int, dims: int, fill: float) -> Tensor:
 
 def _to_device(start: Start, device: torch.device) -> Start:
     allowed = None if start.allowed is None else start.allowed.to(device)
-    return Start(start.clean.to(device), start.level.to(device), allowed)
+    stereo = None if start.stereo is None else start.stereo.to(device)
+    return Start(start.clean.to(device), start.level.to(device), allowed, stereo)
 
 
 LEVEL = 0.75
@@ -335,10 +338,9 @@ def outcomes(drawn: Chunk, rule: str) -> list[Outcome]:
     return [Outcome(**vars(one), frames=None if drawn.frames is None else drawn.frames[row]) for row, one in found]
 
 
-def sampler_of_restart(sampler: PowerSampler, *, coupling: bool) -> PowerSampler:
-    """How to step from a restart down to the data, with as many refinements as a whole run has."""
-    calls = max(1, round(_SHARE * sampler.num_steps))
-    return replace(sampler, num_steps=calls, refinements=sampler.num_refinements(coupling))
+def sampler_of_restart(sampler: PowerSampler) -> PowerSampler:
+    """How to step from a restart down to the data."""
+    return replace(sampler, num_steps=max(1, round(_SHARE * sampler.num_steps)))
 
 
 def joined(beginnings: Sequence[Beginning], drawn: Chunk, redraw: Redraw) -> list[Outcome]:

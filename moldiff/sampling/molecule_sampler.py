@@ -111,7 +111,7 @@ class Recipe:
 
     def _redraw(self, beginnings: Sequence[Beginning]) -> Iterator[tuple[list[Beginning], Chunk]]:
         """Molecules drawn on from restarts."""
-        sampler = sampler_of_restart(self.sampler, coupling=self.model.process.coupling)
+        sampler = sampler_of_restart(self.sampler)
         num_frames = sampler.num_steps if self.trajectory else 0
         return draw_within(
             self.budget, self.model, sampler, beginnings, num_frames=num_frames, arithmetic=self.arithmetic

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, to_molecules
@@ -49,8 +48,7 @@ class Recorder:
         pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
         frame = decode_raw(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
         self._batches.append(frame.to("cpu"))
-        hidden = torch.zeros_like(self._node_mask) if self._model.process.coupling else state.level.hydrogen == 1
-        self._hidden.append((hidden | (not scales.hydrogens_placed)).cpu().numpy())
+        self._hidden.append(((state.level.hydrogen == 1) | (not scales.hydrogens_placed)).cpu().numpy())
 
     def trajectories(self) -> list[tuple[Molecule, ...]]:
         """The frames of every molecule of the batch, noise first.

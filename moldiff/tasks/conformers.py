@@ -13,9 +13,10 @@ from rdkit.Chem import rdMolAlign
 from moldiff.diffusion.decoding import Total
 from moldiff.diffusion.sampler import Start
 from moldiff.diffusion.statistics import Statistics
+from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.stereo import Marks, Match, at_positions, compare, marks
+from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.fixed_part import KeptPart
 from moldiff.tasks.inputs import Given, Source, given
@@ -93,6 +94,18 @@ class _Target:
         ordered.RemoveAllConformers()
         return cls(source.molecule, ordered, marks(ordered), source.name, source.number)
 
+    def stereo(self) -> StereoTargets | None:
+        """What is stated of its centres and double bonds; None = nothing."""
+        hands, sides = self.marks
+        if not hands and not sides:
+            return None
+        centres, bonds = turns(self.mol, hands), heavy_sides(self.mol, sides)
+        return StereoTargets(
+            torch.tensor(centres, dtype=torch.long).reshape(1, -1, 4),
+            torch.tensor([chain for chain, _ in bonds], dtype=torch.long).reshape(1, -1, 4),
+            torch.tensor([[same for _, same in bonds]], dtype=torch.bool),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ConformerTask:
@@ -125,13 +138,15 @@ class ConformerTask:
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The graph of one of the molecules; nothing is known of its coordinates."""
-        molecule = self.targets[index % len(self.targets)].molecule
+        target = self.targets[index % len(self.targets)]
+        molecule = target.molecule
         size = molecule.num_heavy_atoms
         none = np.zeros((size, size))
         blank = replace(
             molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=np.zeros_like(molecule.hydrogen_offset)
         )
-        return start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
+        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
+        return replace(start, stereo=target.stereo())
 
     def totals(self, index: int) -> Sequence[Total]:
         """The total charge, which the molecule has."""

@@ -125,7 +125,7 @@ def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: P
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
     """Take over the weights of a trained model; returns its history."""
-    start = load_checkpoint(config["init"])
+    start = load_checkpoint(config["init"], to_sample=False)
     line = take_over(model, start, config["denoiser"])
     if rank() == 0:
         print(line, flush=True)

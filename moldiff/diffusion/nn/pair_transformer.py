@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.coupling import center
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center
 from moldiff.diffusion.nn.block import PairTransformerBlock
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
 from moldiff.diffusion.nn.embedding import ExponentialBasis, PropertyEmbedding, StateEmbedding

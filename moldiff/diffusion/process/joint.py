@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, pair_mask
-from moldiff.diffusion.coupling import Coupling, align_noise, center, masked_mean, match_hydrogen_slots
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, masked_mean, pair_mask
 from moldiff.diffusion.noise import Draws
 from moldiff.diffusion.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.diffusion.process.gaussian import GaussianProcess
@@ -32,8 +31,6 @@ class JointProcess:
         hydrogen: process of the hydrogen offsets.
         atom_type: process of the atom classes.
         bond: process of the bond orders, one draw per unordered pair.
-        coupling: how earlier models learnt: with noise matched to the molecule, all four offsets of an atom noised as
-            its coordinates. They are sampled as they have learnt.
         geometry: a further loss in training, of what is around each atom; None = none.
     """
 
@@ -41,7 +38,6 @@ class JointProcess:
     hydrogen: GaussianProcess
     atom_type: CategoricalProcess
     bond: CategoricalProcess
-    coupling: bool = False
     geometry: LocalLoss | None = None
 
     def prior(self, node_mask: Tensor, draws: Draws, known: Tensor | None = None) -> MolBatch:
@@ -66,34 +62,11 @@ class JointProcess:
         centred = center(noise, node_mask)
         return centred if known is None else torch.where(known.any(1)[:, None, None], noise, centred)
 
-    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws, *, hydrogen_noise: float = 1.0) -> MolBatch:
-        """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior.
-
-        With `coupling`, noise between them is matched to the molecules as in training: of any other the network makes
-        broken bonds. `hydrogen_noise` is the standard deviation of the hydrogens' noise.
-        """
+    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+        """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior."""
         known = (noise_level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
-        partly = (noise_level.pos > 0) & (noise_level.pos < 1) & clean.node_mask
-        if self.coupling and bool(partly.any()):
-            coupling = Coupling.of(
-                noise_level.pos, noise_level.atom, noise_level.bond, clean.atom_type, clean.node_mask
-            )
-            matched, noise = self.couple(clean, noise, coupling)
-            clean = clean.replace(hydrogen=torch.where(partly[..., None, None], matched.hydrogen, clean.hydrogen))
-        noise = noise.replace(hydrogen=hydrogen_noise * noise.hydrogen)
         return self._mix(clean, noise, noise_level, atoms, pairs)
-
-    def couple(self, clean: MolBatch, noise: MolBatch, coupling: Coupling | None = None) -> tuple[MolBatch, MolBatch]:
-        """Match noise to data without changing the law of either.
-
-        The noise is permuted and rotated onto the atoms. Of the hydrogens it is the data's slots that are permuted:
-        their order means nothing, while the noise of every slot has to stay independent.
-        """
-        return (
-            clean.replace(hydrogen=match_hydrogen_slots(clean.hydrogen, noise.hydrogen)),
-            noise.replace(pos=align_noise(noise.pos, clean.pos, clean.node_mask, coupling)),
-        )
 
     def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
         """Clean molecules mixed with prior noise at the given levels."""
@@ -231,7 +204,6 @@ class JointProcessConfig:
         atom_prior: frequencies [K] -> prior [K + 1] of the atom classes.
         bond_prior: frequencies [4] -> prior [5] of the bonds.
         corrector: corrector noise η of the class processes.
-        coupling: of earlier models, see `JointProcess`.
         geometry: a further loss in training; None = none.
     """
 
@@ -240,7 +212,6 @@ class JointProcessConfig:
     atom_prior: Callable[[Tensor], Tensor] = marginal_prior
     bond_prior: Callable[[Tensor], Tensor] = marginal_prior
     corrector: float = 0.0
-    coupling: bool = False
     geometry: LocalLoss | None = None
 
     def build(self, atom_frequencies: Tensor, bond_frequencies: Tensor) -> JointProcess:
@@ -250,6 +221,5 @@ class JointProcessConfig:
             hydrogen=self.hydrogen,
             atom_type=CategoricalProcess(self.atom_prior(atom_frequencies), self.pos.schedule, self.corrector),
             bond=CategoricalProcess(self.bond_prior(bond_frequencies), self.pos.schedule, self.corrector),
-            coupling=self.coupling,
             geometry=self.geometry,
         )

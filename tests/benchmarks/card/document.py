@@ -89,7 +89,6 @@ def _facts(
     number, processes = len(drawn.raw), plural(drawn.processes)
     refused = ", ".join(f"{count:,} {reason}" for reason, count in delivered.refused.items()) or "none"
     valid = len(delivered.molecules)
-    coupling = checkpoint.model.process.coupling
     return {
         "weights": f"{checkpoint.weights_hash} ({parameters:,} parameters)",
         "data": f"{prepared.name}: {splits} ({_package(prepared)})",
@@ -97,7 +96,7 @@ def _facts(
         "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
         "restarts": f"of decoded molecules in pieces: up to {ATTEMPTS}, each from noise level {LEVEL} in "
-        f"{sampler_of_restart(sampler, coupling=coupling).num_steps} calls; raw molecules have none",
+        f"{sampler_of_restart(sampler).num_steps} calls; raw molecules have none",
         "delivered": f"{valid:,} valid of {valid + sum(delivered.refused.values()):,} drawn; refused: {refused}",
         "sampling speed": f"{number / drawn.seconds:.1f} molecules a second, decoding included, {processes}",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",

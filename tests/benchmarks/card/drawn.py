@@ -117,7 +117,7 @@ def draw(folder: str, sampler: PowerSampler, indices: Sequence[int]) -> Pair:
     budget = MemoryBudget.of(next(model.parameters()).device)
     found: dict[int, tuple[Molecule, Molecule]] = {}
     for chunk, drawn in draw_within(budget, model, sampler, beginnings):
-        restart = sampler_of_restart(sampler, coupling=model.process.coupling)
+        restart = sampler_of_restart(sampler)
         ends = joined(chunk, drawn, partial(draw_within, budget, model, restart))
         pairs = zip([one.molecule for one in drawn.decode("raw")], [end.molecule for end in ends], strict=True)
         found |= {one.index: pair for one, pair in zip(chunk, pairs, strict=True)}
@@ -179,7 +179,7 @@ def draw_all(
 def _key(folder: Path, sampler: PowerSampler) -> str:
     """What tells the parts of one model and sampler from those of others."""
     checkpoint = load_checkpoint(folder)
-    restart = sampler_of_restart(sampler, coupling=checkpoint.model.process.coupling)
+    restart = sampler_of_restart(sampler)
     steps = [sorted(asdict(one).items()) for one in (sampler, restart)]
     settings = f"{checkpoint.weights_hash} {SEED} {steps} {LEVEL} {ATTEMPTS}"
     return hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
