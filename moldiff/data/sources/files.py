@@ -23,9 +23,9 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.formats.reader import SUFFIXES, parts
 from moldiff.molecules.formats.record import Columns, Part, unexpected
+from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
 from moldiff.processes import Failure, stream_limited
-from moldiff.storage import shown
 
 _LISTED_FILES = 20
 _UNITS = {"net_charge": "e"}
