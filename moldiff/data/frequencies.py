@@ -1,17 +1,82 @@
-"""What a model knows of its data, measured on a packed set."""
+"""What occurs in a packed set, and how often: its atom classes, and what a model knows of its data."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from moldiff.data.store import blocks, encode_atoms
+from moldiff.data.store import blocks, class_codes, decode_class, encode_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, Vocabulary
+from moldiff.molecules.elements import VALENCES
+from moldiff.molecules.molecule import InvalidMolecule, Status
+from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, AtomClass, Vocabulary
+
+
+def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
+    """Every atom class of a packed set; valences that the table lacks are those seen in the data."""
+    rows = {row for block in blocks(flat, np.arange(len(flat["y"]))) for row in _classes_and_sums(block)}
+    extra: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for atomic_number, charge, _, total in rows:
+        if (atomic_number, charge) not in VALENCES:
+            extra[atomic_number, charge].add(total)
+    classes = sorted({AtomClass(*row[:3]) for row in rows})
+    return Vocabulary(tuple(classes), {key: tuple(sorted(seen)) for key, seen in extra.items()})
+
+
+def _classes_and_sums(flat: Mapping[str, np.ndarray]) -> list[tuple[int, int, int, int]]:
+    """The distinct rows of atomic number, charge, hydrogens and sum of bond orders."""
+    sums = flat["num_hydrogens"].astype(np.int64)
+    start = np.repeat(flat["atom_slices"][:-1], np.diff(flat["bond_slices"]))
+    for end in flat["edge_index"]:
+        np.add.at(sums, start + end, flat["bond_order"])
+    # One number for each atom, for distinct numbers are found much faster than distinct rows.
+    codes = np.unique((class_codes(flat) << 8) + sums)
+    return [(*decode_class(code >> 8), code & 0xFF) for code in codes.tolist()]
+
+
+def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, InvalidMolecule]:
+    """Molecules with an atom class that fewer than `min_count` molecules have.
+
+    The rarest class goes first, and with it all its molecules, which may make other classes rarer; so on until every
+    class left is in at least `min_count` molecules.
+    """
+    if min_count <= 1:
+        return {}
+    classes, pairs = _classes_of_molecules(flat)
+    problems: dict[int, InvalidMolecule] = {}
+    while len(pairs):
+        counts = np.bincount(pairs[:, 0], minlength=len(classes))
+        present = np.flatnonzero(counts)
+        rarest = int(present[counts[present].argmin()])
+        if counts[rarest] >= min_count:
+            break
+        name = classes[rarest]
+        reason = f"class {name} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
+        dropped = pairs[pairs[:, 0] == rarest, 1]
+        problems |= dict.fromkeys(dropped.tolist(), InvalidMolecule(Status.VALENCE, reason))
+        pairs = pairs[~np.isin(pairs[:, 1], dropped)]
+    return problems
+
+
+def _classes_of_molecules(flat: Mapping[str, np.ndarray]) -> tuple[list[AtomClass], np.ndarray]:
+    """The atom classes of a set, and a row (class, molecule) for each class that a molecule has."""
+    known: dict[AtomClass, int] = {}
+    found, first = [], 0
+    for block in blocks(flat, np.arange(len(flat["y"]))):
+        counts = np.diff(block["atom_slices"])
+        codes, index = np.unique(class_codes(block), return_inverse=True)
+        classes = [AtomClass(*decode_class(code)) for code in codes.tolist()]
+        numbers = np.array([known.setdefault(atom_class, len(known)) for atom_class in classes], dtype=np.int64)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        pairs = np.unique((numbers[index] << 32) + owner)
+        found.append(np.stack([pairs >> 32, first + (pairs & 0xFFFFFFFF)], axis=1).astype(np.int32))
+        first += len(counts)
+    return list(known), np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int32)
 
 
 @dataclass(frozen=True)

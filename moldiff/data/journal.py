@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from moldiff.data.sources.source import SourceRecord
-from moldiff.data.store import ATOM_FIELDS, in_slots, load_arrays, pack, save_arrays, take
+from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
@@ -115,14 +115,5 @@ def _read(path: Path) -> Iterator[SourceRecord]:
             yield SourceRecord(outcome=InvalidMolecule(Status(status), reason, atom), **fields)
             continue
         title, properties = fields.pop("title"), fields.pop("properties")
-        yield SourceRecord(outcome=_molecule(flat, index, title, properties), **fields)
+        yield SourceRecord(outcome=unpack(flat, index, properties=properties, name=title), **fields)
         index += 1
-
-
-def _molecule(flat: dict[str, np.ndarray], index: int, name: str, properties: dict[str, float]) -> Molecule:
-    one = take(flat, np.array([index]))
-    values = {field: one[field] for field in ATOM_FIELDS}
-    values["hydrogen_offset"] = in_slots(one["num_hydrogens"], one["hydrogen_offset"])
-    wide = {field: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for field, value in values.items()}
-    bonds = np.concatenate([one["edge_index"], one["bond_order"][None]]).T.astype(np.int64)
-    return Molecule(**wide, bonds=bonds, properties=properties, name=name)
