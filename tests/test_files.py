@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_files import own_files
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
@@ -49,7 +50,7 @@ EXTXYZ = (
 def files(folder, content, name="a.smi", **options):
     path = Path(folder) / name
     path.write_text(content)
-    return Files(path, **({"num_workers": 0} | options))
+    return own_files(path, **options)
 
 
 def outcomes(folder, content, name="a.smi", **options):
@@ -102,7 +103,7 @@ def test_parquet(tmp_path):
     assert second.problem.reason == "no SMILES"
     assert third.problem.reason == "cannot read 'C1CC' as SMILES"
     with pytest.raises(MoldiffError, match="no column 'x'; columns found: 'id', 'smiles', 'gap', 'more'"):
-        list(Files(tmp_path / "a.parquet", smiles_column="x", num_workers=0).records())
+        list(own_files(tmp_path / "a.parquet", smiles_column="x").records())
     (tmp_path / "b.parquet").write_text("nonsense")
     with pytest.raises(MoldiffError, match="cannot be read as Parquet"):
         read(tmp_path / "b.parquet")
