@@ -169,7 +169,10 @@ class PreparedSet:
             raise MoldiffError(f"{folder}: no prepared set there; run `moldiff prepare data=qm9` first")
         meta = _read_meta(folder / META_FILE)
         arrays = _read_arrays(folder / MOLECULES_FILE, meta.get("sha256"))
-        smiles, names = _read_lines(folder / SMILES_FILE)
+        try:
+            smiles, names = read_columns(folder / SMILES_FILE, map_from=MAP_FROM)
+        except FileNotFoundError as error:
+            raise MoldiffError(f"{folder / SMILES_FILE}: cannot be read ({error}); prepare the set again") from None
         flat = {name: value for name, value in arrays.items() if not name.startswith("split_")}
         if len(smiles) != len(flat["y"]):
             raise MoldiffError(f"{folder / SMILES_FILE}: got {len(smiles)} lines, expected {len(flat['y'])}")
@@ -215,13 +218,6 @@ def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     if missing := expected - arrays.keys():
         raise MoldiffError(f"{path}: lacks {', '.join(sorted(missing))}; prepare the set again")
     return arrays | {"hydrogen_slices": hydrogen_slices(arrays)}
-
-
-def _read_lines(path: Path) -> tuple[Sequence[str], Sequence[str]]:
-    try:
-        return read_columns(path, map_from=MAP_FROM)
-    except FileNotFoundError as error:
-        raise MoldiffError(f"{path}: cannot be read ({error}); prepare the set again") from None
 
 
 def file_digest(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import islice
@@ -14,17 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
+from safetensors import SafetensorError
 
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
 from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet
 from moldiff.data.frequencies import rare_classes
-from moldiff.data.journal import Journal
 from moldiff.data.sources.source import Fingerprinted, Resumable, Source, SourceRecord
+from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError
 from moldiff.molecules.identity import canonical_key
-from moldiff.molecules.molecule import InvalidMolecule, Status
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 
 def prepare(
@@ -220,3 +223,98 @@ def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> 
         return {}
     reason = "hydrogens are missing that other records have; hydrogens=add adds them, hydrogens=none leaves all out"
     return dict.fromkeys(np.flatnonzero(unplaced).tolist(), InvalidMolecule(Status.UNREADABLE, reason))
+
+
+_PART_RECORDS = 256
+_TEXT = "text"
+
+
+class Journal:
+    """The first records of a source, in files of up to 256.
+
+    A file gets its name when it is whole, so that whoever is ended while writing leaves none that is not.
+
+    Args:
+        folder: where the files are, in a folder of their own for each key; made when there is something to write.
+        key: a digest of all that decides on the records.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._root, self._folder = folder, folder / key[:16]
+        self._open: list[SourceRecord] = []
+        self._parts = _whole_parts(self._folder)
+
+    def __len__(self) -> int:
+        return sum(count for count, _ in self._parts) + len(self._open)
+
+    def __iter__(self) -> Iterator[SourceRecord]:
+        """All records that are on disk."""
+        for _, path in self._parts:
+            yield from _read_part(path)
+
+    def append(self, record: SourceRecord) -> None:
+        """Add the next record; it is on disk with the 256th, or after `flush`."""
+        self._open.append(record)
+        if len(self._open) == _PART_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put the records on disk that are not yet."""
+        if not self._open:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        first, count = len(self) - len(self._open), len(self._open)
+        path = self._folder / f"{first:010d}-{count:04d}.part"
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        flat = pack([record.outcome for record in self._open if isinstance(record.outcome, Molecule)], [])
+        text = json.dumps([_fields(record) for record in self._open]).encode()
+        save_arrays(unfinished, flat | {_TEXT: np.frombuffer(text, dtype=np.uint8)})
+        os.replace(unfinished, path)
+        self._parts.append((count, path))
+        self._open = []
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._parts, self._open = [], []
+
+
+def _whole_parts(folder: Path) -> list[tuple[int, Path]]:
+    """Number of records and file of every part that follows on the one before.
+
+    Two processes at the same records may have divided them in different ways, so that some parts overlap.
+    """
+    found: list[tuple[int, Path]] = []
+    total = 0
+    for path in sorted(folder.glob("*.part")):
+        first, _, count = path.stem.partition("-")
+        if int(first) == total:
+            found.append((int(count), path))
+            total += int(count)
+    return found
+
+
+def _fields(record: SourceRecord) -> dict[str, Any]:
+    """All of a record but its molecule's arrays."""
+    fields = {name: getattr(record, name) for name in ("number", "name", "file", "keys", "notes", "part")}
+    if isinstance(record.outcome, InvalidMolecule):
+        return fields | {"problem": [record.outcome.status, record.outcome.reason, record.outcome.atom]}
+    return fields | {"title": record.outcome.name, "properties": dict(record.outcome.properties)}
+
+
+def _read_part(path: Path) -> Iterator[SourceRecord]:
+    try:
+        flat = load_arrays(path, map_from=path.stat().st_size + 1)
+        texts = json.loads(flat.pop(_TEXT).tobytes())
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise MoldiffError(f"{path}: damaged ({error}); delete {path.parent} to begin anew") from None
+    index = 0
+    for fields in texts:
+        outcome: Molecule | InvalidMolecule
+        if problem := fields.pop("problem", None):
+            outcome = InvalidMolecule(Status(problem[0]), *problem[1:])
+        else:
+            outcome = unpack(flat, index, properties=fields.pop("properties"), name=fields.pop("title"))
+            index += 1
+        keys = fields.pop("keys")
+        yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), notes=tuple(fields.pop("notes")), **fields)

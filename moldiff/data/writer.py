@@ -226,8 +226,6 @@ class DatasetWriter:
         """All records are in; of their properties, those named (with their units) become columns of `y`."""
         self._spill()
         self._properties = properties
-        if not self._count:
-            return
         arrays = self._spool.arrays()
         y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
         columns = {name: column for column, name in enumerate(properties)}
@@ -236,9 +234,13 @@ class DatasetWriter:
             molecule, number = np.asarray(arrays["property_of"]).T
             wanted = column[number] >= 0
             y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
-        self._show(arrays, y)
+        self._show(y)
 
-    def _show(self, arrays: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+    def _show(self, y: np.ndarray) -> None:
+        """Give what is on disk, and the properties [M, P] of the molecules."""
+        if not self._count:
+            return
+        arrays = self._spool.arrays()
         self.flat = _flat(arrays) | {"y": y}
         self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
         self._smiles, self._names = self._spool.columns()
@@ -271,11 +273,9 @@ class DatasetWriter:
         if len(left):
             spool.append({"hashes": self.hashes[left], "origins": self._origins[left]})
             spool.append_lines([f"{self._smiles[k]}\t{self._names[k]}" for k in left.tolist()])
-        y = self.flat["y"][left]
         self._spool.remove()
         self._spool, self._count = spool, len(left)
-        if len(left):
-            self._show(spool.arrays(), y)
+        self._show(self.flat["y"][left])
 
     def labelled_splits(self) -> dict[str, np.ndarray] | None:
         """Indices of every part where the records say to which they belong, else None.
