@@ -1,4 +1,4 @@
-"""A function on many items in worker processes, with a hard limit for each item.
+"""A function on many items in worker processes, with a hard limit for each item; signals; ranks of a training.
 
 RDKit and quantum chemistry can hang in compiled code, where neither a signal handler nor a thread can stop them. Here
 a worker that oversteps the limit ends and is replaced, and its item is a `Failure`. The limit counts the processor
@@ -8,16 +8,12 @@ waits for something that never comes.
 Workers are fresh interpreters that are spoken to through pipes: they import what the function needs and not the
 caller's script, so that this also works from notebooks and scripts without a `__main__` guard. Only so many items are
 read ahead that the stream of them may be larger than memory.
-
-Signals that mean something else for a while.
-
-Which of several processes of a training this one is, as the environment of whoever started it says.
-
-Needs no Lightning, which comes to the same answer later: the command line has to know before it loads anything heavy.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import os
 import pickle
 import queue
@@ -28,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -46,8 +42,8 @@ _WALL_FACTOR, _WALL_EXTRA = 10.0, 60.0
 _CHUNK_SECONDS = 0.1  # work sent to a worker at once, so that fast items are not slowed down by the pipes
 _MAX_CHUNK = 64
 _READ_AHEAD = 512
-_GRACE = 5.0  # seconds after which an orphaned worker, whose caller was killed, ends by itself
 _COUNTS_CPU = hasattr(signal, "ITIMER_PROF")  # where there is no such timer, the limit is one by the clock
+_WATCHDOG_CODE = 1  # with which `faulthandler` ends a process
 
 
 class FailureKind(StrEnum):
@@ -97,7 +93,6 @@ class Limits(NamedTuple):
 
 
 OnProgress = Callable[[int, int], None]  # number of finished and of all items
-_Answer = tuple["_Worker", int | None, Any]  # (who, place of the item, outcome); no place: started (True) or why gone
 
 
 def run_limited(
@@ -126,17 +121,14 @@ def run_limited(
     Raises:
         RuntimeError: when workers cannot start, for example because the function cannot be imported.
     """
-    pool = _Pool(function, items, num_workers or available_cpus(), Limits.of(limit, wall_limit))
+    pool = _Pool(function, num_workers or available_cpus(), Limits.of(limit, wall_limit))
     results: dict[int, Any] = {}
-    try:
-        for place, _, outcome in pool.run():
+    # After Ctrl-C, what is finished is kept; the rest is marked below.
+    with suppress(KeyboardInterrupt), closing(pool.run(items, in_order=False)) as outcomes:
+        for place, _, outcome in outcomes:
             results[place] = outcome
             if on_progress is not None:
                 on_progress(len(results), len(items))
-    except KeyboardInterrupt:
-        pass  # what is finished is kept; the rest is marked below
-    finally:
-        pool.close()
     unfinished = Failure(FailureKind.INTERRUPTED, "interrupted before it was finished")
     return [results.get(place, unfinished) for place in range(len(items))]
 
@@ -166,18 +158,10 @@ def stream_limited(
         for item in items:
             yield item, function(item)
         return
-    pool = _Pool(function, items, num_workers, Limits.of(limit, wall_limit))
-    early: dict[int, tuple[Item, Result | Failure]] = {}
-    turn = 0
-    try:
-        for place, item, outcome in pool.run():
-            early[place] = (item, outcome)
-            while turn in early:
-                yield early.pop(turn)
-                turn += 1
-            pool.num_held = len(early)
-    finally:
-        pool.close()
+    pool = _Pool(function, num_workers, Limits.of(limit, wall_limit))
+    with closing(pool.run(items, in_order=True)) as outcomes:
+        for _, item, outcome in outcomes:
+            yield item, outcome
 
 
 def available_cpus() -> int:
@@ -186,165 +170,126 @@ def available_cpus() -> int:
 
 
 class _Pool:
-    """The workers of one run, and who is busy with what.
+    """The workers of one run: threads that take what waits, each with a process that is replaced when it ends."""
 
-    Attributes:
-        num_held: finished items that the caller must keep for now, as their turn has not come; no more items are read
-            while there are too many.
-    """
+    def __init__(self, function: Callable[[Any], Any], num_workers: int, limits: Limits) -> None:
+        self._function, self._num_workers, self._limits = pickle.dumps(function), num_workers, limits
+        self._waiting: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()  # None = nothing more comes
+        self._finished: queue.SimpleQueue[tuple[int | None, Any]] = queue.SimpleQueue()  # no place = not started
+        self._threads: list[threading.Thread] = []
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock, self._closed = threading.Lock(), False
 
-    def __init__(self, function: Callable[[Any], Any], items: Iterable[Any], num_workers: int, limits: Limits) -> None:
-        self.num_held = 0
-        self._function = pickle.dumps(function)
-        self._source = enumerate(items)
-        self._num_workers = num_workers
-        self._limits = limits
-        self._open: dict[int, Any] = {}  # items that are read and not finished
-        self._waiting: deque[int] = deque()  # places of those that no worker has
-        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        self._workers: set[_Worker] = set()
-        self._mean_seconds = 0.0
+    def run(self, items: Iterable[Any], *, in_order: bool) -> Generator[tuple[int, Any, Any], None, None]:
+        """Place, item and outcome of every item, as they are finished or in order."""
+        source = enumerate(items)
+        held: dict[int, Any] = {}  # items that are read and not given back
+        early: dict[int, Any] = {}  # outcomes whose turn has not come
+        turn = 0
+        try:
+            while True:
+                for index, item in islice(source, _READ_AHEAD - len(held)):
+                    held[index] = item
+                    try:
+                        self._waiting.put((index, pickle.dumps(item)))
+                    except Exception as error:
+                        self._finished.put((index, _failed(error)))
+                if not held:
+                    return
+                for _ in range(len(self._threads), min(self._num_workers, len(held))):
+                    self._threads.append(threading.Thread(target=self._work, daemon=True))
+                    self._threads[-1].start()
+                place, outcome = self._finished.get()
+                if place is None:
+                    raise RuntimeError(f"a worker process did not start: {outcome.reason}")
+                early[place] = outcome
+                turn = turn if in_order else place
+                while turn in early:
+                    yield turn, held.pop(turn), early.pop(turn)
+                    turn += 1
+        finally:
+            self._close()
 
-    def run(self) -> Iterator[tuple[int, Any, Any]]:
-        """Place, item and outcome of every item, in the order in which they are finished."""
-        while True:
-            self._read()
-            if not self._open:
+    def _close(self) -> None:
+        """End the workers, whatever they are at."""
+        with self._lock:
+            self._closed = True
+        for process in list(self._processes):
+            process.kill()
+        self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        """What a thread does: give items to a process; the one at which a process ends has failed."""
+        chunk: deque[tuple[int, bytes]] = deque()
+        while self._refill(chunk) and (process := self._start()) is not None:
+            started, seconds = False, math.inf  # that an item takes
+            with suppress(OSError), process:  # closes its pipes and waits for its end
+                assert process.stdin is not None
+                assert process.stdout is not None
+                try:
+                    _send(process.stdin, (self._function, self._limits))
+                    problem = pickle.load(process.stdout)
+                    started = problem is None
+                    while started and self._refill(chunk, seconds):
+                        since, count = time.monotonic(), len(chunk)
+                        _send(process.stdin, list(chunk))
+                        while chunk:
+                            self._finished.put((chunk[0][0], pickle.load(process.stdout)))
+                            chunk.popleft()
+                        seconds = (time.monotonic() - since) / count
+                except (OSError, EOFError, pickle.UnpicklingError):
+                    problem = self._end(process.wait())
+                except Exception as error:  # a result that cannot be unpickled here
+                    problem = _failed(error)
+                finally:
+                    process.kill()  # closing a pipe that nobody empties would wait for ever
+            self._processes.discard(process)
+            if not started:
+                self._finished.put((None, problem))
                 return
-            self._hand_out()
+            if chunk:
+                self._finished.put((chunk.popleft()[0], problem))
+
+    def _refill(self, chunk: deque[tuple[int, bytes]], seconds: float = math.inf) -> bool:
+        """Wait for items, some more of them if one takes few `seconds`; whether there are any."""
+        most = min(_MAX_CHUNK, self._waiting.qsize() // (2 * self._num_workers) + 1, int(_CHUNK_SECONDS / seconds) or 1)
+        with suppress(queue.Empty):
+            while len(chunk) < most:
+                task = self._waiting.get(block=not chunk)
+                if task is None:
+                    self._waiting.put(None)  # for the other threads
+                    break
+                chunk.append(task)
+        return bool(chunk)
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        """A new process; None = the pool is closed, or the system gives none."""
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+        with self._lock:
+            if self._closed:
+                return None
             try:
-                finished = self._receive(*self._answers.get(timeout=self._patience()))
-            except queue.Empty:
-                finished = self._end_late()
-            for place, outcome in finished:
-                yield place, self._open.pop(place), outcome
-
-    def close(self) -> None:
-        while self._workers:
-            self._workers.pop().kill()
-
-    def _read(self) -> None:
-        room = _READ_AHEAD - len(self._open) - self.num_held
-        for place, item in islice(self._source, max(0, room)):
-            self._open[place] = item
-            self._waiting.append(place)
-
-    def _hand_out(self) -> None:
-        """Give waiting items to workers that have none, and start workers for what is left."""
-        idle = [worker for worker in self._workers if worker.started and not worker.assigned]
-        for worker in idle[: len(self._waiting)]:
-            fair = len(self._waiting) // (2 * len(self._workers)) + 1
-            worth = int(_CHUNK_SECONDS / self._mean_seconds) if self._mean_seconds else 1
-            count = min(fair, max(1, worth), _MAX_CHUNK, len(self._waiting))
-            places = [self._waiting.popleft() for _ in range(count)]
-            worker.assign([(place, self._open[place]) for place in places])
-        starting = sum(not worker.started for worker in self._workers)
-        for _ in range(min(len(self._waiting) - starting, self._num_workers - len(self._workers))):
-            self._workers.add(_Worker(self._function, self._limits, self._answers))
-
-    def _patience(self) -> float:
-        """Seconds until the next limit by the clock is overstepped."""
-        return max(0.0, min(worker.deadline for worker in self._workers if worker.busy) - time.monotonic())
-
-    def _receive(self, worker: _Worker, place: int | None, outcome: Any) -> list[tuple[int, Any]]:
-        """Take in an answer; the items that are finished by it, with their outcomes."""
-        if worker not in self._workers:
-            return []  # the last words of one that was killed
-        if isinstance(outcome, Failure) and place is None:
-            return self._bury(worker, outcome)
-        if place is None:
-            worker.started = True
-            return []
-        seconds = worker.finish(place)
-        self._mean_seconds += (0.1 if self._mean_seconds else 1.0) * (seconds - self._mean_seconds)
-        return [(place, outcome)]
-
-    def _end_late(self) -> list[tuple[int, Any]]:
-        now = time.monotonic()
-        late = [worker for worker in self._workers if worker.busy and worker.deadline <= now]
-        failure = Failure(FailureKind.TIME_OUT, f"not finished within {self._limits.wall:g} s by the clock")
-        return [finished for worker in late for finished in self._bury(worker, failure)]
-
-    def _bury(self, worker: _Worker, failure: Failure) -> list[tuple[int, Any]]:
-        """End a worker: the item it was at has failed, those behind it go back to the front."""
-        self._workers.discard(worker)
-        worker.kill()
-        if not worker.started:
-            raise RuntimeError(f"a worker process did not start: {failure.reason}")
-        self._waiting.extendleft(reversed(worker.assigned[1:]))
-        return [(place, failure) for place in worker.assigned[:1]]
-
-
-class _Worker:
-    """One process, and the thread that speaks with it (only the main thread changes the attributes)."""
-
-    def __init__(self, function: bytes, limits: Limits, answers: queue.SimpleQueue[_Answer]) -> None:
-        self.assigned: list[int] = []
-        self.started = False
-        self.deadline = time.monotonic() + START_LIMIT
-        self._limits = limits
-        self._since = time.monotonic()
-        self._chunks: queue.SimpleQueue[list[tuple[int, Any]] | None] = queue.SimpleQueue()
-        paths = [os.path.abspath(path) for path in sys.path]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from moldiff.processes import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        )
-        self._thread = threading.Thread(target=self._converse, args=(function, answers), daemon=True)
-        self._thread.start()
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.assigned) or not self.started
-
-    def assign(self, chunk: list[tuple[int, Any]]) -> None:
-        self.assigned = [place for place, _ in chunk]
-        self._restart_clock()
-        self._chunks.put(chunk)
-
-    def finish(self, place: int) -> float:
-        """Tick off an item; the seconds that it took."""
-        self.assigned.remove(place)
-        seconds = time.monotonic() - self._since
-        self._restart_clock()
-        return seconds
-
-    def _restart_clock(self) -> None:
-        self._since = time.monotonic()
-        self.deadline = self._since + self._limits.wall
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._chunks.put(None)
-        self._thread.join()
-        self._process.wait()
-
-    def _converse(self, function: bytes, answers: queue.SimpleQueue[_Answer]) -> None:
-        """Pass chunks on to the process and its answers back, until it is gone."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with suppress(OSError), self._process.stdin as to_worker, self._process.stdout as from_worker:
-            try:
-                _send(to_worker, (function, self._limits))
-                answers.put((self, None, _receive(from_worker)))
-                while (chunk := self._chunks.get()) is not None:
-                    _send(to_worker, chunk)
-                    for _ in chunk:
-                        answers.put((self, *_receive(from_worker)))
-            except (OSError, EOFError, pickle.UnpicklingError):
-                answers.put((self, None, self._end(self._process.wait())))
-            except Exception as error:  # an item that cannot be pickled must not leave the main thread waiting
-                answers.put((self, None, _failed(error)))
-            finally:
-                self._process.kill()  # closing a pipe that nobody empties would wait for ever
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", "from moldiff.processes import serve; serve()"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+                )
+            except OSError as error:
+                self._finished.put((None, _failed(error)))
+                return None
+            self._processes.add(process)
+        return process
 
     def _end(self, code: int) -> Failure:
-        """What the exit code of the process means for the item that it was at."""
+        """What the exit code of a process means for the item that it was at."""
         if _COUNTS_CPU and code == -signal.SIGPROF:
             return Failure(FailureKind.TIME_OUT, f"not finished within {self._limits.cpu:g} s")
+        if code == (-signal.SIGALRM if _COUNTS_CPU else _WATCHDOG_CODE):
+            return Failure(FailureKind.TIME_OUT, f"not finished within {self._limits.wall:g} s by the clock")
         return Failure(FailureKind.CRASHED, f"the process that worked on it ended with code {code}")
 
 
@@ -353,50 +298,47 @@ def _send(pipe: IO[bytes], value: Any) -> None:
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> Any:
-    return pickle.load(pipe)
-
-
 def serve() -> None:
     """The life of a worker: read a function, then chunks of items, and answer each with its outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who ends the workers
     from_caller = sys.stdin.buffer
     to_caller = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what compiled code prints must not get into the answers
+    _set_timers(0, START_LIMIT)
     try:
         function, limits = pickle.load(from_caller)
         function = pickle.loads(function)
     except Exception as error:
         _send(to_caller, _failed(error))
         return
-    _send(to_caller, True)
+    _send(to_caller, None)
     while True:
+        _set_timers(0, 0)
         try:
             chunk = pickle.load(from_caller)
         except EOFError:
             return
-        for place, item in chunk:
-            _set_timers(limits.cpu, limits.wall + _GRACE)
-            _send(to_caller, (place, _outcome(function, item)))
-        _set_timers(0, 0)
+        for _, item in chunk:
+            _set_timers(*limits)
+            try:
+                outcome = function(pickle.loads(item))
+            except Exception as error:
+                outcome = _failed(error)
+            _send(to_caller, outcome)
 
 
 def _set_timers(cpu: float, wall: float) -> None:
-    """End this process after so many seconds (0 = never), even in compiled code.
+    """End this process after so many seconds (0 = never), even in compiled code, and although the caller is gone.
 
-    The signals are left to their default action, which needs no interpreter. The one by the clock is for a worker
-    whose caller is gone.
+    The signals are left to their default action, which needs no interpreter.
     """
     if _COUNTS_CPU:
         signal.setitimer(signal.ITIMER_PROF, cpu)
         signal.setitimer(signal.ITIMER_REAL, wall)
-
-
-def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
-    try:
-        return function(item)
-    except Exception as error:
-        return _failed(error)
+    elif wall:
+        faulthandler.dump_traceback_later(wall, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _failed(error: Exception) -> Failure:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_files import own_files
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 from scipy.spatial.distance import pdist
@@ -37,7 +38,7 @@ def source(folder, content, name="a.sdf", **options):
     """A file with the given content as a source, worked on in this process."""
     path = Path(folder) / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return Files(path, **({"num_workers": 0} | options))
+    return own_files(path, **options)
 
 
 def records(folder, content, name="a.sdf", **options):

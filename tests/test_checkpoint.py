@@ -13,11 +13,11 @@ import pytest
 import torch
 from models import STATISTICS, VOCABULARY
 
+from moldiff.diffusion.instantiate import construct
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
 from moldiff.diffusion.shipped import CONFIG_FILE
 from moldiff.errors import MoldiffError
-from moldiff.instantiate import construct
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 CONFIG: dict[str, Any] = {

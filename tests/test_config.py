@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from moldiff.cli.compose import _flatten, as_yaml, compose_options
 from moldiff.cli.help import CHOICE, COMMANDS, TASKS
 from moldiff.diffusion.batch import MolBatch
+from moldiff.diffusion.instantiate import construct
 from moldiff.errors import MoldiffError
-from moldiff.instantiate import construct
 
 CONF = Path(str(resources.files("moldiff.conf")))
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))

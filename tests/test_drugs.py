@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moldiff.data.journal import Journal
-from moldiff.data.prepare import prepare
+from moldiff.data.prepare import Journal, prepare
 from moldiff.data.sources import drugs, pdb_ligands
 from moldiff.data.sources.drugs import Drugs, Entry
 from moldiff.data.sources.pdb_ligands import Component, smiles_of

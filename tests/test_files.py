@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_files import own_files
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from rich.console import Console
 from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, block, read_text, water
 
-from moldiff.data.prepare import prepare, rare_classes
+from moldiff.data.frequencies import rare_classes
+from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files, find_files, name_of
 from moldiff.data.writer import account_table, reason_kind
 from moldiff.errors import MoldiffError
@@ -48,7 +50,7 @@ EXTXYZ = (
 def files(folder, content, name="a.smi", **options):
     path = Path(folder) / name
     path.write_text(content)
-    return Files(path, **({"num_workers": 0} | options))
+    return own_files(path, **options)
 
 
 def outcomes(folder, content, name="a.smi", **options):
@@ -101,7 +103,7 @@ def test_parquet(tmp_path):
     assert second.problem.reason == "no SMILES"
     assert third.problem.reason == "cannot read 'C1CC' as SMILES"
     with pytest.raises(MoldiffError, match="no column 'x'; columns found: 'id', 'smiles', 'gap', 'more'"):
-        list(Files(tmp_path / "a.parquet", smiles_column="x", num_workers=0).records())
+        list(own_files(tmp_path / "a.parquet", smiles_column="x").records())
     (tmp_path / "b.parquet").write_text("nonsense")
     with pytest.raises(MoldiffError, match="cannot be read as Parquet"):
         read(tmp_path / "b.parquet")

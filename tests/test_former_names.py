@@ -11,6 +11,7 @@ import pytest
 import torch
 from models import MODEL_CONFIG, small_model
 
+from moldiff.diffusion.instantiate import construct
 from moldiff.diffusion.pretrained import (
     CONFIG_FILE,
     FORMER,
@@ -21,7 +22,6 @@ from moldiff.diffusion.pretrained import (
     with_present_names,
 )
 from moldiff.errors import MoldiffError
-from moldiff.instantiate import construct
 from moldiff.training.checkpoint import check_options, load_state, save_state
 
 BEFORE = {now: then for then, now in FORMER.items()}

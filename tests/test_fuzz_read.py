@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_files import own_files
 from test_cases_read import ETHANOL
 from test_files import EXTXYZ, MOL2
 from test_io import V3000, water
 
-from moldiff.data.sources.files import Files
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.molecule import Molecule
@@ -53,7 +53,7 @@ def check(suffix: str, raw: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
         path.write_bytes(raw)
-        found = refusal_or(lambda: list(Files(path, num_workers=0, conformers="reject").records()))
+        found = refusal_or(lambda: list(own_files(path, conformers="reject").records()))
         again = refusal_or(lambda: read(path).records)
     if isinstance(found, str) or isinstance(again, str):
         assert isinstance(found, str)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1] / "moldiff"
 
 ROOMS = (
     (
-        "errors storage processes instantiate",
-        "the one exception; files written whole; worker processes with limits; `_target_` -> object",
+        "errors processes",
+        "the one exception; worker processes with limits for each item",
     ),
     (
         "molecules",
@@ -39,7 +39,7 @@ ROOMS = (
 
 LIBRARIES = (
     ("rdkit", "not in", ("diffusion",)),
-    ("torch", "not in", ("errors", "storage", "processes", "instantiate", "molecules")),
+    ("torch", "not in", ("errors", "processes", "molecules")),
     ("lightning pytorch_lightning", "only in", ("training",)),
     ("hydra omegaconf", "only in", ("cli",)),
 )

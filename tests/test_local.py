@@ -13,8 +13,8 @@ from trainings import QUIET, config, rows
 
 from moldiff.cli.compose import compose_options
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.instantiate import construct
 from moldiff.diffusion.process.geometry_loss import Distances, LocalFrames, LocalLoss
-from moldiff.instantiate import construct
 from moldiff.training.train import train
 
 pytestmark = QUIET

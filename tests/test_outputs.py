@@ -21,9 +21,9 @@ from test_io import water
 from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.storage import locked, set_aside, temporary_of, write_atomically
 from moldiff.molecules.formats.writer import Writer, finished_records
 from moldiff.molecules.molecule import Molecule
-from moldiff.storage import locked, set_aside, temporary_of, write_atomically
 
 ROOT = Path(__file__).parents[1]
 FAST = ("n=2", "steps=3", "keep=[valid]", "workers=0", "device=cpu")
@@ -90,7 +90,7 @@ def test_a_second_run_into_the_same_file_is_refused(folder: Path, capsys: pytest
 
 
 def test_a_lock_is_held_against_other_processes_and_dies_with_its_own(folder: Path) -> None:
-    code = "from moldiff.storage import locked; from pathlib import Path; import time\n"
+    code = "from moldiff.molecules.formats.storage import locked; from pathlib import Path; import time\n"
     code += "with locked(Path('x.lock'), 'taken'): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

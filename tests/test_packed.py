@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from moldiff.data import dataset, store, writer
 from moldiff.data.dataset import PreparedSet
-from moldiff.data.frequencies import measure_statistics
+from moldiff.data.frequencies import measure_statistics, rare_classes
 from moldiff.data.loader import DenseBatches
-from moldiff.data.prepare import prepare, rare_classes
+from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
 from moldiff.data.store import blocks, load_arrays, pack, read_columns, save_arrays, take
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import workers
@@ -82,12 +85,15 @@ def test_functions_that_workers_cannot_import(monkeypatch):
         run_limited(only_here, [1], limit=1)
 
 
-def test_items_that_cannot_be_sent():
-    found = run_limited(workers.square, [2, lambda: None, 3], limit=5, num_workers=1)
-    assert found[0] == 4
-    assert found[1].kind is FailureKind.ERROR
-    assert "pickle" in found[1].reason
-    assert found[2] == 9
+def test_items_and_results_that_cannot_be_sent():
+    found = run_limited(workers.square, [*[2] * 500, lambda: None, 3], limit=5, num_workers=1)
+    assert found[:500] == [4] * 500
+    assert found[500].kind is FailureKind.ERROR
+    assert "pickle" in found[500].reason
+    assert found[501] == 9
+    found = run_limited(workers.function_as_result, range(9), limit=5, num_workers=2)
+    assert isinstance(found[5], Failure)
+    assert found[:5] + found[6:] == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
 def test_workers_leave_no_process_behind(monkeypatch):
@@ -105,6 +111,32 @@ def test_workers_leave_no_process_behind(monkeypatch):
     stream.close()
     assert len(started) >= 4
     assert all(process.returncode is not None for process in started)
+
+
+def test_workers_of_a_killed_caller_end_at_their_limit(tmp_path):
+    code = (
+        "import sys, workers; from moldiff.processes import run_limited; "
+        "run_limited(workers.pid_and_wait, [sys.argv[1]] * 2, limit=9, wall_limit=3, num_workers=2)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(workers.__file__)}
+    caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment)
+    end = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    caller.kill()
+    caller.wait()
+    while any(is_running(int(path.name)) for path in tmp_path.iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there and no zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_streams_keep_their_order_and_lose_only_the_item_at_fault():

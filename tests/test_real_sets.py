@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rdkit
+from own_files import own_files
 from rdkit import Chem, RDConfig, rdBase
 from trainings import QUIET, config
 
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.drugs import Drugs
-from moldiff.data.sources.files import Files
 from moldiff.data.sources.pdb_ligands import Component, Dictionary, smiles_of
 from moldiff.diffusion.pretrained import load_checkpoint
 from moldiff.training.train import train
@@ -44,7 +44,7 @@ def installed(*names: str) -> bool:
 
 def prepared(path: Path, out: Path, **options: object) -> PreparedSet:
     """The set of a file or folder, once every record of it has been found among those kept or those rejected."""
-    made = prepare(Files(path, **options), out, min_count=None, progress=False)  # type: ignore[arg-type]
+    made = prepare(own_files(path, **({"num_workers": 2} | options)), out, min_count=None, progress=False)
     counts = made.meta["counts"]
     with (out / "rejected.csv").open(newline="") as file:
         rejected = list(csv.DictReader(file))

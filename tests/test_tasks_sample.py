@@ -322,7 +322,7 @@ def test_unquoted_smiles_arrive_exactly_or_are_refused_with_the_quoted_form(smil
 
 
 def test_every_task_builds() -> None:
-    from moldiff.instantiate import construct
+    from moldiff.diffusion.instantiate import construct
 
     for path in (Path(__file__).parents[1] / "conf/task").glob("*.yaml"):
         request = construct(compose_options("sample", [f"task={path.stem}"])["task"], None)

@@ -22,6 +22,17 @@ def troubled_square(value: int) -> int:
     return value * value
 
 
+def pid_and_wait(folder: str) -> None:
+    """Name a file of a folder after this process, and wait for ever in compiled code."""
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    ctypes.CDLL(None).sleep(1000)
+
+
+def function_as_result(value: int) -> object:
+    """What no process can send."""
+    return (lambda: value) if value == 5 else value
+
+
 def half_a_second(value: int) -> int:
     time.sleep(0.5)
     return value

@@ -194,7 +194,7 @@ def _prepare(options: Mapping[str, Any]) -> int:
 def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False) -> Path:
     """The folder of the set that a source makes; it is read only if it has changed."""
     from moldiff.data.prepare import prepare
-    from moldiff.instantiate import construct
+    from moldiff.diffusion.instantiate import construct
 
     source = construct(data["source"], None)
     folder = out or f"prepared/{source.name}"
@@ -332,7 +332,7 @@ def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def _metrics(options: Mapping[str, Any]) -> list[Any]:
     """The metrics beside P1, P2, uniqueness and novelty."""
-    from moldiff.instantiate import construct
+    from moldiff.diffusion.instantiate import construct
 
     return [construct(config, None) for config in (options.get("metrics") or {}).values()]
 

@@ -16,8 +16,8 @@ from typing import Any
 from moldiff.cli.compose import argument
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
 from moldiff.errors import MoldiffError
+from moldiff.molecules.formats.storage import write_atomically
 from moldiff.processes import handled, rank
-from moldiff.storage import write_atomically
 
 RECORD_FILE = "multirun.json"
 

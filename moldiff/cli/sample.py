@@ -32,7 +32,7 @@ def sample(options: Mapping[str, Any]) -> int:
 
         print("\n".join(model_lines()))
         return EXIT_OK
-    from moldiff.storage import locked
+    from moldiff.molecules.formats.storage import locked
 
     out = Path(options["out"])
     with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
@@ -73,7 +73,7 @@ def _notices() -> Iterator[None]:
 
 def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     """The run that the options ask for, and what its molecules are to be like."""
-    from moldiff.instantiate import construct
+    from moldiff.diffusion.instantiate import construct
 
     task = construct(options["task"], None) if options.get("task") else None
     likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None

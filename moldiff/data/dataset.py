@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,14 +17,24 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from safetensors import SafetensorError
 
-from moldiff.data.store import STORED, encode_atoms, hydrogen_slices, load_arrays, read_columns, unpack
+from moldiff.data.store import (
+    ATOM_FIELDS,
+    BOND_FIELDS,
+    STORED,
+    encode_atoms,
+    hydrogen_slices,
+    in_slots,
+    load_arrays,
+    read_columns,
+    unpack,
+)
 from moldiff.diffusion.statistics import COUNTED, Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from moldiff.data.graphs import MoleculeGraphs
+    from torch_geometric.data import InMemoryDataset
 
 
 FORMAT_VERSION = 1
@@ -67,14 +78,6 @@ class PreparedSet:
     @property
     def name(self) -> str:
         return str(self.meta["name"])
-
-    @cached_property
-    def graphs(self) -> MoleculeGraphs:
-        """The molecules as a PyG data set."""
-        # Imported here, for PyG takes seconds to import and dense training and sampling do without it.
-        from moldiff.data.graphs import MoleculeGraphs
-
-        return MoleculeGraphs(self.flat)
 
     @cached_property
     def atom_type(self) -> np.ndarray:
@@ -129,6 +132,31 @@ class PreparedSet:
         known = {name: value for name, value in values if np.isfinite(value)}
         return unpack(self.flat, index, properties=known, name=self.names[index])
 
+    def to_pyg(self) -> InMemoryDataset:
+        """The molecules as a data set of PyTorch Geometric, for networks and loaders written for it.
+
+        Item i is a `Data` with `atomic_number`, `formal_charge`, `num_hydrogens` [n], `pos` [n, 3] (Å),
+        `hydrogen_offset` [n, 4, 3] (Å), `edge_index` [2, m] with i < j, `bond_order` [m] and `y` [1, P]. Bonds are
+        listed once; a message-passing network wants both directions, `torch_geometric.utils.to_undirected`.
+        """
+        # Imported here, for PyG takes seconds to import, and dense training and sampling do without it.
+        from torch import from_numpy
+
+        with warnings.catch_warnings():
+            # PyG scripts a class while it is imported, which newer versions of torch deprecate.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torch_geometric.data import Data, InMemoryDataset
+
+        offset = in_slots(self.flat["num_hydrogens"], self.flat["hydrogen_offset"])
+        arrays = {name: self.flat[name] for name in (*ATOM_FIELDS, *BOND_FIELDS, "y")} | {"hydrogen_offset": offset}
+        tensors = {name: from_numpy(array) for name, array in arrays.items()}
+        atoms, bonds = from_numpy(self.flat["atom_slices"]), from_numpy(self.flat["bond_slices"])
+        slices = dict.fromkeys((*ATOM_FIELDS, "hydrogen_offset"), atoms) | dict.fromkeys(BOND_FIELDS, bonds)
+        graphs = InMemoryDataset()
+        graphs.data = Data(**{name: t if t.is_floating_point() else t.long() for name, t in tensors.items()})
+        graphs.slices = slices | {"y": from_numpy(np.arange(len(self) + 1))}
+        return graphs
+
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read a prepared folder.
@@ -141,7 +169,10 @@ class PreparedSet:
             raise MoldiffError(f"{folder}: no prepared set there; run `moldiff prepare data=qm9` first")
         meta = _read_meta(folder / META_FILE)
         arrays = _read_arrays(folder / MOLECULES_FILE, meta.get("sha256"))
-        smiles, names = _read_lines(folder / SMILES_FILE)
+        try:
+            smiles, names = read_columns(folder / SMILES_FILE, map_from=MAP_FROM)
+        except FileNotFoundError as error:
+            raise MoldiffError(f"{folder / SMILES_FILE}: cannot be read ({error}); prepare the set again") from None
         flat = {name: value for name, value in arrays.items() if not name.startswith("split_")}
         if len(smiles) != len(flat["y"]):
             raise MoldiffError(f"{folder / SMILES_FILE}: got {len(smiles)} lines, expected {len(flat['y'])}")
@@ -187,13 +218,6 @@ def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
     if missing := expected - arrays.keys():
         raise MoldiffError(f"{path}: lacks {', '.join(sorted(missing))}; prepare the set again")
     return arrays | {"hydrogen_slices": hydrogen_slices(arrays)}
-
-
-def _read_lines(path: Path) -> tuple[Sequence[str], Sequence[str]]:
-    try:
-        return read_columns(path, map_from=MAP_FROM)
-    except FileNotFoundError as error:
-        raise MoldiffError(f"{path}: cannot be read ({error}); prepare the set again") from None
 
 
 def file_digest(path: Path) -> str:

@@ -155,21 +155,15 @@ class DenseBatches(Dataset[MolBatch]):
     @cached_property
     def _plan(self) -> list[tuple[int, Tensor]]:
         """(bucket, molecule indices [B]) of every batch of this rank in the present epoch."""
-        return self._training_plan() if self._shuffle else self._evaluation_plan()
-
-    def _evaluation_plan(self) -> list[tuple[int, Tensor]]:
-        plan = []
-        for bucket, size in enumerate(self.batch_sizes):
-            members = torch.from_numpy(self._indices[self._bucket == bucket][self._rank :: self._world_size])
-            plan += [(bucket, chunk) for chunk in torch.split(members, size) if len(chunk)]
-        return plan
-
-    def _training_plan(self) -> list[tuple[int, Tensor]]:
         state = np.random.SeedSequence([self._seed, self._epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
         plan = []
         for bucket, size in enumerate(self.batch_sizes):
             members = torch.from_numpy(self._indices[self._bucket == bucket])
+            if not self._shuffle:
+                chunks = torch.split(members[self._rank :: self._world_size], size)
+                plan += [(bucket, chunk) for chunk in chunks if len(chunk)]
+                continue
             members = members[torch.randperm(len(members), generator=generator)]
             # Fewer molecules than one step takes: the step shrinks, but no rank goes without.
             size = min(size, -(-len(members) // self._world_size))
@@ -178,7 +172,8 @@ class DenseBatches(Dataset[MolBatch]):
             refill = members[torch.randint(len(members), (missing,), generator=generator)]
             steps = torch.cat([members, refill]).view(-1, self._world_size, size)
             plan += [(bucket, ids) for ids in steps[:, self._rank]]
-        return [plan[k] for k in torch.randperm(len(plan), generator=generator).tolist()]
+        order = torch.randperm(len(plan), generator=generator) if self._shuffle else torch.arange(len(plan))
+        return [plan[k] for k in order.tolist()]
 
 
 class _FlatTensors:

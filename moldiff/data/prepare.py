@@ -1,13 +1,13 @@
-"""From a source of molecules to a prepared folder: every record seen is kept or rejected with a reason.
-
-Molecules that are sound by themselves but do not fit into their set.
-"""
+"""From a source of molecules to a prepared folder: every record seen is kept or rejected with a reason."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
+from safetensors import SafetensorError
 
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
 from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet
-from moldiff.data.draft import Draft, is_prepared, refuse_foreign
-from moldiff.data.journal import Journal
+from moldiff.data.frequencies import rare_classes
 from moldiff.data.sources.source import Fingerprinted, Resumable, Source, SourceRecord
-from moldiff.data.store import blocks, class_codes, decode_class, take
-from moldiff.data.writer import Gathering, account_table
+from moldiff.data.store import load_arrays, pack, save_arrays, unpack
+from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError
-from moldiff.molecules.identity import canonical_key, key_hash
-from moldiff.molecules.molecule import InvalidMolecule, Status
-from moldiff.molecules.vocabulary import AtomClass
+from moldiff.molecules.identity import canonical_key
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 
 def prepare(
@@ -56,16 +55,17 @@ def prepare(
     fingerprint = _fingerprint(source, min_count)
     ready = _up_to_date(out, fingerprint, console)
     if ready is None:
-        gathering = Gathering(out)
         journal = _journal(source, out, console)
-        try:
-            draft = _read(source, gathering, journal, min_count, progress)
-            _refuse_rejects(draft, source.name, strict=strict)
+        with closing(DatasetWriter(out)) as writer:
+            _gather(source, writer, journal, min_count, progress)
+            _refuse_rejects(writer, source.name, strict=strict)
+            meta: dict[str, Any] = {"name": source.name} | source.describe()
+            notes = writer.note_counts() | meta.pop("notes", {})
+            if HYDROGENS_NOT_PLACED in notes:
+                meta["hydrogens"] = HYDROGENS_NOT_PLACED
             if fingerprint is not None:
-                draft.meta["fingerprint"] = fingerprint
-            draft.write(out)
-        finally:
-            gathering.close()
+                meta["fingerprint"] = fingerprint
+            writer.write(writer.labelled_splits() or source.splits(writer.hashes[:, 0]), meta, notes)
         ready = PreparedSet.load(out)
         if isinstance(source, Resumable) and journal is not None and source.parts is None:
             journal.remove()
@@ -131,47 +131,35 @@ def _records(source: Source, journal: Journal | None) -> Iterator[SourceRecord]:
         journal.flush()
 
 
-def _read(
-    source: Source, gathering: Gathering, journal: Journal | None, min_count: int | None, progress: bool
-) -> Draft:
+def _gather(
+    source: Source, writer: DatasetWriter, journal: Journal | None, min_count: int | None, progress: bool
+) -> None:
     """All records of a source, sorted into kept and rejected."""
-    records = _records(source, journal)
-    for place, record in enumerate(_tracked(records, len(source), f"reading {source.name}", progress)):
-        gathering.add(place, record)
-    gathering.finish(source.properties)
-    if len(gathering):
-        gathering.leave_out(unplaced_hydrogens(gathering.flat, gathering.noted(HYDROGENS_NOT_PLACED)))
-        rarest = len(gathering) // 5000 if min_count is None else min_count
-        gathering.leave_out(rare_classes(gathering.flat, rarest))
-    rejected = gathering.rejected
-    if not len(gathering):
-        first = f"; first reason: {rejected[0].problem.reason}" if rejected else ""
-        raise MoldiffError(f"{source.name}: no molecule kept of {len(rejected)} records{first}")
-    described: dict[str, Any] = {"name": source.name} | source.describe()
-    notes = gathering.note_counts() | described.pop("notes", {})
-    if HYDROGENS_NOT_PLACED in notes:
-        described["hydrogens"] = HYDROGENS_NOT_PLACED
-    return Draft(
-        flat=gathering.flat,
-        splits=gathering.labelled_splits() or source.splits(gathering.hashes[:, 0]),
-        smiles=gathering.smiles,
-        names=gathering.names,
-        properties=source.properties,
-        hashes=gathering.hashes,
-        rejected=rejected,
-        meta=described,
-        notes=notes,
-    )
+    records: Iterable[SourceRecord] = _records(source, journal)
+    if progress:
+        title = escape(f"reading {source.name}")
+        records = track(records, title, total=len(source), console=Console(stderr=True))
+    for place, record in enumerate(records):
+        writer.add(place, record)
+    writer.finish(source.properties)
+    if len(writer):
+        writer.leave_out(unplaced_hydrogens(writer.flat, writer.noted(HYDROGENS_NOT_PLACED)))
+        rarest = len(writer) // 5000 if min_count is None else min_count
+        writer.leave_out(rare_classes(writer.flat, rarest))
+    if not len(writer):
+        first = next(iter(writer.rejected), None)
+        why = f"; first reason: {first.problem.reason}" if first else ""
+        raise MoldiffError(f"{source.name}: no molecule kept of {len(writer.rejected)} records{why}")
 
 
-def _refuse_rejects(draft: Draft, name: str, *, strict: bool) -> None:
-    if not (strict and draft.rejected):
+def _refuse_rejects(writer: DatasetWriter, name: str, *, strict: bool) -> None:
+    first = next(iter(writer.rejected), None)
+    if not strict or first is None:
         return
-    first = draft.rejected[0]
     where = f"record {first.number}" + (f" of {first.file}" if first.file else "")
-    total = len(draft.rejected) + len(draft.smiles)
+    count = len(writer.rejected)
     reason = f"first: {where}: {first.problem.reason}"
-    raise MoldiffError(f"{name}: {len(draft.rejected)} of {total} records rejected, but strict=true; {reason}")
+    raise MoldiffError(f"{name}: {count} of {count + len(writer)} records rejected, but strict=true; {reason}")
 
 
 def _remarks(prepared: PreparedSet) -> list[str]:
@@ -210,30 +198,17 @@ def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | P
     """
     out = Path(out)
     refuse_foreign(out)
-    indices = np.concatenate([splits[part] for part in SPLITS])
-    ends = np.cumsum([len(splits[part]) for part in SPLITS])
-    parts = dict(zip(SPLITS, np.split(np.arange(len(indices)), ends[:-1]), strict=True))
-    smiles = [prepared.smiles[i] for i in indices]
+    chosen = ((part, int(index)) for part in SPLITS for index in splits[part])
     origin = {key: prepared.meta[key] for key in ("source", "geometry", "hydrogens", "options") if key in prepared.meta}
-    draft = Draft(
-        flat=take(prepared.flat, indices),
-        splits=parts,
-        smiles=smiles,
-        names=[prepared.names[i] for i in indices],
-        properties=prepared.properties,
-        hashes=np.array([[key_hash(canonical_key(s)), key_hash(s)] for s in smiles], dtype=np.int64),
-        rejected=[],
-        meta={"name": name, "subset_of": prepared.name} | origin,
-        notes={},
-    )
-    draft.write(out)
+    with closing(DatasetWriter(out)) as writer:
+        for place, (part, index) in enumerate(chosen):
+            smiles = prepared.smiles[index]
+            keys = (canonical_key(smiles), smiles)
+            writer.add(place, SourceRecord(place + 1, "", prepared.molecule(index), keys=keys, part=part))
+        writer.finish(prepared.properties)
+        parts = writer.labelled_splits() or {}
+        writer.write(parts, {"name": name, "subset_of": prepared.name} | origin, {})
     return PreparedSet.load(out)
-
-
-def _tracked(items: Iterable[Any], total: int, title: str, progress: bool) -> Iterable[Any]:
-    if not progress:
-        return items
-    return track(items, escape(title), total=total, console=Console(stderr=True))
 
 
 def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> dict[int, InvalidMolecule]:
@@ -250,41 +225,96 @@ def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> 
     return dict.fromkeys(np.flatnonzero(unplaced).tolist(), InvalidMolecule(Status.UNREADABLE, reason))
 
 
-def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, InvalidMolecule]:
-    """Molecules with an atom class that fewer than `min_count` molecules have.
+_PART_RECORDS = 256
+_TEXT = "text"
 
-    The rarest class goes first, and with it all its molecules, which may make other classes rarer; so on until every
-    class left is in at least `min_count` molecules.
+
+class Journal:
+    """The first records of a source, in files of up to 256.
+
+    A file gets its name when it is whole, so that whoever is ended while writing leaves none that is not.
+
+    Args:
+        folder: where the files are, in a folder of their own for each key; made when there is something to write.
+        key: a digest of all that decides on the records.
     """
-    if min_count <= 1:
-        return {}
-    classes, pairs = _classes_of_molecules(flat)
-    problems: dict[int, InvalidMolecule] = {}
-    while len(pairs):
-        counts = np.bincount(pairs[:, 0], minlength=len(classes))
-        present = np.flatnonzero(counts)
-        rarest = int(present[counts[present].argmin()])
-        if counts[rarest] >= min_count:
-            break
-        name = classes[rarest]
-        reason = f"class {name} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
-        dropped = pairs[pairs[:, 0] == rarest, 1]
-        problems |= dict.fromkeys(dropped.tolist(), InvalidMolecule(Status.VALENCE, reason))
-        pairs = pairs[~np.isin(pairs[:, 1], dropped)]
-    return problems
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._root, self._folder = folder, folder / key[:16]
+        self._open: list[SourceRecord] = []
+        self._parts = _whole_parts(self._folder)
+
+    def __len__(self) -> int:
+        return sum(count for count, _ in self._parts) + len(self._open)
+
+    def __iter__(self) -> Iterator[SourceRecord]:
+        """All records that are on disk."""
+        for _, path in self._parts:
+            yield from _read_part(path)
+
+    def append(self, record: SourceRecord) -> None:
+        """Add the next record; it is on disk with the 256th, or after `flush`."""
+        self._open.append(record)
+        if len(self._open) == _PART_RECORDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put the records on disk that are not yet."""
+        if not self._open:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        first, count = len(self) - len(self._open), len(self._open)
+        path = self._folder / f"{first:010d}-{count:04d}.part"
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        flat = pack([record.outcome for record in self._open if isinstance(record.outcome, Molecule)], [])
+        text = json.dumps([_fields(record) for record in self._open]).encode()
+        save_arrays(unfinished, flat | {_TEXT: np.frombuffer(text, dtype=np.uint8)})
+        os.replace(unfinished, path)
+        self._parts.append((count, path))
+        self._open = []
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._parts, self._open = [], []
 
 
-def _classes_of_molecules(flat: Mapping[str, np.ndarray]) -> tuple[list[AtomClass], np.ndarray]:
-    """The atom classes of a set, and a row (class, molecule) for each class that a molecule has."""
-    known: dict[AtomClass, int] = {}
-    found, first = [], 0
-    for block in blocks(flat, np.arange(len(flat["y"]))):
-        counts = np.diff(block["atom_slices"])
-        codes, index = np.unique(class_codes(block), return_inverse=True)
-        classes = [AtomClass(*decode_class(code)) for code in codes.tolist()]
-        numbers = np.array([known.setdefault(atom_class, len(known)) for atom_class in classes], dtype=np.int64)
-        owner = np.repeat(np.arange(len(counts)), counts)
-        pairs = np.unique((numbers[index] << 32) + owner)
-        found.append(np.stack([pairs >> 32, first + (pairs & 0xFFFFFFFF)], axis=1).astype(np.int32))
-        first += len(counts)
-    return list(known), np.concatenate(found) if found else np.zeros((0, 2), dtype=np.int32)
+def _whole_parts(folder: Path) -> list[tuple[int, Path]]:
+    """Number of records and file of every part that follows on the one before.
+
+    Two processes at the same records may have divided them in different ways, so that some parts overlap.
+    """
+    found: list[tuple[int, Path]] = []
+    total = 0
+    for path in sorted(folder.glob("*.part")):
+        first, _, count = path.stem.partition("-")
+        if int(first) == total:
+            found.append((int(count), path))
+            total += int(count)
+    return found
+
+
+def _fields(record: SourceRecord) -> dict[str, Any]:
+    """All of a record but its molecule's arrays."""
+    fields = {name: getattr(record, name) for name in ("number", "name", "file", "keys", "notes", "part")}
+    if isinstance(record.outcome, InvalidMolecule):
+        return fields | {"problem": [record.outcome.status, record.outcome.reason, record.outcome.atom]}
+    return fields | {"title": record.outcome.name, "properties": dict(record.outcome.properties)}
+
+
+def _read_part(path: Path) -> Iterator[SourceRecord]:
+    try:
+        flat = load_arrays(path, map_from=path.stat().st_size + 1)
+        texts = json.loads(flat.pop(_TEXT).tobytes())
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise MoldiffError(f"{path}: damaged ({error}); delete {path.parent} to begin anew") from None
+    index = 0
+    for fields in texts:
+        outcome: Molecule | InvalidMolecule
+        if problem := fields.pop("problem", None):
+            outcome = InvalidMolecule(Status(problem[0]), *problem[1:])
+        else:
+            outcome = unpack(flat, index, properties=fields.pop("properties"), name=fields.pop("title"))
+            index += 1
+        keys = fields.pop("keys")
+        yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), notes=tuple(fields.pop("notes")), **fields)

@@ -1,37 +1,50 @@
-"""Records as they come in, put on disk a thousand at a time so that a set may be larger than memory.
+"""The writer of prepared folders, and its account of what was kept, and what was rejected for which reason.
 
-The account of a preparation: what was kept, and what was rejected for which reason.
-
-The rejected records of a source, kept on disk: also a source of which nothing is kept may be larger than memory.
+Records lie on disk as they come in, so that a set may be larger than memory.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
+import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from moldiff.data.dataset import SPLITS
+from moldiff import __version__
+from moldiff.data.dataset import (
+    FORMAT_VERSION,
+    META_FILE,
+    MOLECULES_FILE,
+    NOVELTY_FILE,
+    REJECTED_FILE,
+    SMILES_FILE,
+    SPLITS,
+    file_digest,
+)
+from moldiff.data.frequencies import measure_statistics, observed_vocabulary
 from moldiff.data.sources.source import SourceRecord, both_keys
-from moldiff.data.store import FIELDS_BY_SLICES, Packed, Spool, blocks, pack
+from moldiff.data.store import FIELDS_BY_SLICES, STORED, Packed, Spool, blocks, pack, save_arrays
 from moldiff.errors import MoldiffError
 from moldiff.molecules.identity import key_hash
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _SHOWN = 15
+_CHUNK = 1024
+_Text = TypeVar("_Text")
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A record that is not in the set.
 
     Attributes:
@@ -66,7 +79,7 @@ def reason_kind(reason: str) -> str:
     return kind[:100]
 
 
-def reason_counts(rejected: Sequence[Rejected]) -> dict[str, int]:
+def reason_counts(rejected: Iterable[Rejected]) -> dict[str, int]:
     """How many records were rejected for each kind of reason, the commonest first."""
     return dict(Counter(reason_kind(record.problem.reason) for record in rejected).most_common())
 
@@ -96,11 +109,8 @@ def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> T
     return table
 
 
-_CHUNK = 1024
-
-
-class Rejects(Sequence[Rejected]):
-    """Rejected records in the order in which they stand in their source, whatever the order in which they come.
+class Rejects:
+    """Rejected records on disk: also a source of which nothing is kept may be larger than memory.
 
     Args:
         beside: a temporary file is made next to this path.
@@ -109,89 +119,66 @@ class Rejects(Sequence[Rejected]):
     def __init__(self, beside: Path) -> None:
         self._spool = Spool(beside)
         self._places = array("q")
-        self._open: list[str] = []
-        self._lines: Sequence[str] | None = None
-        self._order = np.zeros(0, dtype=np.int64)
+        self._open: list[str] = []  # too few for the file
 
     def append(self, record: Rejected) -> None:
         """Take in a record."""
         problem = record.problem
         fields = (record.place, record.number, record.name, record.file, problem.status, problem.reason, problem.atom)
-        self._open.append(json.dumps(fields))
         self._places.append(record.place)
-        self._lines = None
+        self._open.append(json.dumps(fields))
         if len(self._open) == _CHUNK:
-            self._spill()
-
-    def _spill(self) -> None:
-        self._spool.append_lines(self._open)
-        self._open = []
-
-    def _read(self) -> Sequence[str]:
-        """The records as text, in the order in which they came."""
-        if len(self._open) == len(self):  # too few for a file
-            return self._open
-        self._spill()
-        return self._spool.columns()[0]
+            self._spool.append_lines(self._open)
+            self._open = []
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Rejected: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Rejected]: ...
-
-    def __getitem__(self, index: int | slice) -> Rejected | list[Rejected]:
-        if isinstance(index, slice):
-            return [self[k] for k in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        if self._lines is None:
-            self._lines = self._read()
-            self._order = np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable")
-        place, number, name, file, status, reason, atom = json.loads(self._lines[int(self._order[index])])
-        return Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
+    def __iter__(self) -> Iterator[Rejected]:
+        """The records in the order in which they stand in their source, whatever the order in which they came."""
+        on_disk = len(self) - len(self._open)
+        lines = self._spool.columns()[0] if on_disk else []
+        for k in np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable").tolist():
+            place, number, name, file, status, reason, atom = json.loads(
+                lines[k] if k < on_disk else self._open[k - on_disk]
+            )
+            yield Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
 
     def close(self) -> None:
-        """Delete the file; the records can still be read if one has been read before."""
+        """Delete the file."""
         self._spool.remove()
 
 
-_Text = TypeVar("_Text")
-
-
-class Gathering:
-    """Kept and rejected records of a source.
+class DatasetWriter:
+    """Kept and rejected records of a source, put on disk a thousand at a time, and written as a prepared folder.
 
     Attributes:
         flat: packed arrays of the molecules kept (`moldiff.data.store`), there after `finish`.
-        smiles: their isomeric SMILES.
-        names: their titles.
         hashes: of their canonical and strict keys [M, 2].
         rejected: the other records, in the order of the source.
 
     Args:
-        beside: temporary files are made next to this path.
+        out: the folder to make; temporary files are beside it.
     """
 
-    def __init__(self, beside: Path) -> None:
+    def __init__(self, out: Path) -> None:
         self.flat: Packed = {}
-        self.smiles: Sequence[str] = []
-        self.names: Sequence[str] = []
         self.hashes = np.zeros((0, 2), dtype=np.int64)
-        self.rejected = Rejects(beside)
-        self._beside = beside
-        self._spool = Spool(beside)
+        self.rejected = Rejects(out)
+        self._out, self._spool = out, Spool(out)
+        self._smiles: Sequence[str] = []
+        self._names: Sequence[str] = []
+        self._properties: Mapping[str, str] = {}
         self._open: list[tuple[int, SourceRecord, Molecule]] = []
         self._count = 0
         # Texts that many records share are kept once, and by number with each record.
         self._files: dict[str, int] = {}
         self._notes: dict[tuple[str, ...], int] = {}
-        self._properties: dict[str, int] = {}
+        self._property_numbers: dict[str, int] = {}
         self._origins = np.zeros((0, 5), dtype=np.int64)
 
     def __len__(self) -> int:
+        """Number of molecules kept."""
         return self._count
 
     def add(self, place: int, record: SourceRecord) -> None:
@@ -211,15 +198,14 @@ class Gathering:
         molecules = [molecule for _, _, molecule in self._open]
         keys = [record.keys or both_keys(molecule) for _, record, molecule in self._open]
         first = self._count - len(self._open)
-        flat = pack(molecules, [])
-        self._spool.append(_rows(flat))
         known = [
-            (first + k, _number(self._properties, name), value)
+            (first + k, _number(self._property_numbers, name), value)
             for k, molecule in enumerate(molecules)
             for name, value in molecule.properties.items()
         ]
         self._spool.append(
-            {
+            _rows(pack(molecules, []))
+            | {
                 "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
                 "property": np.array([row[2] for row in known], dtype=np.float32),
                 "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
@@ -227,6 +213,7 @@ class Gathering:
             }
         )
         titles = (molecule.name or record.name for _, record, molecule in self._open)
+        # Titles of records may hold tabs and line ends of any kind.
         lines = [f"{key}\t{' '.join(title.split())}" for (_, key), title in zip(keys, titles, strict=True)]
         self._spool.append_lines(lines)
         self._open = []
@@ -236,24 +223,27 @@ class Gathering:
         return place, record.number, _number(self._files, record.file), _number(self._notes, record.notes), part
 
     def finish(self, properties: Mapping[str, str]) -> None:
-        """All records are in; of their properties, those named become columns of `y`."""
+        """All records are in; of their properties, those named (with their units) become columns of `y`."""
         self._spill()
-        if not self._count:
-            return
+        self._properties = properties
         arrays = self._spool.arrays()
         y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
         columns = {name: column for column, name in enumerate(properties)}
-        column = np.array([columns.get(name, -1) for name in self._properties], dtype=np.int64)
+        column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)
         if len(column):
             molecule, number = np.asarray(arrays["property_of"]).T
             wanted = column[number] >= 0
             y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
-        self._show(arrays, y)
+        self._show(y)
 
-    def _show(self, arrays: Mapping[str, np.ndarray], y: np.ndarray) -> None:
+    def _show(self, y: np.ndarray) -> None:
+        """Give what is on disk, and the properties [M, P] of the molecules."""
+        if not self._count:
+            return
+        arrays = self._spool.arrays()
         self.flat = _flat(arrays) | {"y": y}
         self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
-        self.smiles, self.names = self._spool.columns()
+        self._smiles, self._names = self._spool.columns()
 
     def noted(self, note: str) -> np.ndarray:
         """Which molecules have a note [M] bool."""
@@ -275,19 +265,17 @@ class Gathering:
         files = list(self._files)
         for index, problem in problems.items():
             place, number, file, _, _ = self._origins[index].tolist()
-            self.rejected.append(Rejected(place, number, self.names[index], problem, files[file]))
+            self.rejected.append(Rejected(place, number, self._names[index], problem, files[file]))
         left = np.setdiff1d(np.arange(self._count), list(problems))
-        spool = Spool(self._beside)
+        spool = Spool(self._out)
         for block in blocks(self.flat, left):
             spool.append(_rows(block))
         if len(left):
             spool.append({"hashes": self.hashes[left], "origins": self._origins[left]})
-            spool.append_lines([f"{self.smiles[k]}\t{self.names[k]}" for k in left.tolist()])
-        y = self.flat["y"][left]
+            spool.append_lines([f"{self._smiles[k]}\t{self._names[k]}" for k in left.tolist()])
         self._spool.remove()
         self._spool, self._count = spool, len(left)
-        if len(left):
-            self._show(spool.arrays(), y)
+        self._show(self.flat["y"][left])
 
     def labelled_splits(self) -> dict[str, np.ndarray] | None:
         """Indices of every part where the records say to which they belong, else None.
@@ -302,6 +290,61 @@ class Gathering:
         if not len(splits["train"]):
             raise MoldiffError("split: no kept record says 'train', expected at least one to train on")
         return splits
+
+    def write(self, splits: Mapping[str, np.ndarray], meta: Mapping[str, Any], notes: Mapping[str, int]) -> None:
+        """Write all files of the prepared set; an older set there is replaced as a whole.
+
+        Args:
+            splits: indices of the molecules of every part.
+            meta: what else `meta.json` says.
+            notes: how many molecules something was done to or remarked on, by its name.
+        """
+        vocabulary, train = observed_vocabulary(self.flat), splits["train"]
+        statistics = measure_statistics(self.flat, train, vocabulary)
+        with _replacing(self._out) as folder:
+            parts = {f"split_{part}": splits[part].astype(np.int64) for part in SPLITS}
+            save_arrays(folder / MOLECULES_FILE, {name: self.flat[name] for name in STORED} | parts)
+            novelty = {"canonical": np.unique(self.hashes[train, 0]), "strict": np.unique(self.hashes[train, 1])}
+            save_arrays(folder / NOVELTY_FILE, novelty)
+            with (folder / SMILES_FILE).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(f"{text}\t{name}\n" for text, name in zip(self._smiles, self._names, strict=True))
+            self._write_rejected(folder / REJECTED_FILE)
+            document = {
+                "format_version": FORMAT_VERSION,
+                "moldiff_version": __version__,
+                **meta,
+                "counts": self._counts(splits, notes),
+                "properties": [[name, unit] for name, unit in self._properties.items()],
+                "vocabulary": vocabulary.to_dict(),
+                "statistics": statistics.to_dict(),
+                "sha256": file_digest(folder / MOLECULES_FILE),
+            }
+            text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+            (folder / META_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _counts(self, splits: Mapping[str, np.ndarray], notes: Mapping[str, int]) -> dict[str, Any]:
+        """What was seen, kept and rejected; how many records of a molecule that is in training, too, are not."""
+        known = np.isin(self.hashes[:, 0], self.hashes[splits["train"], 0])
+        return {
+            "seen": len(self) + len(self.rejected),
+            "kept": len(self),
+            "molecules": len(np.unique(self.hashes[:, 0])),
+            "rejected": len(self.rejected),
+            "rejected_by_status": dict(Counter(str(record.problem.status) for record in self.rejected)),
+            "rejected_by_reason": reason_counts(self.rejected),
+            "notes": dict(notes),
+            **{part: len(splits[part]) for part in SPLITS},
+            **{f"{part}_keys_in_train": int(known[splits[part]].sum()) for part in ("valid", "test")},
+        }
+
+    def _write_rejected(self, path: Path) -> None:
+        with_file = any(record.file for record in self.rejected)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["record", "name", "reason", *(["file"] if with_file else [])])
+            for record in self.rejected:
+                place = [record.file] if with_file else []
+                table.writerow([record.number, record.name, record.problem.reason, *place])
 
     def close(self) -> None:
         """Delete the temporary files."""
@@ -325,3 +368,37 @@ def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
     flat = {name: rows[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
     flat["edge_index"] = rows["edges"].T
     return flat | {name: np.concatenate([[0], np.cumsum(rows[name])]).astype(np.int64) for name in FIELDS_BY_SLICES}
+
+
+def is_prepared(out: Path) -> bool:
+    """Whether a folder is a prepared set, be it a damaged one."""
+    return any((out / name).is_file() for name in (META_FILE, MOLECULES_FILE))
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace something that is not a prepared set.
+
+    Raises:
+        MoldiffError: when `out` is a file, or a folder that holds other things.
+    """
+    if out.exists() and not is_prepared(out) and (not out.is_dir() or any(out.iterdir())):
+        raise MoldiffError(f"{out}: exists and is not a prepared set, expected a new folder")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when all is written, so no half set is ever seen."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+            out.rename(old / out.name)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

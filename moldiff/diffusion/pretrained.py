@@ -20,15 +20,15 @@ from torch import Tensor
 
 from moldiff.diffusion.compute import in_float32
 from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.instantiate import MODEL_PREFIXES, construct
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.diffusion.shipped import CONFIG_FILE, available_models, shipped_folder
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.instantiate import MODEL_PREFIXES, construct
 from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.storage import write_atomically
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -186,7 +186,7 @@ def load_checkpoint(
 
     Args:
         name_or_folder: name of a shipped model or path of a folder.
-        allowed: prefixes of names its config may build, see `moldiff.instantiate`; None = any.
+        allowed: prefixes of names its config may build, see `moldiff.diffusion.instantiate`; None = any.
         to_sample: False = it may be one that has to be trained on before molecules can be drawn from it.
 
     Raises:

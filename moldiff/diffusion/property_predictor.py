@@ -23,9 +23,9 @@ from moldiff.diffusion.nn.property_network import PropertyNetwork
 from moldiff.diffusion.pretrained import parse_weights
 from moldiff.diffusion.statistics import COUNTED, Statistics
 from moldiff.errors import MoldiffError
+from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.storage import write_atomically
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "predictor.json"

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from moldiff.evaluation.result import MetricResult
-from moldiff.storage import encoded, shown, write_atomically
+from moldiff.molecules.formats.storage import encoded, shown, write_atomically
 
 FORMAT_VERSION = 1
 TOOLS = ("moldiff", "rdkit", "numpy")

@@ -22,8 +22,8 @@ from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, total_charge, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
+from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.storage import shown
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import NOVELTY_FILE, save_model
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 
 BEST_FOLDER = "best"
 _FORECAST_STEPS = 50

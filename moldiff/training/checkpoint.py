@@ -22,8 +22,8 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.pretrained import leftovers, parse_weights, with_present_names
 from moldiff.errors import MoldiffError
+from moldiff.molecules.formats.storage import locked, write_atomically
 from moldiff.processes import rank
-from moldiff.storage import locked, write_atomically
 from moldiff.training.callbacks import ModelExport
 from moldiff.training.curve import CURVE_FILE, write_curve
 from moldiff.training.loggers import MetricsTable

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 
 CURVE_FILE = "curve.svg"
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 240, 56, 170, 28, 34

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from moldiff.errors import MoldiffError
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 
 TABLE_FILE = "log/metrics.csv"
 _SECONDS = 10.0

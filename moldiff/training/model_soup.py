@@ -15,7 +15,7 @@ import torch
 
 from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
 from moldiff.errors import MoldiffError
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 
 _DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
 """What has to be the same in all models, by its name in `config.json`."""

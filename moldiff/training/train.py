@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Callback, Timer
 from moldiff.data.dataset import PreparedSet
 from moldiff.diffusion.compute import choose_device
 from moldiff.diffusion.conditioning import Properties, PropertyDropout, half_of
+from moldiff.diffusion.instantiate import construct
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
 from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_checkpoint, with_present_names
-from moldiff.instantiate import construct
 from moldiff.processes import handled, rank
 from moldiff.training.autotune import ArithmeticTrial
 from moldiff.training.callbacks import ModelExport, ProgressLine, SampleQuality

@@ -29,10 +29,10 @@ from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.completion import completed_record
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.record import Record
+from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.trajectory import trajectory_path, write_trajectories
-from moldiff.storage import write_atomically
 from moldiff.view.conformers3d import facing, films, is_solid, molblock
 from moldiff.view.depict import draw
 from moldiff.view.histograms import Distributions, plots, reference_distributions

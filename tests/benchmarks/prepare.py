@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from importlib.resources import files
 from itertools import cycle, islice
@@ -35,12 +36,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_real_sets import NCI, approved_drugs, write_sdf
 
 from moldiff.data.dataset import SPLITS, PreparedSet
-from moldiff.data.draft import Draft
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
 from moldiff.data.sources.pdb_ligands import Dictionary
-from moldiff.data.store import Spool
-from moldiff.data.writer import _flat, _rows
+from moldiff.data.sources.source import SourceRecord
+from moldiff.data.writer import DatasetWriter
 from moldiff.evaluation.report import versions
 from moldiff.molecules.formats.writer import write
 from moldiff.processes import available_cpus
@@ -172,28 +172,17 @@ def write_large(out: Path, number: int) -> int:
     data = sample()
     copies = max(1, round(number / len(data)))
     total = copies * len(data)
-    spool, rows = Spool(out), _rows(data.flat)
-    lines = [f"{smiles}\t{name}" for smiles, name in zip(data.smiles, data.names, strict=True)]
-    for copy in range(copies):
-        spool.append(rows)
-        spool.append({"hashes": np.random.default_rng(copy).integers(-(2**62), 2**62, (len(data), 2))})
-        spool.append_lines(lines)
-    arrays = spool.arrays()
-    parts = np.split(np.random.default_rng(0).permutation(total), [total * 98 // 100, total * 99 // 100])
-    smiles, names = spool.columns()
-    draft = Draft(
-        flat=_flat(arrays) | {"y": np.zeros((total, 0), np.float32)},
-        splits=dict(zip(SPLITS, map(np.sort, parts), strict=True)),
-        smiles=smiles,
-        names=names,
-        properties={},
-        hashes=np.asarray(arrays["hashes"]),
-        rejected=[],
-        meta={"name": "large"},
-        notes={},
-    )
-    draft.write(out)
-    spool.remove()
+    labels = np.full(total, "train", dtype=object)
+    valid, test, _ = np.split(np.random.default_rng(0).permutation(total), [total // 100, 2 * (total // 100)])
+    labels[valid], labels[test] = "valid", "test"
+    molecules = [data.molecule(k) for k in range(len(data))]
+    with closing(DatasetWriter(out)) as writer:
+        for place, label in enumerate(labels):
+            copy, k = divmod(place, len(data))
+            keys = (f"{copy} {data.smiles[k]}", data.smiles[k])  # each a molecule of its own
+            writer.add(place, SourceRecord(place + 1, data.names[k], molecules[k], keys=keys, part=label))
+        writer.finish({})
+        writer.write(writer.labelled_splits() or {}, {"name": "large"}, {})
     return total
 
 

@@ -26,6 +26,7 @@ from moldiff.data.sources.source import SourceRecord, both_keys, check_shares
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.descriptors import DESCRIPTORS, descriptors
+from moldiff.molecules.formats.record import unexpected
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.fragments import RULE, part_of
 from moldiff.molecules.identity import strict_key
@@ -73,8 +74,7 @@ class DrugWork:
         except MemoryError:
             raise
         except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            return _rejected(entry, InvalidMolecule(Status.FAILED, reason))
+            return _rejected(entry, replace(unexpected(error), status=Status.FAILED))
 
     def _work(self, entry: Entry) -> SourceRecord:
         text = entry.molecule if isinstance(entry.molecule, str) else smiles_of(entry.molecule)

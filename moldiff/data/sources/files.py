@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +19,14 @@ from rdkit import Chem
 
 from moldiff.data.curation import Treatment
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
-from moldiff.data.sources.source import SourceRecord, both_keys, check_shares
+from moldiff.data.sources.source import SourceRecord, Split, both_keys
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.formats.reader import SUFFIXES, parts
-from moldiff.molecules.formats.record import Columns, Part, unexpected
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Part, unexpected
+from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
 from moldiff.processes import Failure, stream_limited
-from moldiff.storage import shown
 
 _LISTED_FILES = 20
 _UNITS = {"net_charge": "e"}
@@ -44,11 +45,11 @@ class RecordWork:
     """What a worker process does with a record: parse it, treat it and compute its keys.
 
     Args:
-        treatment: rules by which records become molecules.
+        rules: by which records become molecules.
         split_field: data field that says to which part a record belongs; None = none does.
     """
 
-    treatment: Treatment
+    rules: Treatment
     split_field: str | None
 
     def __call__(self, item: _Item) -> SourceRecord:
@@ -64,7 +65,7 @@ class RecordWork:
 
     def _work(self, part: Part, file: str) -> SourceRecord:
         record = part.parse()
-        outcome, notes = self.treatment.apply(record)
+        outcome, notes = self.rules.apply(record)
         if isinstance(outcome, InvalidMolecule):
             return SourceRecord(part.number, record.name, outcome, file)
         label = ""
@@ -82,13 +83,10 @@ class Files:
 
     Args:
         path: a file, a folder (all files of known types in it, .txt aside) or a glob pattern.
-        hydrogens, fragments, conformers, radicals, elements, max_heavy_atoms, seed: see
-            `moldiff.data.curation.Treatment`; the seed is also that of the split.
-        smiles_column: header of the column of SMILES in a table; None = found by name or content.
-        name_column: header of the column of names; None = found by name.
+        rules: what is done to a record.
+        columns: which columns of a table hold what.
+        split: which molecules are for training, validation and test.
         properties: data fields to keep; None = all that are numbers in at least half of the molecules.
-        valid_share, test_share: of the molecules, drawn at random.
-        split_field: data field that says train, valid or test instead.
         limit: read only the first `limit` records; None = all.
         num_workers: processes; 0 = none, and no time limit.
         time_limit: seconds of processor time that a record may take.
@@ -101,48 +99,26 @@ class Files:
         self,
         path: str | Path,
         *,
-        hydrogens: str = "add",
-        fragments: str = "largest",
-        conformers: str = "etkdg",
-        radicals: bool = False,
-        elements: Sequence[str] = (),
-        max_heavy_atoms: int = 250,
-        smiles_column: str | None = None,
-        name_column: str | None = None,
+        rules: Treatment | None = None,
+        columns: Columns = DEFAULT_COLUMNS,
+        split: Split | None = None,
         properties: Sequence[str] | None = None,
-        valid_share: float = 0.1,
-        test_share: float = 0.1,
-        split_field: str | None = None,
-        seed: int = 0,
         limit: int | None = None,
         num_workers: int = 2,
         time_limit: float = 60.0,
     ) -> None:
-        check_shares(valid_share, test_share)
         if time_limit <= 0:
             raise MoldiffError(f"time_limit: got {time_limit}, expected seconds above 0")
-        self.treatment = Treatment(
-            hydrogens=hydrogens,
-            fragments=fragments,
-            conformers=conformers,
-            radicals=radicals,
-            elements=tuple(elements),
-            max_heavy_atoms=max_heavy_atoms,
-            seed=seed,
-        )
         self.files = find_files(path)
         self.name = name_of(path)
-        self._columns = Columns(smiles_column, name_column)
+        self._rules, self._columns, self._split = rules or Treatment(), columns, split or Split()
         self._asked = None if properties is None else tuple(properties)
-        self._shares = (valid_share, test_share)
-        self._split_field, self._limit = split_field, limit
-        self._num_workers, self._time_limit = num_workers, time_limit
+        self._limit, self._num_workers, self._time_limit = limit, num_workers, time_limit
         self._root = Path(os.path.commonpath([file.parent for file in self.files]))
         self._known: Counter[str] = Counter()
         self._texts: Counter[str] = Counter()
         self._kept = 0
         self._embedded = 0
-        self._digests: list[str] = []
 
     @property
     def properties(self) -> dict[str, str]:
@@ -157,18 +133,17 @@ class Files:
 
     def fingerprint(self) -> str:
         """A digest of the files' names and content, of all options and of RDKit's version."""
-        facts = [(self._relative(file), digest) for file, digest in zip(self.files, self._digest(), strict=True)]
+        facts = [(self._relative(file), digest) for file, digest in zip(self.files, self._digests, strict=True)]
         text = repr((facts, sorted(self._options().items()), rdkit.__version__))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Files with size and digest, options, and where the geometry comes from."""
-        digests = self._digest()
         files = [
             {"file": self._relative(file), "bytes": file.stat().st_size, "sha256": digest}
-            for file, digest in zip(self.files[:_LISTED_FILES], digests, strict=False)
+            for file, digest in zip(self.files[:_LISTED_FILES], self._digests, strict=False)
         ]
-        total = hashlib.sha256("".join(digests).encode()).hexdigest()
+        total = hashlib.sha256("".join(self._digests).encode()).hexdigest()
         made = conformers.GEOMETRY
         geometry = made if self._embedded == self._kept else f"as read, or {made}" if self._embedded else "as read"
         return {
@@ -193,7 +168,7 @@ class Files:
 
     def records(self) -> Iterator[SourceRecord]:
         """Every record once, in order of the files and in them."""
-        work = RecordWork(self.treatment, self._split_field)
+        work = RecordWork(self._rules, self._split.field)
         results = stream_limited(work, self._items(), num_workers=self._num_workers, limit=self._time_limit)
         for item, result in results:
             record = _lost(item, result) if isinstance(result, Failure) else result
@@ -205,16 +180,7 @@ class Files:
             yield record
 
     def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
-        """A random permutation of the molecules, parted by the shares; conformers of one stay together.
-
-        The training part gets what rounding leaves.
-        """
-        _, molecule = np.unique(keys, return_inverse=True)
-        first = np.unique(molecule, return_index=True)[1].argsort().argsort()[molecule]  # in the order of the files
-        order = np.random.default_rng(self.treatment.seed).permutation(first.max() + 1)
-        num_valid, num_test = (int(share * len(order)) for share in self._shares)
-        parts = dict(zip(("test", "valid", "train"), np.split(order, [num_test, num_test + num_valid]), strict=True))
-        return {part: np.flatnonzero(np.isin(first, parts[part])) for part in SPLITS}
+        return self._split.draw(keys)
 
     def _items(self) -> Iterator[_Item]:
         return islice(self._all_items(), self._limit)
@@ -236,20 +202,20 @@ class Files:
     def _relative(self, file: Path) -> str:
         return shown(file.relative_to(self._root).as_posix())
 
-    def _digest(self) -> list[str]:
-        self._digests = self._digests or [file_digest(file) for file in self.files]
-        return self._digests
+    @cached_property
+    def _digests(self) -> list[str]:
+        return [file_digest(file) for file in self.files]
 
     def _options(self) -> dict[str, Any]:
         return {
-            **asdict(self.treatment),
-            "elements": list(self.treatment.elements),
+            **asdict(self._rules),
+            "elements": list(self._rules.elements),
             "smiles_column": self._columns.smiles,
             "name_column": self._columns.name,
             "properties": None if self._asked is None else list(self._asked),
-            "valid_share": self._shares[0],
-            "test_share": self._shares[1],
-            "split_field": self._split_field,
+            "valid_share": self._split.valid_share,
+            "test_share": self._split.test_share,
+            "split_field": self._split.field,
             "limit": self._limit,
             "time_limit": self._time_limit,
         }

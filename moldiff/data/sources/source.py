@@ -43,6 +43,38 @@ class SourceRecord:
     texts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which molecules are for training, validation and test.
+
+    Args:
+        valid_share, test_share: of the molecules, drawn at random; conformers of one stay together.
+        seed: of the draw.
+        field: data field that says train, valid or test instead; None = drawn.
+
+    Raises:
+        MoldiffError: for shares that leave nothing to train on.
+    """
+
+    valid_share: float = 0.1
+    test_share: float = 0.1
+    seed: int = 0
+    field: str | None = None
+
+    def __post_init__(self) -> None:
+        check_shares(self.valid_share, self.test_share)
+
+    def draw(self, keys: np.ndarray) -> dict[str, np.ndarray]:
+        """Indices of every part; the training part gets what rounding leaves (see `Source.splits`)."""
+        _, molecule = np.unique(keys, return_inverse=True)
+        first = np.unique(molecule, return_index=True)[1].argsort().argsort()[molecule]  # in the order of the records
+        order = np.random.default_rng(self.seed).permutation(first.max() + 1)
+        num_valid, num_test = int(self.valid_share * len(order)), int(self.test_share * len(order))
+        test, valid, train = np.split(order, [num_test, num_test + num_valid])
+        parts = {"train": train, "valid": valid, "test": test}
+        return {part: np.flatnonzero(np.isin(first, chosen)) for part, chosen in parts.items()}
+
+
 def check_shares(valid_share: float, test_share: float) -> None:
     """Refuse shares of the parts that are none.
 

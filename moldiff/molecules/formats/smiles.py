@@ -28,9 +28,9 @@ from moldiff.molecules.formats.record import (
     finished,
     rejected,
 )
+from moldiff.molecules.formats.storage import encoded
 from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import Molecule
-from moldiff.storage import encoded
 
 _SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')

@@ -21,10 +21,10 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value, file_suffix
 from moldiff.molecules.formats.sdf import _field_text, _sdf_text
 from moldiff.molecules.formats.smiles import _csv_row, _Rows, _smiles_text
+from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
 from moldiff.molecules.formats.xyz import _xyz_text
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
-from moldiff.storage import encoded, set_aside, temporary_of
 
 MEMBER_RECORDS = 64
 """Records of a member of a compressed file: enough for a good compression, and the most a killed program loses."""
@@ -66,7 +66,7 @@ class Writer:
     Args:
         path: the target.
         streamed: let the file grow in its place.
-        keep_older: a file that is there gets another name (`moldiff.storage.set_aside`) rather than being replaced.
+        keep_older: a file that is there gets another name (`set_aside`) rather than being replaced.
 
     Attributes:
         older: the name that it got; None = there was none.

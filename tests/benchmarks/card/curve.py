@@ -14,7 +14,7 @@ from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.report import versions
 from moldiff.evaluation.scores import score
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 from tests.benchmarks.card.drawn import SEED, draw_all, label
 
 DATA_FILE, PLOT_FILE = "steps.json", "steps.svg"

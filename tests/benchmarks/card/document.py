@@ -15,8 +15,8 @@ from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.report import markdown, versions, write_json
 from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.formats.storage import write_atomically
 from moldiff.sampling.batch import ATTEMPTS, LEVEL, sampler_of_restart
-from moldiff.storage import write_atomically
 from tests.benchmarks.card import learning, memory
 from tests.benchmarks.card.columns import Column
 from tests.benchmarks.card.curve import PLOT_FILE, Point, load_points, table

@@ -12,7 +12,7 @@ from typing import Any
 
 from moldiff.diffusion.shipped import CONFIG_FILE
 from moldiff.errors import MoldiffError
-from moldiff.storage import write_atomically
+from moldiff.molecules.formats.storage import write_atomically
 
 DATA_FILE, PLOT_FILE = "learning.json", "learning.svg"
 SHOWN = {
