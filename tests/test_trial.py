@@ -55,7 +55,7 @@ def settle(
         return figures[arithmetic]
 
     monkeypatch.setattr(ArithmeticTrial, "_measure", staticmethod(measure))
-    data = SimpleNamespace(dataset=SimpleNamespace(batches=SimpleNamespace(widths=[7, 9])))
+    data = SimpleNamespace(batches=SimpleNamespace(widths=[7, 9]))
     trainer = SimpleNamespace(max_steps=steps, global_step=0, callbacks=[], is_global_zero=True, train_dataloader=data)
     used: list[Arithmetic] = []
     module = SimpleNamespace(device=CPU, use=used.append)

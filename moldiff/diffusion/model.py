@@ -81,11 +81,9 @@ class Noised:
     noisy: MolBatch
     level: NoiseLevel
 
-    def split(self, num_parts: int) -> list[Noised]:
-        """The molecules in order, in at most so many parts of nearly equal size."""
-        size = -(-self.clean.num_molecules // num_parts)
-        places = [slice(start, start + size) for start in range(0, self.clean.num_molecules, size)]
-        return [Noised(*(take_rows(value, place) for value in vars(self).values())) for place in places]
+    def rows(self, place: slice) -> Noised:
+        """The molecules at `place`."""
+        return Noised(*(take_rows(value, place) for value in vars(self).values()))
 
 
 class MoleculeDiffusion(nn.Module):

@@ -67,7 +67,7 @@ class ArithmeticTrial(Callback):
             tried = replace(chosen, compiled=True)
             figures[tried], first = self._measure(trainer, module, tried)
             # Every padded width is compiled on its own, with and without gradients.
-            cost = first * len(trainer.train_dataloader.dataset.batches.widths)
+            cost = first * len(trainer.train_dataloader.batches.widths)
             if (1 - figures[tried] / figures[chosen]) * left > cost:
                 chosen = tried
         if len(figures) > 1 and trainer.is_global_zero:
@@ -78,8 +78,7 @@ class ArithmeticTrial(Callback):
     def _measure(trainer: Any, module: Any, arithmetic: Arithmetic) -> tuple[float, float]:
         """Seconds of a batch's losses and gradients, and of the first time; the means over all ranks."""
         module.use(arithmetic)
-        batch = trainer.train_dataloader.dataset[trainer.global_step].to(module.device)
-        noised = module.model.noise(batch, module.times, module.generator(0), tasks=module.tasks)
+        noised, _ = module.own_part(trainer.train_dataloader[trainer.global_step].to(module.device), 0)
 
         def run() -> None:
             with arithmetic.autocast(module.device):

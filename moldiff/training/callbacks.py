@@ -28,6 +28,11 @@ def time_limit(trainer: Any) -> Timer | None:
     return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
 
 
+def is_step_done(trainer: Any, batch_idx: int) -> bool:
+    """Whether a batch is the last of those whose gradients are accumulated for a step."""
+    return (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
+
+
 def progress(trainer: Any) -> float:
     """Share of the training that is done, by steps or by time, whichever is further."""
     steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
@@ -65,8 +70,10 @@ class ProgressLine(Callback):
         self._since, self._first = (t and (t[0], t[1] + pause) for t in (self._since, self._first))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        if not is_step_done(trainer, batch_idx):
+            return
         step, now = trainer.global_step, time.monotonic()
-        self._molecules += batch.num_molecules * trainer.world_size
+        self._molecules += batch.num_molecules
         if step - self._started_at == _UNTIMED_STEPS:
             self._first = self._since = (step, now)
             self._molecules = 0
@@ -75,7 +82,7 @@ class ProgressLine(Callback):
         if step % self.every == 0 and step > self._since[0]:
             seconds = now - self._since[1]
             left = self._left(trainer, seconds / (step - self._since[0]))
-            loss = float(outputs["loss"])
+            loss = outputs["train/loss"]
             print(f"step {step}  loss {loss:.3f}  {self._molecules / seconds:.0f} molecules/s  left {left}", flush=True)
             self._since, self._molecules = (step, now), 0
         if step - self._started_at == _FORECAST_STEPS:
@@ -132,7 +139,7 @@ class ModelExport(Callback):
 
     def export(self, trainer: Any, pl_module: Any, *, inside: str = "", **facts: Any) -> None:
         """Write to the folder, or to one `inside` it, with `facts` about the model."""
-        batch_size = self.config["training"]["batch_size"] * trainer.world_size
+        batch_size = self.config["training"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
         stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
         config = {**self.config, "history": [*self.history, stretch], **facts}
         save_model(self.folder / inside, pl_module.averaged, config)
@@ -179,7 +186,8 @@ class SampleQuality(Callback):
         self._best: float | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        if any(trainer.num_val_batches) or trainer.global_step % self.steps:
+        is_due = is_step_done(trainer, batch_idx) and trainer.global_step % self.steps == 0
+        if any(trainer.num_val_batches) or not is_due:
             return
         lines = [callback for callback in trainer.callbacks if isinstance(callback, ProgressLine)]
         for line in lines:
