@@ -50,9 +50,7 @@ class PredictorConfig:
     """How to train; every field is an option of the command line."""
 
     half: str = option("a", "which half of the training molecules: a, b or all")
-    minutes: float | None = option(
-        None, "how long; by default 30, or no limit where there are steps", kind=float
-    )
+    minutes: float | None = option(None, "how long; by default 30, or no limit where there are steps", kind=float)
     steps: int | None = option(None, "how many; by default minutes alone decide", kind=int)
     batch_size: int = option(128, "molecules a step")
     layers: int = option(4, "of the network")

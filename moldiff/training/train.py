@@ -19,6 +19,7 @@ from moldiff.diffusion.compute import choose_device, is_out_of_memory
 from moldiff.diffusion.conditioning import Properties, PropertyDropout, half_of
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_checkpoint, with_present_names
 from moldiff.errors import MoldiffError
 from moldiff.instantiate import construct
@@ -79,7 +80,8 @@ def train(config: Mapping[str, Any]) -> Path:
             minutes=config["trainer"].get("save_minutes", 10.0),
             facts=facts,
         )
-        trainer = _trainer(config, out, device, export, keeper, step=0 if state is None else int(state["global_step"]))
+        step = 0 if state is None else int(state["global_step"])
+        trainer = _trainer(config, module, device, export=export, keeper=keeper, step=step)
         resumed = None if state is None else out / STATE_FILE
         del state  # it would hold the weights twice
         # SIGUSR1 is how SLURM gives notice; all end the training between two steps.
@@ -166,11 +168,28 @@ def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
     return min(2, os.cpu_count() or 1) if on_cpu and devices == "auto" else devices
 
 
+def _strategy(options: Mapping[str, Any], devices: int | str, model: MoleculeDiffusion) -> str:
+    """Lightning's, told where several processes share a step from which some weights may get no gradient."""
+    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
+    several |= options.get("num_nodes", 1) > 1
+    name = str(options["strategy"])
+    if not model.properties and isinstance(model.denoiser, PairTransformer):
+        return name
+    return "ddp_find_unused_parameters_true" if name == "ddp" or (name == "auto" and several) else name
+
+
 def _trainer(
-    config: Mapping[str, Any], out: Path, device: torch.device, export: ModelExport, keeper: StateKeeper, *, step: int
+    config: Mapping[str, Any],
+    module: DiffusionTraining,
+    device: torch.device,
+    *,
+    export: ModelExport,
+    keeper: StateKeeper,
+    step: int,
 ) -> lightning.Trainer:
-    options = config["trainer"]
+    options, out = config["trainer"], Path(config["out"])
     precision, parts = options["precision"], options.get("accumulate_grad_batches", 1)
+    devices = _num_devices(options["devices"], on_cpu=device.type == "cpu")
     bfloat16 = None if precision == "auto" else _PRECISIONS.get(str(precision), False)
     trial = ArithmeticTrial(
         bfloat16=bfloat16, compiled=None if config["compile"] == "auto" else bool(config["compile"])
@@ -185,9 +204,9 @@ def _trainer(
     loggers = config.get("logger", _DEFAULT_LOGGER) or {}
     return lightning.Trainer(
         accelerator=options["accelerator"],
-        devices=_num_devices(options["devices"], on_cpu=device.type == "cpu"),
+        devices=devices,
         num_nodes=options.get("num_nodes", 1),
-        strategy=options["strategy"],
+        strategy=_strategy(options, devices, module.model),
         precision="32-true" if precision == "auto" or str(precision) in _PRECISIONS else precision,
         max_steps=options["max_steps"] or -1,
         callbacks=[*callbacks, keeper],  # last, for it saves what the others know
