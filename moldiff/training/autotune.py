@@ -62,7 +62,7 @@ class ArithmeticTrial(Callback):
             figures[chosen], first = self._measure(trainer, module, chosen)
             lasting = max(lasting, first)  # by the clock, and the first of all has to warm up
         chosen = min(figures, key=lambda one: figures[one])
-        left = min(left, steps * lasting)
+        left = min(left, steps * trainer.accumulate_grad_batches * lasting)
         if compiles and left >= _COMPILE_SECONDS:
             tried = replace(chosen, compiled=True)
             figures[tried], first = self._measure(trainer, module, tried)
