@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from moldiff.diffusion.compute import Arithmetic, can_compile, has_fast_bfloat16, is_out_of_memory, seconds, verdict
-from moldiff.training.callbacks import time_limit
+from moldiff.training.callbacks import remaining
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
 """A training with fewer steps or less time ahead is not worth a trial of its arithmetic."""
@@ -51,9 +51,7 @@ class ArithmeticTrial(Callback):
         chosen, device = Arithmetic(), module.device
         precisions = (False, True) if self.bfloat16 is None and has_fast_bfloat16(device) else (bool(self.bfloat16),)
         compiles = self.compiled is None and can_compile(device)
-        steps = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else float("inf")
-        timer = time_limit(trainer)
-        left = float("inf") if timer is None else float(timer.time_remaining() or 0.0)
+        steps, left = remaining(trainer)
         if min(steps / _TRIAL_STEPS, left / _TRIAL_SECONDS) < 1 or not (compiles or len(precisions) > 1):
             return chosen
         figures, lasting = {}, 0.0
