@@ -214,27 +214,6 @@ def test_training_is_told_what_the_choice_leaves() -> None:
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_processes_that_share_a_step_share_the_choice() -> None:
-    model = conditional_model().float()
-    batch = random_batch([4, 5, 6, 4], width=6)
-    batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
-    batch = batch.replace(condition=torch.randn(4, 2, generator=torch.Generator().manual_seed(3)))
-    choice = PropertyDropout()
-
-    def chosen(rows: slice, part: tuple[int, int]) -> torch.Tensor:
-        fields = {name: value[rows] for name, value in vars(batch).items()}
-        generator = torch.Generator().manual_seed(5)
-        condition = model.noise(
-            batch.replace(**fields), PowerTimes(), generator, told=choice, part=part
-        ).noisy.condition
-        assert condition is not None
-        return condition
-
-    whole = chosen(slice(None), (0, 1))
-    parts = torch.cat([chosen(slice(0, 2), (0, 2)), chosen(slice(2, 4), (1, 2))])
-    torch.testing.assert_close(parts, whole, equal_nan=True)
-
-
 def test_a_model_without_properties_leaves_them_aside() -> None:
     batch = random_batch([4]).replace(condition=told((1.0, 2.0)))
     assert small_model().to_model_units(batch).condition is None

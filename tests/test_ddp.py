@@ -1,4 +1,4 @@
-"""Several processes train what one would, and a batch in parts does what it does in one piece."""
+"""Several processes train what one would, and so do parts of a batch whose gradients are accumulated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from models import conditional_model, random_batch, small_model
 from trainings import QUIET, config, rows, weights
 
-from moldiff.diffusion.batch import MolBatch, take_rows
+from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import is_out_of_memory
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import build_model, load_checkpoint
@@ -131,25 +131,6 @@ def test_rank_is_that_of_whoever_started_the_process() -> None:
 
 
 @pytest.mark.parametrize("tasks", [None, TASKS])
-def test_parts_of_a_batch_get_the_noise_of_the_whole(tasks: TaskMixture | None) -> None:
-    model, batch = small_model().float(), float_batch([5, 4, 5, 3, 2, 5])
-
-    def noise(molecules: MolBatch, part: tuple[int, int]) -> Any:
-        return model.noise(molecules, PowerTimes(), torch.Generator().manual_seed(3), tasks=tasks, part=part)
-
-    whole = noise(batch, (0, 1))
-    for number in range(3):
-        place = slice(2 * number, 2 * number + 2)
-        part = noise(take_rows(batch, place), (number, 3))
-        for name in ("pos", "atom", "bond"):
-            assert torch.equal(getattr(part.level, name), getattr(whole.level, name)[place])
-        for name in ("atom_type", "bond"):
-            assert torch.equal(getattr(part.noisy, name), getattr(whole.noisy, name)[place])
-        for name in ("pos", "hydrogen"):
-            torch.testing.assert_close(getattr(part.noisy, name), getattr(whole.noisy, name)[place])
-
-
-@pytest.mark.parametrize("tasks", [None, TASKS])
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("geometry", [None, Distances(), LocalFrames()])
 def test_losses_of_parts_add_up_by_their_counts(
@@ -165,7 +146,7 @@ def test_losses_of_parts_add_up_by_their_counts(
     assert whole.keys() == total.keys()
     assert ("contributions" in whole) == conditional
     assert ("geometry" in whole) == (geometry is not None)
-    parts = noised.split(3)
+    parts = [noised.rows(slice(start, start + 3)) for start in (0, 3, 6)]
     assert [part.clean.num_molecules for part in parts] == [3, 3, 1]
     for name, loss in whole.items():
         shares = [model.losses_of(part, self_condition=True)[name] * model.counts_of(part)[name] for part in parts]
@@ -189,6 +170,12 @@ class Cramped(PairTransformer):
         return super().forward(noisy, *args)
 
 
+def cramped(out: Path, **changes: Any) -> dict[str, Any]:
+    """A training of such a network."""
+    denoiser = config(out)["denoiser"] | {"_target_": "test_ddp.Cramped"}
+    return config(out, denoiser=denoiser, quality=None, **changes)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -197,44 +184,66 @@ class Cramped(PairTransformer):
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_without_enough_memory_the_batch_is_halved_and_work_goes_on(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_enough_memory_one_line_says_what_does_the_same_in_parts(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_out_of_memory(error)
     monkeypatch.setattr(Cramped, "error", error)
-    roomy = train(config(tmp_path / "roomy"))
-    cramped = config(tmp_path / "roomy")["denoiser"] | {"_target_": "test_ddp.Cramped"}
-    capsys.readouterr()
-    out = train(config(tmp_path / "cramped", denoiser=cramped, trainer={"num_quality_samples": 0}))
+    advice = r"8 molecules at a time do not fit; resume=true batch_size=4 trainer\.accumulate_grad_batches=2 goes"
+    with pytest.raises(MoldiffError, match=advice):
+        train(cramped(tmp_path / "run"))
+    advice = r"4 molecules at a time do not fit; resume=true batch_size=2 trainer\.accumulate_grad_batches=4 goes"
+    with pytest.raises(MoldiffError, match=advice):
+        train(cramped(tmp_path / "again", batch_size=4, trainer={"accumulate_grad_batches": 2}))
+
+
+def test_a_batch_in_parts_has_the_loss_curve_of_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = train(config(tmp_path / "whole", trainer={"max_steps": STEPS}))
     said = capsys.readouterr().out
-    assert said.count("out of memory") == 2
-    assert "out of memory: batches are worked on in 4 parts from now on" in said
-    assert load_state(out / STATE_FILE)["num_parts"] == 4
-    for mine, theirs in zip(rows(out), rows(roomy), strict=True):
-        assert float(mine["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=1e-3)
+    parts = {"max_steps": STEPS, "accumulate_grad_batches": 4}
+    out = train(cramped(tmp_path / "run", batch_size=2, trainer=parts))
+    assert_same_curve(out, whole, rel=2e-3)
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("step")] == [
+        line.split("  ")[0] for line in said.splitlines() if line.startswith("step")
+    ]
+    history = json.loads((out / "config.json").read_text())["history"]
+    assert [(part["steps"], part["batch_size"]) for part in history] == [(STEPS, 8)]
 
 
-def test_resuming_after_a_lack_of_memory_is_exact_too(tmp_path: Path) -> None:
-    cramped = config(tmp_path)["denoiser"] | {"_target_": "test_ddp.Cramped"}
-    options = {"denoiser": cramped, "quality": None}
-    train(config(tmp_path / "whole", **options))
-    train(config(tmp_path / "parted", **options, trainer={"max_steps": 4}))
-    train(config(tmp_path / "parted", **options, resume=True))
+def test_a_training_goes_on_in_more_parts_and_resuming_is_exact_with_them_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"batch_size": 2, "trainer": {"accumulate_grad_batches": 4}}
+    train(cramped(tmp_path / "whole", **settings))
+    ended = cramped(tmp_path / "parted", **settings)
+    train(ended | {"trainer": ended["trainer"] | {"max_steps": 4}})
+    train(ended | {"resume": True})
     assert same_weights_of_state(tmp_path / "whole", tmp_path / "parted")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parted")
+    roomy = config(tmp_path / "moved", denoiser=ended["denoiser"], batch_size=8, quality=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cramped, "room", 8)
+        train(roomy | {"trainer": roomy["trainer"] | {"max_steps": 4}})
+    capsys.readouterr()
+    train(cramped(tmp_path / "moved", **settings, resume=True))
+    assert "warning: resume" not in capsys.readouterr().err
+    assert [row["step"] for row in rows(tmp_path / "moved")] == [str(step) for step in range(1, 7)]
+    for mine, theirs in zip(rows(tmp_path / "moved"), rows(tmp_path / "whole"), strict=True):
+        assert float(mine["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=2e-3)
+        assert bool(mine["valid/loss"]) == bool(theirs["valid/loss"])
 
 
 def same_weights_of_state(one: Path, other: Path) -> bool:
-    first, second = (load_state(path / STATE_FILE)["model"] for path in (one, other))
+    first, second = (load_state(path / STATE_FILE)["state_dict"] for path in (one, other))
     return all(torch.equal(first[name], second[name]) for name in second)
 
 
 def test_other_errors_and_a_hopeless_lack_of_memory_end_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cramped = config(tmp_path)["denoiser"] | {"_target_": "test_ddp.Cramped"}
     monkeypatch.setattr(Cramped, "room", 0)
     with pytest.raises(MoldiffError, match="out of memory: not even one molecule at a time fits"):
-        train(config(tmp_path / "hopeless", denoiser=cramped))
+        train(cramped(tmp_path / "hopeless", batch_size=1))
     monkeypatch.setattr(Cramped, "error", RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="something else"):
-        train(config(tmp_path / "other", denoiser=cramped))
+        train(cramped(tmp_path / "other"))

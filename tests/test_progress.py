@@ -17,8 +17,7 @@ from moldiff.data.prepare import subset
 from moldiff.diffusion.pretrained import load_checkpoint
 from moldiff.errors import MoldiffError
 from moldiff.training.callbacks import peak_memory
-from moldiff.training.curve import write_curve
-from moldiff.training.loggers import MetricsTable
+from moldiff.training.loggers import MetricsTable, write_curve
 from moldiff.training.train import train
 
 pytestmark = QUIET
@@ -53,12 +52,24 @@ def test_curve_shows_losses_and_quality(tmp_path: Path) -> None:
     space = "{http://www.w3.org/2000/svg}"
     texts = [text.text for text in root.iter(f"{space}text")]
     assert {"Loss", "train/loss 1", "valid/loss 3", "Quality of samples", "p2_valid 0.5", "a<b 1"} <= set(texts)
-    lines = [line.attrib["points"].split() for line in root.iter(f"{space}polyline")]
-    assert [len(points) for points in lines] == [3, 1, 1, 1]
-    (x1, y1), (_, y2), (x4, y4) = (tuple(map(float, point.split(","))) for point in lines[0])
+    lines = {}
+    for group in root.iter(f"{space}g"):
+        if "/" in group.attrib.get("id", ""):
+            numbers = group.find(f"{space}path").attrib["d"].replace("M", "").split("L")  # type: ignore[union-attr]
+            lines[group.attrib["id"]] = [tuple(map(float, pair.split())) for pair in numbers]
+    assert {name: len(points) for name, points in lines.items()} == {
+        "train/loss": 3,
+        "valid/loss": 1,
+        "sample/p2_valid": 1,
+        "sample/a<b": 1,
+    }
+    (x1, y1), (_, y2), (x4, y4) = lines["train/loss"]
     assert x1 < x4
     assert y1 < y2 < y4  # losses fall, and y points down
     assert y2 == pytest.approx(y1 + (y4 - y1) * 2 / 3, abs=0.1)
+    before = path.read_bytes()
+    write_curve(path, steps)
+    assert path.read_bytes() == before
 
 
 def test_training_draws_its_curve_and_keeps_the_best_model(tmp_path: Path) -> None:

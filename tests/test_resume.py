@@ -15,6 +15,7 @@ import pytest
 import torch
 from trainings import QUIET, Nursery, config, rows, same_weights, weights
 
+import moldiff.training.checkpoint
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.prepare import subset
 from moldiff.diffusion.pretrained import load_checkpoint
@@ -49,8 +50,8 @@ def assert_same(out: Path, whole: Path) -> None:
     assert rows(out) == rows(whole)
     assert same_weights(out / "best", whole / "best")
     one, other = load_state(out / STATE_FILE), load_state(whole / STATE_FILE)
-    assert one["step"] == other["step"] == LONG["max_steps"]
-    assert all(torch.equal(one["model"][name], other["model"][name]) for name in other["model"])
+    assert one["global_step"] == other["global_step"] == LONG["max_steps"]
+    assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in other["state_dict"])
 
 
 def kill_at_random(nursery: Nursery, whole: Path, folder: Path, *, kills: int, seed: int) -> None:
@@ -65,7 +66,7 @@ def kill_at_random(nursery: Nursery, whole: Path, folder: Path, *, kills: int, s
         os.kill(pid, signal.SIGKILL)
         assert nursery.wait(pid) in (0, -signal.SIGKILL), log.read_text()
         if (out / STATE_FILE).is_file():
-            steps.add(load_state(out / STATE_FILE)["step"])
+            steps.add(load_state(out / STATE_FILE)["global_step"])
     assert nursery.run(config(out, resume=out.exists(), trainer=LONG), log) == 0, log.read_text()
     assert steps, "no kill came late enough to find a state"
     assert_same(out, whole)
@@ -122,7 +123,7 @@ def test_an_interruption_before_the_first_validation_saves_state_and_model(
         time.sleep(0.01)
     os.kill(pid, number)
     assert nursery.wait(pid) == 130
-    step = load_state(out / STATE_FILE)["step"]
+    step = load_state(out / STATE_FILE)["global_step"]
     assert step >= 7
     assert load_checkpoint(out).config["history"][0]["steps"] == step
     assert len(rows(out)) == step
@@ -138,11 +139,11 @@ def test_kill_9_before_the_first_validation_costs_no_more_than_the_pause_between
     out, log = tmp_path / "run", tmp_path / "log.txt"
     late = LONG | {"validate_every": 1000, "max_steps": 100_000, "save_minutes": 0.001}
     pid = nursery.start(config(out, trainer=late), log)
-    while not (out / STATE_FILE).is_file() or load_state(out / STATE_FILE)["step"] < 3:
+    while not (out / STATE_FILE).is_file() or load_state(out / STATE_FILE)["global_step"] < 3:
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     nursery.wait(pid)
-    step = load_state(out / STATE_FILE)["step"]
+    step = load_state(out / STATE_FILE)["global_step"]
     assert 3 <= step < 1000
     assert (out / "log" / "metrics.csv").is_file()
     end = late | {"max_steps": step + 3}
@@ -164,6 +165,24 @@ def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Pat
     assert [part["steps"] for part in history] == [10]
     train(config(tmp_path / "other", seed=1, trainer={"max_steps": 10}))
     assert not same_weights(tmp_path / "other", tmp_path / "whole"), "the comparison can fail"
+
+
+def test_a_state_of_the_first_format_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config(tmp_path / "whole"))
+    out = train(config(tmp_path / "run", trainer={"max_steps": 4}))
+    state = load_state(out / STATE_FILE)
+    former = {name: state[name] for name in ("config", "data", "callbacks")}
+    former |= {"step": 4, "optimizer": state["optimizer_states"][0], "num_parts": 1}
+    for part in ("model", "averaged"):
+        place = f"{part}.denoiser."
+        weights = {name: value for name, value in state["state_dict"].items() if name.startswith(place)}
+        former[part] = {name.removeprefix(place): value for name, value in weights.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(moldiff.training.checkpoint, "FORMAT_VERSION", 1)
+        save_state(out / STATE_FILE, former)
+    train(config(out, resume=True))
+    assert same_weights(out, tmp_path / "whole")
+    assert rows(out) == rows(tmp_path / "whole")
 
 
 def test_a_finished_training_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:
@@ -203,7 +222,7 @@ def test_b59_of_two_trainings_in_one_folder_one_is_refused(nursery: Nursery, tmp
     assert sorted(nursery.wait(pid) for pid in pids) == [0, 2]
     said = "".join(log.read_text() for log in logs)
     assert f"another training is writing to {out}" in said or f"{out} is not empty" in said
-    assert load_state(out / STATE_FILE)["step"] == LONG["max_steps"]
+    assert load_state(out / STATE_FILE)["global_step"] == LONG["max_steps"]
     log = tmp_path / "three.txt"
     assert nursery.run(config(out, trainer=LONG), log) == 2
     assert "is not empty; choose another folder, or resume=true" in log.read_text()
@@ -218,7 +237,7 @@ def test_a_running_training_is_not_resumed_beside_itself(nursery: Nursery, tmp_p
         train(config(out, resume=True))
     os.kill(pid, signal.SIGKILL)
     nursery.wait(pid)
-    train(config(out, resume=True, trainer=LONG | {"max_steps": load_state(out / STATE_FILE)["step"] + 1}))
+    train(config(out, resume=True, trainer=LONG | {"max_steps": load_state(out / STATE_FILE)["global_step"] + 1}))
 
 
 def test_other_options_are_refused_or_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

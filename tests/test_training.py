@@ -42,7 +42,7 @@ def test_log_and_model_folder_hold_what_is_promised(tmp_path: Path) -> None:
     assert [(part["steps"], part["batch_size"]) for part in config_file["history"]] == [(6, 8)]
     assert config_file["training"]["batch_size"] == 8
     assert (out / "novelty.safetensors").is_file()
-    assert load_state(out / "state.safetensors")["step"] == 6
+    assert load_state(out / "state.safetensors")["global_step"] == 6
 
 
 def test_a_used_folder_is_refused_and_a_missing_state_named(tmp_path: Path) -> None:
@@ -67,14 +67,15 @@ def test_sets_smaller_than_a_batch_train(tmp_path: Path, count: int) -> None:
         "test": prepared.split("test")[:0],
     }
     subset(prepared, few, tmp_path / "few", name="few")
-    out = train(
-        config(
-            tmp_path / "run",
-            data={"folder": str(tmp_path / "few")},
-            trainer={"max_steps": 2, "num_quality_samples": 0},
-        )
-    )
-    assert rows(out)
+    few_steps = {"max_steps": 2, "num_quality_samples": 0}
+    settings = config(tmp_path / "run", data={"folder": str(tmp_path / "few")}, trainer=few_steps)
+    whole = rows(train(settings))
+    in_parts = few_steps | {"accumulate_grad_batches": 8}  # some of which have no molecule of their own
+    changes = {"batch_size": 1, "trainer": settings["trainer"] | in_parts, "out": str(tmp_path / "parts")}
+    parts = rows(train(settings | changes))
+    assert len(parts) == len(whole) == 2
+    for mine, theirs in zip(parts, whole, strict=True):
+        assert float(mine["train/loss"]) == pytest.approx(float(theirs["train/loss"]), rel=1e-3)
 
 
 def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Path) -> None:

@@ -55,8 +55,15 @@ def settle(
         return figures[arithmetic]
 
     monkeypatch.setattr(ArithmeticTrial, "_measure", staticmethod(measure))
-    data = SimpleNamespace(dataset=SimpleNamespace(batches=SimpleNamespace(widths=[7, 9])))
-    trainer = SimpleNamespace(max_steps=steps, global_step=0, callbacks=[], is_global_zero=True, train_dataloader=data)
+    data = SimpleNamespace(batches=SimpleNamespace(widths=[7, 9]))
+    trainer = SimpleNamespace(
+        max_steps=steps,
+        accumulate_grad_batches=1,
+        global_step=0,
+        callbacks=[],
+        is_global_zero=True,
+        train_dataloader=data,
+    )
     used: list[Arithmetic] = []
     module = SimpleNamespace(device=CPU, use=used.append)
     ArithmeticTrial(bfloat16=bfloat16, compiled=compiled).on_train_start(trainer, module)

@@ -150,6 +150,9 @@ class TrainerOptions:
     precision: int | str = option(
         "auto", "32-true, bf16-mixed, auto = the faster in a trial at the start; or another of Lightning's", hidden=True
     )
+    accumulate_grad_batches: int = option(
+        1, "batches that make up a step, one after the other, where a larger one does not fit into memory", least=1
+    )
     log_every: int = option(50, "steps", hidden=True, least=1)
     validate_every: int = option(500, "steps; state and model are saved as often", least=1)
     save_minutes: float = option(10.0, "and whenever so many minutes have passed since", hidden=True)
@@ -175,7 +178,7 @@ class TrainOptions:
         None, "start from the weights of a model (name or folder); atom classes it does not know start fresh"
     )
     half: str | None = option(None, "a or b = learn from one half of the training molecules")
-    batch_size: int = option(128, "molecules a step and device", least=1)
+    batch_size: int = option(128, "molecules at a time on a device", least=1)
     seed: int = option(0, "of the run", least=0)
     self_conditioning: float = option(0.5, "share of the steps that feed the network its own estimate", hidden=True)
     ema_decay: float = option(0.999, "of the averaged weights", hidden=True)

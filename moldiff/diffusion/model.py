@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, take_rows
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
-from moldiff.diffusion.noise import BatchDraws, Draws, PartDraws
+from moldiff.diffusion.noise import BatchDraws, Draws
 from moldiff.diffusion.process.joint import JointProcess, ordered_slots
 from moldiff.diffusion.process.schedule import log_snr
 from moldiff.diffusion.statistics import Statistics
@@ -80,11 +80,9 @@ class Noised:
     noisy: MolBatch
     level: NoiseLevel
 
-    def split(self, num_parts: int) -> list[Noised]:
-        """The molecules in order, in at most so many parts of nearly equal size."""
-        size = -(-self.clean.num_molecules // num_parts)
-        places = [slice(start, start + size) for start in range(0, self.clean.num_molecules, size)]
-        return [Noised(*(take_rows(value, place) for value in vars(self).values())) for place in places]
+    def rows(self, place: slice) -> Noised:
+        """The molecules at `place`."""
+        return Noised(*(take_rows(value, place) for value in vars(self).values()))
 
 
 class MoleculeDiffusion(nn.Module):
@@ -170,7 +168,6 @@ class MoleculeDiffusion(nn.Module):
         *,
         tasks: TaskDistribution | None = None,
         told: PropertyChoice | None = None,
-        part: tuple[int, int] = (0, 1),
     ) -> Noised:
         """Noise for a training step.
 
@@ -180,26 +177,18 @@ class MoleculeDiffusion(nn.Module):
             generator: source of all random numbers.
             tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
             told: which properties the network is told of each molecule; None = all that the batch has.
-            part: (k, n): the batch is the k-th of n equally large parts of a step's molecules and gets the noise that
-                these molecules would get in the whole.
         """
-        mask, count = batch.node_mask, batch.num_molecules
-        number, parts = part
-        place = slice(number * count, (number + 1) * count)
-        draws: Draws = BatchDraws(generator)
-        if parts > 1:
-            draws = PartDraws(draws, start=place.start, total=parts * count)
+        mask, draws = batch.node_mask, BatchDraws(generator)
         if tasks is None:
-            level, known = NoiseLevel.uniform(times(parts * count, generator)[place], mask), None
+            level, known = NoiseLevel.uniform(times(batch.num_molecules, generator), mask), None
             level = replace(level, hydrogen=torch.ones_like(level.hydrogen))
         else:
-            level = take_rows(tasks(_among_others(batch, place, parts * count), times, generator), place)
+            level = tasks(batch, times, generator)
             known = (level.pos == 0) & mask
         clean = self.to_model_units(ordered_slots(batch, level.hydrogen == 0, draws), known)
         noise = self.process.prior(mask, draws, known)
         if clean.condition is not None and told is not None:
-            values = _among(clean.condition, place, parts * count)
-            clean = clean.replace(condition=told(values, generator)[place])
+            clean = clean.replace(condition=told(clean.condition, generator))
         return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
@@ -307,18 +296,3 @@ def in_units(batch: MolBatch, statistics: Statistics, known: Tensor | None = Non
         pos=center(batch.pos, batch.node_mask, known) / statistics.pos_scale,
         hydrogen=batch.hydrogen / statistics.hydrogen_scale,
     )
-
-
-def _among_others(batch: MolBatch, place: slice, total: int) -> MolBatch:
-    """The batch as rows `place` of a larger one whose other molecules are not at hand; these have no atoms."""
-    if total == batch.num_molecules:
-        return batch
-    fields = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return batch.replace(**{name: _among(value, place, total) for name, value in fields.items()})
-
-
-def _among(value: Tensor, place: slice, total: int) -> Tensor:
-    """The same rows at `place` of so many, the others zero."""
-    whole = value.new_zeros(total, *value.shape[1:])
-    whole[place] = value
-    return whole

@@ -54,37 +54,6 @@ class BatchDraws:
         return atoms, _symmetric(pairs)
 
 
-class PartDraws:
-    """The numbers that consecutive molecules of a larger batch get; those of the others are drawn and dropped.
-
-    So a batch that several processes share gets the same numbers as in one process.
-
-    Args:
-        draws: the source, for the whole batch.
-        start: place of the first molecule in the whole batch.
-        total: molecules of the whole batch.
-    """
-
-    def __init__(self, draws: Draws, *, start: int, total: int) -> None:
-        self._draws = draws
-        self._start, self._total = start, total
-
-    def _whole(self, node_mask: Tensor) -> tuple[Tensor, slice]:
-        place = slice(self._start, self._start + len(node_mask))
-        whole = node_mask.new_zeros(self._total, node_mask.shape[1])
-        whole[place] = node_mask
-        return whole, place
-
-    def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
-        whole, place = self._whole(node_mask)
-        return self._draws.normal(whole, *tail)[place]
-
-    def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
-        whole, place = self._whole(node_mask)
-        atoms, pairs = self._draws.uniform(whole)
-        return atoms[place], pairs[place]
-
-
 def molecule_generator(seed: int, index: int, candidate: int = 0) -> torch.Generator:
     """The generator of molecule `index` of a run.
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from moldiff.diffusion.compute import Arithmetic, can_compile, has_fast_bfloat16, is_out_of_memory, seconds, verdict
-from moldiff.training.callbacks import time_limit
+from moldiff.training.callbacks import remaining
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
 """A training with fewer steps or less time ahead is not worth a trial of its arithmetic."""
@@ -51,9 +51,7 @@ class ArithmeticTrial(Callback):
         chosen, device = Arithmetic(), module.device
         precisions = (False, True) if self.bfloat16 is None and has_fast_bfloat16(device) else (bool(self.bfloat16),)
         compiles = self.compiled is None and can_compile(device)
-        steps = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else float("inf")
-        timer = time_limit(trainer)
-        left = float("inf") if timer is None else float(timer.time_remaining() or 0.0)
+        steps, left = remaining(trainer)
         if min(steps / _TRIAL_STEPS, left / _TRIAL_SECONDS) < 1 or not (compiles or len(precisions) > 1):
             return chosen
         figures, lasting = {}, 0.0
@@ -62,12 +60,12 @@ class ArithmeticTrial(Callback):
             figures[chosen], first = self._measure(trainer, module, chosen)
             lasting = max(lasting, first)  # by the clock, and the first of all has to warm up
         chosen = min(figures, key=lambda one: figures[one])
-        left = min(left, steps * lasting)
+        left = min(left, steps * trainer.accumulate_grad_batches * lasting)
         if compiles and left >= _COMPILE_SECONDS:
             tried = replace(chosen, compiled=True)
             figures[tried], first = self._measure(trainer, module, tried)
             # Every padded width is compiled on its own, with and without gradients.
-            cost = first * len(trainer.train_dataloader.dataset.batches.widths)
+            cost = first * len(trainer.train_dataloader.batches.widths)
             if (1 - figures[tried] / figures[chosen]) * left > cost:
                 chosen = tried
         if len(figures) > 1 and trainer.is_global_zero:
@@ -78,8 +76,7 @@ class ArithmeticTrial(Callback):
     def _measure(trainer: Any, module: Any, arithmetic: Arithmetic) -> tuple[float, float]:
         """Seconds of a batch's losses and gradients, and of the first time; the means over all ranks."""
         module.use(arithmetic)
-        batch = trainer.train_dataloader.dataset[trainer.global_step].to(module.device)
-        noised = module.model.noise(batch, module.times, module.generator(0), tasks=module.tasks)
+        noised, _ = module.own_part(trainer.train_dataloader[trainer.global_step].to(module.device), 0)
 
         def run() -> None:
             with arithmetic.autocast(module.device):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,18 @@ _UNTIMED_STEPS = 2
 def time_limit(trainer: Any) -> Timer | None:
     """The timer that ends the training, if it has a limit of time."""
     return next((callback for callback in trainer.callbacks if isinstance(callback, Timer)), None)
+
+
+def remaining(trainer: Any) -> tuple[float, float]:
+    """Steps and seconds at most until the training ends."""
+    steps = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else math.inf
+    timer = time_limit(trainer)
+    return steps, math.inf if timer is None else max(0.0, timer.time_remaining() or 0.0)
+
+
+def is_step_done(trainer: Any, batch_idx: int) -> bool:
+    """Whether a batch is the last of those whose gradients are accumulated for a step."""
+    return (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
 
 
 def progress(trainer: Any) -> float:
@@ -65,8 +78,10 @@ class ProgressLine(Callback):
         self._since, self._first = (t and (t[0], t[1] + pause) for t in (self._since, self._first))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
+        if not is_step_done(trainer, batch_idx):
+            return
         step, now = trainer.global_step, time.monotonic()
-        self._molecules += batch.num_molecules * trainer.world_size
+        self._molecules += batch.num_molecules
         if step - self._started_at == _UNTIMED_STEPS:
             self._first = self._since = (step, now)
             self._molecules = 0
@@ -74,9 +89,10 @@ class ProgressLine(Callback):
             return
         if step % self.every == 0 and step > self._since[0]:
             seconds = now - self._since[1]
-            left = self._left(trainer, seconds / (step - self._since[0]))
-            loss = float(outputs["loss"])
-            print(f"step {step}  loss {loss:.3f}  {self._molecules / seconds:.0f} molecules/s  left {left}", flush=True)
+            left = self._seconds_left(trainer, seconds / (step - self._since[0]))
+            shown = timedelta(seconds=round(left)) if left < math.inf else timedelta.max
+            loss, rate = outputs["train/loss"], self._molecules / seconds
+            print(f"step {step}  loss {loss:.3f}  {rate:.0f} molecules/s  left {shown}", flush=True)
             self._since, self._molecules = (step, now), 0
         if step - self._started_at == _FORECAST_STEPS:
             pace = (now - self._first[1]) / (step - self._first[0])
@@ -85,23 +101,16 @@ class ProgressLine(Callback):
     def _forecast(self, trainer: Any, device: torch.device, seconds_a_step: float) -> str:
         left = self._seconds_left(trainer, seconds_a_step)
         length = "no limit of steps or time"
-        if left < float("inf"):
+        if left < math.inf:
             steps = trainer.global_step + round(left / seconds_a_step)
             length = f"about {steps} steps, done in {timedelta(seconds=round(left))}"
         memory = f"{peak_memory(device) / 2**30:.1f} GB of memory a process so far"
         return f"forecast: {length} without validation and samples; {seconds_a_step:.3g} s a step; {memory}"
 
-    @classmethod
-    def _left(cls, trainer: Any, seconds_a_step: float) -> timedelta:
-        left = cls._seconds_left(trainer, seconds_a_step)
-        return timedelta(seconds=round(left)) if left < float("inf") else timedelta.max
-
     @staticmethod
     def _seconds_left(trainer: Any, seconds_a_step: float) -> float:
-        by_steps = (trainer.max_steps - trainer.global_step) * seconds_a_step if trainer.max_steps > 0 else float("inf")
-        timer = time_limit(trainer)
-        by_time = float("inf") if timer is None else max(0.0, timer.time_remaining() or 0.0)
-        return min(by_steps, by_time)
+        steps, seconds = remaining(trainer)
+        return min(steps * seconds_a_step, seconds)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -132,7 +141,7 @@ class ModelExport(Callback):
 
     def export(self, trainer: Any, pl_module: Any, *, inside: str = "", **facts: Any) -> None:
         """Write to the folder, or to one `inside` it, with `facts` about the model."""
-        batch_size = self.config["training"]["batch_size"] * trainer.world_size
+        batch_size = self.config["training"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
         stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
         config = {**self.config, "history": [*self.history, stretch], **facts}
         save_model(self.folder / inside, pl_module.averaged, config)
@@ -179,7 +188,8 @@ class SampleQuality(Callback):
         self._best: float | None = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        if any(trainer.num_val_batches) or trainer.global_step % self.steps:
+        is_due = is_step_done(trainer, batch_idx) and trainer.global_step % self.steps == 0
+        if any(trainer.num_val_batches) or not is_due:
             return
         lines = [callback for callback in trainer.callbacks if isinstance(callback, ProgressLine)]
         for line in lines:

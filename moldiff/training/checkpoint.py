@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,12 +27,11 @@ from moldiff.diffusion.pretrained import leftovers, parse_weights, with_present_
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import locked, write_atomically
 from moldiff.processes import rank
-from moldiff.training.callbacks import ModelExport
-from moldiff.training.curve import CURVE_FILE, write_curve
-from moldiff.training.loggers import MetricsTable
+from moldiff.training.callbacks import ModelExport, is_step_done
+from moldiff.training.loggers import CURVE_FILE, MetricsTable, write_curve
 
 STATE_FILE = "state.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "moldiff_state"
 _OPTIONS_FILE = "training.json"
 _LOCK_FILE = ".lock"
@@ -37,17 +39,7 @@ _LOCK_FILE = ".lock"
 _DECISIVE = ("denoiser", "process", "optimizer", "condition")
 """Options without which a state cannot be used."""
 
-_INFLUENTIAL = (
-    "batch_size",
-    "seed",
-    "field_weights",
-    "times",
-    "tasks",
-    "schedule",
-    "self_conditioning",
-    "ema_decay",
-    "half",
-)
+_INFLUENTIAL = ("seed", "field_weights", "times", "tasks", "schedule", "self_conditioning", "ema_decay", "half")
 """Options that may change, but then the training goes another way than it would have."""
 
 
@@ -75,10 +67,37 @@ def load_state(path: Path) -> dict[str, Any]:
     if header is None:
         raise MoldiffError(f"{path}: got weights without a state, expected the state of an interrupted training")
     document = json.loads(header)
-    if document["format_version"] != FORMAT_VERSION:
-        raise MoldiffError(f"{path}: got format_version {document['format_version']}, expected {FORMAT_VERSION}")
+    if (version := document["format_version"]) not in (1, FORMAT_VERSION):
+        raise MoldiffError(f"{path}: got format_version {version}, expected {FORMAT_VERSION}")
     state: dict[str, Any] = with_present_names(_with_tensors(document["state"], tensors))
-    return state
+    return _as_checkpoint(state) if version == 1 else state
+
+
+def _as_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of the first format as Lightning has its checkpoints."""
+    parts = ((part, name, value) for part in ("model", "averaged") for name, value in state[part].items())
+    return {
+        **{name: state[name] for name in ("config", "data", "callbacks")},
+        "pytorch-lightning_version": lightning.__version__,
+        "epoch": 0,
+        "global_step": state["step"],
+        "state_dict": {f"{part}.denoiser.{name}": value for part, name, value in parts},
+        "optimizer_states": [state["optimizer"]],
+        "lr_schedulers": [],
+    }
+
+
+class StateFile(CheckpointIO):
+    """How Lightning writes and reads its checkpoints."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_state(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return load_state(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink()
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -156,10 +175,16 @@ def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str
             f"resume: the set {config['data']['folder']} has changed since; to train on it, start anew with "
             f"init={config['out']}"
         )
-    for name in _INFLUENTIAL:
-        if (was := state["config"].get(name)) != config.get(name) and rank() == 0:
-            change = _first_change(name, was, config.get(name))
+    before, after = _influential(state["config"]), _influential(config)
+    for name, was in before.items():
+        if was != after[name] and rank() == 0:
+            change = _first_change(name, was, after[name])
             print(f"moldiff: warning: resume: this training was started with {change}", file=sys.stderr)
+
+
+def _influential(config: Mapping[str, Any]) -> dict[str, Any]:
+    parts = config.get("trainer", {}).get("accumulate_grad_batches", 1)
+    return {"batch_size": config.get("batch_size", 1) * parts} | {name: config.get(name) for name in _INFLUENTIAL}
 
 
 def _first_change(name: str, was: Any, now: Any) -> str:
@@ -170,10 +195,10 @@ def _first_change(name: str, was: Any, now: Any) -> str:
 
 
 class StateKeeper(Callback):
-    """Saves state and model every so many steps and minutes, at the end, and if interrupted; resumes from a state.
+    """Saves state and model every so many steps and minutes, at the end, and if interrupted.
 
-    A state is that between two steps, after the validation and the scoring of the earlier one. What Lightning counts
-    is set from its number of steps, so that nothing else of Lightning's own is kept.
+    A state is that between two steps, after the validation and the scoring of the earlier one, so that what Lightning
+    has counted follows from the number of steps.
 
     Args:
         path: the file of the state.
@@ -181,18 +206,10 @@ class StateKeeper(Callback):
         every: steps.
         minutes: by the clock since the last time; so a kill costs no more, however slow the steps.
         facts: of the training, kept with the state.
-        state: to resume from.
     """
 
     def __init__(
-        self,
-        path: Path,
-        export: ModelExport,
-        *,
-        every: int,
-        minutes: float = float("inf"),
-        facts: Mapping[str, Any],
-        state: Mapping[str, Any] | None,
+        self, path: Path, export: ModelExport, *, every: int, minutes: float = float("inf"), facts: Mapping[str, Any]
     ) -> None:
         self.path, self.export, self.every, self.facts = path, export, every, facts
         self._pause = 60 * minutes
@@ -200,9 +217,9 @@ class StateKeeper(Callback):
         self.interrupted = False
         """Whether this process has been asked to end."""
         self._asked_at = float("-inf")
-        self._state = state
-        self._saved = -1 if state is None else int(state["step"])
+        self._saved = -1
         self._running = self._between_steps = False
+        self._is_due = self._is_ending = False
 
     def interrupt(self) -> None:
         """Ask for an end after the present step; a second time, or before the first step, it comes at once.
@@ -217,66 +234,70 @@ class StateKeeper(Callback):
         if rank() == 0:
             print("interrupted: this step is finished and saved first; Ctrl-C again ends at once", flush=True)
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if self._state is None:
-            return
-        loop, step = trainer.fit_loop.epoch_loop, int(self._state["step"])
-        for progress in (loop.batch_progress.total, loop.manual_optimization.optim_step_progress.total):
-            for name in vars(progress):
-                setattr(progress, name, step)
-        loop._batches_that_stepped = step
-        for callback in trainer.callbacks:
-            if (kept := self._state["callbacks"].get(type(callback).__name__)) is not None:
-                callback.load_state_dict(kept)
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        del checkpoint["loops"]
+        checkpoint |= self.facts
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._saved = int(checkpoint["global_step"])
+        checkpoint["loops"] = {"fit_loop": _counted(trainer, self._saved)}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._running = self._between_steps = True
         if threading.current_thread() is threading.main_thread():
             # Lightning's own would send a message to the other processes from within the handler, and wait for ever.
             signal.signal(signal.SIGTERM, lambda *_: self.interrupt())
-        if self._state is not None:
-            pl_module.model.denoiser.load_state_dict(self._state["model"])
-            pl_module.averaged.denoiser.load_state_dict(self._state["averaged"])
-            trainer.optimizers[0].load_state_dict(self._state["optimizer"])
-            pl_module.num_parts = self._state["num_parts"]
-            self._state = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: MolBatch, batch_idx: int) -> None:
-        if trainer.global_step % self.every == 0 or time.monotonic() - self._saved_at >= self._pause:
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        is_ending = self._is_ending or (self.interrupted and trainer.world_size == 1)
+        if self._is_due or is_ending or trainer.global_step % self.every == 0:
             self._save(trainer, pl_module)
-        if pl_module.is_ending or (self.interrupted and trainer.world_size == 1):
+        if is_ending:
             raise KeyboardInterrupt
-        pl_module.wants_end = self.interrupted
         self._between_steps = False
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Agree with all processes on what comes after this step, where the GPU is waited for anyway."""
+        is_due = time.monotonic() - self._saved_at >= self._pause
+        asked = torch.tensor([float(is_due), float(self.interrupted)], device=pl_module.device)
+        self._is_due, self._is_ending = map(bool, trainer.strategy.reduce(asked, reduce_op="sum").tolist())
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        self._between_steps = True
+        self._between_steps = is_step_done(trainer, batch_idx)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._save(trainer, pl_module)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and self._between_steps:
+        # Several processes can only save together.
+        if isinstance(exception, KeyboardInterrupt) and self._between_steps and trainer.world_size == 1:
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Any, pl_module: Any) -> None:
         """Write everything; the state last, for what is logged and exported belongs to it."""
-        step = trainer.global_step
-        if step == self._saved or not trainer.is_global_zero:
+        if trainer.global_step == self._saved:
             return
-        for logger in trainer.loggers:
-            logger.save()
-            if isinstance(logger, MetricsTable):
-                write_curve(self.path.with_name(CURVE_FILE), logger.rows)
-        self.export.export(trainer, pl_module)
-        state = {
-            **self.facts,
-            "step": step,
-            "model": pl_module.model.denoiser.state_dict(),
-            "averaged": pl_module.averaged.denoiser.state_dict(),
-            "optimizer": trainer.optimizers[0].state_dict(),
-            "num_parts": pl_module.num_parts,
-            "callbacks": {type(callback).__name__: callback.state_dict() for callback in trainer.callbacks},
-        }
-        save_state(self.path, state)
-        self._saved, self._saved_at = step, time.monotonic()
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()
+                if isinstance(logger, MetricsTable):
+                    write_curve(self.path.with_name(CURVE_FILE), logger.rows)
+            self.export.export(trainer, pl_module)
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved, self._saved_at = trainer.global_step, time.monotonic()
+
+
+def _counted(trainer: Any, step: int) -> dict[str, Any]:
+    """What Lightning's loops, in the form in which it keeps them, have counted between a step and the next."""
+    counted: dict[str, Any] = trainer.fit_loop.state_dict()
+    batches = step * trainer.accumulate_grad_batches
+    optimizer = counted["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    for kind in ("total", "current"):
+        counted["epoch_progress"][kind] |= {"ready": 1, "started": 1}
+        counted["epoch_loop.batch_progress"][kind] |= dict.fromkeys(
+            ("ready", "started", "processed", "completed"), batches
+        )
+        optimizer[kind] |= {"ready": step, "completed": step}
+    return counted

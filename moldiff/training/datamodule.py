@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count, repeat
 
 import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from moldiff.data.dataset import PreparedSet
 from moldiff.data.loader import DenseBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.conditioning import Properties, half_of
 
-_MANY_STEPS = 10**9
 _MOST_TOGETHER = 8
 
 _FIT = 50_000
 """Molecules at most to which linear functions of atom and bond counts are fitted."""
 
 
-class StepDataset(Dataset[MolBatch]):
-    """Batch by step of the whole training, over all epochs."""
+class StepBatches:
+    """The batch of every step of a training, over all epochs; one after the other from a step on.
 
-    def __init__(self, batches: DenseBatches) -> None:
-        self.batches = batches
+    Args:
+        batches: of an epoch.
+        start: the first step.
+        repeats: how often each comes, for as many parts of it that are worked on one after the other.
+    """
+
+    def __init__(self, batches: DenseBatches, *, start: int = 0, repeats: int = 1) -> None:
+        self.batches, self.start, self.repeats = batches, start, repeats
 
     def __getitem__(self, step: int) -> MolBatch:
         epoch, k = divmod(step, len(self.batches))
         self.batches.set_epoch(epoch)
         return self.batches[k]
 
-
-class _StepSampler(Sampler[int]):
-    """The steps from `start` on."""
-
-    def __init__(self, start: int, total: int) -> None:
-        self.steps = range(start, total)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
+    def __iter__(self) -> Iterator[MolBatch]:
+        for step in count(self.start):
+            yield from repeat(self[step], self.repeats)
 
 
 class TrainingData(lightning.LightningDataModule):
@@ -52,7 +48,7 @@ class TrainingData(lightning.LightningDataModule):
 
     Args:
         prepared: the set.
-        batch_size: molecules a step and device.
+        batch_size: molecules a step, device and accumulated part.
         seed: of the order.
         num_validation: molecules of the validation part that are used.
         half: of the training molecules that is used, "a" or "b"; None = all.
@@ -74,33 +70,30 @@ class TrainingData(lightning.LightningDataModule):
         self.num_validation = num_validation
         self.half, self.properties = half, properties
 
-    def train_dataloader(self) -> DataLoader[MolBatch]:
-        trainer = self.trainer
-        assert trainer is not None
+    def train_dataloader(self) -> StepBatches:
+        """Every process gets all molecules of a step, so that their noise does not depend on who works on which."""
+        assert self.trainer is not None
         batches = DenseBatches(
             self.prepared,
             half_of(self.prepared.split("train"), self.half),
-            batch_size=self.batch_size,
+            batch_size=self.batch_size * self._num_parts,
             seed=self.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
             properties=self.properties,
         )
-        total = trainer.max_steps if trainer.max_steps > 0 else _MANY_STEPS
-        sampler = _StepSampler(trainer.global_step, total)
-        return DataLoader(StepDataset(batches), batch_size=None, sampler=sampler)
+        return StepBatches(batches, start=self.trainer.global_step, repeats=self.trainer.accumulate_grad_batches)
 
-    def val_dataloader(self) -> DataLoader[MolBatch] | Sequence[MolBatch]:
+    def val_dataloader(self) -> Iterable[MolBatch]:
         indices = self.prepared.split("valid")[: self.num_validation]
         if len(indices) == 0:
             return []
-        # Noise is drawn for whole batches; so that it does not depend on the number of processes, theirs are put
-        # together here, as far as memory allows: without gradients a molecule takes a small part of it.
-        trainer = self.trainer
-        assert trainer is not None
-        size = self.batch_size * min(trainer.world_size, _MOST_TOGETHER)
-        batches = evaluation_batches(self.prepared, indices, batch_size=size)
-        return DataLoader(batches, batch_size=None, shuffle=False)
+        # Noise is drawn for whole batches, as far as memory allows: without gradients a molecule takes a small part.
+        size = self.batch_size * min(self._num_parts, _MOST_TOGETHER)
+        return evaluation_batches(self.prepared, indices, batch_size=size)
+
+    @property
+    def _num_parts(self) -> int:
+        assert self.trainer is not None
+        return int(self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
 
 def learnt_properties(prepared: PreparedSet, names: Sequence[str], indices: np.ndarray) -> Properties:

@@ -1,9 +1,10 @@
-"""Where the numbers of a training are written as it goes: a table, and TensorBoard."""
+"""Where the numbers of a training are written as it goes: a table, a picture of it, and TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
 
 TABLE_FILE = "log/metrics.csv"
+CURVE_FILE = "curve.svg"
 _SECONDS = 10.0
 """The table is written at most this often, save at the end and before the state is."""
 
@@ -87,6 +89,38 @@ class MetricsTable(Logger):
             for row in csv.DictReader(file):
                 if (step := int(row.pop("step"))) <= last:
                     self._rows[step] = {name: float(text) for name, text in row.items() if text}
+
+
+def write_curve(path: Path, rows: Mapping[int, Mapping[str, float]]) -> None:
+    """Draw the numbers of a training by step: `train/loss` and `valid/loss` above, `sample/...` below."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    samples = sorted({name for row in rows.values() for name in row if name.startswith("sample/")})
+    panels = []
+    for title, names in (("Loss", ["train/loss", "valid/loss"]), ("Quality of samples", samples)):
+        if series := {name: points for name in names if (points := _points(rows, name))}:
+            panels.append((title, series))
+    if not panels:
+        return
+    figure = Figure(figsize=(8, 2.8 * len(panels)))
+    figure.subplots_adjust(left=0.1, right=0.75, hspace=0.5)
+    for axes, (title, series) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for name, points in series.items():
+            label = f"{name.removeprefix('sample/')} {points[-1][1]:.3g}"
+            axes.plot(*zip(*points, strict=True), label=label, gid=name, marker="o", markevery=[-1], markersize=3)
+        axes.set(title=title, xlabel="steps", xlim=(0, max(rows)), ylim=(0, 1) if series.keys() <= {*samples} else None)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    picture = io.BytesIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):  # text as text, and the same file each time
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    write_atomically(path, picture.getvalue())
+
+
+def _points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[int, float]]:
+    """The finite values of a column by step."""
+    return [(step, row[name]) for step, row in sorted(rows.items()) if math.isfinite(row.get(name, math.nan))]
 
 
 def tensorboard(folder: str | Path, *, step: int = 0) -> Logger:

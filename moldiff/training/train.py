@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,21 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.compute import choose_device
+from moldiff.diffusion.compute import choose_device, is_out_of_memory
 from moldiff.diffusion.conditioning import Properties, PropertyDropout, half_of
 from moldiff.diffusion.instantiate import construct
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
+from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_checkpoint, with_present_names
+from moldiff.errors import MoldiffError
 from moldiff.processes import handled, rank
 from moldiff.training.autotune import ArithmeticTrial
 from moldiff.training.callbacks import ModelExport, ProgressLine, SampleQuality
-from moldiff.training.checkpoint import STATE_FILE, StateKeeper, check_options, claimed
+from moldiff.training.checkpoint import STATE_FILE, StateFile, StateKeeper, check_options, claimed
 from moldiff.training.datamodule import TrainingData, counted, learnt_properties
 from moldiff.training.finetune import take_over
-from moldiff.training.module import DiffusionTraining
+from moldiff.training.module import STEP_BY_STEP, DiffusionTraining
 
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}}
 _PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
@@ -76,20 +79,38 @@ def train(config: Mapping[str, Any]) -> Path:
             every=config["trainer"]["validate_every"],
             minutes=config["trainer"].get("save_minutes", 10.0),
             facts=facts,
-            state=state,
         )
-        trainer = _trainer(config, out, device, export, keeper, step=0 if state is None else int(state["step"]))
+        step = 0 if state is None else int(state["global_step"])
+        trainer = _trainer(config, module, device, export=export, keeper=keeper, step=step)
+        resumed = None if state is None else out / STATE_FILE
         del state  # it would hold the weights twice
         # SIGUSR1 is how SLURM gives notice; all end the training between two steps.
-        with handled(("SIGINT", "SIGTERM", "SIGUSR1"), lambda *_: keeper.interrupt()):
-            trainer.fit(module, datamodule=data)
+        with handled(("SIGINT", "SIGTERM", "SIGUSR1"), lambda *_: keeper.interrupt()), _memory_errors(config):
+            trainer.fit(module, datamodule=data, ckpt_path=resumed)
     return out
+
+
+@contextmanager
+def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
+    """Say what to do where a batch does not fit into memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size, parts = config["batch_size"], config["trainer"].get("accumulate_grad_batches", 1)
+        if size == 1:
+            raise MoldiffError("out of memory: not even one molecule at a time fits; a smaller denoiser may") from error
+        raise MoldiffError(
+            f"out of memory: {size} molecules at a time do not fit; resume=true batch_size={-(-size // 2)} "
+            f"trainer.accumulate_grad_batches={2 * parts} goes on with the same training in smaller parts"
+        ) from error
 
 
 def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTraining:
     return DiffusionTraining(
         model,
-        optimizer=_optimizer(config["optimizer"]),
+        optimizer=construct(config["optimizer"], None),
         schedule=construct(config["schedule"], None),
         times=construct(config["times"], None),
         tasks=construct(config["tasks"], None) if config.get("tasks") else None,
@@ -142,23 +163,33 @@ def _warn_of_few(prepared: PreparedSet) -> None:
         )
 
 
-def _optimizer(config: Mapping[str, Any]) -> Callable[..., torch.optim.Optimizer]:
-    build: Callable[..., torch.optim.Optimizer] = construct(config, None)
-    if "MuonAdamW" in str(config["_target_"]):
-        return build
-    return lambda named: build([parameter for _, parameter in named])
-
-
 def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
     """`auto` is every GPU; on a CPU two processes, which together beat one with twice the threads."""
     return min(2, os.cpu_count() or 1) if on_cpu and devices == "auto" else devices
 
 
+def _strategy(options: Mapping[str, Any], devices: int | str, model: MoleculeDiffusion) -> str:
+    """Lightning's, told where several processes share a step from which some weights may get no gradient."""
+    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
+    several |= options.get("num_nodes", 1) > 1
+    name = str(options["strategy"])
+    if not model.properties and isinstance(model.denoiser, PairTransformer):
+        return name
+    return "ddp_find_unused_parameters_true" if name == "ddp" or (name == "auto" and several) else name
+
+
 def _trainer(
-    config: Mapping[str, Any], out: Path, device: torch.device, export: ModelExport, keeper: StateKeeper, *, step: int
+    config: Mapping[str, Any],
+    module: DiffusionTraining,
+    device: torch.device,
+    *,
+    export: ModelExport,
+    keeper: StateKeeper,
+    step: int,
 ) -> lightning.Trainer:
-    options = config["trainer"]
-    precision = options["precision"]
+    options, out = config["trainer"], Path(config["out"])
+    precision, parts = options["precision"], options.get("accumulate_grad_batches", 1)
+    devices = _num_devices(options["devices"], on_cpu=device.type == "cpu")
     bfloat16 = None if precision == "auto" else _PRECISIONS.get(str(precision), False)
     trial = ArithmeticTrial(
         bfloat16=bfloat16, compiled=None if config["compile"] == "auto" else bool(config["compile"])
@@ -173,23 +204,20 @@ def _trainer(
     loggers = config.get("logger", _DEFAULT_LOGGER) or {}
     return lightning.Trainer(
         accelerator=options["accelerator"],
-        devices=_num_devices(options["devices"], on_cpu=device.type == "cpu"),
+        devices=devices,
         num_nodes=options.get("num_nodes", 1),
-        strategy=options["strategy"],
+        strategy=_strategy(options, devices, module.model),
         precision="32-true" if precision == "auto" or str(precision) in _PRECISIONS else precision,
         max_steps=options["max_steps"] or -1,
-        max_epochs=-1,
         callbacks=[*callbacks, keeper],  # last, for it saves what the others know
+        plugins=[StateFile()],
+        accumulate_grad_batches=parts,
         logger=[construct(logger, None, folder=out, step=step) for logger in loggers.values()],
         log_every_n_steps=options["log_every"],
-        val_check_interval=options["validate_every"],
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
+        val_check_interval=options["validate_every"] * parts,
         use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=out,
+        **STEP_BY_STEP,
     )
 
 
