@@ -72,10 +72,9 @@ def _trace(cuts: Sequence[np.ndarray], widths: np.ndarray) -> list[int]:
 class DenseBatches(Dataset[MolBatch]):
     """The batches of one epoch as a sequence: `batches[k]` is the k-th, `for batch in batches` all of them.
 
-    In training (`shuffle=True`) the order depends on (seed, epoch) alone, ranks draw disjoint molecules and get
-    equally many batches of equal shapes step by step, and batches that the molecules do not fill are filled up by
-    drawing again among those of their width; a set smaller than a batch makes one smaller batch. In evaluation
-    every molecule comes exactly once over all ranks, in batches as full as the order allows.
+    In training (`shuffle=True`) the order depends on (seed, epoch) alone, and batches that the molecules do not fill
+    are filled up by drawing again among those of their width; a set smaller than a batch makes one smaller batch. In
+    evaluation every molecule comes exactly once, in batches as full as the order allows.
 
     Usable as it is, or with worker processes through `DataLoader(batches, batch_size=None, num_workers=2)`, which
     gives the same batches in the same order. To resume an epoch exactly, start at batch k: `batches.epoch(e, start=k)`.
@@ -83,12 +82,10 @@ class DenseBatches(Dataset[MolBatch]):
     Args:
         prepared: the set.
         indices: the molecules to use, e.g. `prepared.split("train")`.
-        batch_size: molecules per batch on each rank, for the width that most molecules have; other widths get
-            as many as fit in the same number of padded pairs, and at least one.
+        batch_size: molecules per batch, for the width that most molecules have; other widths get as many as fit in
+            the same number of padded pairs, and at least one.
         seed: of the order, 0 <= seed < 2**32.
         shuffle: training (True) or evaluation (False).
-        rank: number of this process, 0 to world_size - 1.
-        world_size: number of processes.
         properties: names of learnable ones that become `condition` [B, C], in the set's units, NaN = not known.
         max_waste: the share of padded pairs that may be padding.
 
@@ -104,8 +101,6 @@ class DenseBatches(Dataset[MolBatch]):
         batch_size: int,
         seed: int = 0,
         shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
         properties: Sequence[str] = (),
         max_waste: float = 0.1,
     ) -> None:
@@ -116,10 +111,10 @@ class DenseBatches(Dataset[MolBatch]):
         self._arrays = _FlatTensors(prepared, properties)
         self._indices = np.asarray(indices, dtype=np.int64)
         self._seed, self._epoch = seed, 0
-        self._shuffle, self._rank, self._world_size = shuffle, rank, world_size
+        self._shuffle = shuffle
         sizes = np.diff(prepared.flat["atom_slices"])[self._indices]
         commonest = float(np.bincount(sizes).argmax())
-        step_pairs = batch_size * world_size * commonest**2 if shuffle else 0.0
+        step_pairs = batch_size * commonest**2 if shuffle else 0.0
         self.widths = bucket_widths(sizes, max_waste=max_waste, min_pairs=step_pairs)
         self._bucket = np.searchsorted(self.widths, sizes)
         counts = np.bincount(self._bucket, minlength=len(self.widths))
@@ -154,24 +149,20 @@ class DenseBatches(Dataset[MolBatch]):
 
     @cached_property
     def _plan(self) -> list[tuple[int, Tensor]]:
-        """(bucket, molecule indices [B]) of every batch of this rank in the present epoch."""
+        """(bucket, molecule indices [B]) of every batch in the present epoch."""
         state = np.random.SeedSequence([self._seed, self._epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
         plan = []
         for bucket, size in enumerate(self.batch_sizes):
             members = torch.from_numpy(self._indices[self._bucket == bucket])
             if not self._shuffle:
-                chunks = torch.split(members[self._rank :: self._world_size], size)
-                plan += [(bucket, chunk) for chunk in chunks if len(chunk)]
+                plan += [(bucket, chunk) for chunk in torch.split(members, size) if len(chunk)]
                 continue
             members = members[torch.randperm(len(members), generator=generator)]
-            # Fewer molecules than one step takes: the step shrinks, but no rank goes without.
-            size = min(size, -(-len(members) // self._world_size))
-            step = size * self._world_size
-            missing = -len(members) % step
+            size = min(size, len(members))  # fewer molecules than a step takes make a smaller step
+            missing = -len(members) % size
             refill = members[torch.randint(len(members), (missing,), generator=generator)]
-            steps = torch.cat([members, refill]).view(-1, self._world_size, size)
-            plan += [(bucket, ids) for ids in steps[:, self._rank]]
+            plan += [(bucket, ids) for ids in torch.cat([members, refill]).view(-1, size)]
         order = torch.randperm(len(plan), generator=generator) if self._shuffle else torch.arange(len(plan))
         return [plan[k] for k in order.tolist()]
 
