@@ -66,8 +66,8 @@ def test_settings_of_a_sampler() -> None:
     sampler = sampler_of("sampler.grid_power=3.5,corrector=7", num_steps=7)
     assert (sampler.grid_power, sampler.corrector, sampler.num_steps) == (3.5, 7.0, 7)
     assert label(sampler) == "grid_power=3.5, corrector=7"
-    assert sampler_of("refinements=2") == PowerSampler(refinements=2)
-    assert label(PowerSampler(refinements=2)) == "refinements=2"
+    assert sampler_of("restarts=2") == PowerSampler(restarts=2)
+    assert label(PowerSampler(restarts=2)) == "restarts=2"
     assert sampler_of("default") == PowerSampler()
     assert label(PowerSampler(num_steps=3)) == "default"
     for wrong in ("odrer=2", "order=two", "order"):

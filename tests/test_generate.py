@@ -166,8 +166,8 @@ def test_sampler_options_are_checked() -> None:
         ({"settle_level": 0.0}, "sampler.settle_level: got 0.0, expected a number between 0 and 1"),
         ({"grid_power": 0.0}, "sampler.grid_power"),
         ({"hydrogen_noise": 0.0}, "sampler.hydrogen_noise: got 0.0, expected a number above 0"),
-        ({"refinements": -1}, "sampler.refinements: got -1, expected a whole number of at least 0"),
-        ({"refine_level": 1.0}, "sampler.refine_level: got 1.0, expected a number above 0.15 and below 1"),
+        ({"restarts": -1}, "sampler.restarts: got -1, expected a whole number of at least 0"),
+        ({"restart_level": 1.0}, "sampler.restart_level: got 1.0, expected a number above 0.15 and below 1"),
     ]:
         with pytest.raises(MoldiffError, match=message):
             PowerSampler(**options)  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
         noisy = model.process.start(start.clean, start.level, draws)
         answer = model.denoise(noisy, start.level, None)
         answer = replace(answer, hydrogen=torch.zeros_like(answer.hydrogen))
-        sampler = PowerSampler(num_steps=12, refinements=1, refine_level=0.5, hydrogen_noise=hydrogen_noise)
+        sampler = PowerSampler(num_steps=12, restarts=1, restart_level=0.5, hydrogen_noise=hydrogen_noise)
         states = list(sampler(lambda *_: answer, model.process, noisy, start.level, draws))
         return states[8].noisy
 
@@ -225,7 +225,7 @@ def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "refinements", "expected"),
+    ("num_steps", "restarts", "expected"),
     [
         (20, None, [20]),
         (49, None, [49]),
@@ -239,9 +239,9 @@ def test_the_noise_of_hydrogens_is_wider_in_a_refinement_of_few_calls() -> None:
     ],
 )
 def test_the_calls_are_shared_out_by_the_levels_passed_through(
-    num_steps: int, refinements: int | None, expected: list[int]
+    num_steps: int, restarts: int | None, expected: list[int]
 ) -> None:
-    stages = PowerSampler(num_steps=num_steps, refinements=refinements).stages(coupling=True)
+    stages = PowerSampler(num_steps=num_steps, restarts=restarts).stages(coupling=True)
     assert not any(stage.graph_known for stage in stages)
     grids = [stage.grid for stage in stages]
     assert [len(grid) for grid in grids] == expected
@@ -319,7 +319,7 @@ def test_a_refinement_goes_back_to_noise_of_the_estimate_and_keeps_what_is_known
         seen.append((noisy, level))
         return model.denoise(noisy, level, previous)
 
-    sampler = PowerSampler(num_steps=10, refinements=2, refine_level=0.5, settle=0.0)
+    sampler = PowerSampler(num_steps=10, restarts=2, restart_level=0.5, settle=0.0)
     states = list(sampler(denoise, model.process, model.process.start(clean, level, draws), level, draws))
     assert [state.step for state in states] == list(range(10))
     assert all(torch.equal(noisy.pos[:, 0], clean.pos[:, 0]) for noisy, _ in seen)

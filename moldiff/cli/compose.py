@@ -69,7 +69,7 @@ _NAMES: dict[type, str] = {
     type(None): "null",
 }
 _TYPES = {
-    "int | None": "sampler.num_steps sampler.refinements data.min_count metrics.p3.charge",
+    "int | None": "sampler.num_steps sampler.restarts data.min_count metrics.p3.charge",
     "float | None": "sampler.corrector sampler.churn sampler.class_lead sampler.hydrogen_noise task.rmsd",
     "str | None": "task.core task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
     "data.name_column data.split_field",

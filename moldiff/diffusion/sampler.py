@@ -23,7 +23,7 @@ _EXCLUDED = -1e4
 """Logit of a class that cannot be."""
 
 _SETTLED = 0.15
-"""Noise level at which the estimate of a molecule that is to be refined is as good as drawn."""
+"""Noise level at which the estimate of a molecule that gets a restart is as good as drawn."""
 
 _CORRECTOR, _COUPLED_CORRECTOR = 3.0, 100.0
 """How many more classes a step redraws unless told otherwise; the latter for models with coupled noise."""
@@ -37,8 +37,17 @@ _DRAWN = 0.01
 _LEAST_SETTLING = 6
 """Network calls that hydrogens need to find their places, where there are as many to spare."""
 
+BROKEN_LEVEL = 0.75
+"""Noise level that a molecule in pieces goes back to, at most."""
+
+BROKEN_RESTARTS = 2
+"""How often a molecule in pieces is drawn on at most."""
+
+_BROKEN_SHARE = 0.4
+"""Network calls of such a restart, as a share of those of a whole run."""
+
 _MANY = 50
-"""Network calls from which on a run draws noise anew or, of a model with coupled noise, has a refinement."""
+"""Network calls from which on a run draws noise anew or, of a model with coupled noise, has a restart."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,11 @@ class Start:
         """Atoms of known position [B, N]."""
         return (self.level.pos == 0) & self.clean.node_mask
 
+    def restarted(self, estimate: Prediction) -> Start:
+        """From `BROKEN_LEVEL` of an estimate (Å), for a molecule that came out in pieces; what is known stays."""
+        clean = settled(self.clean, estimate, self.level)
+        return replace(self, clean=clean, level=self.level.at_most(BROKEN_LEVEL))
+
 
 Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
 
@@ -132,13 +146,13 @@ class PowerSampler:
         class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
             None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
             taken, the graph has to be settled before the coordinates are.
-        refinements: how often the molecule is noised again to `refine_level` and drawn on from there, which lets the
+        restarts: how often the molecule is noised again to `restart_level` and drawn on from there, which lets the
             network correct what it got wrong before (Restart sampling, Xu et al. 2023, arXiv:2306.14878). The calls
             are shared out by the levels that are passed through. None = none; of models with coupled noise 1 from 50
             calls on.
-        refine_level: noise level that a refinement starts from, times that of each field to begin with.
+        restart_level: noise level that such a restart goes back to, times that of each field to begin with.
         hydrogen_noise: of models with coupled noise: standard deviation of the noise that hydrogen offsets start from;
-            None = 1 + 1 / num_steps, and 1 + 2 / calls in a refinement of so many calls, for they lose length.
+            None = 1 + 1 / num_steps, and 1 + 2 / calls in a restart of so many calls, for they lose length.
     """
 
     num_steps: int = 50
@@ -153,8 +167,8 @@ class PowerSampler:
     settle: float = 0.16
     settle_level: float = 0.2
     class_lead: float | None = None
-    refinements: int | None = None
-    refine_level: float = 0.35
+    restarts: int | None = None
+    restart_level: float = 0.35
     hydrogen_noise: float | None = None
 
     def __post_init__(self) -> None:
@@ -172,13 +186,13 @@ class PowerSampler:
             raise MoldiffError(f"sampler.hydrogen_noise: got {self.hydrogen_noise}, expected a number above 0")
         if self.order not in (1, 2):
             raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
-        if self.refinements is not None and not (isinstance(self.refinements, int) and self.refinements >= 0):
-            raise MoldiffError(f"sampler.refinements: got {self.refinements}, expected a whole number of at least 0")
+        if self.restarts is not None and not (isinstance(self.restarts, int) and self.restarts >= 0):
+            raise MoldiffError(f"sampler.restarts: got {self.restarts}, expected a whole number of at least 0")
         if not 0 < self.settle_level < 1:
             raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
-        if not _SETTLED < self.refine_level < 1:
+        if not _SETTLED < self.restart_level < 1:
             raise MoldiffError(
-                f"sampler.refine_level: got {self.refine_level}, expected a number above {_SETTLED} and below 1"
+                f"sampler.restart_level: got {self.restart_level}, expected a number above {_SETTLED} and below 1"
             )
 
     def __call__(
@@ -231,11 +245,16 @@ class PowerSampler:
             bond=replace(process.bond, **classes),
         )
 
-    def num_refinements(self, coupling: bool) -> int:
-        """`refinements`, or what None stands for."""
-        if self.refinements is None:
+    def num_restarts(self, coupling: bool) -> int:
+        """`restarts`, or what None stands for."""
+        if self.restarts is None:
             return int(coupling and self.num_steps >= _MANY)
-        return self.refinements
+        return self.restarts
+
+    def of_restart(self, coupling: bool) -> PowerSampler:
+        """How a molecule in pieces is drawn on, see `Start.restarted`; with as many `restarts` as a whole run has."""
+        calls = max(1, round(_BROKEN_SHARE * self.num_steps))
+        return replace(self, num_steps=calls, restarts=self.num_restarts(coupling))
 
     def stages(self, coupling: bool) -> list[Stage]:
         """The ways down of the run, `num_steps` network calls in all; with `coupling` none with a known graph."""
@@ -243,7 +262,7 @@ class PowerSampler:
         if self.settle and not coupling:
             calls = min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps)))
         end = _DRAWN if calls else MIN_LEVEL
-        grids = self._grids(self.num_steps - calls, self.num_refinements(coupling), end)
+        grids = self._grids(self.num_steps - calls, self.num_restarts(coupling), end)
         found = [Stage(grid, grid) for grid in grids]
         if calls:
             down = power_grid(calls, self.grid_power, start=self.settle_level)
@@ -251,13 +270,13 @@ class PowerSampler:
         return found
 
     def _grids(self, num_steps: int, rounds: int, end: float) -> list[Tensor]:
-        """The levels of the first way down and of each refinement, one network call each, to the level `end`."""
-        calls = round(num_steps / (1 / self.refine_level + rounds))
+        """The levels of the first way down and of each restart, one network call each, to the level `end`."""
+        calls = round(num_steps / (1 / self.restart_level + rounds))
         if calls < 2:  # a single call would only repeat the last estimate
             rounds = 0
         ends = [_SETTLED] * rounds + [end]
         first = power_grid(num_steps - rounds * calls, self.grid_power, end=ends[0])
-        return [first] + [power_grid(calls, self.grid_power, start=self.refine_level, end=end) for end in ends[1:]]
+        return [first] + [power_grid(calls, self.grid_power, start=self.restart_level, end=end) for end in ends[1:]]
 
     def _width(self, process: JointProcess, excess: float) -> float:
         """Standard deviation of the noise of hydrogens, where coupled models want it wider by `excess`."""
