@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from moldiff.molecules.elements import COVALENT
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
 from moldiff.tasks.inputs import Source, atom_records
-from moldiff.tasks.task import Finished, Turns, start_at
+from moldiff.tasks.task import TaskOfInputs, TaskOutcome, start_at
 
 _MAX_HYDROGEN_DISTANCE = 1.8
 """Å; no hydrogen of a molecule is farther from its heavy atom (H-I has 1.61)."""
@@ -74,7 +74,7 @@ class Bonds:
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
-        return BondTask(tuple(skeletons), tuple(rules), vocabulary, tuple(rejected))
+        return BondTask(tuple(skeletons), vocabulary, tuple(rejected), tuple(rules))
 
     def _charges(self, count: int) -> list[int | None]:
         """The charge that was asked for each of so many records."""
@@ -183,37 +183,22 @@ def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class BondTask:
+class BondTask(TaskOfInputs[_Skeleton]):
     """Draws bonds and charges onto known coordinates, molecule after molecule in turn.
 
     Attributes:
-        skeletons: the molecules.
-        rules: the total charge of each.
-        vocabulary: classes of the model.
-        rejected: number and reason of each input that cannot be used.
+        rules: sums that each has to meet, the total charge first.
     """
 
-    skeletons: tuple[_Skeleton, ...]
     rules: tuple[tuple[Total, ...], ...]
-    vocabulary: Vocabulary
-    rejected: tuple[tuple[int, str], ...] = ()
 
     def count(self, n: int) -> int:
-        """Molecules that make up the answer: one for each of the input."""
-        return len(self.skeletons)
-
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        sizes = [one.molecule.num_heavy_atoms for one in self.skeletons]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        """The inputs that are left out."""
-        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+        """One for each of the input."""
+        return len(self.inputs)
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Elements, hydrogens and coordinates of one of the molecules."""
-        one = self.skeletons[index % len(self.skeletons)]
+        one = self.of(index)
         size = one.molecule.num_heavy_atoms
         centred = replace(one.molecule, pos=one.molecule.pos - one.molecule.pos.mean(0))
         free = np.ones((size, size))
@@ -223,28 +208,13 @@ class BondTask:
         """The rule of the total charge."""
         return self.rules[index % len(self.rules)]
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The molecule at exactly the input's coordinates."""
-        one = self.skeletons[index % len(self.skeletons)]
-        exact = Molecule(
-            one.molecule.pos,
-            molecule.atomic_number,
-            molecule.formal_charge,
-            molecule.num_hydrogens,
-            one.molecule.hydrogen_offset,
-            molecule.bonds,
+        one = self.of(index)
+        exact = replace(
+            molecule, pos=one.molecule.pos, hydrogen_offset=one.molecule.hydrogen_offset, name="", properties={}
         )
-        fields: Mapping[str, str | int] = {
-            "input": one.molecule.name,
-            "input_record": one.number,
-            "input_atoms": " ".join(map(str, one.order.tolist())),
-        }
+        fields = self.fields(index) | {"input_atoms": " ".join(map(str, one.order.tolist()))}
         asked = [total.value for total in self.totals(index)[:1]]
         met = not asked or molecule.formal_charge.sum() == asked[0]
-        return Finished(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))
-
-    def admission(self, n: int) -> Turns | None:
-        """One answer for each molecule."""
-        if len(self.skeletons) == 1:
-            return None
-        return Turns(len(self.skeletons), 1)
+        return TaskOutcome(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -27,6 +27,8 @@ from moldiff.storage import shown
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""
+
+T = TypeVar("T")
 
 Atoms = tuple[np.ndarray, np.ndarray, int, str]
 """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and name of a molecule."""
@@ -95,6 +97,26 @@ def given(
         reason = f"record {rejected[0][0]}: {rejected[0][1]}" if len(rejected) > 1 else rejected[0][1]
         raise MoldiffError(f"{name}: {reason}")
     return found, rejected
+
+
+def usable(
+    name: str, source: Source | Iterable[Source] | None, use: Callable[[Given], T], *, coordinates: bool = True
+) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
+    """What `use` makes of the molecules of a source, and number and reason of each that cannot be used; see `given`.
+
+    Raises:
+        MoldiffError: when not one molecule can be used; `use` raises it for one.
+    """
+    found, rejected = given(name, source, coordinates=coordinates)
+    used = []
+    for one in found:
+        try:
+            used.append(use(one))
+        except MoldiffError as error:
+            rejected.append((one.number, str(error)))
+    if not used:
+        raise MoldiffError(rejected[0][1])
+    return tuple(used), tuple(rejected)
 
 
 def _records(name: str, source: Any) -> Iterator[Record]:

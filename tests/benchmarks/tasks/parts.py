@@ -12,11 +12,12 @@ from scipy.spatial.distance import pdist
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
+from moldiff.evaluation.metrics.validity import Verdict
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.sample import SampledMolecule
 from moldiff.tasks import Grow, Link, Replace, Series
+from moldiff.tasks.fixed_part import is_attached
 from moldiff.tasks.task import Request
 from tests.benchmarks.tasks.conformers import sanitized
 from tests.benchmarks.tasks.settings import Columns, Row, Settings
@@ -52,8 +53,9 @@ class Parts:
         series, first = Series(tasks=list(tasks.values())), settings.first(places.start)
         for sample in settings.draw(series, first=first, samples=settings.samples):
             place = able[sample.index % len(able)]
-            for column, one in (("raw", settings.raw(sample, tasks[place])), ("decoded", sample)):
-                rows[place][column] += self._found(one, wholes[place], removed[place] or ())
+            ends = [int(number) for number in str(sample.task["attach"]).split()]
+            for column, form in settings.forms(sample).items():
+                rows[place][column] += self._found(*form, ends, wholes[place], removed[place] or ())
         return [rows[place] for place in places]
 
     def chosen(self, whole: Molecule, random: np.random.Generator) -> list[int] | None:
@@ -66,18 +68,20 @@ class Parts:
             return Replace(core=whole, remove=removed)
         return (Grow if self.kind == "grow" else Link)(core=whole, keep=kept, new_atoms=len(removed))
 
-    def _found(self, sample: SampledMolecule, whole: Molecule, removed: Sequence[int]) -> Counter[str]:
-        """Which definitions hold for a sample."""
+    def _found(
+        self, molecule: Molecule, verdict: Verdict, ends: Sequence[int], whole: Molecule, removed: Sequence[int]
+    ) -> Counter[str]:
+        """Which definitions hold for a sample whose atoms `ends` were to gain bonds."""
         kept = np.setdiff1d(np.arange(whole.num_heavy_atoms), removed)
-        valid, attached = sample.smiles is not None, bool(sample.task["attached"])
+        valid, attached = verdict.problem is None, is_attached(molecule, len(kept), np.array(ends, dtype=int))
         both = valid and attached
         holds = {
-            "kept_untouched": is_untouched(sample.molecule, whole, kept),
+            "kept_untouched": is_untouched(molecule, whole, kept),
             "attached": attached,
             "valid": valid,
             "attached_and_valid": both,
-            "attached_valid_and_sound": both and Contacts().check(sample.molecule) is None,
-            "same_molecule": valid and sample.verdict.canonical == identity.canonical_key(whole),
+            "attached_valid_and_sound": both and Contacts().check(molecule) is None,
+            "same_molecule": valid and verdict.canonical == identity.canonical_key(whole),
         }
         return Counter({name: int(held) for name, held in holds.items()})
 
