@@ -29,24 +29,21 @@ def sample(options: Mapping[str, Any]) -> int:
 
         print("\n".join(model_lines()))
         return EXIT_OK
+    from moldiff.molecules.formats.writer import finished_records
     from moldiff.storage import locked
 
     out = Path(options["out"])
     with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
-        return _sample(options)
-
-
-def _sample(options: Mapping[str, Any]) -> int:
-    finished = _finished(options)
-    with _notices():
-        run = _ordered(options)
-    if finished is not None:
-        run = run.resumed(finished, options["out"])
-    if finished is not None and len(finished):
-        print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
-    with _notices(), _progress_bar(run.num_wanted) as run.on_progress:
-        unwritten = _write(run, options, finished)
-    return _conclude(run, options, unwritten)
+        finished = finished_records(out) if options["resume"] else None
+        with _notices():
+            run = _ordered(options)
+        if finished is not None:
+            run = run.resumed(finished, out)
+            if len(finished):
+                print(f"moldiff: going on behind {len(finished)} records of {out}", file=sys.stderr)
+        with _notices(), _progress_bar(run.num_wanted) as run.on_progress:
+            unwritten = _write(run, options, finished)
+        return _conclude(run, options, unwritten)
 
 
 @contextmanager
@@ -90,7 +87,20 @@ def check(options: Mapping[str, Any]) -> None:
     if options["resume"] and options["trajectory"]:
         raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
     _config(options)
-    _check_choices(options)
+    if filters := _as_list(options["filters"]):  # what these need is imported only where one is asked for
+        from moldiff.sampling.filters import parse_filters
+
+        parse_filters(filters)
+    if columns := _as_list(options["columns"]):
+        from moldiff.evaluation.metrics.lookup import check_columns
+
+        check_columns(columns)
+    is_ranked = options["like"]["reference"] is not None
+    if options["like"]["rounds"] and not is_ranked:
+        raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
+    for name in ("resume", "trajectory"):
+        if is_ranked and options[name]:
+            raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
     from moldiff.molecules.formats.writer import check_target
 
     check_target(options["out"])
@@ -103,29 +113,6 @@ def _config(options: Mapping[str, Any], **built: Any) -> SamplingConfig:
     workers = None if options["workers"] == "auto" else options["workers"]
     objects = {"task": None, "sampler": None, "like": None} | built
     return SamplingConfig(**values | objects | {"size": _parse_size(options["size"]), "workers": workers})
-
-
-def _check_choices(options: Mapping[str, Any]) -> None:
-    """Refuse impossible filters, columns and rankings; what they need is imported only where one is asked for."""
-    if filters := _as_list(options["filters"]):
-        from moldiff.sampling.filters import parse_filters
-
-        parse_filters(filters)
-    if columns := _as_list(options["columns"]):
-        from moldiff.evaluation.metrics.lookup import check_columns
-
-        check_columns(columns)
-    like = options["like"]
-    if like["reference"] is None and like["rounds"]:
-        raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
-    if like["reference"] is not None:
-        for name in ("resume", "trajectory"):
-            if options[name]:
-                raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
-
-
-def _keep(options: Mapping[str, Any]) -> list[str]:
-    return _as_list(options["keep"]) or []
 
 
 def _as_list(value: Any) -> list[Any] | None:
@@ -142,15 +129,6 @@ def _parse_size(size: int | str | None) -> tuple[int, int] | None:
     if not 1 <= low <= high:
         raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
     return low, high
-
-
-def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
-    """What an ended run had written; None = it is not to go on."""
-    if not options["resume"]:
-        return None
-    from moldiff.molecules.formats.writer import finished_records
-
-    return finished_records(options["out"])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from operator import ge, gt, le, lt
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
@@ -19,36 +20,8 @@ from moldiff.molecules.molecule import Molecule
 Value = str | float | int | bool
 
 _FORM = re.compile(r"\s*(\w+)\s*(?:(<=|>=|<|>)\s*(\S+?))?\s*")
-_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
-    "<": lambda value, bound: value < bound,
-    "<=": lambda value, bound: value <= bound,
-    ">": lambda value, bound: value > bound,
-    ">=": lambda value, bound: value >= bound,
-}
-
-
-class Profile:
-    """What filters ask of one molecule, each value worked out once and only if it is asked for.
-
-    Args:
-        smiles: a valid molecule without stereo, so that its graph alone decides what passes (`sa` sees stereo marks).
-    """
-
-    def __init__(self, smiles: str) -> None:
-        self.mol = Chem.MolFromSmiles(smiles)
-        self._values: dict[str, float] = {}
-
-    def value(self, quantity: str) -> float:
-        """One of `QUANTITIES`."""
-        if quantity not in self._values:
-            with rdBase.BlockLogs():
-                self._values[quantity] = QUANTITIES[quantity].of(self.mol)
-        return self._values[quantity]
-
-    def alert(self, catalogue: str) -> str | None:
-        """The first alert of one of `CATALOGUES`; None = none."""
-        return first_alert("UNSTABLE" if catalogue == "stable" else catalogue.upper(), self.mol)
-
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {"<": lt, "<=": le, ">": gt, ">=": ge}
 
 QUANTITIES: Mapping[str, Descriptor] = {
     **{name: DESCRIPTORS[name] for name in ("qed", "sa", "logp", "tpsa", "mw")},  # what is asked for most comes first
@@ -123,17 +96,17 @@ class Filter:
             return CATALOGUES[self.name]
         return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name].meaning}"
 
-    def judge(self, one: Profile) -> tuple[bool, dict[str, Value]]:
-        """Whether a molecule passes, and the values that it was decided on."""
+    def judge(self, mol: Chem.Mol) -> tuple[bool, dict[str, Value]]:
+        """Whether a valid molecule without stereo marks (`sa` sees them) passes, and the values it was decided on."""
         if self.name in CATALOGUES:
-            alert = one.alert(self.name)
+            alert = first_alert("UNSTABLE" if self.name == "stable" else self.name.upper(), mol)
             return alert is None, {self.name: alert or "none"}
-        if self.name in RULES:
-            rule = RULES[self.name]
-            values = {name: one.value(name) for name in rule.bounds}
-            return sum(values[name] > bound for name, bound in rule.bounds.items()) <= rule.forgiven, {**values}
-        value = one.value(self.name)
-        return _COMPARE[self.sign](value, self.bound), {self.name: value}
+        rule = RULES.get(self.name)
+        with rdBase.BlockLogs():
+            values = {name: QUANTITIES[name].of(mol) for name in ((self.name,) if rule is None else rule.bounds)}
+        if rule is None:
+            return _COMPARE[self.sign](values[self.name], self.bound), {**values}
+        return sum(values[name] > bound for name, bound in rule.bounds.items()) <= rule.forgiven, {**values}
 
 
 def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
@@ -155,7 +128,7 @@ def _parsed(text: str) -> Filter:
         raise MoldiffError(f"filters: got {text!r}, expected {_expected()}")
     name, sign, number = found[1].lower(), found[2] or "", found[3] or ""
     if name in QUANTITIES:
-        if not _is_number(number):
+        if not _NUMBER.fullmatch(number):
             raise MoldiffError(f"filters: got {text!r}, expected a bound on {name}, such as {name}<4.5")
         return Filter(name, sign, float(number))
     words = [*CATALOGUES, *RULES]
@@ -172,16 +145,12 @@ def _expected() -> str:
     return f"any of {', '.join([*CATALOGUES, *RULES])}, or a bound such as sa<4.5 on {', '.join(QUANTITIES)}"
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) is not None
-
-
 def apply_filters(molecule: Molecule, filters: Sequence[Filter]) -> tuple[list[str], dict[str, Value]]:
     """The filters that a molecule fails, and the values that they decided on; what has no SMILES fails all."""
     try:
-        one = Profile(identity.smiles(molecule))
+        mol = Chem.MolFromSmiles(identity.smiles(molecule))
     except MoldiffError:
         return [str(each) for each in filters], {}
-    outcomes = {str(each): each.judge(one) for each in filters}
+    outcomes = {str(each): each.judge(mol) for each in filters}
     values = {name: value for _, found in outcomes.values() for name, value in found.items()}
     return [text for text, (passes, _) in outcomes.items() if not passes], values

@@ -88,7 +88,9 @@ class MoleculeGenerator:
         """
         run = self.stream(n, config=config, on_progress=on_progress, **overrides)
         kept = list(run)
-        return Samples(kept, run.n, run.drawn, run.results(), run.complete, run.notes())
+        return Samples(
+            kept, asked=run.n, drawn=run.drawn, results=run.results(), complete=run.complete, notes=run.notes()
+        )
 
     def stream(
         self,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self, overload
+from typing import Self
 
 from rdkit import Chem
 
@@ -116,12 +116,10 @@ class Sample(DecodedMolecule):
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Samples(Sequence[Sample]):
-    """The molecules that were kept, and the count of all that were drawn for them.
+class Samples(list[Sample]):
+    """The molecules that were kept, in the order of their index or the likest first, and counts over all drawn.
 
     Attributes:
-        kept: the molecules in the order of their index, or the likest first.
         asked: how many were asked for.
         drawn: how many were drawn.
         results: numbers over all that were drawn, the rejected ones included.
@@ -129,26 +127,20 @@ class Samples(Sequence[Sample]):
         notes: what the task made of what it was given, a line each.
     """
 
-    kept: Sequence[Sample]
-    asked: int
-    drawn: int
-    results: Sequence[MetricResult]
-    complete: bool
-    notes: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        return self.kept[index]
+    def __init__(
+        self,
+        kept: Iterable[Sample],
+        *,
+        asked: int,
+        drawn: int,
+        results: Sequence[MetricResult],
+        complete: bool,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(kept)
+        self.asked, self.drawn, self.results, self.complete, self.notes = asked, drawn, results, complete, notes
 
     @property
     def mols(self) -> list[Chem.Mol]:
         """The RDKit molecules."""
-        return [sample.mol for sample in self.kept]
+        return [sample.mol for sample in self]

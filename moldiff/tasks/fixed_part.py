@@ -17,7 +17,7 @@ from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.tasks.inputs import Given
-from moldiff.tasks.task import Task, TaskOutcome, Value, known_start
+from moldiff.tasks.task import Task, TaskOutcome, Value, start_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,8 @@ class KeptPart:
         place[chosen] = np.arange(len(chosen))
         inside = (place[whole.bonds[:, :2]] >= 0).all(1)
         bonds = np.concatenate([place[whole.bonds[inside, :2]], whole.bonds[inside, 2:]], axis=1)
-        part = replace(
-            whole,
-            pos=whole.pos[chosen],
-            atomic_number=whole.atomic_number[chosen],
-            formal_charge=whole.formal_charge[chosen],
-            num_hydrogens=whole.num_hydrogens[chosen],
-            hydrogen_offset=whole.hydrogen_offset[chosen],
-            bonds=bonds,
-        )
+        of_atoms = ("pos", "atomic_number", "formal_charge", "num_hydrogens", "hydrogen_offset")
+        part = replace(whole, bonds=bonds, **{name: getattr(whole, name)[chosen] for name in of_atoms})
         # What an atom had before the cut is what it is to have again; a drawing that left ends open is completed.
         target = [_valence(name, source, row, vocabulary) for row in chosen.tolist()]
         return cls(part, np.array(target) - part.bond_sums(), tuple(chosen.tolist()), source)
@@ -162,7 +155,8 @@ class KeptTask(Task):
         if not self.hydrogens_placed:
             offset = np.zeros_like(offset)
         known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
-        return known_start(known, self.vocabulary, new_atoms=new)
+        level = np.repeat([0.0, 1.0], [self.part.size, new])
+        return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
 
     def totals(self, index: int) -> Sequence[Total]:
         """The total charge is that of what is kept."""

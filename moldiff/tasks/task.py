@@ -20,6 +20,9 @@ from moldiff.diffusion.statistics import Statistics
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 
+_MAX_NAME = 4096
+"""Longer texts are no names of files."""
+
 Value = str | float | int | bool
 """What a data field of a record may hold."""
 
@@ -213,78 +216,6 @@ class Turns:
             return "surplus"
         self._taken[place] += 1
         return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """n molecules of each of several tasks; molecule k belongs to task k modulo their number.
-
-    Args:
-        tasks: any that need not decide on several molecules together.
-    """
-
-    tasks: Sequence[Request]
-
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> SeriesTask:
-        """The tasks for a model.
-
-        Raises:
-            MoldiffError: when one of them cannot be done.
-        """
-        return SeriesTask(tuple(task.prepare(vocabulary, statistics) for task in self.tasks))
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesTask(Task):
-    """Prepared tasks in turn.
-
-    Attributes:
-        tasks: the tasks.
-    """
-
-    tasks: tuple[Task, ...]
-
-    def of(self, index: int) -> Task:
-        """The task that molecule `index` is drawn for."""
-        return self.tasks[index % len(self.tasks)]
-
-    def count(self, n: int) -> int:
-        """So many of each."""
-        return n * len(self.tasks)
-
-    def sizes(self) -> tuple[int, int]:
-        low, high = zip(*(task.sizes() for task in self.tasks), strict=True)
-        return min(low), max(high)
-
-    def notes(self) -> Sequence[str]:
-        """Those of all."""
-        return [note for task in self.tasks for note in task.notes()]
-
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        return self.of(index).begin(index, generator)
-
-    def totals(self, index: int) -> Sequence[Total]:
-        return self.of(index).totals(index)
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
-        return self.of(index).finish(index, start, molecule)
-
-    def admission(self, n: int) -> Admission | None:
-        """As many of each."""
-        return Turns(len(self.tasks), n // len(self.tasks))
-
-
-_MAX_NAME = 4096
-"""Longer texts are no names of files."""
-
-
-def known_start(known: Molecule, vocabulary: Vocabulary, *, new_atoms: int) -> Start:
-    """Known atoms with their coordinates and the bonds among them, then new atoms of which nothing is known."""
-    size = known.num_heavy_atoms
-    level = np.ones(size + new_atoms)
-    level[:size] = 0
-    pairs = np.maximum(level[:, None], level)
-    return start_at(known, vocabulary, pos=level, atom=level, bond=pairs)
 
 
 def start_at(
