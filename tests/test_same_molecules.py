@@ -1,4 +1,4 @@
-"""The molecules of a seed stay what they are from version to version; `python tests/test_same_molecules.py` stores them.
+"""Molecules of a seed stay the same from version to version; `python tests/test_same_molecules.py` stores them.
 
 Only where a change is meant to draw other molecules are they to be stored anew, and the changelog has to say so.
 """
