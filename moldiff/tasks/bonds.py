@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from rdkit import Chem
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
@@ -17,7 +16,7 @@ from moldiff.diffusion.sampler import Start
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.elements import COVALENT, SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
 from moldiff.tasks.inputs import Source, atom_records
@@ -109,6 +108,10 @@ class _Skeleton:
         cls, number: int, element: np.ndarray, pos: np.ndarray, charge: int, name: str, vocabulary: Vocabulary
     ) -> _Skeleton | str:
         """Part atomic numbers [a] and positions [a, 3] (Å) into heavy atoms and hydrogens; or why that cannot be."""
+
+        def label(atom: int) -> str:
+            return f"atom {heavy[atom]} ({SYMBOLS[int(element[heavy[atom]])]})"
+
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
         if not len(heavy):
             return "no heavy atom"
@@ -122,8 +125,8 @@ class _Skeleton:
                 return f"atom {light[first]} (H) is {distance[first].min():.1f} Å from the nearest heavy atom"
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
-            full = heavy[count.argmax()]
-            return f"atom {full} ({_symbol(element[full])}): {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
+            full = label(int(count.argmax()))
+            return f"{full}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
         pieces = connected_components(_reach(element[heavy], pos[heavy]) < REACH, directed=False)[0]
         if pieces > 1:
             return f"{pieces} pieces too far apart for a bond, expected one molecule"
@@ -138,14 +141,12 @@ class _Skeleton:
         if len(heavy) == 1:
             alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
             if allowed.any() and not (allowed & alone).any():
-                what = f"atom {heavy[0]} ({_symbol(element[heavy[0]])}) with {count[0]} hydrogens"
-                return f"{what} lacks bonds, and no other atom is there"
+                return f"{label(0)} with {count[0]} hydrogens lacks bonds, and no other atom is there"
             allowed &= alone
         if not allowed.any(1).all():
             atom = int((~allowed.any(1)).argmax())
-            what = f"atom {heavy[atom]} ({_symbol(element[heavy[atom]])}) with {count[atom]} hydrogens"
             other = advice(of_atoms(zip(element[heavy].tolist(), count.tolist(), strict=True)))
-            return f"{what}: the model does not know it{other}"
+            return f"{label(atom)} with {count[atom]} hydrogens: the model does not know it{other}"
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         none = np.zeros((0, 3), dtype=np.int64)
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
@@ -169,10 +170,6 @@ class _Skeleton:
             if answer is not None:
                 return total, Total(magnitude, int(magnitude[answer[0]].sum()))
         return (total,) if time.monotonic() > end else None
-
-
-def _symbol(element: int) -> str:
-    return str(Chem.GetPeriodicTable().GetElementSymbol(int(element)))
 
 
 def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:

@@ -123,14 +123,8 @@ class Composition:
 
 def _shifted(values: np.ndarray, by: int) -> np.ndarray:
     """Columns of [r, c] moved to the right, or to the left where `by` < 0; zeros come in."""
-    if not by:
-        return values
-    moved = np.roll(values, by, axis=1)
-    if by > 0:
-        moved[:, :by] = 0
-    else:
-        moved[:, by:] = 0
-    return moved
+    start = abs(by) - by
+    return np.pad(values, ((0, 0), (abs(by), abs(by))))[:, start : start + values.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from rdkit import Chem, rdBase
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import embed
 from moldiff.molecules.convert import from_rdkit, to_rdkit
+from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, total_charge, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
@@ -69,7 +70,7 @@ class Given:
 
     def symbol(self, row: int) -> str:
         """The element of a heavy atom."""
-        return str(Chem.GetPeriodicTable().GetElementSymbol(int(self.molecule.atomic_number[row])))
+        return SYMBOLS[int(self.molecule.atomic_number[row])]
 
 
 def given(
@@ -125,9 +126,9 @@ def _records(name: str, source: Any) -> Iterator[Record]:
     if isinstance(source, str | Path):
         yield from _text_records(name, source)
     elif isinstance(source, Molecule):
-        yield _record(to_rdkit(source), source.name)
+        yield finished(1, source.name, to_rdkit(source))  # sanitised like a record of a file
     elif isinstance(source, Chem.Mol):
-        yield _record(source, source.GetProp("_Name") if source.HasProp("_Name") else "")
+        yield finished(1, source.GetProp("_Name") if source.HasProp("_Name") else "", Chem.Mol(source))
     elif isinstance(source, Iterable):
         for entry in source:
             yield from _records(name, entry)
@@ -161,11 +162,6 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
                 f"{name}: got {text[:80]!r}, which is neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
             )
         yield record
-
-
-def _record(mol: Chem.Mol, name: str) -> Record:
-    """An object from Python, sanitised like a record of a file."""
-    return finished(1, name, Chem.Mol(mol))
 
 
 def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:
