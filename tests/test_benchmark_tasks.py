@@ -22,10 +22,9 @@ from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import save_model
 from moldiff.diffusion.process.joint import JointProcessConfig
-from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.sampler import BROKEN_RESTARTS, PowerSampler
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.batch import ATTEMPTS
 from moldiff.tasks.formula import Formula
 from tests.benchmarks.tasks.__main__ import main
 from tests.benchmarks.tasks.conformers import conformer_results, embedded_rmsd, sanitized
@@ -136,11 +135,15 @@ def test_what_a_restart_joined_is_not_called_raw() -> None:
     """Few steps leave many molecules in pieces."""
     generator, sampler = moldiff.load("qm9", device="cpu"), PowerSampler(num_steps=8)
     settings = Settings(generator=generator, molecules=[], samples=1, sampler=sampler)
-    task = Formula(formula="C7H10O2")
-    samples = settings.draw(task, first=0, samples=40)
-    restarted = [sample for sample in samples if sample.restarts]
-    assert restarted
-    for sample in restarted:
-        assert sample.record()["restarts"] == sample.restarts <= ATTEMPTS
-        raw = settings.raw(sample, task)
-        assert (raw.index, raw.restarts, raw.origin["decode"]) == (sample.index, 0, "raw")
+    samples = settings.draw(Formula(formula="C7H10O2"), first=0, samples=40)
+    raw = generator.sample(40, task=Formula(formula="C7H10O2"), sampler=sampler, keep=(), decode="raw")
+    assert any(sample.restarts for sample in samples)
+    for sample, other in zip(samples, raw, strict=True):
+        assert sample.record()["restarts"] == sample.restarts <= BROKEN_RESTARTS
+        (one, verdict), _ = settings.forms(sample).values()
+        assert verdict == other.verdict
+        np.testing.assert_array_equal(one.bonds, other.molecule.bonds)
+        np.testing.assert_allclose(one.pos, other.molecule.pos, atol=1e-4)
+        assert (sample.argmax is sample.molecule) == (
+            not (sample.mended or sample.restarts or sample.replaced_hydrogens)
+        )

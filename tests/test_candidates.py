@@ -19,10 +19,9 @@ from moldiff.diffusion.noise import molecule_generator
 from moldiff.diffusion.pretrained import build_model, save_model
 from moldiff.diffusion.property_predictor import load_predictor, predictor_for
 from moldiff.errors import MoldiffError
-from moldiff.sampling.batch import Beginning
-from moldiff.sampling.candidates import Nearest
 from moldiff.sampling.generator import MoleculeGenerator, load
-from moldiff.tasks.targets import predicted
+from moldiff.sampling.molecule_sampler import Nearest
+from moldiff.tasks.constraints import predicted
 from moldiff.training.datamodule import learnt_properties
 
 pytestmark = QUIET
@@ -57,33 +56,32 @@ def test_candidates_have_numbers_of_their_own() -> None:
 
 def test_the_nearest_candidate_is_delivered(generator: MoleculeGenerator) -> None:
     condition = {"gap": 0.25, "atoms": 14.0}
-    run = generator.run(condition=condition, candidates=4, **FAST)
-    choice = run.recipe.choice
+    run = generator.stream(condition=condition, candidates=4, **FAST)
+    choice = run.molecules.choice
     assert isinstance(choice, Nearest)
     chosen = list(run)
     every = []  # each candidate by itself
     for candidate in range(4):
-        beginnings = [Beginning.of(run.recipe.task, run.recipe.seed, index, candidate) for index in range(5)]
-        every.append(run.recipe.draw_each(beginnings, lambda _: None))
+        specs = [run.molecules.spec(index, candidate) for index in range(5)]
+        every.append(run.molecules.draw_each(specs, lambda _: None))
     for index, sample in enumerate(chosen):
         candidates = [drawn[index] for drawn in every]
-        starts = [run.recipe.task.begin(index, molecule_generator(0, index)) for _ in candidates]
-        distances = choice.distances(starts, [one.molecule for one in candidates])
+        specs = [run.molecules.spec(index) for _ in candidates]
+        distances = choice.distances(specs, [one.molecule for one in candidates])
         valid = [one.verdict.canonical is not None for one in candidates]
         best = min(range(4), key=lambda k: (not valid[k], distances[k], k))
         np.testing.assert_allclose(sample.molecule.pos, candidates[best].molecule.pos, atol=1e-4)
 
 
 def test_distances_are_in_standard_deviations(generator: MoleculeGenerator) -> None:
-    run = generator.run(condition={"gap": 0.25, "atoms": 14.0}, candidates=2, **FAST)
-    assert isinstance(run.recipe.choice, Nearest)
+    run = generator.stream(condition={"gap": 0.25, "atoms": 14.0}, candidates=2, **FAST)
+    assert isinstance(run.molecules.choice, Nearest)
     gap, _, atoms = generator.checkpoint.model.properties.entries
     molecule = PreparedSet.load(SAMPLE).molecule(0)
-    (values,) = predicted(run.recipe.choice.predictor, [molecule])
+    (values,) = predicted(run.molecules.choice.predictor, [molecule])
     assert values["atoms"] == molecule.num_atoms
-    start = run.recipe.task.begin(0, molecule_generator(0, 0))
     expected = (abs(values["gap"] - 0.25) / gap.std + abs(values["atoms"] - 14) / atoms.std) / 2
-    assert run.recipe.choice.distances([start], [molecule]) == [pytest.approx(expected, rel=1e-4)]
+    assert run.molecules.choice.distances([run.molecules.spec(0)], [molecule]) == [pytest.approx(expected, rel=1e-4)]
 
 
 def test_a_molecule_does_not_depend_on_its_company(generator: MoleculeGenerator) -> None:
@@ -109,11 +107,11 @@ def test_who_chooses_does_not_judge(generator: MoleculeGenerator) -> None:
 
 def test_refusals(generator: MoleculeGenerator, tmp_path: Path) -> None:
     with pytest.raises(MoldiffError, match="candidates: got 4 without values to choose by"):
-        generator.run(candidates=4)
+        generator.stream(candidates=4)
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
-        generator.run(candidates=0, condition={"gap": 0.25})
+        generator.stream(candidates=0, condition={"gap": 0.25})
     with pytest.raises(MoldiffError, match=r"predictor: got '.*nowhere', expected the folder of one or"):
-        generator.run(candidates=2, condition={"gap": 0.25}, chooser=tmp_path / "nowhere")
+        generator.stream(candidates=2, condition={"gap": 0.25}, chooser=tmp_path / "nowhere")
 
 
 def test_a_chooser_has_to_know_what_is_asked_for(generator: MoleculeGenerator, tmp_path: Path) -> None:
@@ -121,11 +119,11 @@ def test_a_chooser_has_to_know_what_is_asked_for(generator: MoleculeGenerator, t
     properties = Properties([entry for entry in known.properties.entries if entry.name == "mu"])
     network = PropertyNetwork(num_atom_classes=known.vocabulary.num_atom_classes, num_properties=1, **known.sizes)
     replace(known, network=network, properties=properties).save(tmp_path / "mine")
-    generator.run(candidates=2, condition={"mu": 2.0, "atoms": 14}, chooser=tmp_path / "mine")
+    generator.stream(candidates=2, condition={"mu": 2.0, "atoms": 14}, chooser=tmp_path / "mine")
     with pytest.raises(MoldiffError, match="chooser: mine does not know gap, expected any of: mu"):
-        generator.run(candidates=2, condition={"mu": 2.0, "gap": 0.25}, chooser=tmp_path / "mine")
+        generator.stream(candidates=2, condition={"mu": 2.0, "gap": 0.25}, chooser=tmp_path / "mine")
     with pytest.raises(MoldiffError, match="chooser: got 'qm9_predictor_b' with one candidate, expected candidates=2"):
-        generator.run(condition={"mu": 2.0}, chooser="qm9_predictor_b")
+        generator.stream(condition={"mu": 2.0}, chooser="qm9_predictor_b")
 
 
 def test_the_command_line_goes_on_behind_a_break(folder: Path, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
+from moldiff.molecules import validity
 from moldiff.sampling.generator import load
 from tests.benchmarks.card import __main__, curve, drawn, learning, memory
 from tests.benchmarks.card.bound import bounds
 from tests.benchmarks.card.document import _package, _stretch, write_card
-from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, draw_all, draw_delivered, label, sampler_of
+from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, draw, label, sampler_of
 from tests.benchmarks.card.limits import limits
 
 SAMPLE = Path(str(files("moldiff.example_data") / "sample"))
@@ -53,7 +54,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def test_molecules_come_in_the_order_of_their_indices(folder: Path) -> None:
-    found = draw_all(folder, PowerSampler(num_steps=2), 7, num_workers=1)
+    found = draw(folder, PowerSampler(num_steps=2), 7, num_workers=1)
     single = load(folder).sample(7, seed=SEED, steps=2, keep=(), decode="raw")
     assert len(found.raw) == len(found.decoded) == 7
     for mine, other in zip(found.raw, single, strict=True):
@@ -78,13 +79,13 @@ def test_settings_of_a_sampler() -> None:
 def test_curve_goes_on_where_it_was_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["curve", "--model", str(folder), "--samples", "5", "--workers", "1"]
     assert __main__.main([*words, "--steps", "3"]) == 0
-    real, asked = drawn.draw_all, list[tuple[int, bool]]()
+    real, asked = drawn.draw, list[tuple[int, bool]]()
 
-    def watched(where: Path, sampler: PowerSampler, number: int, **more: int | None) -> drawn.Drawn:
+    def watched(where: Path, sampler: PowerSampler, number: int, **more: int | None) -> Drawn:
         asked.append((sampler.num_steps, sampler.corrector == 7))
         return real(where, sampler, number, num_workers=1)
 
-    monkeypatch.setattr(curve, "draw_all", watched)
+    monkeypatch.setattr(curve, "draw", watched)
     assert __main__.main([*words, "--steps", "2,3", "--sampler", "default", "corrector=7"]) == 0
     assert asked == [(2, False), (2, True), (3, True)]
     points = curve.load_points(folder)
@@ -120,7 +121,7 @@ def test_bound_is_that_of_the_model(folder: Path, prepared: PreparedSet) -> None
 
 def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
     checkpoint, sampler = read(folder), PowerSampler(num_steps=2)
-    molecules = draw_all(folder, sampler, 6, num_workers=1)
+    molecules = draw(folder, sampler, 6, num_workers=1)
     metrics = ("geometry", "diversity", "distribution")
     real = [prepared.molecule(k) for k in range(6)]
     delivered = Delivered(real, {"disconnected": 2})
@@ -193,58 +194,18 @@ def test_whole_card(folder: Path) -> None:
     assert {"p1", "p2", "p3", "posebusters", "xtb", "fcd", "druglike", "neighbours", "distribution"} <= names
 
 
-def test_drawing_goes_on_behind_what_is_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler, parts = PowerSampler(num_steps=2), tmp_path / "parts"
-    monkeypatch.setattr(drawn, "_CHUNK", 3)
-    whole = draw_all(folder, sampler, 8, num_workers=1)
-    asked: list[range] = []
-    real = drawn.draw
-
-    def ended(where: str, how: PowerSampler, indices: range) -> drawn.Pair:
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(indices)
-        return real(where, how, indices)
-
-    monkeypatch.setattr(drawn, "draw", ended)
-    with pytest.raises(KeyboardInterrupt):
-        draw_all(folder, sampler, 8, num_workers=1, parts=parts)
-    asked.clear()
-    again = draw_all(folder, sampler, 8, num_workers=1, parts=parts)
-    assert asked == [range(6, 8)]
-    assert again.seconds > 0
-    for form in ("raw", "decoded"):
-        for one, other in zip(getattr(again, form), getattr(whole, form), strict=True):
-            np.testing.assert_array_equal(one.pos, other.pos)
-            np.testing.assert_array_equal(one.hydrogen_offset, other.hydrogen_offset)
-            np.testing.assert_array_equal(one.bonds, other.bonds)
-    draw_all(folder, PowerSampler(num_steps=1), 3, num_workers=1, parts=parts)  # another sampler: nothing is taken over
-    assert asked == [range(6, 8), range(3)]
-
-
-def test_refused_molecules_are_drawn_anew_and_counted(
-    folder: Path, prepared: PreparedSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every third decoded molecule is in two pieces."""
+def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: PreparedSet) -> None:
+    """Random weights make few valid molecules; every third of the others is in two pieces."""
+    bad = draw(folder, PowerSampler(num_steps=2), 4, valid=True, num_workers=1)
+    assert len(bad.raw) == 4
+    assert len(bad.decoded) == len(bad.problems) == 8 or sum(problem is None for problem in bad.problems) == 4
+    assert bad.seconds > 0
     whole = [prepared.molecule(k) for k in range(20)]
     torn = [replace(one, bonds=one.bonds[:0]) if k % 3 == 1 else one for k, one in enumerate(whole)]
-    asked: list[int] = []
-
-    def drawn_before(where: Path, sampler: PowerSampler, number: int, **more: object) -> Drawn:
-        asked.append(number)
-        return Drawn(whole[:number], torn[:number], 1.0, 1)
-
-    monkeypatch.setattr(drawn, "draw_all", drawn_before)
-    found = draw_delivered(folder, PowerSampler(), 10)
-    assert asked[0] == 10
-    assert 15 <= asked[-1] <= 20
-    delivered = Delivered.of(found, 10)
+    delivered = Delivered.of(Drawn(whole, torn, [validity.check(one) for one in torn], 1.0, 1), 10)
     assert len(delivered.molecules) == 10
     assert sum(delivered.refused.values()) == 5  # 15 were drawn for them, places 1, 4, 7, 10 and 13 torn
     assert [result.denominator for result in delivered.results()] == [15] * (1 + len(delivered.refused))
-    too_bad = [replace(one, bonds=one.bonds[:0]) for one in whole]
-    monkeypatch.setattr(drawn, "draw_all", lambda *_, **__: Drawn(whole, too_bad, 1.0, 1))
-    assert Delivered.of(draw_delivered(folder, PowerSampler(), 10), 10).molecules == []
 
 
 def test_packages_of_a_set(prepared: PreparedSet) -> None:

@@ -23,7 +23,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import stack_starts
 from moldiff.sampling.generator import MoleculeGenerator, load
-from moldiff.tasks.targets import with_target
+from moldiff.tasks.constraints import with_target
 from moldiff.training.train import train
 
 pytestmark = QUIET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,9 @@ from moldiff.evaluation.metrics.shape import ShapeReference
 from moldiff.molecules import convert
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.filters import screened
+from moldiff.sampling.config import Likeness
 from moldiff.sampling.generator import MoleculeGenerator, load
-from moldiff.sampling.sample import Samples
-from moldiff.sampling.similarity import Likeness, rank
+from moldiff.sampling.sample import Sample
 from moldiff.tasks import Conformers, Formula, Grow
 
 HISTAMINE = "NCCc1c[nH]cn1"
@@ -68,7 +68,7 @@ def turned(one: Molecule) -> Molecule:
     )
 
 
-def scores(samples: Samples) -> list[float]:
+def scores(samples: Sequence[Sample]) -> list[float]:
     return [float(one.record()["like_score"]) for one in samples]  # type: ignore[arg-type]
 
 
@@ -103,7 +103,7 @@ def test_compared_as_it_lies_a_molecule_stays() -> None:
 
 def test_the_best_come_first_laid_over_the_reference(generator: MoleculeGenerator) -> None:
     plain = generator.sample(8, sampler=FAST, workers=0, keep=("valid",))
-    samples = rank(generator.run(8, sampler=FAST, workers=0, keep=("valid",)), Likeness(reference=HISTAMINE))
+    samples = generator.sample(8, sampler=FAST, workers=0, keep=("valid",), like=Likeness(reference=HISTAMINE))
     assert sorted(one.index for one in samples) == [one.index for one in plain]
     assert scores(samples) == sorted(scores(samples), reverse=True)
     assert samples.complete
@@ -125,10 +125,9 @@ def distances(one: Molecule) -> np.ndarray:
 
 def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=2, parents=2)
-    run = screened(generator.run(6, sampler=FAST, workers=0, keep=("valid", "unique")), filters=["mw<200"])
+    options = {"sampler": FAST, "workers": 0, "keep": ("valid", "unique"), "filters": ["mw<200"], "like": like}
     heard: list[float] = []
-    run.on_progress = heard.append
-    samples = rank(run, like)
+    samples = generator.sample(6, on_progress=heard.append, **options)  # type: ignore[arg-type]
     assert len(samples) == 6
     assert len({one.smiles for one in samples}) == 6
     assert scores(samples) == sorted(scores(samples), reverse=True)
@@ -145,16 +144,14 @@ def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> 
     assert all(str(one.task["like_parent"]).startswith("qm9-0-") for one in later)
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(18, abs=0.5)
-    again = rank(
-        screened(generator.run(6, sampler=FAST, workers=0, keep=("valid", "unique")), filters=["mw<200"]), like
-    )
+    again = generator.sample(6, **options)  # type: ignore[arg-type]
     assert [one.molecule.pos.tobytes() for one in again] == [one.molecule.pos.tobytes() for one in samples]
 
 
 def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, ligand: Path) -> None:
     task = Grow(core=str(ligand), keep=[3, 4, 5, 6, 7], new_atoms=(2, 3))
     like = Likeness(reference=str(ligand), rounds=1, parents=2)
-    samples = rank(generator.run(5, task=task, sampler=PowerSampler(num_steps=12), workers=0, keep=("valid",)), like)
+    samples = generator.sample(5, task=task, sampler=PowerSampler(num_steps=12), workers=0, keep=("valid",), like=like)
     assert {one.task["like_round"] for one in samples} <= {0, 1}
     whole = molecule(next(iter(read(ligand).records)).mol)
     for one in samples:
@@ -166,7 +163,7 @@ def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, l
 
 def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1, parents=1, align=True)
-    samples = rank(generator.run(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0, keep=("valid",)), like)
+    samples = generator.sample(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0, keep=("valid",), like=like)
     for one in samples:
         mol = Chem.AddHs(Chem.MolFromSmiles(str(one.smiles)))
         assert Chem.rdMolDescriptors.CalcMolFormula(mol) == "C5H9N3"
@@ -179,11 +176,12 @@ def test_ctrl_c_ranks_what_is_finished(generator: MoleculeGenerator, monkeypatch
         if done > 8:
             raise KeyboardInterrupt
 
-    run = screened(generator.run(6, sampler=FAST, workers=0, on_progress=interrupt))
-    samples = rank(run, Likeness(reference=HISTAMINE, rounds=3, parents=1))
+    like = Likeness(reference=HISTAMINE, rounds=3, parents=1)
+    run = generator.stream(6, sampler=FAST, workers=0, on_progress=interrupt, like=like)
+    samples = list(run)
     assert len(samples) == 6
     assert run.interrupted
-    assert not samples.complete
+    assert not run.complete
     assert scores(samples) == sorted(scores(samples), reverse=True)
 
 
@@ -204,13 +202,13 @@ def test_impossible_options_are_refused(options: dict[str, object], said: str) -
 def test_runs_that_cannot_be_ranked_are_refused(generator: MoleculeGenerator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1)
     with pytest.raises(MoldiffError, match=r"expected keep=\[valid\] and more"):
-        rank(generator.run(2, keep=()), like)
+        generator.stream(2, keep=(), like=like)
     with pytest.raises(MoldiffError, match="trajectories are not moved"):
-        rank(generator.run(2, trajectory=True), like)
+        generator.stream(2, trajectory=True, like=like)
     with pytest.raises(MoldiffError, match="can only be ranked"):
-        rank(generator.run(2, task=Conformers(smiles="CCCO", rmsd=0.5)), like)
+        generator.stream(2, task=Conformers(smiles="CCCO", rmsd=0.5), like=like)
     with pytest.raises(MoldiffError, match="like: got 'nope', which is neither a file"):
-        rank(generator.run(2), Likeness(reference="nope"))
+        generator.stream(2, like=Likeness(reference="nope"))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from moldiff.cli.main import main
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.sampling.filters import screened
+from moldiff.sampling.config import Likeness
 from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.similarity import Likeness, rank
 from moldiff.tasks import Analogues, Conformers, Formula, Grow
 
 FAST = PowerSampler(num_steps=6)
@@ -57,12 +56,11 @@ def test_molecules_that_are_not_finite_are_counted(generator: MoleculeGenerator,
 
 
 def test_filters_and_rankings_go_on_past_molecules_that_are_not_finite(generator: MoleculeGenerator) -> None:
-    everything = screened(generator.run(8, sampler=FAST, keep=()), filters=["sa<9"])
+    everything = generator.stream(8, sampler=FAST, keep=(), filters=["sa<9"])
     assert list(everything)
     assert counted(everything.results()) > 0
-    samples = rank(
-        screened(generator.run(6, sampler=FAST, keep=("valid",)), filters=["sa<9"]), Likeness(reference="CCO", rounds=1)
-    )
+    like = Likeness(reference="CCO", rounds=1)
+    samples = generator.sample(6, sampler=FAST, keep=("valid",), filters=["sa<9"], like=like)
     assert counted(samples.results) > 0
     assert len(samples) == 6
 

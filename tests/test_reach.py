@@ -36,7 +36,7 @@ def two_rings() -> Chem.Mol:
 
 def warned(options: Mapping[str, Any], caplog: pytest.LogCaptureFixture, model: str = "qm9") -> list[str]:
     caplog.clear()
-    moldiff.load(model).run(1, **options)
+    moldiff.load(model).stream(1, **options)
     return [record.message for record in caplog.records]
 
 
@@ -116,7 +116,7 @@ def test_charges_outside_are_said(options: Mapping[str, Any], charge: str, caplo
 )
 def test_elements_outside_name_the_model_that_has_learnt_them(task: Request, said: str) -> None:
     with pytest.raises(MoldiffError) as caught:
-        moldiff.load("qm9").run(1, task=task)
+        moldiff.load("qm9").stream(1, task=task)
     assert said in str(caught.value)
     assert str(caught.value).endswith(DRUGS)
     assert "\n" not in str(caught.value)
@@ -124,11 +124,11 @@ def test_elements_outside_name_the_model_that_has_learnt_them(task: Request, sai
 
 def test_elements_that_no_model_has_learnt_name_none() -> None:
     with pytest.raises(MoldiffError) as caught:
-        moldiff.load("qm9").run(1, task=Conformers(smiles="C[Si](C)(C)C"))
+        moldiff.load("qm9").stream(1, task=Conformers(smiles="C[Si](C)(C)C"))
     assert "the model does not know Si, only C F H N O" in str(caught.value)
     assert "model=" not in str(caught.value)
     with pytest.raises(MoldiffError, match=r"expected elements that the model knows: .*model=drugs"):
-        moldiff.load("qm9").run(1, elements=["C", "S"])
+        moldiff.load("qm9").stream(1, elements=["C", "S"])
 
 
 def test_advice_is_by_atoms_and_sizes() -> None:

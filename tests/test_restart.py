@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from models import NUM_CLASSES, small_model
+from models import NUM_CLASSES, STATISTICS, VOCABULARY, small_model, small_process
+from torch import nn
 
-from moldiff.diffusion.batch import Prediction
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import molecule_generator
-from moldiff.diffusion.sampler import PowerSampler, Start
+from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSampler, Start
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.batch import (
-    ATTEMPTS,
-    LEVEL,
-    Beginning,
-    Chunk,
-    MemoryBudget,
-    _restart,
-    draw_within,
-    joined,
-    outcomes,
-    sampler_of_restart,
-)
-from moldiff.tasks.task import NewMolecules
+from moldiff.sampling.batch import DenoisedBatch, SampleSpec
+from moldiff.sampling.molecule_sampler import MemoryBudget, MoleculeSampler
+from moldiff.sampling.sample import Sample
+from moldiff.tasks.task import NewMolecules, Task
 
-SAMPLER = PowerSampler(num_steps=5)
 CARBON_1 = 3  # CH3 of the vocabulary
 
 
@@ -72,40 +62,62 @@ def estimate(number: int, *, whole: bool) -> Prediction:
     return Prediction(pos=pos, hydrogen=torch.randn(number, 2, 4, 3), atom_type=atom, bond=bond)
 
 
-def joint(first: Prediction, second: Prediction) -> Prediction:
-    return Prediction(**{name: torch.cat([value, getattr(second, name)]) for name, value in vars(first).items()})
+class Breaking(nn.Module):
+    """Joins molecules of three atoms at once, and those of two only when it is called for so many times."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+        self.calls = calls
+
+    def forward(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
+        self.calls -= 1
+        batch, size = noisy.node_mask.shape
+        two = estimate(batch, whole=self.calls <= 0)
+        found = Prediction.zeros(noisy, NUM_CLASSES)
+        found.bond[..., 0] = 20.0
+        found.pos[:, :2], found.bond[:, :2, :2] = two.pos, two.bond
+        found.atom_type[..., CARBON_1] = 20.0
+        for row in range(batch) if size == 3 else ():
+            if noisy.node_mask[row, 2]:
+                found.pos[row] = torch.tensor([[0.0, 0, 0], [1.5, 0, 0], [2.5, 1.0, 0]])
+                found.atom_type[row, 1] = torch.eye(NUM_CLASSES)[CARBON_1 - 1] * 40.0
+                for i, k in ((0, 1), (1, 0), (1, 2), (2, 1)):
+                    found.bond[row, i, k] = torch.tensor([-20.0, 20.0, -20.0, -20.0])
+        return found
 
 
-class Redrawn:
-    """Draws whole molecules from the second round on, and keeps what it was asked for."""
+class TwoOrThree(Task):
+    """Molecules of two atoms, but for number 7, which has three."""
 
-    def __init__(self, model: MoleculeDiffusion, rounds: int) -> None:
-        self.model, self.rounds, self.asked = model, rounds, []
+    def sizes(self) -> tuple[int, int]:
+        return 2, 3
 
-    def __call__(self, beginnings: Sequence[Beginning]) -> Iterator[tuple[list[Beginning], Chunk]]:
-        self.asked.append([one.index for one in beginnings])
-        whole = len(self.asked) >= self.rounds
-        for one in beginnings:  # a batch each
-            start, prediction = one.start, estimate(1, whole=whole)
-            yield [one], Chunk(self.model, start, prediction, [()], [(bonded(1),)])
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        return Start.unknown(torch.ones(1, 3 if index == 7 else 2, dtype=torch.bool))
 
 
-@pytest.mark.parametrize(("rounds", "whole"), [(1, True), (2, True), (3, False)])
-def test_only_molecules_in_pieces_are_drawn_on(rounds: int, whole: bool) -> None:
-    model = small_model().float()
-    start = Start.unknown(torch.ones(1, 2, dtype=torch.bool))
-    beginnings = [Beginning(index, molecule_generator(0, index), start) for index in (4, 7, 9)]
-    prediction = joint(joint(estimate(1, whole=False), estimate(1, whole=True)), estimate(1, whole=False))
-    together = Start.unknown(torch.ones(3, 2, dtype=torch.bool))
-    drawn = Chunk(model, together, prediction, [()] * 3, [(bonded(1),), (bonded(1),), (bonded(1),)])
-    before = outcomes(drawn, "valence")
-    redraw = Redrawn(model, rounds)
-    found = joined(beginnings, drawn, redraw)
-    assert redraw.asked == [[4, 9]] * min(rounds, ATTEMPTS)
-    assert [in_pieces(one.molecule) for one in found] == [not whole, False, not whole]
-    np.testing.assert_array_equal(found[1].molecule.hydrogen_offset, before[1].molecule.hydrogen_offset)
-    assert [one.restarts for one in found] == [min(rounds, ATTEMPTS), 0, min(rounds, ATTEMPTS)]
-    assert [len(one.frames or ()) for one in found] == [1 + min(rounds, ATTEMPTS), 1, 1 + min(rounds, ATTEMPTS)]
+def sampler_with(model: MoleculeDiffusion, task: Task, num_steps: int, *, seed: int = 0) -> MoleculeSampler:
+    return MoleculeSampler(
+        model=model,
+        sampler=PowerSampler(num_steps=num_steps),
+        task=task,
+        seed=seed,
+        decode="valence",
+        trajectory=True,
+        budget=MemoryBudget(1_000),
+    )
+
+
+@pytest.mark.parametrize(("calls", "restarts"), [(1, 0), (2, 1), (3, 2), (4, 2)])
+def test_only_molecules_in_pieces_are_drawn_on(calls: int, restarts: int) -> None:
+    model = MoleculeDiffusion(Breaking(calls), small_process(), VOCABULARY, STATISTICS)
+    found = {one.index: one for one in sampler_with(model, TwoOrThree(), 1).draw(range(6, 9))}
+    assert [found[k].restarts for k in (6, 7, 8)] == [restarts, 0, restarts]
+    assert [in_pieces(found[k].molecule) for k in (6, 7, 8)] == [calls == 4, False, calls == 4]
+    assert [len(found[k].trajectory or ()) for k in (6, 7, 8)] == [1 + restarts, 1, 1 + restarts]
+    assert [in_pieces(found[k].argmax) for k in (6, 7, 8)] == [calls > 1, False, calls > 1]
+    assert restarts <= BROKEN_RESTARTS
 
 
 def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
@@ -121,10 +133,9 @@ def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
     generator = molecule_generator(0, 3)
     state = generator.get_state()
     prediction = estimate(1, whole=False)
-    drawn = Chunk(small_model().float(), start, prediction, [()])
-    again = _restart(Beginning(3, generator, start), drawn, 0)
-    assert again.start.level.pos.tolist() == [[LEVEL, 0.0]]
-    assert again.start.level.atom.tolist() == [[LEVEL, 0.0]]
+    again = DenoisedBatch(small_model().float(), [SampleSpec(3, generator, start)], start, prediction).restart(0)
+    assert again.start.level.pos.tolist() == [[BROKEN_LEVEL, 0.0]]
+    assert again.start.level.atom.tolist() == [[BROKEN_LEVEL, 0.0]]
     assert (again.start.level.bond == 0.5).all()
     assert again.start.clean.pos.tolist() == [[prediction.pos[0, 0].tolist(), [7.0, 8.0, 9.0]]]
     assert again.start.clean.atom_type.tolist() == [[CARBON_1, 0]]
@@ -134,30 +145,25 @@ def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
 
 def test_a_molecule_does_not_depend_on_its_batch() -> None:
     """Nor does what becomes of it after a restart; random weights leave some in pieces."""
-    model, task = small_model().float(), NewMolecules({4: 1, 5: 1, 6: 1})
-    sampler = replace(SAMPLER, settle=0.0)
-    redraw = partial(draw_within, MemoryBudget(1_000), model, sampler_of_restart(sampler))
+    model = small_model().float()
+    sampler = sampler_with(model, NewMolecules({4: 1, 5: 1, 6: 1}), 5, seed=5)
+    sampler = replace(sampler, sampler=replace(sampler.sampler, settle=0.0))
 
-    def drawn(indices: Sequence[int]) -> dict[int, Molecule]:
-        beginnings = [Beginning.of(task, 5, index) for index in indices]
-        found = {}
-        for chunk, part in draw_within(MemoryBudget(1_000), model, sampler, beginnings):
-            found |= {one.index: end.molecule for one, end in zip(chunk, joined(chunk, part, redraw), strict=True)}
-            ends = zip(chunk, outcomes(part, "valence"), strict=True)
-            restarted.update(one.index for one, end in ends if in_pieces(end.molecule))
-        return found
+    def drawn(indices: Sequence[int]) -> dict[int, Sample]:
+        specs = [sampler.spec(index) for index in indices]
+        return {one.index: one for one in sampler.draw_each(specs, lambda _: None)}
 
-    restarted: set[int] = set()
     together = drawn(range(120))
+    restarted = [index for index, one in together.items() if one.restarts]
     assert len(restarted) >= 2
-    for index in {0, *sorted(restarted)[:3]}:
-        alone = drawn([index])[index]
-        np.testing.assert_allclose(alone.pos, together[index].pos, atol=1e-4)
-        np.testing.assert_array_equal(alone.atomic_number, together[index].atomic_number)
-        np.testing.assert_array_equal(alone.bonds, together[index].bonds)
+    for index in {0, *restarted[:3]}:
+        alone, other = drawn([index])[index].molecule, together[index].molecule
+        np.testing.assert_allclose(alone.pos, other.pos, atol=1e-4)
+        np.testing.assert_array_equal(alone.atomic_number, other.atomic_number)
+        np.testing.assert_array_equal(alone.bonds, other.bonds)
 
 
 @pytest.mark.parametrize(("num_steps", "expected"), [(40, [10, 6]), (50, [14, 6]), (80, [26, 6]), (1, [1])])
 def test_a_restart_takes_a_share_of_the_calls(num_steps: int, expected: list[int]) -> None:
-    stages = sampler_of_restart(PowerSampler(num_steps=num_steps)).stages()
+    stages = PowerSampler(num_steps=num_steps).of_restart().stages()
     assert [len(stage.grid) for stage in stages] == expected

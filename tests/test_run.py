@@ -21,11 +21,10 @@ from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.writer import Writer, finished_records
-from moldiff.sampling.batch import Beginning, in_chunks, stack_starts
+from moldiff.sampling.batch import SampleSpec, in_batches, stack_starts
 from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.resume import resumed
 from moldiff.sampling.run import Done
-from moldiff.sampling.sample import SampledMolecule
+from moldiff.sampling.sample import Sample
 from moldiff.sampling.workers import Blocks, choose_workers
 from moldiff.tasks.task import NewMolecules
 
@@ -42,7 +41,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 6)
 
 
-def bits(samples: Iterable[SampledMolecule]) -> list[object]:
+def bits(samples: Iterable[Sample]) -> list[object]:
     """Everything of the molecules, to the last digit."""
     return [
         (s.index, s.smiles, s.unique, s.molecule.pos.tobytes(), s.molecule.hydrogen_offset.tobytes()) for s in samples
@@ -76,12 +75,12 @@ def test_molecules_do_not_depend_on_the_number_of_threads(generator: MoleculeGen
 def test_a_block_whose_worker_died_is_drawn_again(
     generator: MoleculeGenerator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run, model = generator.run(14, sampler=FAST, keep=(), workers=2), generator.checkpoint.model
+    run, model = generator.stream(14, sampler=FAST, keep=(), workers=2), generator.checkpoint.model
     task = Deadly(*vars(NewMolecules.like_training(model.statistics, model.vocabulary)).values(), at=8)
-    deadly = replace(run, recipe=replace(run.recipe, task=task))
+    deadly = replace(run, molecules=replace(run.molecules, task=task))
     with caplog.at_level(logging.WARNING):
         found = bits(deadly)
-    assert found == bits(generator.run(14, sampler=FAST, keep=(), workers=0))
+    assert found == bits(generator.stream(14, sampler=FAST, keep=(), workers=0))
     assert [record.getMessage() for record in caplog.records] == [
         "molecules 6 to 11 are drawn again: the process that worked on it ended with code 9"
     ]
@@ -129,15 +128,15 @@ def test_two_shards_are_one_run(generator: MoleculeGenerator) -> None:
 def test_a_run_goes_on_behind_any_record_to_the_same_end(
     generator: MoleculeGenerator, keep: tuple[str, ...], tmp_path: Path
 ) -> None:
-    whole = bits(generator.run(16, sampler=FAST, keep=keep, decode="raw", size=(3, 5), max_draws=4_000))
+    whole = bits(generator.stream(16, sampler=FAST, keep=keep, decode="raw", size=(3, 5), max_draws=4_000))
     assert len(whole) == 16
     for cut in (0, 1, 6, 11, 16):
         with Writer(tmp_path / "a.sdf", streamed=True) as writer:
-            run = generator.run(16, sampler=FAST, keep=keep, decode="raw", size=(3, 5), max_draws=4_000)
+            run = generator.stream(16, sampler=FAST, keep=keep, decode="raw", size=(3, 5), max_draws=4_000)
             for sample in islice(run, cut):
                 writer.write(sample.molecule, sample.record())
         finished = finished_records(tmp_path / "a.sdf") if cut else None
-        rest = resumed(run, finished, "a.sdf") if finished else run
+        rest = run.resumed(finished, "a.sdf") if finished else run
         assert bits(rest) == whole[cut:]
         assert (rest.kept, rest.complete) == (16, True)
 
@@ -145,7 +144,7 @@ def test_a_run_goes_on_behind_any_record_to_the_same_end(
 def test_a_file_of_another_run_is_not_continued(generator: MoleculeGenerator, tmp_path: Path) -> None:
     path = tmp_path / "a.sdf"
     with Writer(path) as writer:
-        for sample in generator.run(3, sampler=FAST, keep=(), seed=1, decode="raw"):
+        for sample in generator.stream(3, sampler=FAST, keep=(), seed=1, decode="raw"):
             writer.write(sample.molecule, sample.record())
     finished = finished_records(path)
     for options, message in [
@@ -156,9 +155,9 @@ def test_a_file_of_another_run_is_not_continued(generator: MoleculeGenerator, tm
         ({"first": 2}, "record 1 has index 0, expected a larger one"),
         ({"size": 4}, "heavy atoms, expected 4 by the options"),
     ]:
-        run = generator.run(5, **({"sampler": FAST, "keep": (), "seed": 1, "decode": "raw"} | options))  # type: ignore[arg-type]
+        run = generator.stream(5, **({"sampler": FAST, "keep": (), "seed": 1, "decode": "raw"} | options))  # type: ignore[arg-type]
         with pytest.raises(MoldiffError, match=message):
-            resumed(run, finished, path)
+            run.resumed(finished, path)
 
 
 def test_keys_of_records_are_those_of_the_molecules(generator: MoleculeGenerator) -> None:
@@ -169,9 +168,9 @@ def test_keys_of_records_are_those_of_the_molecules(generator: MoleculeGenerator
 
 
 def test_nothing_but_keys_stays_in_memory(generator: MoleculeGenerator) -> None:
-    alive: list[weakref.ref[SampledMolecule]] = []
+    alive: list[weakref.ref[Sample]] = []
     most = 0
-    for sample in generator.run(15, sampler=FAST, keep=()):
+    for sample in generator.stream(15, sampler=FAST, keep=()):
         alive.append(weakref.ref(sample))
         if sample.index % 5 == 4:
             gc.collect()
@@ -212,11 +211,11 @@ def test_what_does_not_fit_is_said(generator: MoleculeGenerator) -> None:
 
 def test_batches_stay_within_their_budget() -> None:
     task = NewMolecules({3: 1, 9: 5, 20: 1})
-    beginnings = [Beginning.of(task, 0, index) for index in range(40)]
-    chunks = list(in_chunks(beginnings, 500))
-    assert sorted(one.index for chunk in chunks for one in chunk) == list(range(40))
-    assert all(len(chunk) == 1 or len(chunk) * max(one.size for one in chunk) ** 2 <= 500 for chunk in chunks)
-    assert max(len(chunk) for chunk in chunks) >= 6
+    specs = [SampleSpec.of(task, 0, index) for index in range(40)]
+    batches = list(in_batches(specs, 500))
+    assert sorted(one.index for batch in batches for one in batch) == list(range(40))
+    assert all(len(batch) == 1 or len(batch) * max(one.size for one in batch) ** 2 <= 500 for batch in batches)
+    assert max(len(batch) for batch in batches) >= 6
 
 
 def test_blocks_cover_what_may_be_drawn_once() -> None:
@@ -243,15 +242,15 @@ def test_padding_of_starts_is_unknown() -> None:
 def test_workers_are_for_long_runs(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.sampling.workers.available_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    recipe = generator.run(1).recipe
-    assert [choose_workers(recipe, 0, n) for n in (1, 100, 400, 2000)] == [0, 0, 2, 2]
-    assert choose_workers(generator.run(1, size=40).recipe, 0, 50) == 2
+    molecules = generator.stream(1).molecules
+    assert [choose_workers(molecules, 0, n) for n in (1, 100, 400, 2000)] == [0, 0, 2, 2]
+    assert choose_workers(generator.stream(1, size=40).molecules, 0, 50) == 2
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
-    assert choose_workers(recipe, 0, 100_000) == 0
+    assert choose_workers(molecules, 0, 100_000) == 0
 
 
 def test_nothing_is_drawn_for_a_run_that_is_complete(generator: MoleculeGenerator) -> None:
-    run = generator.run(5, sampler=FAST, done=Done(5, 7))
+    run = replace(generator.stream(5, sampler=FAST), done=Done(5, 7))
     assert list(run) == []
     assert (run.complete, run.drawn) == (True, 0)
 

@@ -21,11 +21,11 @@ from moldiff.molecules.formats.writer import write
 from moldiff.molecules.identity import canonical_key, smiles
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
-from moldiff.sampling.batch import Beginning, draw_chunk
+from moldiff.sampling.batch import SampleSpec, denoise_batch
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
-from moldiff.tasks.elements import Charged, Limited, element_mask
+from moldiff.tasks.constraints import ConstrainedTask, element_mask
 from moldiff.tasks.formula import Composition
-from moldiff.tasks.task import Finished, NewMolecules, Request, Task, description
+from moldiff.tasks.task import NewMolecules, Request, Task, TaskOutcome, description
 
 FAST = PowerSampler(num_steps=3)
 WIDE = Vocabulary(
@@ -59,10 +59,10 @@ def prepared(request: Request) -> Task:
     return request.prepare(VOCABULARY, STATISTICS)
 
 
-def draw(task: Task, count: int, rule: str = "valence") -> list[Finished]:
-    beginnings = [Beginning.of(task, 0, index) for index in range(count)]
-    found = draw_chunk(small_model().float(), FAST, beginnings).decode(rule)
-    return [task.finish(one.index, one.start, end.molecule) for one, end in zip(beginnings, found, strict=True)]
+def draw(task: Task, count: int, rule: str = "valence") -> list[TaskOutcome]:
+    specs = [SampleSpec.of(task, 0, index) for index in range(count)]
+    found = denoise_batch(small_model().float(), FAST, specs).decode(rule)
+    return [task.finish(one.index, one.start, end.molecule) for one, end in zip(specs, found, strict=True)]
 
 
 BENZENE = turned(embedded("c1ccccc1"))
@@ -104,7 +104,7 @@ def test_what_is_kept_comes_first_and_does_not_move(core: Molecule, rule: str, m
 
 def test_loose_atoms_are_not_attached() -> None:
     task = prepared(Grow(core="CC", attach=0, new_atoms=2))
-    one = Beginning.of(task, 0, 0)
+    one = SampleSpec.of(task, 0, 0)
     found = draw(task, 1)[0].molecule
     for bonds, attached in (
         ([[0, 1, 1], [0, 2, 1], [2, 3, 1]], True),
@@ -168,7 +168,7 @@ def test_with_nothing_known_the_molecules_are_those_of_no_task() -> None:
     plain = NewMolecules(STATISTICS.size_counts)
     assert element_mask(VOCABULARY, ["C", "N", "O", "H"]) is None
     mask = np.ones(len(VOCABULARY.atom_classes), dtype=bool)
-    for one, other in zip(draw(plain, 4), draw(Limited(plain, mask), 4), strict=True):
+    for one, other in zip(draw(plain, 4), draw(ConstrainedTask(task=plain, mask=mask), 4), strict=True):
         assert np.array_equal(one.molecule.pos, other.molecule.pos)
         assert np.array_equal(one.molecule.bonds, other.molecule.bonds)
 
@@ -184,7 +184,8 @@ def test_noise_of_one_leaves_nothing_of_the_molecule() -> None:
 def test_only_the_elements_asked_for_occur(rule: str) -> None:
     mask = element_mask(VOCABULARY, ["C", "H", "O"], ["O"])
     assert mask is not None
-    assert {6} == {z for one in draw(Limited(NewMolecules({5: 1}), mask), 8, rule) for z in one.molecule.atomic_number}
+    limited = ConstrainedTask(task=NewMolecules({5: 1}), mask=mask)
+    assert {6} == {z for one in draw(limited, 8, rule) for z in one.molecule.atomic_number}
     no_hydrogen = element_mask(VOCABULARY, forbid=["H"])
     assert no_hydrogen is not None
     assert not VOCABULARY.table[no_hydrogen, 2].any()
@@ -353,7 +354,7 @@ def test_drawings_are_refused_where_coordinates_are_needed(tmp_path: Path) -> No
 def test_a_start_allows_what_is_known_whatever_the_elements() -> None:
     mask = element_mask(VOCABULARY, forbid=["O"])
     assert mask is not None
-    task = Limited(prepared(Grow(core="CCO", attach=0, new_atoms=2)), mask)
+    task = ConstrainedTask(task=prepared(Grow(core="CCO", attach=0, new_atoms=2)), mask=mask)
     start: Start = task.begin(0, torch.Generator().manual_seed(0))
     assert start.allowed is not None
     assert bool(start.allowed[0, :3].all())
@@ -365,7 +366,7 @@ def test_total_charge_is_that_of_training_of_what_is_kept_or_as_asked() -> None:
     new = NewMolecules.like_training(STATISTICS, vocabulary)
     assert [total.value for total in new.totals(0)] == [0]
     assert NewMolecules.like_training(replace(STATISTICS, charge=None), vocabulary).totals(0) == ()
-    asked = Charged(new, Total.of_charge(vocabulary, -1))
+    asked = ConstrainedTask(task=new, charge=Total.of_charge(vocabulary, -1))
     assert [total.value for total in asked.totals(3)] == [-1]
     acetate = embedded("CC(=O)[O-]")
     task = Grow(core=acetate, attach=0, new_atoms=2).prepare(vocabulary, STATISTICS)

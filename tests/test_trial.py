@@ -182,17 +182,17 @@ def test_a_long_run_of_samples_is_compiled_where_that_pays(
     monkeypatch.setattr(
         moldiff.sampling.workers, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted)
     )
-    recipe = load("qm9", device="cpu").run(100_000, steps=50).recipe
-    assert recipe.arithmetic == PLAIN
+    molecules = load("qm9", device="cpu").stream(100_000, steps=50).molecules
+    assert molecules.arithmetic == PLAIN
     # 100,000 molecules are 1,562.5 batches, each 50 / 3 times as long as the trial, shared by two workers.
     with caplog.at_level("INFO"):
         taken[:] = [(0.3, 0.4), (0.25, 60.0)]
-        assert with_trial(recipe, 0, 100_000, 2).arithmetic == Arithmetic(compiled=True)
+        assert with_trial(molecules, 0, 100_000, 2).arithmetic == Arithmetic(compiled=True)
     assert caplog.messages == ["arithmetic: float32, compiled (a batch took 0.3 s float32, 0.25 s float32, compiled)"]
     assert compiled == [False, True, False]
     taken[:] = [(0.3, 0.4), (0.25, 330.0)]  # it would save 651 s and cost each worker as much as the trial, at once
-    assert with_trial(recipe, 0, 100_000, 2).arithmetic == PLAIN
-    assert with_trial(recipe, 0, 1000, 2) is recipe
+    assert with_trial(molecules, 0, 100_000, 2).arithmetic == PLAIN
+    assert with_trial(molecules, 0, 1000, 2) is molecules
 
 
 def test_molecules_can_be_drawn_in_bfloat16_and_their_records_say_so() -> None:

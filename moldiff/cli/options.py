@@ -5,7 +5,7 @@ The configs of Hydra, the checks of what is typed, the help and the README's tab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -45,8 +45,7 @@ class SampleOptions:
         "batch",
         choices=("auto", "float32", "bfloat16"),
     )
-    columns: Sequence[str] = option([], "what known lists say: `purchasable`, `known_drug`")
-    like: Likeness = option(
+    like: Likeness = option(  # which is one where it has a reference
         Likeness(),
         "rank by likeness; see moldiff sample like=FILE --help",
         full="rank by likeness to a molecule in 3D",

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,7 @@ from moldiff.errors import MoldiffError
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
-    from moldiff.evaluation.result import MetricResult
     from moldiff.molecules.formats.writer import FinishedRecords, Writer
-    from moldiff.sampling.config import Likeness
     from moldiff.sampling.run import SamplingRun
 
 _RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
@@ -33,27 +30,20 @@ def sample(options: Mapping[str, Any]) -> int:
         print("\n".join(model_lines()))
         return EXIT_OK
     from moldiff.molecules.formats.storage import locked
+    from moldiff.molecules.formats.writer import finished_records
 
     out = Path(options["out"])
     with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
-        return _sample(options)
-
-
-def _sample(options: Mapping[str, Any]) -> int:
-    finished = _finished(options)
-    with _notices():
-        run, likeness = _ordered(options)
-    if likeness is not None:
-        return _sample_alike(run, likeness, options)
-    if finished is not None:
-        from moldiff.sampling.resume import resumed
-
-        run = resumed(run, finished, options["out"])
-    if finished is not None and len(finished):
-        print(f"moldiff: going on behind {len(finished)} records of {options['out']}", file=sys.stderr)
-    with _notices(), _progress_bar(run.order.n) as run.on_progress:
-        unwritten = _write(run, options, finished)
-    return _conclude(run, options, unwritten, run.results(), run.recipe.task.notes())
+        finished = finished_records(out) if options["resume"] else None
+        with _notices():
+            run = _ordered(options)
+        if finished is not None:
+            run = run.resumed(finished, out)
+            if len(finished):
+                print(f"moldiff: going on behind {len(finished)} records of {out}", file=sys.stderr)
+        with _notices(), _progress_bar(run.num_wanted) as run.on_progress:
+            unwritten = _write(run, options, finished)
+        return _conclude(run, options, unwritten)
 
 
 @contextmanager
@@ -71,12 +61,12 @@ def _notices() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
-    """The run that the options ask for, and what its molecules are to be like."""
+def _ordered(options: Mapping[str, Any]) -> SamplingRun:
+    """The run that the options ask for."""
     from moldiff.diffusion.instantiate import construct
 
     task = construct(options["task"], None) if options.get("task") else None
-    likeness = construct(options["like"], None) if options["like"]["reference"] is not None else None
+    like = construct(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.diffusion.compute import PRECISIONS
     from moldiff.sampling.generator import load
 
@@ -84,18 +74,9 @@ def _ordered(options: Mapping[str, Any]) -> tuple[SamplingRun, Likeness | None]:
     sampler = dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
-    config = replace(
-        _config(options),
-        task=task,
-        sampler=construct(sampler, None),
-        arithmetic=PRECISIONS.get(options["precision"]),
-    )
-    run = generator.run(options["n"], config=config)
-    if columns := _as_list(options["columns"]):
-        from moldiff.sampling.filters import screened
-
-        run = screened(run, columns=columns)
-    return run, likeness
+    built = {"task": task, "like": like, "sampler": construct(sampler, None)}
+    arithmetic = PRECISIONS.get(options["precision"])
+    return generator.stream(options["n"], config=_config(options, **built, arithmetic=arithmetic))
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -106,25 +87,7 @@ def check(options: Mapping[str, Any]) -> None:
     if options["resume"] and options["trajectory"]:
         raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
     _config(options)
-    _check_choices(options)
-    from moldiff.molecules.formats.writer import check_target
-
-    check_target(options["out"])
-
-
-def _config(options: Mapping[str, Any]) -> SamplingConfig:
-    """The options of the run but those that have to be built."""
-    defined = [one for one in options_in(SamplingConfig) if one.name in options]
-    values = {one.name: _as_list(options[one.name]) if list in one.kinds else options[one.name] for one in defined}
-    workers = None if options["workers"] == "auto" else options["workers"]
-    return SamplingConfig(
-        **values | {"task": None, "sampler": None, "size": _parse_size(options["size"]), "workers": workers}
-    )
-
-
-def _check_choices(options: Mapping[str, Any]) -> None:
-    """Refuse impossible filters, columns and rankings; what they need is imported only where one is asked for."""
-    if filters := _as_list(options["filters"]):
+    if filters := _as_list(options["filters"]):  # what these need is imported only where one is asked for
         from moldiff.sampling.filters import parse_filters
 
         parse_filters(filters)
@@ -132,17 +95,24 @@ def _check_choices(options: Mapping[str, Any]) -> None:
         from moldiff.evaluation.metrics.lookup import check_columns
 
         check_columns(columns)
-    like = options["like"]
-    if like["reference"] is None and like["rounds"]:
+    is_ranked = options["like"]["reference"] is not None
+    if options["like"]["rounds"] and not is_ranked:
         raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
-    if like["reference"] is not None:
-        for name in ("resume", "trajectory"):
-            if options[name]:
-                raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
+    for name in ("resume", "trajectory"):
+        if is_ranked and options[name]:
+            raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
+    from moldiff.molecules.formats.writer import check_target
+
+    check_target(options["out"])
 
 
-def _keep(options: Mapping[str, Any]) -> list[str]:
-    return _as_list(options["keep"]) or []
+def _config(options: Mapping[str, Any], **built: Any) -> SamplingConfig:
+    """The options of the run, those that are objects as they were built."""
+    defined = [one for one in options_in(SamplingConfig) if one.name in options]
+    values = {one.name: _as_list(options[one.name]) if list in one.kinds else options[one.name] for one in defined}
+    workers = None if options["workers"] == "auto" else options["workers"]
+    objects = {"task": None, "sampler": None, "like": None} | built
+    return SamplingConfig(**values | objects | {"size": _parse_size(options["size"]), "workers": workers})
 
 
 def _as_list(value: Any) -> list[Any] | None:
@@ -159,15 +129,6 @@ def _parse_size(size: int | str | None) -> tuple[int, int] | None:
     if not 1 <= low <= high:
         raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
     return low, high
-
-
-def _finished(options: Mapping[str, Any]) -> FinishedRecords | None:
-    """What an ended run had written; None = it is not to go on."""
-    if not options["resume"]:
-        return None
-    from moldiff.molecules.formats.writer import finished_records
-
-    return finished_records(options["out"])
 
 
 @contextmanager
@@ -198,27 +159,30 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     out, reasons = Path(options["out"]), []
     keep_older = not (options["overwrite"] or options["resume"])
     with ExitStack() as files:
-        if finished is None or not len(finished):
-            writer = files.enter_context(Writer(out, streamed=True, keep_older=keep_older))
+        if finished is None or not len(finished):  # what is ranked comes all at once
+            writer = files.enter_context(Writer(out, streamed=run.search is None, keep_older=keep_older))
         else:
             writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
         films = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
         try:
-            for drawn in run:
+            for sample in run:
                 try:
-                    writer.write(drawn.molecule, drawn.record())
+                    writer.write(sample.molecule, sample.record())
                 except MoldiffError as error:
                     reasons.append(str(error))
                 if films is not None:
-                    write_frames(films, drawn)
+                    write_frames(films, sample)
         except KeyboardInterrupt:
             run.interrupted = True
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}{_advice(writer, options)}", error.filename) from error
-        _refuse_empty(writer, run, options)
-    _tell_of_older(writer)
+        if not writer.count:  # an exception leaves an older file of that name as it was
+            raise KeyboardInterrupt if run.interrupted else MoldiffError(_nothing(run, options))
+    if writer.older is not None:
+        kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
+        print(f"moldiff: {kept}", file=sys.stderr)
     return reasons
 
 
@@ -234,39 +198,19 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
     return is_sdf and options["like"]["reference"] is None and not options["trajectory"]
 
 
-def _tell_of_older(writer: Writer) -> None:
-    if writer.older is not None:
-        kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
-        print(f"moldiff: {kept}", file=sys.stderr)
-
-
-def _refuse_empty(writer: Writer, run: SamplingRun, options: Mapping[str, Any]) -> None:
-    """Leave an older file of that name as it was where nothing has been written; an exception does."""
-    if not writer.count:
-        if run.interrupted:
-            raise KeyboardInterrupt
-        raise MoldiffError(_nothing(run, options))
-
-
 def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
-    """Why there is no file."""
-    wanted = " and ".join(_keep(options)) or "to be written"
-    passing = " and passes the filters" if getattr(run, "filters", ()) else ""
+    """Why there is no file, and how many molecules were rejected for what."""
+    wanted = " and ".join(_as_list(options["keep"]) or []) or "to be written"
+    passing = " and passes the filters" if run.molecules.filters else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
-    results = run.results()
-    return problem + _reasons(results) + _hardest(results)
+    counts = [(result.name.partition("_status_")[2], result.numerator) for result in run.results()]
+    rejected = ", ".join(f"{count:.0f} {reason}" for reason, count in counts if reason and count)
+    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest(run)
 
 
-def _reasons(results: Sequence[MetricResult]) -> str:
-    """How many molecules were rejected for what, to be added to a sentence."""
-    counts = [(result.name.partition("_status_")[2], result.numerator) for result in results]
-    found = [f"{count:.0f} {reason}" for reason, count in counts if reason and count]
-    return f"; rejected: {', '.join(found)}" if found else ""
-
-
-def _hardest(results: Sequence[MetricResult]) -> str:
+def _hardest(run: SamplingRun) -> str:
     """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
-    passes = [result for result in results if result.name.startswith("task_passes_") and (result.value or 0) < 1]
+    passes = [result for result in run.results() if result.name.startswith("task_passes_") and (result.value or 0) < 1]
     if not passes:
         return ""
     least = min(passes, key=lambda result: result.value or 0)
@@ -274,41 +218,16 @@ def _hardest(results: Sequence[MetricResult]) -> str:
     return f"; the hardest filter is {name}, which {least.numerator:.0f} of {least.denominator:.0f} pass"
 
 
-def _sample_alike(run: SamplingRun, likeness: Likeness, options: Mapping[str, Any]) -> int:
-    """Draw, rank and write the best; nothing is in the file until all are ranked."""
-    from moldiff.molecules.formats.writer import Writer
-    from moldiff.sampling.similarity import rank
-
-    with _progress_bar(run.order.n * (likeness.rounds + 1)) as run.on_progress:
-        samples = rank(run, likeness)
-    unwritten = []
-    with Writer(options["out"], keep_older=not options["overwrite"]) as writer:
-        for sample in samples:
-            try:
-                writer.write(sample.molecule, sample.record())
-            except MoldiffError as error:
-                unwritten.append(str(error))
-        _refuse_empty(writer, run, options)
-    _tell_of_older(writer)
-    return _conclude(run, options, unwritten, samples.results, samples.notes)
-
-
-def _conclude(
-    run: SamplingRun,
-    options: Mapping[str, Any],
-    unwritten: Sequence[str],
-    results: Sequence[MetricResult],
-    notes: Sequence[str],
-) -> int:
+def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[str]) -> int:
     """Print the summary; the exit code says whether all that was asked for is there."""
     from rich.console import Console
 
     from moldiff.evaluation.report import summary_table
 
-    out, asked = options["out"], run.order.n
-    for note in notes:
+    out = options["out"]
+    for note in run.notes():
         print(f"moldiff: {note}", file=sys.stderr)
-    Console().print(summary_table(results, asked=asked, drawn=run.drawn, path=out))
+    Console().print(summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out))
     if unwritten:
         first = f"first reason: {unwritten[0]}"
         print(f"moldiff: warning: {len(unwritten)} molecules not written; {first}", file=sys.stderr)
@@ -317,7 +236,7 @@ def _conclude(
         print(f"moldiff: interrupted; {out} holds what was finished{advice}", file=sys.stderr)
         return EXIT_INTERRUPTED
     if not run.complete:
-        limit = f"max_draws={run.order.max_draws} reached{_hardest(results)}"
-        print(f"moldiff: warning: {run.kept} of {asked} molecules kept; {limit}", file=sys.stderr)
+        limit = f"max_draws={run.max_draws} reached{_hardest(run)}"
+        print(f"moldiff: warning: {run.kept} of {run.n} molecules kept; {limit}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK

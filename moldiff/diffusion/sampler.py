@@ -35,6 +35,15 @@ _DRAWN = 0.01
 _LEAST_SETTLING = 6
 """Network calls that hydrogens need to find their places, where there are as many to spare."""
 
+BROKEN_LEVEL = 0.75
+"""Noise level that a molecule in pieces goes back to, at most."""
+
+BROKEN_RESTARTS = 2
+"""How often a molecule in pieces is drawn on at most."""
+
+_BROKEN_SHARE = 0.4
+"""Network calls of such a restart, as a share of those of a whole run."""
+
 _MANY = 50
 """Network calls from which on a run draws noise anew."""
 
@@ -90,6 +99,11 @@ class Start:
     def known(self) -> Tensor:
         """Atoms of known position [B, N]."""
         return (self.level.pos == 0) & self.clean.node_mask
+
+    def restarted(self, estimate: Prediction) -> Start:
+        """From `BROKEN_LEVEL` of an estimate (Å), for a molecule that came out in pieces; what is known stays."""
+        clean = settled(self.clean, estimate, self.level)
+        return replace(self, clean=clean, level=self.level.at_most(BROKEN_LEVEL))
 
 
 Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
@@ -204,6 +218,10 @@ class PowerSampler:
             atom_type=replace(process.atom_type, **classes),
             bond=replace(process.bond, **classes),
         )
+
+    def of_restart(self) -> PowerSampler:
+        """How a molecule in pieces is drawn on, see `Start.restarted`."""
+        return replace(self, num_steps=max(1, round(_BROKEN_SHARE * self.num_steps)))
 
     def stages(self) -> list[Stage]:
         """The ways down of the run, `num_steps` network calls in all: to a graph, and with that graph known."""

@@ -45,6 +45,30 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """What samples are to be like, and how they are led there."""
+
+    reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
+    rounds: int = option(
+        0, "of steering: draw n more from near the best, and keep the n best of all; what a task keeps stays"
+    )
+    parents: int | None = option(None, "how many best ones; null = a tenth of n")
+    noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
+    pharmacophore: float = option(0.5, "its weight in the score; the shape has the rest")
+    align: bool | None = option(
+        None, "false = compare as they lie; null = move, unless the task keeps atoms where they are"
+    )
+
+    def __post_init__(self) -> None:
+        check_at_least("like.rounds", self.rounds, 0)
+        check_at_least("like.parents", self.parents, 1)
+        if not 0 < self.noise <= 1:
+            raise MoldiffError(f"like.noise: got {self.noise}, expected a number above 0, up to 1")
+        if not 0 <= self.pharmacophore <= 1:
+            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """Every option of a run from Python; the command line has them too, but for `arithmetic`."""
 
@@ -120,6 +144,14 @@ class SamplingConfig:
         full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
         "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
     )
+    columns: Sequence[str] = option((), "what known lists say: `purchasable`, `known_drug`")
+    like: Likeness | None = option(
+        None,
+        "rank by likeness; see moldiff sample like=FILE --help",
+        full="rank by likeness to a molecule in 3D",
+        typed="like=FILE",
+        built=True,
+    )
     max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200", least=1)
     steps: int | None = option(
         None,
@@ -161,34 +193,13 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, 0, 2**32)
         check_whole("candidates", self.candidates, 1, 1001)
+        check_whole("first", self.first, 0, 2**31)
+        check_whole("max_draws", 1 if self.max_draws is None else self.max_draws, 1, 2**31)
+        check_whole("workers", 0 if self.workers is None else self.workers, 0, 1024)
         if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
             raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
         if self.decode not in DECODE:
             raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """What samples are to be like, and how they are led there."""
-
-    reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
-    rounds: int = option(
-        0, "of steering: draw n more from near the best, and keep the n best of all; what a task keeps stays"
-    )
-    parents: int | None = option(None, "how many best ones; null = a tenth of n")
-    noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
-    pharmacophore: float = option(0.5, "its weight in the score; the shape has the rest")
-    align: bool | None = option(
-        None, "false = compare as they lie; null = move, unless the task keeps atoms where they are"
-    )
-
-    def __post_init__(self) -> None:
-        check_at_least("like.rounds", self.rounds, 0)
-        check_at_least("like.parents", self.parents, 1)
-        if not 0 < self.noise <= 1:
-            raise MoldiffError(f"like.noise: got {self.noise}, expected a number above 0, up to 1")
-        if not 0 <= self.pharmacophore <= 1:
-            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
 
 
 def described(one: Field[Any]) -> str:
@@ -218,6 +229,8 @@ class SamplingOverrides(TypedDict, total=False):
     task: Request | None
     keep: Collection[str]
     filters: Sequence[str] | None
+    columns: Sequence[str]
+    like: Likeness | None
     max_draws: int | None
     steps: int | None
     sampler: PowerSampler | None
@@ -225,37 +238,6 @@ class SamplingOverrides(TypedDict, total=False):
     trajectory: bool
     workers: int | None
     arithmetic: Arithmetic | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """How many molecules are wanted, and which.
-
-    Attributes:
-        n: molecules to keep.
-        first: index of the first molecule.
-        keep: what a kept molecule must be, any of `KEEP`.
-        max_draws: give up after so many.
-        workers: processes that share the work; None = as many as pay, 0 = none.
-        tries_compiling: compile the network where the run is long and a trial found that to pay.
-    """
-
-    n: int
-    first: int
-    keep: frozenset[str]
-    max_draws: int
-    workers: int | None
-    tries_compiling: bool = False
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "n": (self.n, 1, MAX_MOLECULES + 1),
-            "first": (self.first, 0, 2**31 - self.max_draws if isinstance(self.max_draws, int) else 2**31),
-            "max_draws": (self.max_draws, 1, 2**31),
-            "workers": (0 if self.workers is None else self.workers, 0, 1024),
-        }
-        for name, bound in bounds.items():
-            check_whole(name, *bound)
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:

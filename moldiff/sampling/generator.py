@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 
 from moldiff.diffusion.compute import PLAIN, choose_device, free_memory
@@ -18,29 +18,23 @@ from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint
 from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.diffusion.shipped import available_models
+from moldiff.diffusion.shipped import advice, available_models
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics.lookup import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.sampling.batch import Beginning, MemoryBudget
-from moldiff.sampling.candidates import Nearest
-from moldiff.sampling.config import (
-    MAX_MOLECULES,
-    Order,
-    SamplingConfig,
-    SamplingOverrides,
-    check_whole,
-    default_max_draws,
-)
-from moldiff.sampling.filters import screened
-from moldiff.sampling.molecule_sampler import Recipe
-from moldiff.sampling.reach import warnings
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.sampling.batch import SampleSpec
+from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole, default_max_draws
+from moldiff.sampling.filters import Filter, parse_filters
+from moldiff.sampling.molecule_sampler import MemoryBudget, MoleculeSampler, Nearest
 from moldiff.sampling.run import Done, SamplingRun
-from moldiff.sampling.sample import SampledMolecule, Samples
-from moldiff.tasks.elements import LIMITED_CLASS_LEAD, Charged, Limited, element_mask
-from moldiff.tasks.targets import SIZE, Targeted
-from moldiff.tasks.task import NewMolecules, Task
+from moldiff.sampling.sample import Sample, Samples
+from moldiff.sampling.similarity import SimilaritySearch
+from moldiff.tasks.constraints import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, element_mask
+from moldiff.tasks.task import NewMolecules, Task, description
 
-__all__ = ["MoleculeGenerator", "SampledMolecule", "Samples", "available_models", "load"]
+__all__ = ["MoleculeGenerator", "Sample", "Samples", "available_models", "load"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,27 +86,25 @@ class MoleculeGenerator:
         Raises:
             MoldiffError: for an impossible value, or a molecule that does not fit into memory.
         """
-        run = self.run(n, config=config, on_progress=on_progress, **overrides)
+        run = self.stream(n, config=config, on_progress=on_progress, **overrides)
         kept = list(run)
-        return Samples(kept, run.order.n, run.drawn, run.results(), run.complete, run.recipe.task.notes())
+        return Samples(
+            kept, asked=run.n, drawn=run.drawn, results=run.results(), complete=run.complete, notes=run.notes()
+        )
 
-    def run(
+    def stream(
         self,
         n: int = 100,
         *,
         config: SamplingConfig | None = None,
         on_progress: Callable[[float], None] | None = None,
-        done: Done | None = None,
         **overrides: Unpack[SamplingOverrides],
     ) -> SamplingRun:
-        """Like `sample`, molecule by molecule: iterating draws them, and none stays in memory.
-
-        The options are those of `sample` and `done`: what an interrupted run with the same options had finished, behind
-        which this one goes on.
+        """Like `sample`, molecule by molecule: iterating draws them, and none stays in memory unless they are ranked.
 
         Example:
             with Writer("many.sdf") as writer:
-                for sample in load("qm9").run(100_000):
+                for sample in load("qm9").stream(100_000):
                     writer.write(sample.molecule, sample.record())
 
         Raises:
@@ -120,57 +112,70 @@ class MoleculeGenerator:
         """
         check_whole("n", n, 1, MAX_MOLECULES + 1)
         config = replace(config or SamplingConfig(), **overrides)
-        model = self.checkpoint.model
-        config = replace(config, condition=model.properties.checked(config.condition or {}))
-        choice = self._choice(config)
-        prepared = self._prepared(config)
-        _check_memory(prepared.sizes()[1], self.device)
-        asked = prepared.sizes() if config.size is None else _bounds(config.size)
-        for line in warnings(prepared, asked, model.vocabulary, model.statistics):
+        model, checkpoint = self.checkpoint.model, self.checkpoint
+        config = replace(
+            config,
+            condition=model.properties.checked(config.condition or {}),
+            columns=tuple(dict.fromkeys(check_columns(config.columns))),
+        )
+        choice, task = self._choice(config), self._task(config)
+        _check_memory(task.sizes()[1], self.device)
+        sizes = task.sizes() if config.size is None else _bounds(config.size)
+        for line in _warnings(task, sizes, model.vocabulary, model.statistics):
             _log.warning(line)
-        n = prepared.count(n)
+        n = task.count(n)
         if n > MAX_MOLECULES:
             raise MoldiffError(f"n: makes {n} molecules of all inputs, expected {MAX_MOLECULES} at most")
-        order = Order(
-            n=n,
-            first=config.first,
-            keep=frozenset(config.keep),
-            max_draws=default_max_draws(n) if config.max_draws is None else config.max_draws,
-            workers=config.workers,
-            tries_compiling=config.arithmetic is None,
-        )
+        max_draws = default_max_draws(n) if config.max_draws is None else config.max_draws
+        check_whole("first", config.first, 0, 2**31 - max_draws)
         if "novel" in config.keep and self.novelty is None:
             raise MoldiffError(
-                f"keep: model {self.checkpoint.name} has no list of its training molecules to be novel against"
+                f"keep: model {checkpoint.name} has no list of its training molecules to be novel against"
             )
-        sampler = config.sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
-        if sampler.class_lead is None:
-            sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if isinstance(prepared, Limited) else 1.0)
         guided: MoleculeDiffusion = model
         if config.condition:
             guided = GuidedDiffusion(model, scale=float(config.guidance), steering=float(config.steering))
-        recipe = Recipe(
+        molecules = MoleculeSampler(
             model=guided,
-            sampler=sampler if config.steps is None else replace(sampler, num_steps=config.steps),
-            task=prepared,
+            sampler=self._sampler(config, task),
+            task=task,
             seed=config.seed,
             decode=config.decode,
             trajectory=config.trajectory,
             budget=MemoryBudget.of(self.device),
-            asked=_asked(config),
             arithmetic=config.arithmetic or PLAIN,
             choice=choice,
         )
-        run = SamplingRun(recipe, order, self.checkpoint, self.novelty, done or Done(0, config.first), on_progress)
-        chosen = self._own_filters(run) if config.filters is None else config.filters
-        return screened(run, filters=chosen) if chosen else run
+        molecules = replace(molecules, filters=self._filters(config, molecules))
+        search = SimilaritySearch.of(config, molecules, n)
+        return SamplingRun(
+            n=n,
+            max_draws=max_draws,
+            config=config,
+            molecules=molecules,
+            checkpoint=checkpoint,
+            novelty=self.novelty,
+            asked=_asked(config, molecules.filters),
+            search=search,
+            done=Done(0, config.first),
+            on_progress=on_progress,
+        )
 
-    def _own_filters(self, run: SamplingRun) -> Sequence[str]:
-        """The model's own filters, for a run that keeps something and draws both bonds and coordinates."""
-        if not (self.checkpoint.filters and run.order.keep):
+    def _sampler(self, config: SamplingConfig, task: Task) -> PowerSampler:
+        sampler = config.sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
+        if sampler.class_lead is None:
+            is_limited = isinstance(task, ConstrainedTask) and task.mask is not None
+            sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if is_limited else 1.0)
+        return sampler if config.steps is None else replace(sampler, num_steps=config.steps)
+
+    def _filters(self, config: SamplingConfig, molecules: MoleculeSampler) -> tuple[Filter, ...]:
+        """Those asked for, or the model's own for a run that keeps something and draws both bonds and coordinates."""
+        if config.filters is not None:
+            return parse_filters(config.filters)
+        if not (self.checkpoint.filters and config.keep):
             return ()
-        level = Beginning.of(run.recipe.task, run.recipe.seed, run.order.first).start.level
-        return self.checkpoint.filters if bool(level.bond.any() and level.pos.any()) else ()
+        level = molecules.spec(config.first).start.level
+        return parse_filters(self.checkpoint.filters) if bool(level.bond.any() and level.pos.any()) else ()
 
     @property
     def learnt_half(self) -> str | None:
@@ -211,25 +216,29 @@ class MoleculeGenerator:
             raise MoldiffError(f"chooser: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
         return Nearest(candidates, self.checkpoint.model.properties, predictor)
 
-    def _prepared(self, config: SamplingConfig) -> Task:
+    def _task(self, config: SamplingConfig) -> Task:
         """What is known of every molecule, and what it is drawn towards."""
         model, size, condition = self.checkpoint.model, config.size, config.condition
         mask = element_mask(model.vocabulary, config.elements, config.forbid)
         if config.task is None:
             counts = self._size_weights(size)
             weights = model.properties.size_weights(condition, counts) if condition else counts
-            whole = NewMolecules.like_training(model.statistics, model.vocabulary)
-            plain: Task = replace(whole, size_weights=weights)
+            plain: Task = replace(NewMolecules.like_training(model.statistics, model.vocabulary), size_weights=weights)
         elif size is not None:
             raise MoldiffError(f"size: got {size} together with a task, which says how many atoms there are")
         else:
             plain = config.task.prepare(model.vocabulary, model.statistics)
-        if config.charge is not None:
-            plain = Charged(plain, Total.of_charge(model.vocabulary, config.charge))
-        if condition:
-            judge = predictor_for(model.properties, self.learnt_half)
-            plain = Targeted(plain, model.properties, condition, judge, config.candidates)
-        return plain if mask is None else Limited(plain, mask)
+        if mask is None and config.charge is None and not condition:
+            return plain
+        return ConstrainedTask(
+            task=plain,
+            mask=mask,
+            charge=None if config.charge is None else Total.of_charge(model.vocabulary, config.charge),
+            properties=model.properties,
+            asked=condition,
+            predictor=predictor_for(model.properties, self.learnt_half) if condition else None,
+            num_candidates=config.candidates,
+        )
 
     def _size_weights(self, size: int | tuple[int, int] | None) -> dict[int, int]:
         """Weight of every number of heavy atoms; sizes the training data lacks are all given the same weight."""
@@ -258,13 +267,56 @@ def _check_memory(size: int, device: torch.device) -> None:
         )
 
 
-def _asked(config: SamplingConfig) -> str:
-    """What is asked for beside the size, in JSON; "" = nothing."""
-    wanted: dict[str, Any] = {}
-    if config.task is not None:
-        from moldiff.tasks.task import description  # only here, for the tasks' own imports take a moment
+_LOOKED_AT = 100
+"""Molecules of a task that are looked at."""
 
-        wanted = description(config.task)
+
+def _warnings(task: Task, sizes: tuple[int, int], vocabulary: Vocabulary, statistics: Statistics) -> Iterator[str]:
+    """A line for the sizes and one for the charges that a model has not learnt; nothing where it has.
+
+    Args:
+        task: what is to be drawn.
+        sizes: the smallest and largest number of heavy atoms that is asked for.
+        vocabulary: classes of the model.
+        statistics: what it has learnt from.
+    """
+    learnt = min(statistics.size_counts), max(statistics.size_counts)
+    numbers = range(min(task.count(1), _LOOKED_AT))
+    if sizes[0] < learnt[0] or sizes[1] > learnt[1]:
+        other = advice(_known_atoms(task, numbers, vocabulary), sizes)
+        asked = str(sizes[0]) if sizes[0] == sizes[1] else f"{sizes[0]} to {sizes[1]}"
+        yield (
+            f"warning: size: got {asked} heavy atoms, the model has learnt {learnt[0]} to {learnt[1]}, others may come "
+            f"out badly{other}"
+        )
+    charges = {
+        total.value
+        for number in numbers
+        for total in task.totals(number)
+        if np.array_equal(total.weight, vocabulary.table[:, 1])
+    }
+    if statistics.charge is not None and (strange := sorted(charges - {statistics.charge})):
+        shown = " and ".join(f"{charge:+d}" for charge in strange)
+        only = "neutral molecules" if statistics.charge == 0 else f"a charge of {statistics.charge:+d}"
+        yield f"warning: charge: got {shown}, the model has learnt {only} only, others may come out badly"
+
+
+def _known_atoms(task: Task, numbers: Sequence[int], vocabulary: Vocabulary) -> list[Collection[AtomClass]]:
+    """The classes that each atom may have of which a task says something, of its first molecules."""
+    found: list[Collection[AtomClass]] = []
+    for number in numbers:
+        start = SampleSpec.of(task, 0, number).start
+        known = start.level.atom[0] == 0
+        found += [{vocabulary.atom_classes[index]} for index in start.clean.atom_type[0][known].tolist()]
+        if start.allowed is not None:
+            for allowed in start.allowed[0][~known].tolist():
+                found.append({one for one, may in zip(vocabulary.atom_classes, allowed, strict=True) if may})
+    return found
+
+
+def _asked(config: SamplingConfig, filters: Sequence[Filter]) -> dict[str, Any]:
+    """What is asked for beside the size, in JSON's types."""
+    wanted = {} if config.task is None else description(config.task)
     wanted |= {} if config.charge is None else {"charge": config.charge}
     wanted |= {} if config.elements is None else {"elements": list(config.elements)}
     wanted |= {"forbid": list(config.forbid)} if config.forbid else {}
@@ -272,7 +324,8 @@ def _asked(config: SamplingConfig) -> str:
         strength = {"guidance": float(config.guidance), "steering": float(config.steering)}
         wanted |= {"condition": config.condition, **strength}
     wanted |= {"candidates": config.candidates} if config.candidates > 1 else {}
-    return json.dumps(wanted) if wanted else ""
+    wanted |= {"filters": [str(one) for one in filters]} if filters else {}
+    return wanted if config.like is None else wanted | {"like": description(config.like)}
 
 
 def load(model: str | Path = "qm9", *, device: str = "auto") -> MoleculeGenerator:

@@ -7,35 +7,83 @@ molecules to the last digit; at other block boundaries they agree up to the roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import torch
 
-from moldiff.diffusion.compute import PLAIN, Arithmetic, compile_blocks, in_float32, is_compiled, one_thread
+from moldiff.diffusion.compute import (
+    PLAIN,
+    Arithmetic,
+    compile_blocks,
+    in_float32,
+    is_compiled,
+    is_out_of_memory,
+    one_thread,
+)
+from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.sampler import PowerSampler, SamplerState
+from moldiff.diffusion.sampler import BROKEN_RESTARTS, PowerSampler, SamplerState
+from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.validity import judge
-from moldiff.sampling.batch import (
-    Beginning,
-    Chunk,
-    MemoryBudget,
-    Outcome,
-    draw_within,
-    joined,
-    outcomes,
-    sampler_of_restart,
-)
-from moldiff.sampling.candidates import Choice
-from moldiff.sampling.sample import Drawn
-from moldiff.tasks.task import Finished, Task
+from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, DenoisedBatch, SampleSpec, denoise_batch, in_batches
+from moldiff.sampling.filters import Filter, apply_filters
+from moldiff.sampling.sample import DecodedMolecule, Sample
+from moldiff.tasks.constraints import Predictor, predicted
+from moldiff.tasks.task import Task, TaskOutcome
 
 _CONTACTS = Contacts()
 
 
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Chooses the candidate that is nearest to the values that its spec asks for.
+
+    Attributes:
+        num_candidates: drawn for each molecule.
+        properties: those of the model.
+        predictor: says what the candidates have. It should have learnt from the same molecules as the generator:
+            another one can then judge what is chosen.
+    """
+
+    num_candidates: int
+    properties: Properties
+    predictor: Predictor
+
+    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+        """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
+        scales = [entry.std for entry in self.properties.entries]
+        found = []
+        for spec, values in zip(specs, predicted(self.predictor, molecules), strict=True):
+            assert spec.start.clean.condition is not None
+            asked = zip(self.properties.names, scales, spec.start.clean.condition[0].tolist(), strict=True)
+            off = [abs(values.get(name, inf) - value) / scale for name, scale, value in asked if isfinite(value)]
+            found.append(sum(off) / max(1, len(off)))
+        return found
+
+
+@dataclass(eq=False)
+class MemoryBudget:
+    """How large a batch may be.
+
+    Attributes:
+        pairs: padded pairs of atoms; it shrinks where memory runs out.
+    """
+
+    pairs: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> MemoryBudget:
+        """What a device takes."""
+        return cls(CPU_PAIRS if device.type == "cpu" else GPU_PAIRS)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Recipe:
+class MoleculeSampler:
     """All that decides what molecule k is; a worker process gets a copy.
 
     Attributes:
@@ -46,7 +94,7 @@ class Recipe:
         decode: "valence" or "raw".
         trajectory: keep the way from noise.
         budget: how large a batch may be.
-        asked: the task and limits as they were asked for, in JSON; "" = whole new molecules.
+        filters: what molecules have to pass.
         arithmetic: how the network is computed.
         choice: which of several candidates is the molecule; None = there is one.
     """
@@ -58,9 +106,9 @@ class Recipe:
     decode: str
     trajectory: bool
     budget: MemoryBudget
-    asked: str = ""
+    filters: tuple[Filter, ...] = ()
     arithmetic: Arithmetic = PLAIN
-    choice: Choice | None = None
+    choice: Nearest | None = None
 
     @property
     def num_candidates(self) -> int:
@@ -71,86 +119,141 @@ class Recipe:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    def spec(self, index: int, candidate: int = 0) -> SampleSpec:
+        """Molecule `index`, before it is drawn."""
+        return SampleSpec.of(self.task, self.seed, index, candidate)
+
+    def mean_pairs(self, first: int) -> float:
+        """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""
+        sizes = [self.spec(first + k).size for k in range(8)]
+        return sum(size**2 for size in sizes) / len(sizes)
+
     @in_float32()
-    def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Drawn]:
+    def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
         """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
         candidates = range(self.num_candidates)
-        beginnings = [Beginning.of(self.task, self.seed, index, number) for index in indices for number in candidates]
+        specs = [self.spec(index, number) for index in indices for number in candidates]
 
         def on_drawn(number: float) -> None:
             if on_fraction is not None:
                 on_fraction(number / len(candidates))
 
-        return self._chosen(beginnings, self.draw_each(beginnings, on_drawn))
+        return self._chosen(specs, self.draw_each(specs, on_drawn))
 
-    def draw_each(self, beginnings: Sequence[Beginning], on_drawn: Callable[[float], None]) -> list[Drawn]:
-        """What becomes of each beginning; `on_drawn` hears how many of them are done, in fractions."""
-        finished, num_steps = 0, self.sampler.num_steps
-        found: dict[tuple[int, int], Drawn] = {}
+    def draw_each(self, specs: Sequence[SampleSpec], on_drawn: Callable[[float], None]) -> list[Sample]:
+        """What becomes of each spec; `on_drawn` hears how many of them are done, in fractions."""
+        finished = 0
+        found: dict[tuple[int, int], Sample] = {}
 
         def on_step(state: SamplerState) -> None:
-            on_drawn(finished + len(state.noisy.node_mask) * (state.step + 1) / num_steps)
+            on_drawn(finished + len(state.noisy.node_mask) * (state.step + 1) / self.sampler.num_steps)
 
         if self.arithmetic.compiled != is_compiled(self.model.denoiser):  # a copy of a compiled network is not
             compile_blocks(self.model.denoiser, self.arithmetic.compiled, dynamic=True)
-        drawing = draw_within(
-            self.budget,
-            self.model,
-            self.sampler,
-            beginnings,
-            num_frames=num_steps if self.trajectory else 0,
-            on_step=on_step,
-            arithmetic=self.arithmetic,
-        )
-        for chunk, drawn in drawing:
-            ends = joined(chunk, drawn, self._redraw) if self.decode == "valence" else outcomes(drawn, self.decode)
-            for beginning, end in zip(chunk, ends, strict=True):
-                found[beginning.index, beginning.candidate] = self._judged(beginning, end)
-            finished += len(chunk)
-        return [found[beginning.index, beginning.candidate] for beginning in beginnings]
+        for batch in self._denoised(specs, self.sampler, on_step):
+            for spec, end in zip(batch.specs, self.decoded(batch), strict=True):
+                found[spec.key] = self._finished(spec, end)
+            finished += len(batch.specs)
+        return [found[spec.key] for spec in specs]
 
-    def _redraw(self, beginnings: Sequence[Beginning]) -> Iterator[tuple[list[Beginning], Chunk]]:
-        """Molecules drawn on from restarts."""
-        sampler = sampler_of_restart(self.sampler)
+    def _denoised(
+        self,
+        specs: Iterable[SampleSpec],
+        sampler: PowerSampler,
+        on_step: Callable[[SamplerState], None] | None = None,
+    ) -> Iterator[DenoisedBatch]:
+        """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out.
+
+        Raises:
+            MoldiffError: for a single molecule that does not fit into memory.
+        """
         num_frames = sampler.num_steps if self.trajectory else 0
-        return draw_within(
-            self.budget, self.model, sampler, beginnings, num_frames=num_frames, arithmetic=self.arithmetic
+        waiting = deque(in_batches(specs, self.budget.pairs))
+        while waiting:
+            batch = waiting[0]
+            try:
+                drawn = denoise_batch(
+                    self.model, sampler, batch, num_frames=num_frames, on_step=on_step, arithmetic=self.arithmetic
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                waiting.popleft()
+                yield drawn
+                continue
+            if len(batch) == 1:
+                raise MoldiffError(f"size: a molecule of {batch[0].size} heavy atoms does not fit into memory")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.budget.pairs = max(1, len(batch) * max(one.size for one in batch) ** 2 // 2)
+            waiting = deque(in_batches((one for group in waiting for one in group), self.budget.pairs))
+
+    def decoded(self, batch: DenoisedBatch) -> list[DecodedMolecule]:
+        """The molecules of a batch; by valence rules, those that come in pieces are drawn on from restarts.
+
+        What is known of a molecule stays as it is, and what becomes of it does not depend on the others of its batch.
+        """
+        found = batch.decode(self.decode)
+        if self.decode == "raw":
+            return found
+        rows = {spec.key: row for row, spec in enumerate(batch.specs)}
+        sampler = self.sampler.of_restart()
+        parts = [(batch, found)]
+        for _ in range(BROKEN_RESTARTS):
+            again = [
+                part.restart(row)
+                for part, ends in parts
+                for row, end in enumerate(ends)
+                if end.molecule.pieces()[0] > 1
+            ]
+            parts = [(part, part.decode(self.decode)) for part in self._denoised(again, sampler)]
+            for part, ends in parts:
+                for spec, end in zip(part.specs, ends, strict=True):
+                    row = rows[spec.key]
+                    found[row] = end.behind(found[row])
+        return found
+
+    def _finished(self, spec: SampleSpec, end: DecodedMolecule) -> Sample:
+        """What a molecule is to the task, the filters and the checks."""
+        outcome = self._outcome(spec, end.molecule)
+        molecule, values, failed = outcome.molecule, dict(outcome.fields), list[str]()
+        if self.filters and molecule.is_finite and outcome.problem is None:
+            failed, measured = apply_filters(molecule, self.filters)
+            values |= measured
+        verdict = judge(molecule, self.model.vocabulary)
+        frames = None if end.trajectory is None else tuple(outcome.in_its_frame(frame) for frame in end.trajectory)
+        is_raw = end.argmax is end.molecule
+        return Sample(
+            index=spec.index,
+            molecule=molecule,
+            argmax=molecule if is_raw else self._outcome(spec, end.argmax).molecule,
+            mended=end.mended,
+            replaced_hydrogens=end.replaced_hydrogens,
+            restarts=end.restarts,
+            trajectory=frames,
+            verdict=verdict,
+            unsound=_CONTACTS.check(molecule) if verdict.problem is None else None,
+            task=values,
+            refusal=outcome.problem,
+            failed_filters=tuple(failed),
         )
 
-    def _chosen(self, beginnings: Sequence[Beginning], every: Sequence[Drawn]) -> list[Drawn]:
+    def _outcome(self, spec: SampleSpec, molecule: Molecule) -> TaskOutcome:
+        if molecule.is_finite:
+            return self.task.finish(spec.index, spec.start, molecule)
+        return TaskOutcome(molecule)  # of which no task can say anything
+
+    def _chosen(self, specs: Sequence[SampleSpec], every: Sequence[Sample]) -> list[Sample]:
         """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""
         distances = [0.0] * len(every)
         if self.choice is not None:
             with one_thread(self.device):
-                distances = self.choice.distances([one.start for one in beginnings], [one.molecule for one in every])
-        best: dict[int, tuple[tuple[bool, bool, float], Drawn]] = {}
-        for drawn, distance in zip(every, distances, strict=True):
-            rank = drawn.problem is not None, drawn.verdict.canonical is None, distance
-            if drawn.index not in best or rank < best[drawn.index][0]:
-                best[drawn.index] = rank, drawn
-        return [drawn for _, drawn in best.values()]
-
-    def _judged(self, beginning: Beginning, end: Outcome) -> Drawn:
-        if end.molecule.is_finite:
-            finished = self.task.finish(beginning.index, beginning.start, end.molecule)
-        else:  # of which no task can say anything
-            finished = Finished(end.molecule)
-        verdict = judge(finished.molecule, self.model.vocabulary)
-        frames = None if end.frames is None else tuple(finished.in_its_frame(frame) for frame in end.frames)
-        return Drawn(
-            index=beginning.index,
-            molecule=finished.molecule,
-            mended=end.mended,
-            replaced_hydrogens=end.replaced_hydrogens,
-            restarts=end.restarts,
-            verdict=verdict,
-            unsound=_CONTACTS.check(finished.molecule) if verdict.problem is None else None,
-            fields=finished.fields,
-            problem=finished.problem,
-            frames=frames,
-        )
-
-    def mean_pairs(self, first: int) -> float:
-        """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""
-        sizes = [Beginning.of(self.task, self.seed, first + k).size for k in range(8)]
-        return sum(size**2 for size in sizes) / len(sizes)
+                distances = self.choice.distances(specs, [one.molecule for one in every])
+        best: dict[int, tuple[tuple[bool, bool, float], Sample]] = {}
+        for sample, distance in zip(every, distances, strict=True):
+            is_refused = sample.refusal is not None or bool(sample.failed_filters)
+            rank = is_refused, sample.verdict.canonical is None, distance
+            if sample.index not in best or rank < best[sample.index][0]:
+                best[sample.index] = rank, sample
+        return [sample for _, sample in best.values()]

@@ -1,120 +1,31 @@
 """One run of a trained model: molecules are drawn, judged and handed over in the order of their index.
 
-What a run's molecules are to the task they were drawn for, counted one by one.
+A run that was ended goes on from the file that it was writing.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from moldiff.diffusion.pretrained import Checkpoint
-from moldiff.evaluation.metrics.novelty import NoveltyCounts, NoveltyIndex
-from moldiff.evaluation.metrics.validity import ValidityCounts
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics.lookup import COLUMNS
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.molecule import InvalidMolecule, Status
-from moldiff.sampling.config import Order
-from moldiff.sampling.molecule_sampler import Recipe
-from moldiff.sampling.sample import Drawn, SampledMolecule
+from moldiff.molecules import identity
+from moldiff.molecules.formats.writer import FinishedRecords
+from moldiff.molecules.molecule import Status
+from moldiff.sampling.config import SamplingConfig
+from moldiff.sampling.counts import RunCounts
+from moldiff.sampling.molecule_sampler import MoleculeSampler
+from moldiff.sampling.sample import Sample
+from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.sampling.workers import Blocks, choose_workers, draw_blocks, with_trial
 from moldiff.tasks.task import Admission
-
-
-class RepairCounts:
-    """Counts how many molecules are as the network said, how many are so after a repair, and which are not sound."""
-
-    def __init__(self) -> None:
-        self._total = 0
-        self._unsound: Counter[str] = Counter()
-        self._repaired: Counter[str] = Counter()
-
-    def add(self, unsound: InvalidMolecule | None, **repairs: int) -> None:
-        """Count one that was drawn, with what is impossible about it and the number of each of `_REPAIRS`."""
-        self._total += 1
-        if unsound is not None:
-            self._unsound[str(unsound.status)] += 1
-        for name, number in repairs.items():
-            self._repaired[name] += bool(number)
-
-    def results(self) -> list[MetricResult]:
-        """The counts; repairs that there were none of are left out."""
-        found = [
-            MetricResult(f"repair_{name}", self._repaired[name], self._total, definition)
-            for name, definition in _REPAIRS.items()
-            if self._repaired[name]
-        ]
-        for status, count in sorted(self._unsound.items()):
-            definition = f"Valid molecules refused as {status!r}, over all that were drawn."
-            found.append(MetricResult(f"geometry_status_{status}", count, self._total, definition))
-        return found
-
-
-_REPAIRS = {
-    "mended": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all drawn.",
-    "restarts": "Molecules that came out in pieces and were drawn on from noise, over all drawn.",
-    "replaced_hydrogens": "Molecules with a hydrogen off its bond, put at its ideal place, over all drawn.",
-}
-
-
-class TaskCounts:
-    """Counts molecules that are what a task asked for, and why others are not."""
-
-    def __init__(self) -> None:
-        self.missed: Counter[str] = Counter()
-        self._met = 0
-        self._attached: list[int] = [0, 0]
-        self._similarity: list[float] = [0.0, 0]
-        self._errors: dict[str, list[float]] = {}
-
-    def add(self, fields: Mapping[str, Any]) -> None:
-        """Count one that is kept, by what its record says of the task."""
-        self._met += 1
-        if "attached" in fields:
-            self._attached[0] += bool(fields["attached"])
-            self._attached[1] += 1
-        if fields.get("similarity") is not None:
-            self._similarity[0] += fields["similarity"]
-            self._similarity[1] += 1
-
-        for name, value in fields.items():
-            predicted = fields.get(f"predicted_{name.removeprefix('asked_')}")
-            if name.startswith("asked_") and predicted is not None:
-                sums = self._errors.setdefault(name.removeprefix("asked_"), [0.0, 0])
-                sums[0] += abs(value - predicted)
-                sums[1] += 1
-
-    def miss(self, reason: str) -> None:
-        """Count one that is not what was asked for."""
-        self.missed[reason] += 1
-
-    def results(self) -> list[MetricResult]:
-        """The counts; those that no task asked for are left out."""
-        found = []
-        if self.missed:
-            total = self._met + self.missed.total()
-            found.append(MetricResult("task_met", self._met, total, _MET))
-        for reason, count in sorted(self.missed.items()):
-            definition = f"Molecules left out because of '{reason}', over those that `keep` lets pass."
-            found.append(MetricResult(f"task_status_{reason}", count, self._met + self.missed.total(), definition))
-        if self._attached[1]:
-            found.append(MetricResult("task_attached", self._attached[0], self._attached[1], _ATTACHED))
-        if self._similarity[1]:
-            total_similarity, counted = self._similarity
-            found.append(
-                MetricResult("task_mean_similarity", total_similarity, float(counted), _SIMILARITY, int(counted))
-            )
-        for name, (total_error, counted) in self._errors.items():
-            found.append(MetricResult(f"task_mean_error_{name}", total_error, float(counted), _ERROR, int(counted)))
-        return found
-
-
-_MET = "Molecules that are what the task asked for, over those that `keep` lets pass."
-_ATTACHED = "Kept molecules in one piece in which every atom to attach to is bonded to a new one, over all kept."
-_ERROR = "Mean absolute difference of what was asked for and what the shipped predictor says of kept molecules."
-_SIMILARITY = "Mean Tanimoto similarity (Morgan fingerprints, radius 2, 2,048 bits) of kept molecules to their input."
 
 
 @dataclass(frozen=True)
@@ -136,140 +47,228 @@ class Done:
 class SamplingRun:
     """Iterating draws the molecules and yields those that are kept; nothing of them stays in memory but their keys.
 
+    Where they are ranked by likeness, all stay, and the likest come out at the end.
+
     Attributes:
-        recipe: how the molecules are drawn.
-        order: how many are wanted, and which.
+        n: molecules to keep.
+        max_draws: give up after so many.
+        config: the options of the run.
+        molecules: how they are drawn.
         checkpoint: where the model came from.
         novelty: index of the training molecules, if the model has one.
+        asked: what is asked for beside the size, in JSON's types.
+        search: how they are ranked; None = they are not.
         done: what is finished already; its molecules are not drawn again.
-        on_progress: called with the number of molecules kept so far, in fractions.
+        on_progress: called with the number of molecules kept so far, in fractions; see `num_wanted`.
         kept: molecules kept so far, those of `done` included.
         interrupted: Ctrl-C ended the run.
+        counts: of all molecules drawn.
     """
 
-    recipe: Recipe
-    order: Order
+    n: int
+    max_draws: int
+    config: SamplingConfig
+    molecules: MoleculeSampler
     checkpoint: Checkpoint
     novelty: NoveltyIndex | None
+    asked: Mapping[str, Any]
+    search: SimilaritySearch | None
     done: Done
     on_progress: Callable[[float], None] | None = None
     kept: int = 0
     interrupted: bool = False
-    _shown: float = 0.0
-    _validity: ValidityCounts = field(default_factory=ValidityCounts)
-    _novelty: NoveltyCounts = field(default_factory=NoveltyCounts)
-    _repairs: RepairCounts = field(default_factory=RepairCounts)
-    _task: TaskCounts = field(default_factory=TaskCounts)
-    _seen: set[str] = field(default_factory=set)
+    counts: RunCounts = field(default_factory=RunCounts)
 
     @property
     def drawn(self) -> int:
         """Molecules drawn by this run, the rejected ones included."""
-        return self._validity.total
+        return self.counts.drawn
 
     @property
     def complete(self) -> bool:
-        return self.kept >= self.order.n
+        return self.kept >= self.n and not self.interrupted
+
+    @property
+    def num_wanted(self) -> int:
+        """Molecules that are kept of all rounds together."""
+        return self.n * (1 if self.search is None else 1 + self.search.likeness.rounds)
 
     def results(self) -> list[MetricResult]:
         """Numbers over all molecules drawn by this run."""
-        parts = (self._validity.results(), self._repairs.results(), self._novelty.results(self.novelty))
-        return [result for part in parts for result in part] + self._task.results()
+        return self.counts.results(self.novelty, self.molecules.filters, self.config.columns)
 
-    def __iter__(self) -> Iterator[SampledMolecule]:
+    def notes(self) -> Sequence[str]:
+        """What the run made of what it was given, a line each."""
+        return [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
+
+    def __iter__(self) -> Generator[Sample, None, None]:
         """Draw; Ctrl-C ends the iteration, and what was not handed over until then is lost."""
-        self.kept, self._seen = self.done.kept, set(self.done.seen)
+        samples = self.round(self.molecules) if self.search is None else self.search.ranked(self)
+        try:
+            for sample in samples:
+                yield self._with_columns(sample)
+        finally:
+            samples.close()
+
+    def round(self, molecules: MoleculeSampler, number: int = 0) -> Generator[Sample, None, None]:
+        """Draw until n are kept.
+
+        Args:
+            molecules: how they are drawn.
+            number: of the round of a ranking, each of which has indices of its own.
+        """
+        first, before = self.config.first + number * self.max_draws, number * self.n
+        done = Done(0, first) if number else self.done
+        self.kept, seen, drawn_before, shown = done.kept, set(done.seen), self.drawn, 0.0
         if self.complete:
             return
-        order = self.order
-        workers = choose_workers(self.recipe, order.first, order.n) if order.workers is None else order.workers
-        left = order.n - self.done.kept
-        recipe = with_trial(self.recipe, order.first, left, workers) if order.tries_compiling else self.recipe
-        blocks = Blocks.of(recipe, order.first, order.n, order.max_draws)
-        drawing = draw_blocks(recipe, blocks, behind=self.done.behind, num_workers=workers, on_fraction=self._progress)
-        admission = recipe.task.admission(order.n)
+        workers = choose_workers(molecules, first, self.n) if self.config.workers is None else self.config.workers
+        if self.config.arithmetic is None:
+            molecules = with_trial(molecules, first, self.n - done.kept, workers)
+
+        def on_fraction(fraction: float) -> None:
+            """Tell how many are kept, counting on that share of those under way that was kept so far."""
+            nonlocal shown
+            if self.on_progress is not None:
+                share = (self.kept - done.kept + 1) / (self.drawn - drawn_before + 1)
+                shown = max(shown, min(self.n, self.kept + fraction * share))
+                self.on_progress(before + shown)
+
+        blocks = Blocks.of(molecules, first, self.n, self.max_draws)
+        drawing = draw_blocks(molecules, blocks, behind=done.behind, num_workers=workers, on_fraction=on_fraction)
+        admission = molecules.task.admission(self.n)
         try:
             for block in drawing:
                 for drawn in block:
-                    if drawn.index < self.done.behind:
+                    if drawn.index < done.behind:
                         continue
-                    sample = self._judged(drawn)
-                    if self._is_wanted(sample) and self._is_admitted(drawn, admission):
+                    sample = self._judged(drawn, seen)
+                    if self._is_wanted(sample) and self._is_admitted(sample, admission):
                         self.kept += 1
                         yield sample
-                    if self.complete:
+                    if self.kept >= self.n:
                         return
-                self._progress(0.0)
+                on_fraction(0.0)
         except KeyboardInterrupt:
             self.interrupted = True  # what is finished was handed over, and the caller can see that it is not complete
         finally:
             drawing.close()
 
-    def _progress(self, fraction: float) -> None:
-        """Tell how many are kept, counting on that share of the `fraction` molecules under way that was kept so far."""
-        if self.on_progress is not None:
-            share = (self.kept - self.done.kept + 1) / (self.drawn + 1)
-            self._shown = max(self._shown, min(self.order.n, self.kept + fraction * share))
-            self.on_progress(self._shown)
-
-    def _judged(self, drawn: Drawn) -> SampledMolecule:
-        """Count a drawn molecule and say what is known of it."""
-        key = drawn.verdict.canonical
-        self._validity.add(drawn.verdict)
-        self._repairs.add(
-            drawn.unsound, mended=drawn.mended, restarts=drawn.restarts, replaced_hydrogens=drawn.replaced_hydrogens
-        )
-        self._novelty.add(drawn.verdict)
-        unique = None if key is None else key not in self._seen
-        novel = None if key is None or self.novelty is None else not self.novelty.contains(key)
-        if key is not None:
-            self._seen.add(key)
-        name = f"{self.checkpoint.name}-{self.recipe.seed}-{drawn.index}"
-        molecule = replace(drawn.molecule, name=name)
-        origin = {**self.settings(), "index": drawn.index, "size": molecule.num_heavy_atoms}
-        return SampledMolecule(
+    def _judged(self, sample: Sample, seen: set[str]) -> Sample:
+        """Count a drawn molecule and say what the run knows of it."""
+        self.counts.draw(sample)
+        key = sample.verdict.canonical
+        name = f"{self.checkpoint.name}-{self.config.seed}-{sample.index}"
+        molecule = replace(sample.molecule, name=name)
+        judged = replace(
+            sample,
             molecule=molecule,
-            verdict=drawn.verdict,
-            unsound=drawn.unsound,
-            novel=novel,
-            unique=unique,
-            mended=drawn.mended,
-            replaced_hydrogens=drawn.replaced_hydrogens,
-            restarts=drawn.restarts,
-            origin=origin,
-            task=drawn.fields,
-            trajectory=drawn.frames,
+            argmax=molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name),
+            unique=None if key is None else key not in seen,
+            novel=None if key is None or self.novelty is None else not self.novelty.contains(key),
+            origin={**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms},
         )
+        if key is not None:
+            seen.add(key)
+        return judged
 
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
-        sampler = self.recipe.sampler
-        asked = {"task": self.recipe.asked} if self.recipe.asked else {}
-        asked |= {"precision": "bfloat16"} if self.recipe.arithmetic.bfloat16 else {}
+        sampler = self.molecules.sampler
+        asked = {"task": json.dumps(self.asked)} if self.asked else {}
+        asked |= {"precision": "bfloat16"} if self.molecules.arithmetic.bfloat16 else {}
         return {
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,
-            "seed": self.recipe.seed,
+            "seed": self.config.seed,
             "steps": sampler.num_steps,
-            "decode": self.recipe.decode,
+            "decode": self.config.decode,
             "sampler": json.dumps(asdict(sampler)),
             **asked,
         }
 
-    def _is_wanted(self, sample: SampledMolecule) -> bool:
+    def _is_wanted(self, sample: Sample) -> bool:
         is_valid = sample.verdict.canonical is not None
         is_sound = is_valid and sample.unsound is None
         has = {"valid": is_valid, "sound": is_sound, "unique": bool(sample.unique), "novel": bool(sample.novel)}
-        return all(has[item] for item in self.order.keep)
+        return all(has[item] for item in self.config.keep)
 
-    def _is_admitted(self, drawn: Drawn, admission: Admission | None) -> bool:
-        """Whether it is what the task asked for; otherwise the reason is counted."""
-        problem = drawn.problem
-        if problem is None and admission is not None:
-            finite = drawn.molecule.is_finite
-            problem = admission.admit(drawn.index, drawn.molecule) if finite else str(Status.NON_FINITE)
-        if problem is not None:
-            self._task.miss(problem)
+    def _is_admitted(self, sample: Sample, admission: Admission | None) -> bool:
+        """Whether it is what the task asked for and passes the filters; otherwise the reason is counted."""
+        refusal = sample.refusal
+        if refusal is None and sample.failed_filters:
+            self.counts.fail(sample.failed_filters)
+            return False
+        if refusal is None and admission is not None:
+            finite = sample.molecule.is_finite
+            refusal = admission.admit(sample.index, sample.molecule) if finite else str(Status.NON_FINITE)
+        if refusal is not None:
+            self.counts.miss(refusal)
         else:
-            self._task.add(drawn.fields)
-        return problem is None
+            self.counts.keep(sample)
+        return refusal is None
+
+    def _with_columns(self, sample: Sample) -> Sample:
+        """A delivered molecule with what known lists say of it."""
+        if not self.config.columns:
+            return sample
+        values = {
+            name: None if sample.smiles is None else COLUMNS[name][0](sample.smiles) for name in self.config.columns
+        }
+        self.counts.look_up(values.items())
+        return replace(sample, task={**sample.task, **values})
+
+    def resumed(self, finished: FinishedRecords, path: str | Path) -> SamplingRun:
+        """This run, not begun, behind the records that are finished; it ends with those of the uninterrupted run.
+
+        Args:
+            finished: what the first run, one with the same options, had written.
+            path: where, for the message.
+
+        Raises:
+            MoldiffError: for records that the run would not have written.
+        """
+        begun = [*finished.fields, *finished.rest]
+        if not begun:
+            return self
+        if self.molecules.task.admission(self.n) is not None:
+            raise MoldiffError("resume: a task that decides on several molecules together cannot be continued")
+        indices = self._checked(begun, Path(path))[: len(finished)]
+        if not indices:
+            return self
+        behind = indices[-1] + 1
+        # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
+        kept = len(indices) if self.config.keep or self.molecules.filters else behind - self.config.first
+        return replace(self, done=Done(kept, behind, frozenset(_keys(finished.fields))))
+
+    def _checked(self, fields: Sequence[Mapping[str, str]], path: Path) -> list[int]:
+        """The indices of the records, if the run would have written them."""
+        indices: list[int] = []
+        settings = {name: " ".join(str(value).split()) for name, value in self.settings().items()}  # as written
+        for number, record in enumerate(fields, start=1):
+            where = f"resume: {path}: record {number}"
+            for name, value in settings.items():
+                if record.get(name) != value:
+                    raise MoldiffError(f"{where} was drawn with {name}={record.get(name)}, expected {value}")
+            index = int(record["index"]) if record.get("index", "").isdecimal() else -1
+            if index < (indices[-1] + 1 if indices else self.config.first):
+                raise MoldiffError(f"{where} has index {record.get('index')}, expected a larger one")
+            missing = [item for item in sorted(self.config.keep) if not _has(record, item)]
+            if missing:
+                raise MoldiffError(f"{where} is not {missing[0]}, expected one of a run with the same `keep`")
+            indices.append(index)
+        size, got = self.molecules.spec(indices[-1]).size, fields[-1].get("size")
+        if got != str(size):
+            raise MoldiffError(
+                f"resume: {path}: record {len(fields)} has {got} heavy atoms, expected {size} by the options"
+            )
+        return indices
+
+
+def _has(record: Mapping[str, str], item: str) -> bool:
+    has = {"valid": "SMILES" in record, "sound": record.get("status") == "ok"}
+    return has.get(item, record.get(item) == "true")
+
+
+def _keys(fields: Iterable[Mapping[str, str]]) -> Iterable[str]:
+    return (identity.canonical_key(record["SMILES"]) for record in fields if "SMILES" in record)

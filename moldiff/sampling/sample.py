@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import overload
+from typing import Self
 
 from rdkit import Chem
 
@@ -16,64 +16,58 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.tasks.task import Value
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One drawn molecule.
-
-    Attributes:
-        index: its number within the run.
-        molecule: the molecule (Å).
-        mended: the most probable classes broke a valence rule, and decoding found others.
-        replaced_hydrogens: hydrogens that decoding put at ideal places, see `DecodedMolecule`.
-        restarts: it came out in pieces, and was drawn on from so many.
-        verdict: outcome of the validity check.
-        unsound: what is impossible about the distances of a valid molecule; None = nothing.
-        fields: what its record says of the task.
-        problem: why it is not what the task asked for; None = it is.
-        frames: the way from noise (Å); None = not kept.
-    """
-
-    index: int
-    molecule: Molecule
-    mended: bool
-    replaced_hydrogens: int
-    restarts: int
-    verdict: Verdict
-    unsound: InvalidMolecule | None
-    fields: Mapping[str, Value | None]
-    problem: str | None
-    frames: tuple[Molecule, ...] | None
-
-
-@dataclass(frozen=True, eq=False)
-class SampledMolecule:
-    """One drawn molecule with what is known of it.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecodedMolecule:
+    """A drawn molecule and what it took.
 
     Attributes:
         molecule: the molecule (Å).
-        verdict: outcome of the validity check.
-        unsound: what is impossible about the distances of a valid molecule; None = nothing.
-        novel: not among the training molecules; None = not valid, or the model has no list of them.
-        unique: the first valid one of its run with its structure; None = not valid.
+        argmax: the most probable class of each atom and pair at the first end of the way from noise (Å); the same
+            object where nothing was changed to make the molecule of it.
         mended: the most probable classes broke a valence rule, and decoding found others.
         replaced_hydrogens: hydrogens that decoding put at ideal places, for their bonds were too short or too long.
         restarts: it came out in pieces, and was drawn on from so many, see `moldiff.sampling.batch`.
-        origin: model, weights, seed, index and settings: all that is needed to draw it again.
-        task: what its record says of the task it was drawn for.
-        trajectory: frames from noise on (Å), see `moldiff.sampling.trajectory`; None = not kept.
+        trajectory: frames from noise on, through all restarts (Å), see `moldiff.sampling.trajectory`; None = not kept.
     """
 
     molecule: Molecule
+    argmax: Molecule
+    mended: bool = False
+    replaced_hydrogens: int = 0
+    restarts: int = 0
+    trajectory: tuple[Molecule, ...] | None = None
+
+    def behind(self, earlier: DecodedMolecule) -> Self:
+        """As it came out of a restart from an earlier one."""
+        frames = None if self.trajectory is None else (earlier.trajectory or ()) + self.trajectory
+        return replace(self, argmax=earlier.argmax, restarts=earlier.restarts + 1, trajectory=frames)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sample(DecodedMolecule):
+    """One drawn molecule with what is known of it; it lies in the frame of what its task was given.
+
+    Attributes:
+        index: its number within the run.
+        verdict: outcome of the validity check.
+        unsound: what is impossible about the distances of a valid molecule; None = nothing.
+        task: what its record says of the task it was drawn for, and the values that filters decided on.
+        refusal: why it is not what the task asked for; None = it is.
+        failed_filters: those that it does not pass.
+        novel: not among the training molecules; None = not valid, or the model has no list of them.
+        unique: the first valid one of its run with its structure; None = not valid.
+        origin: model, weights, seed, index and settings: all that is needed to draw it again.
+    """
+
+    index: int
     verdict: Verdict
     unsound: InvalidMolecule | None
-    novel: bool | None
-    unique: bool | None
-    mended: bool
-    replaced_hydrogens: int
-    restarts: int
-    origin: Mapping[str, str | int | float]
     task: Mapping[str, Value | None] = field(default_factory=dict)
-    trajectory: tuple[Molecule, ...] | None = None
+    refusal: str | None = None
+    failed_filters: tuple[str, ...] = ()
+    novel: bool | None = None
+    unique: bool | None = None
+    origin: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @cached_property
     def mol(self) -> Chem.Mol:
@@ -106,10 +100,6 @@ class SampledMolecule:
     def seed(self) -> int:
         return int(self.origin["seed"])
 
-    @property
-    def index(self) -> int:
-        return int(self.origin["index"])
-
     def record(self) -> dict[str, str | int | float | bool | None]:
         """The data fields of its SDF record."""
         return {
@@ -126,39 +116,31 @@ class SampledMolecule:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Samples(Sequence[SampledMolecule]):
-    """The molecules that were kept, and the count of all that were drawn for them.
+class Samples(list[Sample]):
+    """The molecules that were kept, in the order of their index or the likest first, and counts over all drawn.
 
     Attributes:
-        kept: the molecules in the order of their index.
         asked: how many were asked for.
-        results: numbers over all that were drawn, the rejected ones included.
         drawn: how many were drawn.
+        results: numbers over all that were drawn, the rejected ones included.
         complete: False when the limit of draws or an interruption ended the run early.
         notes: what the task made of what it was given, a line each.
     """
 
-    kept: Sequence[SampledMolecule]
-    asked: int
-    drawn: int
-    results: Sequence[MetricResult]
-    complete: bool
-    notes: Sequence[str] = ()
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    @overload
-    def __getitem__(self, index: int) -> SampledMolecule: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[SampledMolecule]: ...
-
-    def __getitem__(self, index: int | slice) -> SampledMolecule | Sequence[SampledMolecule]:
-        return self.kept[index]
+    def __init__(
+        self,
+        kept: Iterable[Sample],
+        *,
+        asked: int,
+        drawn: int,
+        results: Sequence[MetricResult],
+        complete: bool,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(kept)
+        self.asked, self.drawn, self.results, self.complete, self.notes = asked, drawn, results, complete, notes
 
     @property
     def mols(self) -> list[Chem.Mol]:
         """The RDKit molecules."""
-        return [sample.mol for sample in self.kept]
+        return [sample.mol for sample in self]

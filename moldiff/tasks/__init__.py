@@ -9,6 +9,5 @@ from moldiff.tasks.bonds import Bonds
 from moldiff.tasks.conformers import Conformers
 from moldiff.tasks.formula import Formula
 from moldiff.tasks.grow import Grow, Link, Replace
-from moldiff.tasks.task import Series
 
-__all__ = ["Analogues", "Bonds", "Conformers", "Formula", "Grow", "Link", "Replace", "Series"]
+__all__ = ["Analogues", "Bonds", "Conformers", "Formula", "Grow", "Link", "Replace"]

@@ -1,6 +1,6 @@
-"""Neighbours of known molecules: noised part of the way, and drawn back from there.
+"""Partial diffusion: molecules are noised part of the way and drawn back, as far as a task does not know them anyway.
 
-New molecules from near some that a task has drawn, while what the task keeps stays as it is.
+Neighbours of molecules that a user gives, and descendants of molecules that a task has drawn.
 """
 
 from __future__ import annotations
@@ -24,8 +24,40 @@ from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.fixed_part import KeptPart
-from moldiff.tasks.inputs import Source, given
-from moldiff.tasks.task import Admission, Finished, Task, Turns, Value, start_at
+from moldiff.tasks.inputs import Given, Source, usable
+from moldiff.tasks.task import Task, TaskOfInputs, TaskOutcome, Value
+
+
+@dataclass(frozen=True)
+class PartialDiffusion:
+    """Takes molecules part of the way to noise.
+
+    Attributes:
+        noise: level that they are noised to.
+        vocabulary: classes of the model.
+        hydrogens_placed: whether the model knows places of hydrogens.
+    """
+
+    noise: float
+    vocabulary: Vocabulary
+    hydrogens_placed: bool
+
+    def start(self, molecule: Molecule, start: Start) -> Start:
+        """A molecule (Å) at the level of noise; what is known at `start` has the values and the level of it."""
+        clean, known = start.clean, start.known
+        offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
+        centre = molecule.pos.mean(0)
+        if bool(known.any()):
+            centre = molecule.pos[known[0].numpy()].mean(0) - clean.pos[0, known[0]].double().mean(0).numpy()
+        near = collate([replace(molecule, pos=molecule.pos - centre, hydrogen_offset=offset)], self.vocabulary)
+        level = start.level.at_most(self.noise)
+        clean = clean.replace(
+            pos=torch.where(known[..., None], clean.pos, near.pos),
+            hydrogen=torch.where(known[..., None, None], clean.hydrogen, near.hydrogen),
+            atom_type=torch.where(start.level.atom == 0, clean.atom_type, near.atom_type),
+            bond=torch.where(start.level.bond == 0, clean.bond, near.bond),
+        )
+        return replace(start, clean=clean, level=replace(level, hydrogen=level.hydrogen * (level.pos > 0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,86 +80,38 @@ class Analogues:
         """
         if not 0 <= self.noise <= 1:
             raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
-        found, rejected = given("of", self.of)
-        molecules, numbers = [], []
-        for one in found:
-            try:
-                KeptPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
-                molecules.append(one.molecule)
-                numbers.append(one.number)
-            except MoldiffError as error:
-                rejected.append((one.number, str(error)))
-        if not molecules:
-            raise MoldiffError(rejected[0][1])
-        placed = statistics.hydrogens_placed
-        return AnalogueTask(tuple(molecules), tuple(numbers), self.noise, vocabulary, placed, tuple(sorted(rejected)))
+
+        def known(one: Given) -> Given:
+            KeptPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
+            return one
+
+        found, rejected = usable("of", self.of, known)
+        way = PartialDiffusion(self.noise, vocabulary, statistics.hydrogens_placed)
+        return AnalogueTask(found, vocabulary, rejected, way)
 
 
 @dataclass(frozen=True, eq=False)
-class AnalogueTask:
+class AnalogueTask(TaskOfInputs[Given]):
     """Draws neighbours of known molecules, molecule after molecule in turn.
 
     Attributes:
-        molecules: whose neighbours are drawn (Å).
-        numbers: of their records, from 1.
-        noise: level that they are noised to.
-        vocabulary: classes of the model.
-        hydrogens_placed: whether the model knows places of hydrogens.
-        rejected: number and reason of each input that cannot be used.
+        way: how far they are noised.
     """
 
-    molecules: tuple[Molecule, ...]
-    numbers: tuple[int, ...]
-    noise: float
-    vocabulary: Vocabulary
-    hydrogens_placed: bool
-    rejected: tuple[tuple[int, str], ...] = ()
-
-    def count(self, n: int) -> int:
-        """Molecules that make up the answer when n are asked for."""
-        return n * len(self.molecules)
-
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        sizes = [molecule.num_heavy_atoms for molecule in self.molecules]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        """The inputs that are left out."""
-        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+    way: PartialDiffusion
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """One of the molecules at the level of noise."""
-        molecule = self.molecules[index % len(self.molecules)]
-        size = molecule.num_heavy_atoms
-        level = np.full((size, size), float(self.noise))
-        offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
-        centred = replace(molecule, pos=molecule.pos - molecule.pos.mean(0), hydrogen_offset=offset)
-        return start_at(centred, self.vocabulary, pos=level[0], atom=level[0], bond=level)
+        molecule = self.of(index).molecule
+        nothing = Start.unknown(torch.ones(1, molecule.num_heavy_atoms, dtype=torch.bool))
+        return self.way.start(molecule, nothing)
 
-    def totals(self, index: int) -> Sequence[Total]:
-        """The total charge is that of the molecule."""
-        charge = self.molecules[index % len(self.molecules)].formal_charge.sum()
-        return (Total.of_charge(self.vocabulary, int(charge)),)
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, with its similarity to the input."""
-        number = index % len(self.molecules)
-        origin = self.molecules[number]
+        origin = self.of(index).molecule
         offset = origin.pos.mean(0)
-        fields: dict[str, Value | None] = {
-            "input": origin.name,
-            "input_record": self.numbers[number],
-            "noise": self.noise,
-            "similarity": similarity(molecule, origin),
-        }
-        return Finished(replace(molecule, pos=molecule.pos + offset), fields, offset=offset)
-
-    def admission(self, n: int) -> Turns | None:
-        """As many neighbours of each molecule."""
-        if len(self.molecules) == 1:
-            return None
-        return Turns(len(self.molecules), n // len(self.molecules))
+        fields = self.fields(index) | {"noise": self.way.noise, "similarity": similarity(molecule, origin)}
+        return TaskOutcome(replace(molecule, pos=molecule.pos + offset), fields, offset=offset)
 
 
 def similarity(one: Molecule, other: Molecule) -> float | None:
@@ -161,31 +145,22 @@ class Parent:
 
 
 @dataclass(frozen=True, eq=False)
-class Descendants:
-    """Draws molecules near parents in turn: each is noised to a level, as far as the task does not know it anyway.
+class Descendants(Task):
+    """Draws molecules near parents in turn, each noised as far as the task does not know it anyway.
 
     Attributes:
         task: what the parents were drawn for.
         seed: of the run that drew them.
         parents: where to begin.
-        noise: level that they are noised to.
-        vocabulary: classes of the model.
-        hydrogens_placed: whether the model knows places of hydrogens.
+        way: how far they are noised.
     """
 
     task: Task
     seed: int
     parents: tuple[Parent, ...]
-    noise: float
-    vocabulary: Vocabulary
-    hydrogens_placed: bool
-
-    def count(self, n: int) -> int:
-        """As many as are asked for."""
-        return n
+    way: PartialDiffusion
 
     def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
         sizes = [parent.molecule.num_heavy_atoms for parent in self.parents]
         return min(sizes), max(sizes)
 
@@ -195,43 +170,23 @@ class Descendants:
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """One of the parents at the level of noise; what the task knows of it at that of the task."""
-        parent = self._parent(index)
-        start = self._beginning(parent)
-        level = start.level.at_most(self.noise)
-        molecule = parent.molecule
-        offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
-        known = start.known
-        centre = molecule.pos.mean(0)
-        if bool(known.any()):
-            rows = known[0].numpy()
-            centre = molecule.pos[rows].mean(0) - start.clean.pos[0, known[0]].double().mean(0).numpy()
-        near = collate([replace(molecule, pos=molecule.pos - centre, hydrogen_offset=offset)], self.vocabulary)
-        clean = start.clean
-        clean = clean.replace(
-            pos=torch.where(known[..., None], clean.pos, near.pos.to(clean.pos)),
-            hydrogen=torch.where(known[..., None, None], clean.hydrogen, near.hydrogen.to(clean.hydrogen)),
-            atom_type=torch.where(start.level.atom == 0, clean.atom_type, near.atom_type),
-            bond=torch.where(start.level.bond == 0, clean.bond, near.bond),
-        )
-        return replace(start, clean=clean, level=level)
+        return self.way.start(self._parent(index).molecule, self._known(index))
 
     def totals(self, index: int) -> Sequence[Total]:
         """Those of the task."""
         return self.task.totals(self._parent(index).index)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """What the molecule is to the task, with the name of its parent."""
         parent = self._parent(index)
-        finished = self.task.finish(parent.index, self._beginning(parent), molecule)
-        return replace(finished, fields={**finished.fields, "like_parent": parent.molecule.name})
-
-    def admission(self, n: int) -> Admission | None:
-        """All may come in."""
-        return None
+        outcome = self.task.finish(parent.index, self._known(index), molecule)
+        fields: dict[str, Value | None] = {**outcome.fields, "like_parent": parent.molecule.name}
+        return replace(outcome, fields=fields)
 
     def _parent(self, index: int) -> Parent:
         return self.parents[index % len(self.parents)]
 
-    def _beginning(self, parent: Parent) -> Start:
+    def _known(self, index: int) -> Start:
         """What the task knew of the parent's ancestor."""
-        return self.task.begin(parent.index, molecule_generator(self.seed, parent.index))
+        ancestor = self._parent(index).index
+        return self.task.begin(ancestor, molecule_generator(self.seed, ancestor))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from rdkit import Chem
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
@@ -17,11 +16,11 @@ from moldiff.diffusion.sampler import Start
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.elements import COVALENT, SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
 from moldiff.tasks.inputs import Source, atom_records
-from moldiff.tasks.task import Finished, Turns, start_at
+from moldiff.tasks.task import TaskOfInputs, TaskOutcome, start_at
 
 _MAX_HYDROGEN_DISTANCE = 1.8
 """Å; no hydrogen of a molecule is farther from its heavy atom (H-I has 1.61)."""
@@ -74,7 +73,7 @@ class Bonds:
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
-        return BondTask(tuple(skeletons), tuple(rules), vocabulary, tuple(rejected))
+        return BondTask(tuple(skeletons), vocabulary, tuple(rejected), tuple(rules))
 
     def _charges(self, count: int) -> list[int | None]:
         """The charge that was asked for each of so many records."""
@@ -109,6 +108,10 @@ class _Skeleton:
         cls, number: int, element: np.ndarray, pos: np.ndarray, charge: int, name: str, vocabulary: Vocabulary
     ) -> _Skeleton | str:
         """Part atomic numbers [a] and positions [a, 3] (Å) into heavy atoms and hydrogens; or why that cannot be."""
+
+        def label(atom: int) -> str:
+            return f"atom {heavy[atom]} ({SYMBOLS[int(element[heavy[atom]])]})"
+
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
         if not len(heavy):
             return "no heavy atom"
@@ -122,8 +125,8 @@ class _Skeleton:
                 return f"atom {light[first]} (H) is {distance[first].min():.1f} Å from the nearest heavy atom"
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
-            full = heavy[count.argmax()]
-            return f"atom {full} ({_symbol(element[full])}): {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
+            full = label(int(count.argmax()))
+            return f"{full}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
         pieces = connected_components(_reach(element[heavy], pos[heavy]) < REACH, directed=False)[0]
         if pieces > 1:
             return f"{pieces} pieces too far apart for a bond, expected one molecule"
@@ -138,14 +141,12 @@ class _Skeleton:
         if len(heavy) == 1:
             alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
             if allowed.any() and not (allowed & alone).any():
-                what = f"atom {heavy[0]} ({_symbol(element[heavy[0]])}) with {count[0]} hydrogens"
-                return f"{what} lacks bonds, and no other atom is there"
+                return f"{label(0)} with {count[0]} hydrogens lacks bonds, and no other atom is there"
             allowed &= alone
         if not allowed.any(1).all():
             atom = int((~allowed.any(1)).argmax())
-            what = f"atom {heavy[atom]} ({_symbol(element[heavy[atom]])}) with {count[atom]} hydrogens"
             other = advice(of_atoms(zip(element[heavy].tolist(), count.tolist(), strict=True)))
-            return f"{what}: the model does not know it{other}"
+            return f"{label(atom)} with {count[atom]} hydrogens: the model does not know it{other}"
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         none = np.zeros((0, 3), dtype=np.int64)
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
@@ -171,10 +172,6 @@ class _Skeleton:
         return (total,) if time.monotonic() > end else None
 
 
-def _symbol(element: int) -> str:
-    return str(Chem.GetPeriodicTable().GetElementSymbol(int(element)))
-
-
 def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
     """Distances [n, n] of atoms by the sum of their covalent radii."""
     radius = COVALENT[np.minimum(element, len(COVALENT) - 1)]
@@ -183,37 +180,22 @@ def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class BondTask:
+class BondTask(TaskOfInputs[_Skeleton]):
     """Draws bonds and charges onto known coordinates, molecule after molecule in turn.
 
     Attributes:
-        skeletons: the molecules.
-        rules: the total charge of each.
-        vocabulary: classes of the model.
-        rejected: number and reason of each input that cannot be used.
+        rules: sums that each has to meet, the total charge first.
     """
 
-    skeletons: tuple[_Skeleton, ...]
     rules: tuple[tuple[Total, ...], ...]
-    vocabulary: Vocabulary
-    rejected: tuple[tuple[int, str], ...] = ()
 
     def count(self, n: int) -> int:
-        """Molecules that make up the answer: one for each of the input."""
-        return len(self.skeletons)
-
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        sizes = [one.molecule.num_heavy_atoms for one in self.skeletons]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        """The inputs that are left out."""
-        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+        """One for each of the input."""
+        return len(self.inputs)
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Elements, hydrogens and coordinates of one of the molecules."""
-        one = self.skeletons[index % len(self.skeletons)]
+        one = self.of(index)
         size = one.molecule.num_heavy_atoms
         centred = replace(one.molecule, pos=one.molecule.pos - one.molecule.pos.mean(0))
         free = np.ones((size, size))
@@ -223,28 +205,13 @@ class BondTask:
         """The rule of the total charge."""
         return self.rules[index % len(self.rules)]
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The molecule at exactly the input's coordinates."""
-        one = self.skeletons[index % len(self.skeletons)]
-        exact = Molecule(
-            one.molecule.pos,
-            molecule.atomic_number,
-            molecule.formal_charge,
-            molecule.num_hydrogens,
-            one.molecule.hydrogen_offset,
-            molecule.bonds,
+        one = self.of(index)
+        exact = replace(
+            molecule, pos=one.molecule.pos, hydrogen_offset=one.molecule.hydrogen_offset, name="", properties={}
         )
-        fields: Mapping[str, str | int] = {
-            "input": one.molecule.name,
-            "input_record": one.number,
-            "input_atoms": " ".join(map(str, one.order.tolist())),
-        }
+        fields = self.fields(index) | {"input_atoms": " ".join(map(str, one.order.tolist()))}
         asked = [total.value for total in self.totals(index)[:1]]
         met = not asked or molecule.formal_charge.sum() == asked[0]
-        return Finished(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))
-
-    def admission(self, n: int) -> Turns | None:
-        """One answer for each molecule."""
-        if len(self.skeletons) == 1:
-            return None
-        return Turns(len(self.skeletons), 1)
+        return TaskOutcome(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))

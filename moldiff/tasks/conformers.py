@@ -10,7 +10,6 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from moldiff.diffusion.decoding import Total
 from moldiff.diffusion.sampler import Start
 from moldiff.diffusion.statistics import Statistics
 from moldiff.diffusion.stereo_guidance import StereoTargets
@@ -19,8 +18,8 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.fixed_part import KeptPart
-from moldiff.tasks.inputs import Given, Source, given
-from moldiff.tasks.task import Finished, Turns, Value, start_at
+from moldiff.tasks.inputs import Given, Source, usable
+from moldiff.tasks.task import Admission, TaskOfInputs, TaskOutcome, Turns, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""
@@ -56,16 +55,9 @@ class Conformers:
         if self.rmsd is not None and not self.rmsd > 0:
             raise MoldiffError(f"rmsd: got {self.rmsd}, expected a number above 0 (Å)")
         name = "smiles" if self.input is None else "input"
-        found, rejected = given(name, self.smiles if self.input is None else self.input, coordinates=False)
-        targets = []
-        for one in found:
-            try:
-                targets.append(_Target.of(name, one, vocabulary))
-            except MoldiffError as error:
-                rejected.append((one.number, str(error)))
-        if not targets:
-            raise MoldiffError(rejected[0][1])
-        return ConformerTask(tuple(targets), self.rmsd, vocabulary, tuple(sorted(rejected)))
+        source = self.smiles if self.input is None else self.input
+        targets, rejected = usable(name, source, lambda one: _Target.of(name, one, vocabulary), coordinates=False)
+        return ConformerTask(targets, vocabulary, rejected, self.rmsd)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +67,6 @@ class _Target:
     molecule: Molecule
     mol: Chem.Mol  # heavy atoms first, then the hydrogens, those of atom 0 first
     marks: Marks
-    name: str
     number: int
 
     @classmethod
@@ -92,7 +83,7 @@ class _Target:
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
         ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
         ordered.RemoveAllConformers()
-        return cls(source.molecule, ordered, marks(ordered), source.name, source.number)
+        return cls(source.molecule, ordered, marks(ordered), source.number)
 
     def stereo(self) -> StereoTargets | None:
         """What is stated of its centres and double bonds; None = nothing."""
@@ -108,37 +99,18 @@ class _Target:
 
 
 @dataclass(frozen=True, eq=False)
-class ConformerTask:
+class ConformerTask(TaskOfInputs[_Target]):
     """Draws coordinates for known graphs, molecule after molecule in turn.
 
     Attributes:
-        targets: the molecules.
         rmsd: smallest distance between two conformers that are kept (Å); None = any.
-        vocabulary: classes of the model.
-        rejected: number and reason of each input that cannot be used.
     """
 
-    targets: tuple[_Target, ...]
-    rmsd: float | None
-    vocabulary: Vocabulary
-    rejected: tuple[tuple[int, str], ...] = ()
-
-    def count(self, n: int) -> int:
-        """Molecules that make up the answer when n are asked for."""
-        return n * len(self.targets)
-
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        sizes = [target.molecule.num_heavy_atoms for target in self.targets]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        """The inputs that are left out."""
-        return [f"record {number} left out: {reason}" for number, reason in self.rejected]
+    rmsd: float | None = None
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The graph of one of the molecules; nothing is known of its coordinates."""
-        target = self.targets[index % len(self.targets)]
+        target = self.of(index)
         molecule = target.molecule
         size = molecule.num_heavy_atoms
         none = np.zeros((size, size))
@@ -148,46 +120,33 @@ class ConformerTask:
         start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
         return replace(start, stereo=target.stereo())
 
-    def totals(self, index: int) -> Sequence[Total]:
-        """The total charge, which the molecule has."""
-        charge = self.targets[index % len(self.targets)].molecule.formal_charge.sum()
-        return (Total.of_charge(self.vocabulary, int(charge)),)
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
-        target = self.targets[index % len(self.targets)]
+        target = self.of(index)
         match = compare(target.marks, target.mol, positions(molecule))
-        fields: dict[str, Value | None] = {
-            "input": target.name,
-            "input_record": target.number,
-            "mirrored": match is Match.MIRRORED,
-        }
+        is_mirrored = match is Match.MIRRORED
         problem = "stereo" if match is Match.WRONG else None
-        finished = Finished(molecule, fields, problem, mirrored=match is Match.MIRRORED)
-        return replace(finished, molecule=finished.in_its_frame(molecule))
+        outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": is_mirrored}, problem, mirrored=is_mirrored)
+        return replace(outcome, molecule=outcome.in_its_frame(molecule))
 
-    def admission(self, n: int) -> Apart | None:
+    def admission(self, n: int) -> Admission | None:
         """As many conformers of each molecule, none too near another."""
-        if len(self.targets) == 1 and self.rmsd is None:
-            return None
-        return Apart(self, n)
+        return super().admission(n) if self.rmsd is None else Apart(self.inputs, n, self.rmsd)
 
 
 class Apart(Turns):
-    """Takes conformers until there are n in all, as many of each molecule, none too near another of the same."""
+    """Takes conformers until there are n in all, as many of each molecule, none nearer than `rmsd` (Å) to another."""
 
-    def __init__(self, task: ConformerTask, n: int) -> None:
-        super().__init__(len(task.targets), n // len(task.targets))
-        self._task = task
-        self._placed: list[list[Chem.Mol]] = [[] for _ in task.targets]
+    def __init__(self, targets: Sequence[_Target], n: int, rmsd: float) -> None:
+        super().__init__(len(targets), n // len(targets))
+        self._targets, self._rmsd = targets, rmsd
+        self._placed: list[list[Chem.Mol]] = [[] for _ in targets]
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
         """Take a finished conformer in; or why not."""
         number = index % len(self._placed)
-        if self._task.rmsd is None:
-            return super().admit(index, molecule)
-        bare = Chem.RemoveHs(at_positions(self._task.targets[number].mol, positions(molecule)), sanitize=False)
-        if any(rmsd(bare, other) < self._task.rmsd for other in self._placed[number]):
+        bare = Chem.RemoveHs(at_positions(self._targets[number].mol, positions(molecule)), sanitize=False)
+        if any(rmsd(bare, other) < self._rmsd for other in self._placed[number]):
             return "near another"
         refused = super().admit(index, molecule)
         if refused is None:

@@ -17,7 +17,7 @@ from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.tasks.inputs import Given
-from moldiff.tasks.task import Admission, Finished, Value, known_start
+from moldiff.tasks.task import Task, TaskOutcome, Value, start_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,8 @@ class KeptPart:
         place[chosen] = np.arange(len(chosen))
         inside = (place[whole.bonds[:, :2]] >= 0).all(1)
         bonds = np.concatenate([place[whole.bonds[inside, :2]], whole.bonds[inside, 2:]], axis=1)
-        part = replace(
-            whole,
-            pos=whole.pos[chosen],
-            atomic_number=whole.atomic_number[chosen],
-            formal_charge=whole.formal_charge[chosen],
-            num_hydrogens=whole.num_hydrogens[chosen],
-            hydrogen_offset=whole.hydrogen_offset[chosen],
-            bonds=bonds,
-        )
+        of_atoms = ("pos", "atomic_number", "formal_charge", "num_hydrogens", "hydrogen_offset")
+        part = replace(whole, bonds=bonds, **{name: getattr(whole, name)[chosen] for name in of_atoms})
         # What an atom had before the cut is what it is to have again; a drawing that left ends open is completed.
         target = [_valence(name, source, row, vocabulary) for row in chosen.tolist()]
         return cls(part, np.array(target) - part.bond_sums(), tuple(chosen.tolist()), source)
@@ -115,7 +108,7 @@ def _valence(name: str, source: Given, row: int, vocabulary: Vocabulary) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class KeptTask:
+class KeptTask(Task):
     """Draws new atoms onto a kept part.
 
     Attributes:
@@ -136,12 +129,7 @@ class KeptTask:
     vocabulary: Vocabulary
     hydrogens_placed: bool
 
-    def count(self, n: int) -> int:
-        """Molecules that make up the answer when n are asked for."""
-        return n
-
     def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
         return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
 
     def notes(self) -> Sequence[str]:
@@ -167,13 +155,14 @@ class KeptTask:
         if not self.hydrogens_placed:
             offset = np.zeros_like(offset)
         known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
-        return known_start(known, self.vocabulary, new_atoms=new)
+        level = np.repeat([0.0, 1.0], [self.part.size, new])
+        return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
 
     def totals(self, index: int) -> Sequence[Total]:
         """The total charge is that of what is kept."""
         return (Total.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, what is kept exactly as it was, and whether it is attached."""
         part, size = self.part.molecule, self.part.size
         pos = molecule.pos + part.pos.mean(0)
@@ -192,20 +181,16 @@ class KeptTask:
             "kept": _numbers(range(size)),
             "kept_from": _numbers(self.part.source.index[list(self.part.rows)]),
             "attach": _numbers(ends),
-            "attached": _is_attached(molecule, size, ends),
+            "attached": is_attached(molecule, size, ends),
         }
-        return Finished(replace(molecule, pos=pos, hydrogen_offset=offset), fields, offset=part.pos.mean(0))
-
-    def admission(self, n: int) -> Admission | None:
-        """All may come in."""
-        return None
+        return TaskOutcome(replace(molecule, pos=pos, hydrogen_offset=offset), fields, offset=part.pos.mean(0))
 
 
 def _numbers(values: Sequence[int] | np.ndarray | range) -> str:
     return " ".join(str(int(value)) for value in values)
 
 
-def _is_attached(molecule: Molecule, size: int, ends: np.ndarray) -> bool:
+def is_attached(molecule: Molecule, size: int, ends: np.ndarray) -> bool:
     """Whether every open end has a bond to a new atom, and all atoms hang together."""
     i, j, _ = molecule.bonds.T
     crossing = (i < size) & (j >= size)

@@ -18,7 +18,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
-from moldiff.tasks.task import Admission, Finished
+from moldiff.tasks.task import Task, TaskOutcome
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
 _MAX_OPPOSITE = 3
@@ -123,18 +123,12 @@ class Composition:
 
 def _shifted(values: np.ndarray, by: int) -> np.ndarray:
     """Columns of [r, c] moved to the right, or to the left where `by` < 0; zeros come in."""
-    if not by:
-        return values
-    moved = np.roll(values, by, axis=1)
-    if by > 0:
-        moved[:, :by] = 0
-    else:
-        moved[:, by:] = 0
-    return moved
+    start = abs(by) - by
+    return np.pad(values, ((0, 0), (abs(by), abs(by))))[:, start : start + values.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)
-class FormulaTask:
+class FormulaTask(Task):
     """Draws molecules whose atom classes add up to a formula.
 
     Attributes:
@@ -147,17 +141,8 @@ class FormulaTask:
     composition: Composition
     charge: tuple[Total, ...]
 
-    def count(self, n: int) -> int:
-        """Molecules that make up the answer when n are asked for."""
-        return n
-
     def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
         return len(self.composition.choices), len(self.composition.choices)
-
-    def notes(self) -> Sequence[str]:
-        """None."""
-        return ()
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """Atoms of drawn classes; nothing is known of bonds and coordinates."""
@@ -170,13 +155,9 @@ class FormulaTask:
         """The total charge, which the drawn classes have."""
         return self.charge
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
         """The molecule."""
-        return Finished(molecule, {"formula": self.formula})
-
-    def admission(self, n: int) -> Admission | None:
-        """All may come in."""
-        return None
+        return TaskOutcome(molecule, {"formula": self.formula})
 
 
 def _parsed(formula: str | None) -> tuple[Counter[str], int]:

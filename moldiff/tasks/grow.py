@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,7 @@ class Grow:
         Raises:
             MoldiffError: for a core, atoms or numbers that cannot be used.
         """
-        source = _one_molecule("core", self.core)
-        rows = range(len(source.index)) if self.keep is None else select("keep", self.keep, source)
-        part = KeptPart.of("core", source, rows, vocabulary)
+        part = _kept(_one_molecule(self.core), self.keep, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(self.new_atoms, part, statistics)
         return _task("grow", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
@@ -89,9 +88,7 @@ class Link:
         Raises:
             MoldiffError: for pieces, atoms or numbers that cannot be used, or a gap too long for the new atoms.
         """
-        source = _all_molecules("core", self.core)
-        rows = range(len(source.index)) if self.keep is None else select("keep", self.keep, source)
-        part = KeptPart.of("core", source, rows, vocabulary)
+        part = _kept(_all_molecules(self.core), self.keep, vocabulary)
         pieces = part.pieces()
         if pieces.max() == 0:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
@@ -126,7 +123,7 @@ class Replace:
         Raises:
             MoldiffError: for a molecule, atoms or numbers that cannot be used.
         """
-        source = _one_molecule("core", self.core)
+        source = _one_molecule(self.core)
         if self.remove is None:
             raise MoldiffError("remove: nothing given, expected the atoms to replace, by number or SMARTS")
         removed = select("remove", self.remove, source)
@@ -139,25 +136,26 @@ class Replace:
         return _task("replace", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
-def _one_molecule(name: str, source: Any) -> Given:
-    found, rejected = given(name, source)
+def _all_records(source: Any) -> list[Given]:
+    found, rejected = given("core", source)
     if rejected:
-        raise MoldiffError(f"{name}: record {rejected[0][0]}: {rejected[0][1]}")
-    if len(found) > 1:
-        raise MoldiffError(f"{name}: got {len(found)} molecules, expected one")
-    return found[0]
+        raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
+    return found
 
 
-def _all_molecules(name: str, source: Any) -> Given:
+def _one_molecule(source: Any) -> Given:
+    first, *others = _all_records(source)
+    if others:
+        raise MoldiffError(f"core: got {1 + len(others)} molecules, expected one")
+    return first
+
+
+def _all_molecules(source: Any) -> Given:
     """All records as one molecule of several pieces, atoms numbered through."""
-    found, rejected = given(name, source)
-    if rejected:
-        raise MoldiffError(f"{name}: record {rejected[0][0]}: {rejected[0][1]}")
+    found = _all_records(source)
     if len(found) == 1:
         return found[0]
-    mol = found[0].mol
-    for other in found[1:]:
-        mol = Chem.CombineMols(mol, other.mol)
+    mol = reduce(Chem.CombineMols, [one.mol for one in found])
     molecule = from_rdkit(mol)
     assert isinstance(molecule, Molecule)
     atoms_before = np.cumsum([0, *(one.size for one in found)])
@@ -170,6 +168,11 @@ def _all_molecules(name: str, source: Any) -> Given:
         size=int(atoms_before[-1]),
         anchors=tuple(int(row + n) for one, n in zip(found, rows_before, strict=False) for row in one.anchors),
     )
+
+
+def _kept(source: Given, keep: Choice | None, vocabulary: Vocabulary) -> KeptPart:
+    rows = range(len(source.index)) if keep is None else select("keep", keep, source)
+    return KeptPart.of("core", source, rows, vocabulary)
 
 
 def _atoms_to_attach(attach: Choice | None, part: KeptPart) -> tuple[int, ...]:
@@ -244,13 +247,14 @@ def _new_sizes(new_atoms: Number, part: KeptPart, statistics: Statistics) -> dic
 
 
 def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
+    found = _RANGE.fullmatch(new_atoms) if isinstance(new_atoms, str) else None
     low, high = 0, 0
-    if isinstance(new_atoms, str) and (found := _RANGE.fullmatch(new_atoms)):
+    if found is not None:
         low, high = int(found[1]), int(found[2] or found[1])
-    elif isinstance(new_atoms, int) and not isinstance(new_atoms, bool):
-        low = high = new_atoms
-    elif not isinstance(new_atoms, str) and len(new_atoms) == 2:  # type: ignore[arg-type]  # bool is no number here
-        low, high = new_atoms  # type: ignore[misc]
+    elif isinstance(new_atoms, int):
+        low = high = 0 if isinstance(new_atoms, bool) else new_atoms
+    elif not isinstance(new_atoms, str) and len(new_atoms) == 2:
+        low, high = new_atoms
     if not 1 <= low <= high <= 250:
         raise MoldiffError(
             f"new_atoms: got {new_atoms}, expected a number such as 6 or a range such as 6..10, at most 250"

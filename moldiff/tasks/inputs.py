@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -19,6 +19,7 @@ from rdkit import Chem, rdBase
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import embed
 from moldiff.molecules.convert import from_rdkit, to_rdkit
+from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, total_charge, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
@@ -27,6 +28,8 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""
+
+T = TypeVar("T")
 
 Atoms = tuple[np.ndarray, np.ndarray, int, str]
 """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and name of a molecule."""
@@ -67,7 +70,7 @@ class Given:
 
     def symbol(self, row: int) -> str:
         """The element of a heavy atom."""
-        return str(Chem.GetPeriodicTable().GetElementSymbol(int(self.molecule.atomic_number[row])))
+        return SYMBOLS[int(self.molecule.atomic_number[row])]
 
 
 def given(
@@ -97,15 +100,35 @@ def given(
     return found, rejected
 
 
+def usable(
+    name: str, source: Source | Iterable[Source] | None, use: Callable[[Given], T], *, coordinates: bool = True
+) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
+    """What `use` makes of the molecules of a source, and number and reason of each that cannot be used; see `given`.
+
+    Raises:
+        MoldiffError: when not one molecule can be used; `use` raises it for one.
+    """
+    found, rejected = given(name, source, coordinates=coordinates)
+    used = []
+    for one in found:
+        try:
+            used.append(use(one))
+        except MoldiffError as error:
+            rejected.append((one.number, str(error)))
+    if not used:
+        raise MoldiffError(rejected[0][1])
+    return tuple(used), tuple(rejected)
+
+
 def _records(name: str, source: Any) -> Iterator[Record]:
     if source is None or (isinstance(source, str) and not source.strip()):
         raise MoldiffError(f"{name}: nothing given, expected a file ({', '.join(SUFFIXES)}) or a SMILES")
     if isinstance(source, str | Path):
         yield from _text_records(name, source)
     elif isinstance(source, Molecule):
-        yield _record(to_rdkit(source), source.name)
+        yield finished(1, source.name, to_rdkit(source))  # sanitised like a record of a file
     elif isinstance(source, Chem.Mol):
-        yield _record(source, source.GetProp("_Name") if source.HasProp("_Name") else "")
+        yield finished(1, source.GetProp("_Name") if source.HasProp("_Name") else "", Chem.Mol(source))
     elif isinstance(source, Iterable):
         for entry in source:
             yield from _records(name, entry)
@@ -139,11 +162,6 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
                 f"{name}: got {text[:80]!r}, which is neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
             )
         yield record
-
-
-def _record(mol: Chem.Mol, name: str) -> Record:
-    """An object from Python, sanitised like a record of a file."""
-    return finished(1, name, Chem.Mol(mol))
 
 
 def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:

@@ -1,17 +1,13 @@
-"""Tasks as users ask for them, and the starts that they are made of.
-
-Several molecules in turn: so many answers for each of them.
-
-Several tasks in one run, in turn.
-"""
+"""Tasks as users ask for them, and the starts that they are made of."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,12 +20,15 @@ from moldiff.diffusion.statistics import Statistics
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 
+_MAX_NAME = 4096
+"""Longer texts are no names of files."""
+
 Value = str | float | int | bool
 """What a data field of a record may hold."""
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class TaskOutcome:
     """A drawn molecule as its task sees it.
 
     Attributes:
@@ -60,68 +59,59 @@ class Admission(Protocol):
         ...
 
 
-class Task(Protocol):
-    """Says of every molecule of a run what is known of it before it is drawn, and what it is afterwards."""
+class Task(ABC):
+    """Says of every molecule of a run what is known of it before it is drawn, and what it is afterwards.
 
-    def count(self, n: int) -> int:
-        """How many molecules make up the answer when n are asked for."""
-        ...
+    Unless a task says otherwise, it makes n molecules of n, has no notes or rules, and takes any molecule.
+    """
 
+    @abstractmethod
     def sizes(self) -> tuple[int, int]:
         """The smallest and largest number of heavy atoms."""
-        ...
 
-    def notes(self) -> Sequence[str]:
-        """What it made of what it was given, for the user, a line each."""
-        ...
-
+    @abstractmethod
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """The start of molecule `index` alone, on the CPU: [1, its heavy atoms, ...].
 
         Whatever is left to chance comes from `generator`, which then goes on to draw the molecule, so that molecule k
         of a seed is the same in any run.
         """
-        ...
-
-    def totals(self, index: int) -> Sequence[Total]:
-        """Sums over the classes of molecule `index` that decoding has to meet."""
-        ...
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
-        ...
-
-    def admission(self, n: int) -> Admission | None:
-        """A new count of those that come in, of n that make up the answer (see `count`); None = all may."""
-        ...
-
-
-class OpenTask:
-    """What holds of every task that knows nothing of its molecules and takes any."""
 
     def count(self, n: int) -> int:
-        """As many as are asked for."""
+        """How many molecules make up the answer when n are asked for."""
         return n
 
     def notes(self) -> Sequence[str]:
-        """None."""
+        """What it made of what it was given, for the user, a line each."""
         return ()
 
     def totals(self, index: int) -> Sequence[Total]:
-        """None."""
+        """Sums over the classes of molecule `index` that decoding has to meet."""
         return ()
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """Any molecule will do."""
-        return Finished(molecule)
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+        """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
+        return TaskOutcome(molecule)
 
     def admission(self, n: int) -> Admission | None:
-        """All may come in."""
+        """A new count of those that come in, of n that make up the answer (see `count`); None = all may."""
         return None
 
 
+class Request(Protocol):
+    """A task as a user asks for it; a frozen dataclass of plain options."""
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
+        """The same for a model.
+
+        Raises:
+            MoldiffError: when that model, or any, cannot do it.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class NewMolecules(OpenTask):
+class NewMolecules(Task):
     """Nothing is known; the number of heavy atoms is drawn.
 
     Attributes:
@@ -138,81 +128,94 @@ class NewMolecules(OpenTask):
         charge = statistics.charge
         return cls(statistics.size_counts, () if charge is None else (Total.of_charge(vocabulary, charge),))
 
-    def totals(self, index: int) -> Sequence[Total]:
-        """The same for all."""
-        return self.sums
-
     def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
         return min(self.size_weights), max(self.size_weights)
 
     def begin(self, index: int, generator: torch.Generator) -> Start:
         """A start without anything known."""
         return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
 
+    def totals(self, index: int) -> Sequence[Total]:
+        """The same for all."""
+        return self.sums
+
+
+class Input(Protocol):
+    """One of several molecules that a task is given: the molecule (Å), and the number of its record, from 1."""
+
+    @property
+    def molecule(self) -> Molecule: ...
+
+    @property
+    def number(self) -> int: ...
+
+
+AnyInput = TypeVar("AnyInput", bound=Input)
+
 
 @dataclass(frozen=True, eq=False)
-class WrappedTask:
-    """A task that is another one in all that a subclass does not change.
+class TaskOfInputs(Task, Generic[AnyInput]):
+    """n answers for each of several molecules in turn; molecule k belongs to input k modulo their number.
 
     Attributes:
-        task: any task.
+        inputs: the molecules.
+        vocabulary: classes of the model.
+        rejected: number and reason of each input that cannot be used.
     """
 
-    task: Task
+    inputs: tuple[AnyInput, ...]
+    vocabulary: Vocabulary
+    rejected: tuple[tuple[int, str], ...]
+
+    def of(self, index: int) -> AnyInput:
+        """The input that molecule `index` is drawn for."""
+        return self.inputs[index % len(self.inputs)]
 
     def count(self, n: int) -> int:
-        """That of the task."""
-        return self.task.count(n)
+        """So many of each."""
+        return n * len(self.inputs)
 
     def sizes(self) -> tuple[int, int]:
-        """Those of the task."""
-        return self.task.sizes()
+        sizes = [one.molecule.num_heavy_atoms for one in self.inputs]
+        return min(sizes), max(sizes)
 
     def notes(self) -> Sequence[str]:
-        """Those of the task."""
-        return self.task.notes()
-
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        """The start of the task."""
-        return self.task.begin(index, generator)
+        """The inputs that are left out."""
+        return [f"record {number} left out: {reason}" for number, reason in sorted(self.rejected)]
 
     def totals(self, index: int) -> Sequence[Total]:
-        """Those of the task."""
-        return self.task.totals(index)
+        """The total charge is that of the input."""
+        return (Total.of_charge(self.vocabulary, int(self.of(index).molecule.formal_charge.sum())),)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """That of the task."""
-        return self.task.finish(index, start, molecule)
+    def fields(self, index: int) -> dict[str, Value | None]:
+        """What a record says of its input."""
+        one = self.of(index)
+        return {"input": one.molecule.name, "input_record": one.number}
 
     def admission(self, n: int) -> Admission | None:
-        """That of the task."""
-        return self.task.admission(n)
+        """As many of each."""
+        return None if len(self.inputs) == 1 else Turns(len(self.inputs), n // len(self.inputs))
 
 
-_MAX_NAME = 4096
-"""Longer texts are no names of files."""
+class Turns:
+    """Takes molecules until there are n for each of several inputs; molecule k belongs to input k modulo their number.
 
+    Args:
+        inputs: how many there are.
+        n: wanted of each.
+    """
 
-class Request(Protocol):
-    """A task as a user asks for it; a frozen dataclass of plain options."""
+    def __init__(self, inputs: int, n: int) -> None:
+        self._taken = [0] * inputs
+        self._wanted = n
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
-        """The same for a model.
-
-        Raises:
-            MoldiffError: when that model, or any, cannot do it.
-        """
-        ...
-
-
-def known_start(known: Molecule, vocabulary: Vocabulary, *, new_atoms: int) -> Start:
-    """Known atoms with their coordinates and the bonds among them, then new atoms of which nothing is known."""
-    size = known.num_heavy_atoms
-    level = np.ones(size + new_atoms)
-    level[:size] = 0
-    pairs = np.maximum(level[:, None], level)
-    return start_at(known, vocabulary, pos=level, atom=level, bond=pairs)
+    def admit(self, index: int, molecule: Molecule) -> str | None:
+        """Take a molecule in unless its input has all that are wanted."""
+        place = index % len(self._taken)
+        if self._taken[place] >= self._wanted:
+            return "surplus"
+        self._taken[place] += 1
+        return None
 
 
 def start_at(
@@ -245,10 +248,10 @@ def start_at(
     )
 
 
-def description(request: Request) -> dict[str, Any]:
-    """The request in JSON's types: its name and options, of files also a hash of what they hold."""
+def description(request: Any) -> dict[str, Any]:
+    """A request, or another dataclass of plain options, in JSON's types: its name and options, of files also a hash."""
     options: dict[str, Any] = {"name": type(request).__name__.lower()}
-    for option in fields(request):  # type: ignore[arg-type]  # every request is a dataclass
+    for option in fields(request):
         value = getattr(request, option.name)
         if value is None:
             continue
@@ -266,87 +269,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_plain(entry) for entry in value]
     return f"{type(value).__name__} from Python"
-
-
-class Turns:
-    """Takes molecules until there are n for each of several inputs; molecule k belongs to input k modulo their number.
-
-    Args:
-        inputs: how many there are.
-        n: wanted of each.
-    """
-
-    def __init__(self, inputs: int, n: int) -> None:
-        self._taken = [0] * inputs
-        self._wanted = n
-
-    def admit(self, index: int, molecule: Molecule) -> str | None:
-        """Take a molecule in unless its input has all that are wanted."""
-        place = index % len(self._taken)
-        if self._taken[place] >= self._wanted:
-            return "surplus"
-        self._taken[place] += 1
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """n molecules of each of several tasks; molecule k belongs to task k modulo their number.
-
-    Args:
-        tasks: any that need not decide on several molecules together.
-    """
-
-    tasks: Sequence[Request]
-
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> SeriesTask:
-        """The tasks for a model.
-
-        Raises:
-            MoldiffError: when one of them cannot be done.
-        """
-        return SeriesTask(tuple(task.prepare(vocabulary, statistics) for task in self.tasks))
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesTask:
-    """Prepared tasks in turn.
-
-    Attributes:
-        tasks: the tasks.
-    """
-
-    tasks: tuple[Task, ...]
-
-    def of(self, index: int) -> Task:
-        """The task that molecule `index` is drawn for."""
-        return self.tasks[index % len(self.tasks)]
-
-    def count(self, n: int) -> int:
-        """Molecules that make up the answer when n of each are asked for."""
-        return n * len(self.tasks)
-
-    def sizes(self) -> tuple[int, int]:
-        """The smallest and largest number of heavy atoms."""
-        low, high = zip(*(task.sizes() for task in self.tasks), strict=True)
-        return min(low), max(high)
-
-    def notes(self) -> Sequence[str]:
-        """Those of all."""
-        return [note for task in self.tasks for note in task.notes()]
-
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        """That of the task whose turn it is."""
-        return self.of(index).begin(index, generator)
-
-    def totals(self, index: int) -> Sequence[Total]:
-        """Those of the task whose turn it is."""
-        return self.of(index).totals(index)
-
-    def finish(self, index: int, start: Start, molecule: Molecule) -> Finished:
-        """That of the task whose turn it is."""
-        return self.of(index).finish(index, start, molecule)
-
-    def admission(self, n: int) -> Turns:
-        """As many of each."""
-        return Turns(len(self.tasks), n // len(self.tasks))

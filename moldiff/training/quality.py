@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
 
+from moldiff.diffusion.compute import PLAIN
 from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.metrics.forcefield import energy_drop
 from moldiff.evaluation.scores import quality
 from moldiff.molecules import convert, validity
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.batch import Beginning, MemoryBudget, draw_within
-from moldiff.tasks.task import NewMolecules
+from moldiff.sampling.generator import MoleculeGenerator
 
 _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
 
@@ -25,17 +27,17 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Power
 
     The geometry is that of the valid ones, see `geometry`.
     """
-    task = NewMolecules.like_training(model.statistics, model.vocabulary)
-    raw: list[Molecule] = []
-    decoded: list[Molecule] = []
-    beginnings = (Beginning.of(task, 0, index) for index in range(num_samples))
-    budget = MemoryBudget.of(next(model.parameters()).device)
-    for _, drawn in draw_within(budget, model, sampler, beginnings):
-        raw += [one.molecule for one in drawn.decode("raw")]
-        decoded += [one.molecule for one in drawn.decode("valence")]
+    nowhere = Checkpoint(model, Path(), "model in training", "", {})
+    run = MoleculeGenerator(nowhere, next(model.parameters()).device).stream(
+        num_samples, sampler=sampler, keep=(), workers=0, arithmetic=PLAIN
+    )
+    samples = list(run)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    raw = [sample.argmax for sample in samples]
     found = quality(raw)
     scores = {name: found[name] for name in _LOGGED if name in found}
-    scores["decoded_p2_valid"] = quality(decoded)["p2_valid"]
+    scores["decoded_p2_valid"] = quality([sample.molecule for sample in samples])["p2_valid"]
     return scores | geometry([molecule for molecule in raw if validity.check(molecule) is None])
 
 

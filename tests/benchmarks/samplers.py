@@ -13,13 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from rdkit import Chem
 
 from moldiff.molecules import identity, validity
@@ -28,12 +24,10 @@ from moldiff.molecules.molecule import Molecule
 sys.path.append(str(Path(__file__).parents[2]))
 
 from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.pretrained import load_checkpoint
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.scores import quality
 from moldiff.molecules.hydrogens import off_their_bonds
-from moldiff.sampling.batch import Beginning, MemoryBudget, draw_within
-from moldiff.tasks.task import NewMolecules
+from moldiff.sampling.generator import load
 from moldiff.training.quality import geometry
 from tests.benchmarks.card.drawn import sampler_of
 
@@ -54,14 +48,12 @@ ACCEPTABLE = {
 """By how much a figure may differ from that of test molecules."""
 
 
-def draw(folder: str, sampler: str, steps: int, seed: int, indices: Sequence[int]) -> list[Molecule]:
+def draw(folder: str, sampler: str, steps: int, seed: int, samples: int, workers: int) -> list[Molecule]:
     """Raw molecules of a run."""
-    torch.set_num_threads(1)
-    model = load_checkpoint(folder).model
-    task = NewMolecules.like_training(model.statistics, model.vocabulary)
-    beginnings = [Beginning.of(task, seed, index) for index in indices]
-    drawing = draw_within(MemoryBudget.of(torch.device("cpu")), model, sampler_of(sampler, num_steps=steps), beginnings)
-    return [one.molecule for _, chunk in drawing for one in chunk.decode("raw")]
+    run = load(folder, device="cpu").stream(
+        samples, seed=seed, sampler=sampler_of(sampler, num_steps=steps), keep=(), decode="raw", workers=workers
+    )
+    return [sample.molecule for sample in run]
 
 
 def figures(molecules: Sequence[Molecule], reference: Sequence[Molecule]) -> dict[str, float]:
@@ -102,13 +94,10 @@ def main() -> None:
     known = figures(real, reference)
     print("  ".join(["sampler", *known, "distance"]))
     print("  ".join(["test molecules", *(f"{value:.4g}" for value in known.values())]), flush=True)
-    parts = np.array_split(np.arange(args.samples), max(args.workers, args.samples // 100))
-    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
-        for sampler in args.samplers:
-            job = partial(draw, args.model, sampler, args.steps, args.seed)
-            found = figures([one for part in pool.map(job, parts) for one in part], reference)
-            row = [sampler or "default", *(f"{value:.4g}" for value in found.values()), f"{distance(found, known):.2f}"]
-            print("  ".join(row), flush=True)
+    for sampler in args.samplers:
+        found = figures(draw(args.model, sampler, args.steps, args.seed, args.samples, args.workers), reference)
+        row = [sampler or "default", *(f"{value:.4g}" for value in found.values()), f"{distance(found, known):.2f}"]
+        print("  ".join(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The card of a model.
 
-- `python -m tests.benchmarks.card write`: draws, evaluates and writes it; a run that was ended goes on behind what it
-  drew.
+- `python -m tests.benchmarks.card write`: draws, evaluates and writes it.
 - `python -m tests.benchmarks.card curve`: quality against steps.
 - `python -m tests.benchmarks.card learning`: quality over molecules seen, from trainings and earlier cards.
 """
@@ -10,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +25,7 @@ from tests.benchmarks.card.bound import bounds
 from tests.benchmarks.card.columns import FIRST, METRICS, Background, Column, column
 from tests.benchmarks.card.curve import measure_curve, table
 from tests.benchmarks.card.document import TEXT_FILE, write_card, write_text
-from tests.benchmarks.card.drawn import Delivered, draw_delivered, sampler_of
-
-PARTS = "card.parts"
-"""Folder in the model's for what is drawn."""
+from tests.benchmarks.card.drawn import Delivered, draw, sampler_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--sampler", default="default", help="settings such as order=2,corrector=30")
     card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
     card.add_argument("--not-raw", nargs="*", default=[], metavar="METRIC", help="not taken of the raw molecules")
-    card.add_argument("--parts", help=f"folder for what is drawn, until the card is there; default MODEL/{PARTS}")
     card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
     learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
     learn.add_argument("--trainings", nargs="*", default=[], metavar="FOLDER", help="with config.json and log/")
@@ -81,10 +74,9 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     sampler = sampler_of(options.sampler, num_steps=options.steps)
     if unknown := [name for name in options.not_raw if name not in METRICS]:
         raise MoldiffError(f"not_raw: got {unknown[0]!r}, expected any of {', '.join(METRICS)}")
-    number, parts = options.samples, Path(options.parts or checkpoint.folder / PARTS)
-    drawn = draw_delivered(checkpoint.folder, sampler, number, num_workers=options.workers, parts=parts)
+    number = options.samples
+    drawn = draw(checkpoint.folder, sampler, number, valid=True, num_workers=options.workers)
     delivered = Delivered.of(drawn, number)
-    drawn = replace(drawn, raw=drawn.raw[:number])
     start = time.monotonic()
     columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first, not_raw=options.not_raw)
     bound = bounds(checkpoint.model, prepared, options.bound)
@@ -101,7 +93,6 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
         fcd=0 if "fcd" in columns["model, raw"].skipped else min(number, first["fcd"]),
         machine=options.machine,
     )
-    shutil.rmtree(parts)
     print((checkpoint.folder / TEXT_FILE).read_text(encoding="utf-8"))
 
 

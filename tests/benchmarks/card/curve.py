@@ -6,7 +6,7 @@ import html
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.report import versions
 from moldiff.evaluation.scores import score
 from moldiff.molecules.formats.storage import write_atomically
-from tests.benchmarks.card.drawn import SEED, draw_all, label
+from tests.benchmarks.card.drawn import SEED, draw, label
 
 DATA_FILE, PLOT_FILE = "steps.json", "steps.svg"
 SHOWN = {"p2_valid": "P2 valid and connected", "p1_molecule_stable": "P1 molecule stable"}
@@ -42,7 +42,7 @@ def measure_curve(
     for sampler in samplers:
         if any(_is_of(point, sampler, number) for point in points):
             continue
-        points = [point for point in points if point["settings"] != asdict(sampler)]
+        points = [point for point in points if _sampler(point["settings"]) != sampler]
         points.append(_point(checkpoint, sampler, number, num_workers))
         points.sort(key=lambda point: (point["sampler"] != "default", point["sampler"], point["steps"]))
         write_atomically(path, (json.dumps({"points": points}, indent=1, allow_nan=False) + "\n").encode())
@@ -54,16 +54,23 @@ def load_points(folder: Path) -> list[Point]:
     """The points that the file in a model's folder has, by sampler and number of steps; [] without a file."""
     path = folder / DATA_FILE
     points = json.loads(path.read_text(encoding="utf-8"))["points"] if path.is_file() else []
-    # What the default is may have changed since, and with it the name of a sampler.
-    return [point | {"sampler": label(PowerSampler(**point["settings"]))} for point in points]
+    return [point | {"sampler": label(_sampler(point["settings"]))} for point in points]
+
+
+def _sampler(settings: Mapping[str, Any]) -> PowerSampler:
+    """The sampler of a point, of an earlier version perhaps: its settings may have other names by now, or be gone."""
+    former = {"refinements": "restarts", "refine_level": "restart_level"}
+    known = {field.name for field in fields(PowerSampler)}
+    named = {former.get(name, name): value for name, value in settings.items()}
+    return PowerSampler(**{name: value for name, value in named.items() if name in known})
 
 
 def _is_of(point: Point, sampler: PowerSampler, number: int) -> bool:
-    return bool(point["settings"] == asdict(sampler) and point["samples"] == number and point["seed"] == SEED)
+    return bool(_sampler(point["settings"]) == sampler and point["samples"] == number and point["seed"] == SEED)
 
 
 def _point(checkpoint: Checkpoint, sampler: PowerSampler, number: int, num_workers: int | None) -> Point:
-    drawn = draw_all(checkpoint.folder, sampler, number, num_workers=num_workers)
+    drawn = draw(checkpoint.folder, sampler, number, num_workers=num_workers)
     lists = {"raw": drawn.raw, "decoded": drawn.decoded}
     return {
         "weights": checkpoint.weights_hash,

@@ -12,11 +12,10 @@ import torch
 
 from moldiff.data.dataset import PreparedSet
 from moldiff.diffusion.pretrained import Checkpoint
-from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSampler
 from moldiff.evaluation.report import markdown, versions, write_json
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.formats.storage import write_atomically
-from moldiff.sampling.batch import ATTEMPTS, LEVEL, sampler_of_restart
 from tests.benchmarks.card import learning, memory
 from tests.benchmarks.card.columns import Column
 from tests.benchmarks.card.curve import PLOT_FILE, Point, load_points, table
@@ -87,6 +86,7 @@ def _facts(
     splits = ", ".join(f"{len(prepared.split(name)):,} {name}" for name in ("train", "valid", "test"))
     stretches = [_stretch(stretch) for stretch in checkpoint.config.get("history", [])]
     number, processes = len(drawn.raw), plural(drawn.processes)
+    speed = len(drawn.decoded) / drawn.seconds
     refused = ", ".join(f"{count:,} {reason}" for reason, count in delivered.refused.items()) or "none"
     valid = len(delivered.molecules)
     return {
@@ -95,10 +95,10 @@ def _facts(
         "classes": str(checkpoint.model.vocabulary),
         "training, in order": "; then ".join(stretches) or "not recorded",
         "samples": f"{number:,}, seed {SEED}, {sampler.num_steps} network calls a molecule, {sampler}",
-        "restarts": f"of decoded molecules in pieces: up to {ATTEMPTS}, each from noise level {LEVEL} in "
-        f"{sampler_of_restart(sampler).num_steps} calls; raw molecules have none",
+        "restarts": f"of decoded molecules in pieces: up to {BROKEN_RESTARTS}, each from noise level {BROKEN_LEVEL} in "
+        f"{sampler.of_restart().num_steps} calls; raw molecules have none",
         "delivered": f"{valid:,} valid of {valid + sum(delivered.refused.values()):,} drawn; refused: {refused}",
-        "sampling speed": f"{number / drawn.seconds:.1f} molecules a second, decoding included, {processes}",
+        "sampling speed": f"{speed:.1f} molecules a second, decoding included, {processes}",
         "measured on": f"{platform.machine()}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}",
     }
 

@@ -6,8 +6,6 @@
 - bonds: from the elements and coordinates of every molecule, beside RDKit's perception.
 - properties: how near drawn molecules come to values that were asked for.
 - tables: only write the tables of the documents anew.
-
-A measurement that was ended goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -35,10 +33,9 @@ from moldiff.sampling.generator import load
 from tests.benchmarks.card.drawn import sampler_of
 from tests.benchmarks.tasks.bonds import Graphs
 from tests.benchmarks.tasks.conformers import Geometries
-from tests.benchmarks.tasks.journal import Journal, Progress
 from tests.benchmarks.tasks.parts import Parts
 from tests.benchmarks.tasks.properties import Protocol, Targets
-from tests.benchmarks.tasks.settings import Columns, Measure, Row, Settings
+from tests.benchmarks.tasks.settings import Columns, Measure, Progress, Row, Settings
 from tests.benchmarks.tasks.substituents import Substituents, has_substituent
 from tests.benchmarks.tasks.tables import errors, into_card, keep, refresh
 
@@ -59,7 +56,7 @@ _PROPERTY_SAMPLES = 10_000
 """Molecules drawn for each property."""
 
 _AT_ONCE = 200
-"""Samples that are drawn together; what is lost when a measurement is ended."""
+"""Samples that are drawn together."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,17 +119,13 @@ def _measured(options: argparse.Namespace) -> tuple[Columns, dict[str, Any], lis
         "seed": options.seed,
         **_plainly(sampler),
     }
-    journal = Journal(_journal_path(options), {"task": options.task, "data": options.data, **made_with, **versions()})
-    at_once = max(1, _AT_ONCE // settings.samples)
-    del journal.rows[len(journal.rows) // at_once * at_once :]  # what is drawn together is drawn again together
-    progress = Progress(len(settings.molecules), len(journal.rows))
-    while (start := len(journal.rows)) < len(settings.molecules):
-        places = range(start, min(start + at_once, len(settings.molecules)))
-        journal.add(measure.rows(settings, places))
-        progress.show(len(journal.rows), what=f"{options.task}: ")
-    columns, details = measure.columns(journal.rows), measure.details(journal.rows)
-    journal.close()
-    return columns, made_with, details
+    rows: list[Row] = []
+    at_once, count = max(1, _AT_ONCE // settings.samples), len(settings.molecules)
+    progress = Progress(count)
+    for start in range(0, count, at_once):
+        rows += measure.rows(settings, range(start, min(start + at_once, count)))
+        progress.show(len(rows), what=f"{options.task}: ")
+    return measure.columns(rows), made_with, measure.details(rows)
 
 
 def _plainly(sampler: PowerSampler) -> dict[str, Any]:
@@ -172,24 +165,16 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
         "seed": options.seed,
         **_plainly(sampler),
     }
-    asked = {"task": options.task, "data": options.data, "properties": list(protocol.names)}
-    journal = Journal(_journal_path(options), {**asked, **made_with, **versions()})
-    targets = Targets(protocol)
-    progress = Progress(targets.total, len(journal.rows))
-    for rows in targets.rows(len(journal.rows)):
-        journal.add(rows)
-        progress.show(len(journal.rows), what=f"{rows[0]['property']}: ")
-    columns = targets.columns(journal.rows)
-    journal.close()
-    return columns, made_with, []
+    targets, rows = Targets(protocol), list[Row]()
+    progress = Progress(targets.total)
+    for found in targets.rows():
+        rows += found
+        progress.show(len(rows), what=f"{found[0]['property']}: ")
+    return targets.columns(rows), made_with, []
 
 
 def _out(options: argparse.Namespace) -> Path:
     return Path(options.out or Path("benchmark") / f"{options.task}.json")
-
-
-def _journal_path(options: argparse.Namespace) -> Path:
-    return _out(options).with_suffix(".rows.jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("moldiff: interrupted; the same command goes on", file=sys.stderr)
+        print("moldiff: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
 

@@ -22,9 +22,8 @@ class Graphs:
         rows: list[Row] = [{"raw": False, "decoded": False, "molecule": identity.smiles(whole)} for whole in wholes]
         for sample in settings.draw(Bonds(input=wholes), first=settings.first(places.start)):
             k = int(sample.task["input_record"] or 0) - 1
-            raw = settings.raw(sample, Bonds(input=wholes[k], any_charge=True))
-            for column, one in (("raw", raw), ("decoded", sample)):
-                rows[k][column] = one.smiles is not None and identity.smiles(one.molecule) == rows[k]["molecule"]
+            for column, (molecule, verdict) in settings.forms(sample).items():
+                rows[k][column] = verdict.problem is None and identity.smiles(molecule) == rows[k]["molecule"]
             if not rows[k]["decoded"]:
                 rows[k]["found"] = sample.smiles
         intake = Intake.of([replace(whole, properties={}) for whole in wholes])

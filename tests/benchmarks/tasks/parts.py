@@ -7,17 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from rdkit import Chem
 from scipy.spatial.distance import pdist
 
+from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
+from moldiff.evaluation.metrics.validity import Verdict
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.sample import SampledMolecule
-from moldiff.tasks import Grow, Link, Replace, Series
-from moldiff.tasks.task import Request
+from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.tasks import Grow, Link, Replace
+from moldiff.tasks.fixed_part import is_attached
+from moldiff.tasks.task import Admission, Request, Task, TaskOutcome, Turns
 from tests.benchmarks.tasks.conformers import sanitized
 from tests.benchmarks.tasks.settings import Columns, Row, Settings
 
@@ -52,8 +58,9 @@ class Parts:
         series, first = Series(tasks=list(tasks.values())), settings.first(places.start)
         for sample in settings.draw(series, first=first, samples=settings.samples):
             place = able[sample.index % len(able)]
-            for column, one in (("raw", settings.raw(sample, tasks[place])), ("decoded", sample)):
-                rows[place][column] += self._found(one, wholes[place], removed[place] or ())
+            ends = [int(number) for number in str(sample.task["attach"]).split()]
+            for column, form in settings.forms(sample).items():
+                rows[place][column] += self._found(*form, ends, wholes[place], removed[place] or ())
         return [rows[place] for place in places]
 
     def chosen(self, whole: Molecule, random: np.random.Generator) -> list[int] | None:
@@ -66,18 +73,20 @@ class Parts:
             return Replace(core=whole, remove=removed)
         return (Grow if self.kind == "grow" else Link)(core=whole, keep=kept, new_atoms=len(removed))
 
-    def _found(self, sample: SampledMolecule, whole: Molecule, removed: Sequence[int]) -> Counter[str]:
-        """Which definitions hold for a sample."""
+    def _found(
+        self, molecule: Molecule, verdict: Verdict, ends: Sequence[int], whole: Molecule, removed: Sequence[int]
+    ) -> Counter[str]:
+        """Which definitions hold for a sample whose atoms `ends` were to gain bonds."""
         kept = np.setdiff1d(np.arange(whole.num_heavy_atoms), removed)
-        valid, attached = sample.smiles is not None, bool(sample.task["attached"])
+        valid, attached = verdict.problem is None, is_attached(molecule, len(kept), np.array(ends, dtype=int))
         both = valid and attached
         holds = {
-            "kept_untouched": is_untouched(sample.molecule, whole, kept),
+            "kept_untouched": is_untouched(molecule, whole, kept),
             "attached": attached,
             "valid": valid,
             "attached_and_valid": both,
-            "attached_valid_and_sound": both and Contacts().check(sample.molecule) is None,
-            "same_molecule": valid and sample.verdict.canonical == identity.canonical_key(whole),
+            "attached_valid_and_sound": both and Contacts().check(molecule) is None,
+            "same_molecule": valid and verdict.canonical == identity.canonical_key(whole),
         }
         return Counter({name: int(held) for name, held in holds.items()})
 
@@ -102,6 +111,65 @@ class Parts:
     def details(self, rows: Sequence[Row]) -> list[Row]:
         """None."""
         return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """n molecules of each of several tasks; molecule k belongs to task k modulo their number.
+
+    Args:
+        tasks: any that need not decide on several molecules together.
+    """
+
+    tasks: Sequence[Request]
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> SeriesTask:
+        """The tasks for a model.
+
+        Raises:
+            MoldiffError: when one of them cannot be done.
+        """
+        return SeriesTask(tuple(task.prepare(vocabulary, statistics) for task in self.tasks))
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesTask(Task):
+    """Prepared tasks in turn.
+
+    Attributes:
+        tasks: the tasks.
+    """
+
+    tasks: tuple[Task, ...]
+
+    def of(self, index: int) -> Task:
+        """The task that molecule `index` is drawn for."""
+        return self.tasks[index % len(self.tasks)]
+
+    def count(self, n: int) -> int:
+        """So many of each."""
+        return n * len(self.tasks)
+
+    def sizes(self) -> tuple[int, int]:
+        low, high = zip(*(task.sizes() for task in self.tasks), strict=True)
+        return min(low), max(high)
+
+    def notes(self) -> Sequence[str]:
+        """Those of all."""
+        return [note for task in self.tasks for note in task.notes()]
+
+    def begin(self, index: int, generator: torch.Generator) -> Start:
+        return self.of(index).begin(index, generator)
+
+    def totals(self, index: int) -> Sequence[Total]:
+        return self.of(index).totals(index)
+
+    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+        return self.of(index).finish(index, start, molecule)
+
+    def admission(self, n: int) -> Admission | None:
+        """As many of each."""
+        return Turns(len(self.tasks), n // len(self.tasks))
 
 
 def choose_part(molecule: Molecule, kind: str, random: np.random.Generator) -> list[int] | None:

@@ -26,12 +26,11 @@ from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.sampling.candidates import Nearest
 from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.run import Done
-from moldiff.sampling.sample import SampledMolecule
-from moldiff.tasks.targets import SIZE, with_target
-from moldiff.tasks.task import OpenTask
+from moldiff.sampling.molecule_sampler import Nearest
+from moldiff.sampling.sample import Sample
+from moldiff.tasks.constraints import SIZE, with_target
+from moldiff.tasks.task import Task
 from tests.benchmarks.tasks.settings import Columns, Row
 
 SHOWN_UNITS: Mapping[str, tuple[str, float]] = {"Hartree": ("meV", 27_211.386_245_988)}
@@ -133,15 +132,12 @@ class Targets:
         """Molecules of all properties."""
         return self.protocol.samples * len(self.pairs)
 
-    def rows(self, done: int) -> Iterator[list[Row]]:
-        """What each molecule turns out to have, behind so many that are done, some at a time."""
-        samples = self.protocol.samples
-        for number, name in enumerate(self.pairs):
-            ready = min(max(done - number * samples, 0), samples)
-            if ready < samples:
-                yield from self._drawn(name, ready)
+    def rows(self) -> Iterator[list[Row]]:
+        """What each molecule turns out to have, some at a time."""
+        for name in self.pairs:
+            yield from self._drawn(name)
 
-    def _drawn(self, name: str, ready: int) -> Iterator[list[Row]]:
+    def _drawn(self, name: str) -> Iterator[list[Row]]:
         """One molecule for each pair of size and value, in their order."""
         protocol, pairs = self.protocol, self.pairs[name]
         generator = protocol.generator
@@ -156,28 +152,29 @@ class Targets:
             asked=[dict(zip(told, row, strict=True)) for row in protocol.prepared.values(told)[pairs].tolist()],
             properties=model.properties,
         )
-        run = replace(generator, checkpoint=guided).run(
+        run = replace(generator, checkpoint=guided).stream(
             len(pairs),
             task=request,
             keep=(),
             sampler=protocol.sampler,
             seed=protocol.seed,
             max_draws=len(pairs),
-            done=Done(ready, ready),
         )
         if protocol.chosen_by is not None:
             choice = Nearest(protocol.candidates, model.properties, protocol.chosen_by)
-            run.recipe = replace(run.recipe, choice=choice)
-        found: list[SampledMolecule] = []
+            run.molecules = replace(run.molecules, choice=choice)
+        found: list[Sample] = []
         for sample in run:
             found.append(sample)
-            if len(found) == _AT_ONCE or ready + len(found) == len(pairs):
+            if len(found) == _AT_ONCE:
                 yield self._judgements(name, found)
-                ready, found = ready + len(found), []
+                found = []
         if run.interrupted:
             raise KeyboardInterrupt
+        if found:
+            yield self._judgements(name, found)
 
-    def _judgements(self, name: str, drawn: Sequence[SampledMolecule]) -> list[Row]:
+    def _judgements(self, name: str, drawn: Sequence[Sample]) -> list[Row]:
         predicted = self.protocol.predictor.predict([sample.molecule for sample in drawn])
         return [
             {"property": name, "predicted": values.get(name), "valid": sample.smiles is not None}
@@ -207,7 +204,7 @@ class Targets:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs(OpenTask):
+class Pairs(Task):
     """One molecule for each of several sizes, drawn towards values of properties.
 
     Args:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moldiff.diffusion.sampler import PowerSampler
+from moldiff.evaluation.metrics.validity import Verdict, judge
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.sample import SampledMolecule
+from moldiff.sampling.sample import Sample
 from moldiff.tasks.task import Request
 
 Columns = dict[str, list[MetricResult]]
@@ -21,6 +24,9 @@ Row = dict[str, Any]
 
 _INDICES = 1_000
 """Indices of a run that every held-out molecule has to itself; draws beyond them come from the next one's numbers."""
+
+_EVERY = 60.0
+"""Seconds between two lines on how far it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,45 +51,54 @@ class Settings:
         """Index of the first molecule that is drawn for the held-out molecule at that place."""
         return place * _INDICES
 
-    def draw(
-        self, task: Request, *, first: int, samples: int = 1, max_draws: int | None = None
-    ) -> list[SampledMolecule]:
+    def draw(self, task: Request, *, first: int, samples: int = 1, max_draws: int | None = None) -> list[Sample]:
         """Molecules as they come, decoded."""
-        return self._drawn(task, first, samples, max_draws, "valence")
-
-    def raw(self, sample: SampledMolecule, task: Request) -> SampledMolecule:
-        """The same molecule with the most probable class of every atom and pair.
-
-        Only where decoding mended it, or a restart joined it, is it another one, and drawn again.
-
-        Args:
-            sample: a decoded molecule.
-            task: what it was drawn for, without the others of its run.
-        """
-        is_another = sample.mended or sample.restarts > 0
-        return self._drawn(task, sample.index, 1, 1, "raw")[0] if is_another else sample
-
-    def _drawn(
-        self, task: Request, first: int, samples: int, max_draws: int | None, decode: str
-    ) -> list[SampledMolecule]:
-        run = self.generator.run(
-            samples,
-            task=task,
-            first=first,
-            max_draws=max_draws,
-            decode=decode,
-            sampler=self.sampler,
-            seed=self.seed,
-            keep=(),
+        run = self.generator.stream(
+            samples, task=task, first=first, max_draws=max_draws, sampler=self.sampler, seed=self.seed, keep=()
         )
         found = list(run)
         if run.interrupted:
             raise KeyboardInterrupt
         return found
 
+    def forms(self, sample: Sample) -> Mapping[str, tuple[Molecule, Verdict]]:
+        """A molecule as the network says it and decoded, each with what validity says of it."""
+        vocabulary = self.generator.checkpoint.model.vocabulary
+        same = sample.argmax is sample.molecule
+        raw = sample.verdict if same else judge(sample.argmax, vocabulary)
+        return {"raw": (sample.argmax, raw), "decoded": (sample.molecule, sample.verdict)}
+
+
+class Progress:
+    """Tells on standard error how far a measurement is and about how long it still takes.
+
+    Args:
+        total: of what is counted.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._start = self._shown = time.monotonic()
+
+    def show(self, done: int, *, what: str = "") -> None:
+        """Tell, unless that was done a moment ago."""
+        now = time.monotonic()
+        first = self._shown == self._start
+        if not 0 < done < self._total or (now - self._shown < _EVERY and not first):
+            return
+        self._shown = now
+        left = (now - self._start) / done * (self._total - done)
+        print(f"moldiff: {what}{done} of {self._total}, about {_duration(left)} left", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 class Measure(Protocol):
-    """Measures a task molecule by molecule, so that an interrupted run can go on."""
+    """Measures a task molecule by molecule."""
 
     def rows(self, settings: Settings, places: range) -> list[Row]:
         """What is counted of the held-out molecules at these places, each by itself."""

@@ -1,4 +1,4 @@
-"""Measurements that are ended and go on, and the tables that are made of them."""
+"""The tables of the documents, and what a measurement tells of its course."""
 
 from __future__ import annotations
 
@@ -7,86 +7,25 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from models import MODEL_CONFIG
-from test_benchmark_tasks import model_for
 
-from moldiff.cli.compose import compose_options
-from moldiff.diffusion.pretrained import save_model
-from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
-from tests.benchmarks.tasks import __main__
 from tests.benchmarks.tasks.bonds import Graphs
-from tests.benchmarks.tasks.journal import Journal, Progress
-from tests.benchmarks.tasks.settings import Row, Settings
+from tests.benchmarks.tasks.settings import Progress
 from tests.benchmarks.tasks.tables import PUBLISHED, errors, into_card, keep, refresh
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_an_ended_measurement_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = compose_options("train", ["data=sample"])["data"]["folder"]
-    save_model(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
-    arguments = ["grow", "--model", str(tmp_path / "model"), "--data", folder, "--molecules", "6", "--samples", "2"]
-    arguments += ["--steps", "2", "--device", "cpu", "--out"]
-    monkeypatch.setattr(__main__, "_AT_ONCE", 4)
-    assert __main__.main([*arguments, str(tmp_path / "whole.json")]) == 0
-    measure, rows = __main__._MEASURES["grow"][0], []
-
-    def ended(settings: Settings, places: range) -> list[Row]:
-        rows.append(places)
-        if len(rows) == 3:
-            raise KeyboardInterrupt
-        return type(measure).rows(measure, settings, places)
-
-    monkeypatch.setitem(__main__._MEASURES, "grow", (_Other(measure, ended), 6, 2))
-    assert __main__.main([*arguments, str(tmp_path / "ended.json")]) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
-    journal = tmp_path / "ended.rows.jsonl"
-    assert len(journal.read_text().splitlines()) == 1 + 4
-    assert __main__.main([*arguments, str(tmp_path / "ended.json"), "--seed", "1"]) == 2
-    assert "rows of a measurement with other options" in capsys.readouterr().err
-    with journal.open("a") as file:
-        file.write('{"removed": [')  # the line that was being written
-    assert __main__.main([*arguments, str(tmp_path / "ended.json")]) == 0
-    assert "moldiff: going on behind 4 of 6" in capsys.readouterr().err
-    assert rows == [range(0, 2), range(2, 4), range(4, 6), range(4, 6)]
-    assert not journal.exists()
-    whole, gone_on = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "ended"))
-    assert whole == gone_on
-    assert whole["options"]["steps"] == 2
-    assert len(whole["options"]["weights"]) == 12
-
-
-class _Other:
-    """A measure whose rows come from elsewhere."""
-
-    def __init__(self, measure: object, rows: object) -> None:
-        self.rows, self.columns, self.details = rows, measure.columns, measure.details  # type: ignore[attr-defined]
-
-
-def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
-    Journal(tmp_path / "a.jsonl", {"seed": 0}).add([{"n": 1}, {"n": 2}])
-    assert Journal(tmp_path / "a.jsonl", {"seed": 0}).rows == [{"n": 1}, {"n": 2}]
-    with pytest.raises(
-        MoldiffError, match="rows of a measurement with other options, expected the same, or no such file"
-    ):
-        Journal(tmp_path / "a.jsonl", {"seed": 1})
-
-
 def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 30.0, 40.0, 100.0])
-    monkeypatch.setattr("tests.benchmarks.tasks.journal.time.monotonic", lambda: next(clock))
-    progress = Progress(200, 100)
-    for done in (110, 115, 120):
+    monkeypatch.setattr("tests.benchmarks.tasks.settings.time.monotonic", lambda: next(clock))
+    progress = Progress(100)
+    for done in (10, 15, 20):
         progress.show(done, what="gap: ")
     assert capsys.readouterr().err.splitlines() == [
-        "moldiff: going on behind 100 of 200",
-        "moldiff: gap: 110 of 200, about 4 min left",
-        "moldiff: gap: 120 of 200, about 7 min left",
+        "moldiff: gap: 10 of 100, about 4 min left",
+        "moldiff: gap: 20 of 100, about 7 min left",
     ]
 
 
