@@ -17,7 +17,7 @@ from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
 from moldiff.molecules.formats.completion import completed_record
-from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.molecule import InvalidMolecule, Status
@@ -26,12 +26,15 @@ from moldiff.molecules.vocabulary import Vocabulary
 
 __all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
 
+Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
+"""A file, what was read of one, or molecules."""
+
 REFERENCE_SIZE = 10_000
 """Molecules of the reference that are compared with."""
 
 
 def evaluate(
-    source: str | Path | Sequence[Entry] | Sequence[str],
+    source: Source,
     *,
     reference: Reference | None = None,
     metrics: Choice = "fast",
@@ -49,8 +52,9 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), molecules of
-            this package (such as those of `moldiff.load("qm9").sample(100)`) or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), what
+            `moldiff.read` made of one, molecules of this package (such as those of `moldiff.load("qm9").sample(100)`)
+            or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
@@ -104,19 +108,20 @@ class _Read(NamedTuple):
     remarks: list[list[Oddity]]
 
 
-def _read(source: str | Path | Sequence[Entry] | Sequence[str], *, complete: bool) -> _Read:
+def _read(source: Source, *, complete: bool) -> _Read:
     """What there is to evaluate; with `complete`, with the hydrogens that structures lack."""
-    records: list[Record] | None = None
-    entries: list[Any] = [] if isinstance(source, str | Path) else list(source)
     if isinstance(source, str | Path):
-        records = read(source).records
-    elif entries and all(isinstance(entry, str) for entry in entries):
-        records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-    items: list[Any] = [known_item(*pair) for pair in enumerate(entries if records is None else records)]
+        source = read(source)
+    entries: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
+    as_records = isinstance(source, ReadResult)
+    if entries and all(isinstance(entry, str) for entry in entries):
+        entries = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
+        as_records = True
+    items: list[Any] = [known_item(*pair) for pair in enumerate(entries)]
     if complete:
         items = [completed_record(item) if isinstance(item, Record) else item for item in items]
     intake = Intake.of(items)
-    return _Read(None if records is None else items, intake, remarks(items, intake))
+    return _Read(items if as_records else None, intake, remarks(items, intake))
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -168,14 +173,15 @@ def _report(
 
 
 def _options(
-    source: str | Path | Sequence[Entry] | Sequence[str],
+    source: Source,
     reference: Reference | None,
     known: Known,
     rows: Sequence[MoleculeRow],
 ) -> dict[str, Any]:
     index = known.index
+    path = source.path if isinstance(source, ReadResult) else source
     return {
-        "input": str(source) if isinstance(source, str | Path) else "molecules from Python",
+        "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),
         "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
         "reference": str(reference) if isinstance(reference, str | Path) else None,
