@@ -14,7 +14,7 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
-from moldiff.evaluation.metrics.contacts import Contacts, all_bonds
+from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution, features, jensen_shannon, wasserstein
 from moldiff.evaluation.metrics.diversity import Diversity
 from moldiff.evaluation.metrics.druglike import DrugLikeness, describe
@@ -25,6 +25,7 @@ from moldiff.evaluation.metrics.relaxation import Relaxation, Task, compare, sup
 from moldiff.molecules import convert, internal_coordinates
 from moldiff.molecules.fragments import ring_systems
 from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.oddities import all_bonds, odd_bonds
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,19 @@ def test_atoms_far_apart_in_the_graph_clash_sooner():
     assert "atoms 0 (F) and 5 (F) at 1.40 Å" in problem.reason
 
 
+def test_a_bond_that_is_odd_for_being_long_is_torn():
+    """One definition: what a remark calls a long bond is not sound, and only that, up to elements without radii."""
+    for length, z, torn in ((1.81, 6, False), (1.82, 6, True), (1.7, 7, False), (1.73, 7, True), (3.3, 27, False)):
+        one = chain([length], z)
+        problem = Contacts().check(one)
+        assert (problem is not None and problem.status == "exploded") is torn
+        assert any(oddity.kind.startswith("long bond") for oddity in odd_bonds(one)) is torn
+    assert Contacts().check(chain([3.9], 27)) is not None
+    double = chain([1.63], 6)
+    double.bonds[0, 2] = 2
+    assert Contacts().check(double) is not None
+
+
 def test_geometry_leaves_p2_as_it_is():
     report = evaluate([water(), water(0.4)])
     assert [row["status"] for row in report.rows] == ["ok", "ok"]
@@ -195,7 +209,7 @@ def test_geometry_leaves_p2_as_it_is():
 def test_bonds_are_in_the_order_of_the_atoms():
     ethanol = embedded("CCO")
     z, pos = all_atoms(ethanol)
-    bonds = all_bonds(ethanol)
+    bonds = all_bonds(ethanol).atoms
     assert np.bincount(bonds.ravel()).tolist() == [4, 4, 2, *[1] * 6]
     assert internal_coordinates.lengths(pos, bonds).max() < 1.6
     assert len(z) == 9

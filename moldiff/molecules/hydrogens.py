@@ -8,7 +8,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.elements import COVALENT, covalent_radii
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
@@ -22,7 +22,7 @@ The 1.2 million of QM9 have 0.98 to 1.17.
 def off_their_bonds(molecule: Molecule) -> np.ndarray:
     """Heavy atoms [n] with a hydrogen nearer or farther than a bond to it can be."""
     low, high = BOND_LENGTHS
-    expected = (COVALENT[np.minimum(molecule.atomic_number, len(COVALENT) - 1)] + COVALENT[1])[:, None]
+    expected = (covalent_radii(molecule.atomic_number) + COVALENT[1])[:, None]
     length = np.linalg.norm(molecule.hydrogen_offset, axis=-1)
     used = np.arange(MAX_HYDROGENS) < molecule.num_hydrogens[:, None]
     found: np.ndarray = (used & ((length < low * expected) | (length > high * expected))).any(1)

@@ -15,7 +15,7 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.elements import covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
 
@@ -173,7 +173,7 @@ def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
     """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
     ends = bond.GetBeginAtom(), bond.GetEndAtom()
     length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
-    share = float(length / sum(COVALENT[min(atom.GetAtomicNum(), len(COVALENT) - 1)] for atom in ends))
+    share = float(length / covalent_radii(np.array([atom.GetAtomicNum() for atom in ends])).sum())
     multiple = bond.GetBondType() != Chem.BondType.SINGLE
     return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
 
