@@ -16,7 +16,6 @@ from moldiff.evaluation.report import Report
 from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
-from moldiff.molecules.formats.completion import completed_record
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.smiles import smiles_record
@@ -119,7 +118,7 @@ def _read(source: Source, *, complete: bool) -> _Read:
         as_records = True
     items: list[Any] = [known_item(*pair) for pair in enumerate(entries)]
     if complete:
-        items = [completed_record(item) if isinstance(item, Record) else item for item in items]
+        items = [item.completed() if isinstance(item, Record) else item for item in items]
     intake = Intake.of(items)
     return _Read(items if as_records else None, intake, remarks(items, intake))
 

@@ -12,7 +12,6 @@ import numpy as np
 from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
 from moldiff.evaluation.metrics.validity import judge
 from moldiff.evaluation.molecule_set import Intake, Subjects
-from moldiff.molecules.formats.completion import completed_record
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.smiles import smiles_record
@@ -62,7 +61,7 @@ class Known:
             return _of_prepared(path, size)
         if path.is_dir() or path.suffix == ".safetensors":
             return cls(NoveltyIndex.load(path))
-        return _of_records(map(completed_record, records(path)) if complete else records(path), size, path.name)
+        return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
 
 
 def _as_record(number: int, entry: Molecule | str) -> Record | Molecule:

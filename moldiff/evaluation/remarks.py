@@ -9,8 +9,8 @@ import numpy as np
 
 from moldiff.evaluation.molecule_set import Entry, Intake
 from moldiff.molecules.convert import atom_order
-from moldiff.molecules.formats.completion import lacks_hydrogens
 from moldiff.molecules.formats.record import Record, guarded
+from moldiff.molecules.hydrogens import lacks_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.oddities import Oddity, odd_bonds, odd_smiles
 

@@ -69,7 +69,7 @@ def _with_stereo(mol: Chem.Mol) -> Chem.Mol:
 
     Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
     """
-    sanitized = _sanitized(mol)
+    sanitized = sanitized_copy(mol)
     if isinstance(sanitized, InvalidMolecule):
         sanitized = Chem.Mol(mol)
         sanitized.UpdatePropertyCache(strict=False)
@@ -106,7 +106,7 @@ def stereo_of_coordinates(mol: Chem.Mol) -> None:
             bond.SetStereo(Chem.BondStereo.STEREONONE)
     with rdBase.BlockLogs():
         Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
-    _drop_exotic(mol)
+    drop_exotic_stereo(mol)
 
 
 def assign_stereo(mol: Chem.Mol) -> None:
@@ -125,10 +125,10 @@ def assign_stereo(mol: Chem.Mol) -> None:
             Chem.DetectBondStereochemistry(mol)
         Chem.SetDoubleBondNeighborDirections(mol)  # which RDKit reads, and marks set from Python lack
         Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    _drop_exotic(mol)
+    drop_exotic_stereo(mol)
 
 
-def _drop_exotic(mol: Chem.Mol) -> None:
+def drop_exotic_stereo(mol: Chem.Mol) -> None:
     """Take away marks of centres that are not tetrahedral (RDKit's `[P@TB18]`)."""
     for atom in atoms(mol):
         if atom.GetChiralTag() not in _HANDS:
@@ -156,7 +156,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         with rdBase.BlockLogs():
             Chem.Kekulize(kekulized, clearAromaticFlags=True)
     except Chem.MolSanitizeException as error:
-        return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {_one_line(error)}")
+        return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {one_line(error)}")
     return _graph(kekulized)
 
 
@@ -280,7 +280,7 @@ def _numbers(mol: Chem.Mol) -> dict[str, float]:
     return values
 
 
-def _sanitized(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
+def sanitized_copy(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
     """A sanitised copy of an explicit graph; RDKit's clean-up is left out, for it would change the graph."""
     mol = Chem.Mol(mol)
     try:
@@ -289,9 +289,10 @@ def _sanitized(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
     except Chem.MolSanitizeException as error:
         cause: Any = error.cause if hasattr(error, "cause") else None
         atom = cause.GetAtomIdx() if hasattr(cause, "GetAtomIdx") else None
-        return InvalidMolecule(Status.UNSANITIZABLE, _one_line(error), atom)
+        return InvalidMolecule(Status.UNSANITIZABLE, one_line(error), atom)
     return mol
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error without its line ends."""
     return " ".join(str(error).split())

@@ -9,7 +9,7 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import BOND_RADII, SYMBOLS
-from moldiff.molecules.formats.fields import SMILES_NAMES, plain
+from moldiff.molecules.formats.record import SMILES_NAMES, plain
 from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS

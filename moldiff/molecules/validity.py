@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import _sanitized, to_rdkit
+from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     problem = _valence_problem(molecule, vocabulary)
     if problem is not None:
         return problem
-    sanitized = _sanitized(to_rdkit(molecule, stereo=False))
+    sanitized = sanitized_copy(to_rdkit(molecule, stereo=False))
     if isinstance(sanitized, InvalidMolecule):
         return sanitized
     for atom in sanitized.GetAtoms():

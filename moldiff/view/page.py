@@ -18,7 +18,6 @@ from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.report import Report, by_protocol, format_fraction, format_value, title
 from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.suite import Choice, OnMetric
-from moldiff.molecules.formats.completion import completed_record
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.writer import Recorded, write
@@ -110,7 +109,7 @@ def _page(
     """The page of a file as HTML; its `name` is what readers see."""
     found = read(path)
     if hydrogens == "add":
-        found = ReadResult(path, [completed_record(record) for record in found.records])
+        found = ReadResult(path, [record.completed() for record in found.records])
     records = found.records
     report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
     table = Table.of(records, report.to_dict()["molecules"])

@@ -1,4 +1,4 @@
-"""Tables of SMILES: CSV and TSV with any usual separator, header or not, and Parquet."""
+"""SMILES: files of lines, and tables (CSV and TSV with any usual separator, header or not, and Parquet)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from typing import NamedTuple
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.fields import SMILES_NAMES, gathered, plain
 from moldiff.molecules.formats.record import (
     DEFAULT_COLUMNS,
+    SMILES_NAMES,
     Columns,
+    Lines,
     Part,
     Record,
-    _Lines,
-    _rejected,
-    _set_fields,
     finished,
+    gathered,
+    plain,
     rejected,
+    rejected_part,
+    set_fields,
 )
 from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import Molecule
@@ -316,18 +318,19 @@ def smiles_record(
     mol = parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
         return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
-    _set_fields(mol, fields)
+    set_fields(mol, fields)
     return replace(finished(number, name, mol), remarks=remarks)
 
 
-def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a file of SMILES and names, which may be a table after all."""
     filled = (line for line in lines if line.strip() and not line.startswith("#"))
     first = next(filled, None)
     if first is None:
         return
     stream = chain([first], filled)
     if columns != DEFAULT_COLUMNS or names_smiles(first):
-        yield from _of_rows(text_rows(stream, path, columns))
+        yield from parts_of_rows(text_rows(stream, path, columns))
         return
     if first.split()[0].lower() in SMILES_NAMES:
         next(stream)
@@ -337,19 +340,21 @@ def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]
         yield Part(number, smiles_record, (text, title, {}), title)
 
 
-def _table_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    yield from _of_rows(text_rows(iter(lines), path, columns))
+def table_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a CSV or TSV file."""
+    yield from parts_of_rows(text_rows(iter(lines), path, columns))
 
 
-def _of_rows(rows: Iterator[Row | BrokenTable]) -> Iterator[Part]:
+def parts_of_rows(rows: Iterator[Row | BrokenTable]) -> Iterator[Part]:
+    """The records of rows."""
     for number, row in enumerate(rows, start=1):
         if isinstance(row, BrokenTable):
-            yield _rejected(number, "", row.reason)
+            yield rejected_part(number, "", row.reason)
         else:
             yield Part(number, smiles_record, tuple(row), row.name)
 
 
-class _Rows:
+class TableFile:
     """The rows of a table, in a nameless file until all columns are known."""
 
     def __init__(self, folder: Path) -> None:
@@ -378,11 +383,12 @@ class _Rows:
         self._file.close()
 
 
-def _smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+def smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    """A line of SMILES and name."""
     return f"{smiles(molecule, stereo=True)}\t{' '.join(molecule.name.split())}\n"
 
 
-def _csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
+def csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
     """A row of the table; a graph that has no SMILES leaves that cell empty."""
     try:
         text = smiles(molecule, stereo=True)
