@@ -19,9 +19,14 @@ from moldiff.evaluation.metrics.distributions import Distribution, features, jen
 from moldiff.evaluation.metrics.diversity import Diversity
 from moldiff.evaluation.metrics.druglike import DrugLikeness, describe
 from moldiff.evaluation.metrics.fcd import FrechetDistance, frechet_distance
-from moldiff.evaluation.metrics.forcefield import ForceFieldRelaxation
 from moldiff.evaluation.metrics.posebusters import CHECKS, PoseBustersChecks
-from moldiff.evaluation.metrics.relaxation import Relaxation, Task, compare, superposed_rmsd
+from moldiff.evaluation.metrics.relaxation import (
+    ForceFieldRelaxation,
+    Relaxation,
+    RelaxationInput,
+    compare,
+    superposed_rmsd,
+)
 from moldiff.molecules import convert, internal_coordinates
 from moldiff.molecules.fragments import ring_systems
 from moldiff.molecules.molecule import Molecule
@@ -309,7 +314,7 @@ def test_changes_by_hand():
         end = [1, length * math.cos(math.radians(torsion)), length * math.sin(math.radians(torsion))]
         return np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], end], dtype=float)
 
-    task = Task(np.full(4, 6), pos(1.0, 170), np.array([[0, 1], [1, 2], [2, 3]]), 0)
+    task = RelaxationInput(np.full(4, 6), pos(1.0, 170), np.array([[0, 1], [1, 2], [2, 3]]), 0)
     found = compare(task, pos(1.3, -170), 2.5)
     assert found.bond_change == pytest.approx([0, 0, 0.3])
     assert found.angle_change == pytest.approx([0, 0])

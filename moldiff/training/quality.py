@@ -10,7 +10,7 @@ import numpy as np
 
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.evaluation.metrics.forcefield import energy_drop
+from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.evaluation.scores import quality
 from moldiff.molecules import convert, validity
 from moldiff.molecules.molecule import Molecule

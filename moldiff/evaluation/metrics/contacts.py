@@ -13,16 +13,16 @@ outside what occurs: of the 1,000 molecules of the example data none is a clash 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import Measured, OnProgress, count_statuses
+from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -51,10 +51,10 @@ class Contacts:
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Check every molecule."""
-        found = [self._check(subjects, place) for place in range(len(subjects))]
+        found = [self._check(molecules, place) for place in range(len(molecules))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
         sound = sum(status is Status.OK for status in statuses)
         definition = (
@@ -71,13 +71,13 @@ class Contacts:
             "geometry_status": statuses,
             "geometry_reason": ["" if problem is None else problem.reason for problem in found],
         }
-        return Measured(results, columns, options={field.name: getattr(self, field.name) for field in fields(self)})
+        return MetricOutput(results, columns, options=asdict(self))
 
-    def _check(self, subjects: Subjects, place: int) -> InvalidMolecule | None:
+    def _check(self, molecules: MoleculeSet, place: int) -> InvalidMolecule | None:
         """As `check`, with atoms as the file counts them; also where no graph can be had, atoms may clash."""
-        entry, atoms = subjects.entries[place], subjects.atoms[place]
+        entry, atoms = molecules.entries[place], molecules.atoms[place]
         if isinstance(entry, Molecule):
-            return subjects.problem(place) or self.check(entry, subjects.order(place))
+            return molecules.problem(place) or self.check(entry, molecules.order(place))
         if atoms is None or not np.isfinite(atoms[1]).all():
             return entry
         return self._clash(*atoms, None, np.arange(len(atoms[0]))) or entry

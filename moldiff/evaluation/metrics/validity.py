@@ -19,7 +19,7 @@ from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules import validity as molecules_validity
 from moldiff.molecules.elements import SYMBOLS, VALENCES
-from moldiff.molecules.formats.record import unexpected
+from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
 
@@ -73,17 +73,13 @@ def judge(
     """
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
-    try:
-        return _judged(molecule, vocabulary, drawing)
-    except MemoryError:
-        raise
-    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-        return Verdict(unexpected(error), 0, 0, 0)
+    found = guarded(_judged, molecule, vocabulary, drawing)
+    return Verdict(found, 0, 0, 0) if isinstance(found, InvalidMolecule) else found
 
 
 def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> Verdict:
     problem = molecules_validity.check(molecule, vocabulary)
-    counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
+    counts = molecule.num_atoms, _num_stable(molecule, vocabulary), molecule.pieces()[0]
     if problem is not None:
         return Verdict(problem, *counts)
     strict = identity.strict_key(molecule if drawing is None else drawing)
@@ -102,19 +98,6 @@ def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
     stable = sum(total in allowed(key, ()) for key, total in zip(keys, molecule.bond_sums().tolist(), strict=True))
     return stable + int(molecule.num_hydrogens.sum())
-
-
-def _num_fragments(molecule: Molecule) -> int:
-    parent = list(range(molecule.num_heavy_atoms))
-
-    def root(atom: int) -> int:
-        while parent[atom] != atom:
-            atom = parent[atom]
-        return atom
-
-    for i, j, _ in molecule.bonds.tolist():
-        parent[root(i)] = root(j)
-    return sum(parent[atom] == atom for atom in range(len(parent)))
 
 
 def validity(
