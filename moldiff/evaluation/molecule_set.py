@@ -12,7 +12,7 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.bond_lookup import Atoms, all_atoms
-from moldiff.molecules.convert import atom_order, from_rdkit, to_rdkit
+from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.writer import Recorded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -171,9 +171,7 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     mol.RemoveAllConformers()
     mol.UpdatePropertyCache(strict=False)
     mol = Chem.AddHs(mol)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
-    mol.AddConformer(conformer)
+    set_positions(mol, np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
     return from_rdkit(mol)
 
 

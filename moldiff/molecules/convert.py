@@ -16,8 +16,10 @@ from rdkit import Chem, rdBase
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-_ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}
+BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+"""RDKit's bonds by Kekulé order."""
+
+_ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 _HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
@@ -41,23 +43,30 @@ def _explicit_graph(molecule: Molecule) -> Chem.Mol:
     mol = Chem.RWMol()
     elements = molecule.atomic_number.tolist()
     for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
-        mol.AddAtom(_explicit_atom(atomic_number, charge))
+        mol.AddAtom(explicit_atom(atomic_number, charge))
     for i, j, order in molecule.bonds.tolist():
-        mol.AddBond(i, j, _BOND_TYPES[order])
+        mol.AddBond(i, j, BOND_TYPES[order])
     positions = [np.asarray(molecule.pos, dtype=np.float64)]
     for heavy, count in enumerate(molecule.num_hydrogens.tolist()):
         for slot in range(count):
-            mol.AddBond(heavy, mol.AddAtom(_explicit_atom(1, 0)), Chem.BondType.SINGLE)
+            mol.AddBond(heavy, mol.AddAtom(explicit_atom(1)), Chem.BondType.SINGLE)
             positions.append(positions[0][heavy : heavy + 1] + molecule.hydrogen_offset[heavy, slot])
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(np.concatenate(positions))
-    mol.AddConformer(conformer, assignId=True)
+    set_positions(mol, np.concatenate(positions))
     mol.SetProp("_Name", molecule.name)
     return mol.GetMol()
 
 
-def _explicit_atom(atomic_number: int, charge: int) -> Chem.Atom:
+def set_positions(mol: Chem.Mol, pos: np.ndarray) -> None:
+    """Give a molecule coordinates [a, 3] (Å) in 3D and no others, in place."""
+    mol.RemoveAllConformers()
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
+    mol.AddConformer(conformer, assignId=True)
+
+
+def explicit_atom(atomic_number: int, charge: int = 0) -> Chem.Atom:
+    """An atom to which RDKit adds no hydrogen."""
     atom = Chem.Atom(atomic_number)
     atom.SetFormalCharge(charge)
     atom.SetNoImplicit(True)

@@ -11,7 +11,6 @@ from moldiff.molecules.convert import atoms as atoms_of
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.elements import COVALENT, covalent_radii
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 BOND_LENGTHS = (0.9, 1.17)
 """Times the sum of covalent radii, between which a bond to a hydrogen is sound: 0.96 to 1.25 Å of C, 0.87 to 1.14 of O.
@@ -25,8 +24,7 @@ def off_their_bonds(molecule: Molecule) -> np.ndarray:
     low, high = BOND_LENGTHS
     expected = (covalent_radii(molecule.atomic_number) + COVALENT[1])[:, None]
     length = np.linalg.norm(molecule.hydrogen_offset, axis=-1)
-    used = np.arange(MAX_HYDROGENS) < molecule.num_hydrogens[:, None]
-    found: np.ndarray = (used & ((length < low * expected) | (length > high * expected))).any(1)
+    found: np.ndarray = (molecule.hydrogen_mask & ((length < low * expected) | (length > high * expected))).any(1)
     return found
 
 

@@ -96,6 +96,11 @@ class Molecule:
         return self.num_heavy_atoms + int(self.num_hydrogens.sum())
 
     @property
+    def hydrogen_mask(self) -> np.ndarray:
+        """Which slots of `hydrogen_offset` hold a hydrogen [n, 4]."""
+        return np.asarray(np.arange(self.hydrogen_offset.shape[1]) < self.num_hydrogens[:, None])
+
+    @property
     def is_finite(self) -> bool:
         """Whether all coordinates are numbers."""
         return bool(np.isfinite(self.pos).all() and np.isfinite(self.hydrogen_offset).all())

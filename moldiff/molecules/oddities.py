@@ -12,7 +12,6 @@ from moldiff.molecules.elements import BOND_RADII, SYMBOLS
 from moldiff.molecules.formats.record import SMILES_NAMES, plain
 from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 SHORT, LONG = 0.8, 1.21
 """Times the usual length (`Bonds.usual`), outside which a bond is odd; a longer one is torn, so that its molecule is
@@ -56,7 +55,7 @@ class Bonds(NamedTuple):
 def all_bonds(molecule: Molecule, *, hydrogens: bool = True) -> Bonds:
     """The bonds of a molecule with their lengths; `hydrogens` says whether those have coordinates of their own."""
     i, j, orders = molecule.bonds.T
-    used = (np.arange(MAX_HYDROGENS) < molecule.num_hydrogens[:, None]) & hydrogens
+    used = molecule.hydrogen_mask & hydrogens
     heavy, _ = np.nonzero(used)
     vectors = np.concatenate([molecule.pos[i] - molecule.pos[j], molecule.hydrogen_offset[used]])
     first = np.concatenate([i, heavy])

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import stereo_of_coordinates
+from moldiff.molecules.convert import set_positions, stereo_of_coordinates
 
 
 class Match(StrEnum):
@@ -50,11 +50,7 @@ def marks(mol: Chem.Mol) -> Marks:
 def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:
     """The same atoms and bonds at other positions [a, 3] (Å), with the handedness that those have."""
     placed = Chem.Mol(mol)
-    placed.RemoveAllConformers()
-    conformer = Chem.Conformer(placed.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
-    placed.AddConformer(conformer, assignId=True)
+    set_positions(placed, pos)
     stereo_of_coordinates(placed)
     return placed
 

@@ -21,8 +21,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS
+from moldiff.molecules.convert import BOND_TYPES
+from moldiff.molecules.molecule import Molecule
 
 SINGLE_BOND_PM: dict[tuple[int, int], int] = {
     (1, 1): 74, (1, 5): 119, (1, 6): 109, (1, 7): 101, (1, 8): 96, (1, 9): 92, (1, 14): 148, (1, 15): 144,
@@ -62,7 +62,6 @@ Atoms = tuple[np.ndarray, np.ndarray]
 
 _NUM_ELEMENTS = 119  # atomic numbers 0 (padding) to 118
 _MAX_PAIRS = 500_000  # entries of one padded block of distances, about 12 MB of coordinates differences
-_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 
 
 def _threshold_table(lengths: dict[tuple[int, int], int], margin: int) -> np.ndarray:
@@ -73,19 +72,12 @@ def _threshold_table(lengths: dict[tuple[int, int], int], margin: int) -> np.nda
     return table
 
 
-def _valence_table() -> np.ndarray:
-    """[119, 8] booleans: is this sum of orders a neutral valence of the element?"""
-    table = np.zeros((_NUM_ELEMENTS, 8), dtype=bool)
-    for atomic_number, valences in NEUTRAL_VALENCES.items():
-        table[atomic_number, list(valences)] = True
-    return table
+_THRESHOLDS = tuple(map(_threshold_table, (SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPLE_BOND_PM), MARGINS_PM))
 
-
-_THRESHOLDS = tuple(
-    _threshold_table(lengths, margin)
-    for lengths, margin in zip((SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPLE_BOND_PM), MARGINS_PM, strict=True)
-)
-_ALLOWED = _valence_table()
+_ALLOWED = np.zeros((_NUM_ELEMENTS, 8), dtype=bool)
+"""Whether a sum of orders is a neutral valence of an element."""
+for _number, _valences in NEUTRAL_VALENCES.items():
+    _ALLOWED[_number, list(_valences)] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +104,7 @@ class LookedUp:
 
 def all_atoms(molecule: Molecule) -> Atoms:
     """Atomic numbers [a] and coordinates [a, 3] (Å): heavy atoms first, then the hydrogens in their order."""
-    used = np.arange(MAX_HYDROGENS)[None, :] < molecule.num_hydrogens[:, None]
-    hydrogens = (molecule.pos[:, None, :] + molecule.hydrogen_offset)[used]
+    hydrogens = (molecule.pos[:, None, :] + molecule.hydrogen_offset)[molecule.hydrogen_mask]
     atomic_number = np.concatenate([molecule.atomic_number, np.ones(len(hydrogens), dtype=np.int64)])
     return atomic_number.astype(np.int64), np.concatenate([molecule.pos, hydrogens]).astype(np.float64)
 
@@ -194,24 +185,13 @@ def largest_fragment(looked_up: LookedUp) -> LargestFragment | None:
     for atomic_number in looked_up.atomic_number.tolist():
         graph.AddAtom(Chem.Atom(atomic_number))
     for i, j, order in looked_up.bonds.tolist():
-        graph.AddBond(i, j, _BOND_TYPES[order])
+        graph.AddBond(i, j, BOND_TYPES[order])
     with rdBase.BlockLogs():
         if Chem.SanitizeMol(graph, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
             return None
         fragments = Chem.GetMolFrags(graph, asMols=True)
         largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
         return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
-
-
-def distance_lookup(
-    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule] | None = None
-) -> list[MetricResult]:
-    """All P1 numbers of a list; `reference` is not used (the `Metric` seam passes it).
-
-    Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
-    """
-    looked_up = look_up([all_atoms(m) for m in molecules if isinstance(m, Molecule)])
-    return distance_lookup_results(looked_up, [largest_fragment(m) for m in looked_up], len(molecules))
 
 
 def distance_lookup_results(

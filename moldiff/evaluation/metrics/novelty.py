@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.validity import Verdict, judge
+from moldiff.evaluation.metrics.validity import Verdict
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.convert import atoms
@@ -116,25 +116,6 @@ def _contains(hashes: np.ndarray, key: str) -> bool:
     return place < len(hashes) and int(hashes[place]) == wanted
 
 
-def novelty(
-    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule | str] | NoveltyIndex | None = None
-) -> list[MetricResult]:
-    """Uniqueness and novelty of a list against known molecules (or their index); None = no reference."""
-    index = reference if isinstance(reference, NoveltyIndex | None) else NoveltyIndex.of(reference)
-    return novelty_results([judge(molecule) for molecule in molecules], index)
-
-
-def novelty_results(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> list[MetricResult]:
-    """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
-
-    Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
-    """
-    counts = NoveltyCounts()
-    for verdict in verdicts:
-        counts.add(verdict)
-    return counts.results(index)
-
-
 @dataclass(eq=False)
 class NoveltyCounts:
     """Uniqueness and novelty of a stream of records, of which only the distinct keys are kept."""
@@ -154,7 +135,10 @@ class NoveltyCounts:
             self._strict.add(verdict.strict)
 
     def results(self, index: NoveltyIndex | None) -> list[MetricResult]:
-        """The numbers so far, see `novelty_results`."""
+        """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
+
+        Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
+        """
         canonical, strict, total = self._canonical, self._strict, self._total
         counts: list[tuple[str, int, int, str]] = [
             ("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),

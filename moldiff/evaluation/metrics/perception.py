@@ -22,6 +22,7 @@ from rdkit.Chem import rdDetermineBonds
 from moldiff.evaluation.metric import MetricOutput, OnProgress, unfinished
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.convert import explicit_atom, set_positions
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, run_limited
 
@@ -175,12 +176,8 @@ def perceive(task: PerceptionInput, *, allow_charged_fragments: bool, use_vdw: b
     """
     mol = Chem.RWMol()
     for atomic_number in task.atomic_number.tolist():
-        atom = Chem.Atom(atomic_number)
-        atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.asarray(task.pos, dtype=np.float64))
-    mol.AddConformer(conformer)
+        mol.AddAtom(explicit_atom(atomic_number))
+    set_positions(mol, task.pos)
     with rdBase.BlockLogs():
         try:
             rdDetermineBonds.DetermineBonds(

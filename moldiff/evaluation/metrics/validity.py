@@ -9,7 +9,6 @@ hydrogens, no atom keeps an unpaired electron, and everything hangs together in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rdkit import Chem
@@ -17,10 +16,10 @@ from rdkit import Chem
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
-from moldiff.molecules import validity as molecules_validity
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.validity import check
 from moldiff.molecules.vocabulary import Vocabulary
 
 FAILURES = (
@@ -78,7 +77,7 @@ def judge(
 
 
 def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> Verdict:
-    problem = molecules_validity.check(molecule, vocabulary)
+    problem = check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), molecule.pieces()[0]
     if problem is not None:
         return Verdict(problem, *counts)
@@ -100,27 +99,12 @@ def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     return stable + int(molecule.num_hydrogens.sum())
 
 
-def validity(
-    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule] | None = None
-) -> list[MetricResult]:
-    """All P2 numbers of a list; `reference` is not used (the `Metric` seam passes it).
-
-    Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
-    """
-    return validity_results([judge(molecule) for molecule in molecules])
-
-
-def validity_results(verdicts: Iterable[Verdict]) -> list[MetricResult]:
-    """P2 numbers of records already judged, ending with one count for every way to fail."""
-    counts = ValidityCounts()
-    for verdict in verdicts:
-        counts.add(verdict)
-    return counts.results()
-
-
 @dataclass(eq=False)
 class ValidityCounts:
-    """P2 numbers of a stream of records, of which none has to be kept."""
+    """P2 numbers of a stream of records, of which none has to be kept.
+
+    One that could not be read counts in every per-molecule denominator.
+    """
 
     total: int = 0
     _atoms: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import to_rdkit
+from moldiff.molecules.convert import explicit_atom, set_positions, to_rdkit
 from moldiff.molecules.formats.record import (
     MAX_ATOMS,
     Block,
@@ -90,9 +90,7 @@ def _xyz_record(
             return rejected(number, name, f"atom {atom}{problem}", status, atom)
     if not lines:
         return rejected(number, name, "no atom")
-    conformer = Chem.Conformer(len(lines))
-    conformer.SetPositions(pos)
-    mol.AddConformer(conformer)
+    set_positions(mol, pos)
     mol.SetProp("_Name", name)
     set_fields(mol, fields)
     return Record(number, name, mol.GetMol())
@@ -122,9 +120,7 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
         return f": got {' '.join(words)[:40]!r}, expected an element and three coordinates"
     if not np.isfinite(pos).all():
         return f" ({words[element]}): coordinate not finite"
-    atom = Chem.Atom(number)
-    atom.SetNoImplicit(True)
-    mol.AddAtom(atom)
+    mol.AddAtom(explicit_atom(number))
     return None
 
 
