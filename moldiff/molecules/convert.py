@@ -1,4 +1,4 @@
-"""The RDKit border: molecules to and from RDKit, validity of explicit graphs with a reason, and canonical keys.
+"""The RDKit border: molecules to and from RDKit, and the stereo of their coordinates.
 
 RDKit is asked to change nothing: every atom is marked no-implicit before sanitising, so that a missing hydrogen
 stays missing and a radical is never completed to a closed shell.

@@ -1,9 +1,8 @@
-"""Files parted into records that are not parsed yet, so that other processes can do the parsing.
+"""Reading files of molecules, with every record accounted for.
 
-Reading and writing files of molecules, with every record accounted for.
-
-Files are read as a stream and parted into records here, so that a broken record cannot take its neighbours with it;
-bytes that are not UTF-8 are replaced, and any line ending will do.
+Files are read as a stream and parted into records that are not parsed yet, so that other processes can do the parsing
+and a broken record cannot take its neighbours with it; bytes that are not UTF-8 are replaced, and any line ending will
+do.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from typing import TextIO, cast
 from rdkit import Chem
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats import smiles
 from moldiff.molecules.formats.mol2 import mol2_parts
 from moldiff.molecules.formats.record import DEFAULT_COLUMNS, PARQUET, Columns, Lines, Part, Record, file_suffix
 from moldiff.molecules.formats.sdf import sdf_parts
-from moldiff.molecules.formats.smiles import parts_of_rows, smiles_parts, table_parts
+from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_parts
 from moldiff.molecules.formats.xyz import xyz_parts
 
 
@@ -43,7 +41,7 @@ def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part
     if path.stat().st_size == 0:
         raise MoldiffError(f"{path}: the file is empty")
     if suffix in PARQUET:
-        yield from parts_of_rows(smiles.parquet_rows(path, columns))
+        yield from parquet_parts(path, columns)
         return
     with _open_text(path) as file:
         yield from _READERS[suffix](Lines(file), path, columns)
