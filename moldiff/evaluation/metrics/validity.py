@@ -19,7 +19,7 @@ from moldiff.molecules import identity
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.validity import check
+from moldiff.molecules.validity import allowed_sums, check
 from moldiff.molecules.vocabulary import Vocabulary
 
 FAILURES = (
@@ -93,10 +93,8 @@ def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     """Stable atoms; a hydrogen is stable by construction, with its one bond to a heavy atom."""
     if not molecule.is_finite:
         return 0
-    allowed = VALENCES.get if vocabulary is None else (lambda key, _: vocabulary.allowed_valences(*key))
-    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
-    stable = sum(total in allowed(key, ()) for key, total in zip(keys, molecule.bond_sums().tolist(), strict=True))
-    return stable + int(molecule.num_hydrogens.sum())
+    pairs = zip(allowed_sums(molecule, vocabulary), molecule.bond_sums().tolist(), strict=True)
+    return sum(total in allowed for allowed, total in pairs) + int(molecule.num_hydrogens.sum())
 
 
 @dataclass(eq=False)
