@@ -20,7 +20,7 @@ import numpy as np
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value, file_suffix
-from moldiff.molecules.formats.sdf import sdf_text
+from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
 from moldiff.molecules.formats.smiles import TableFile, csv_row, smiles_text
 from moldiff.molecules.formats.xyz import xyz_text
 from moldiff.molecules.molecule import Molecule
@@ -255,7 +255,7 @@ _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
     ".csv": None,  # a table, see `TableFile`
 }
 
-_END = b"\n$$$$\n"
+_END = f"\n{END_OF_RECORD}\n".encode()
 _BYTES = 1 << 20
 
 
@@ -338,6 +338,4 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _fields(block: bytes) -> dict[str, str]:
-    """The data fields of a record, whose values are of one line each."""
-    lines = iter(block.decode("utf-8", errors="replace").split("\n"))
-    return {line[line.find("<") + 1 : line.rfind(">")]: next(lines, "") for line in lines if line.startswith(">")}
+    return sdf_fields(block.decode("utf-8", errors="replace").partition(END_OF_BLOCK)[2].split("\n")).values
