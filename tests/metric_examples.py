@@ -10,9 +10,9 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.data.dataset import PreparedSet
-from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metric import MetricOutput
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules import convert, identity, validity
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
@@ -46,17 +46,17 @@ def chain(distances: list[float], z: int = 9) -> Molecule:
     )
 
 
-def subjects(*entries: Molecule | InvalidMolecule) -> Subjects:
+def subjects(*entries: Molecule | InvalidMolecule) -> MoleculeSet:
     readable = [entry if isinstance(entry, Molecule) else None for entry in entries]
     smiles = [None if one is None or validity.check(one) is not None else identity.strict_key(one) for one in readable]
-    return Subjects(entries, [None if one is None else all_atoms(one) for one in readable], smiles)
+    return MoleculeSet(entries, [None if one is None else all_atoms(one) for one in readable], smiles)
 
 
-def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
+def fractions(measured: MetricOutput) -> dict[str, tuple[float, float]]:
     return {result.name: (result.numerator, result.denominator) for result in measured.results}
 
 
-def values(measured: Measured) -> dict[str, float | None]:
+def values(measured: MetricOutput) -> dict[str, float | None]:
     return {result.name: result.value for result in measured.results}
 
 

@@ -12,7 +12,7 @@ from test_io import WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
 from moldiff.data.sources.files import Files
-from moldiff.evaluation.molecule_set import Intake
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.scores import score
 from moldiff.molecules.formats.reader import read
 from moldiff.view.histograms import Distributions, plots
@@ -49,7 +49,7 @@ def test_an_error_that_nobody_thought_of_is_the_reason_of_its_record(tmp_path, m
         return "O"
 
     monkeypatch.setattr("moldiff.molecules.identity.strict_key", odd)
-    rows = score(Intake.of(read(tmp_path / "a.sdf").records).entries).rows
+    rows = score(MoleculeSet.of(read(tmp_path / "a.sdf").records).entries).rows
     assert [row.status for row in rows] == ["unreadable", "ok"]
     assert rows[0].reason == "unexpected RuntimeError: Pre-condition Violation"
 
@@ -60,7 +60,7 @@ def test_s23_a_record_of_40000_atoms_takes_no_memory(tmp_path, name):
     (tmp_path / name).write_text(text if name == "a.xyz" else "C" * 40_000 + "\nO\n")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     many, good = read(tmp_path / name).records
-    score(Intake.of([many, good]).entries, atoms=Intake.of([many, good]).atoms)
+    score(MoleculeSet.of([many, good]).entries, atoms=MoleculeSet.of([many, good]).atoms)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; it was 36 GB
     assert many.problem.reason == "40000 atoms, more than 2500"
     assert good.problem is None

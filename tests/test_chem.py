@@ -125,7 +125,7 @@ def test_missing_bonds_are_radicals_and_surplus_bonds_are_valence():
     assert methyl == InvalidMolecule(Status.RADICAL, "atom 0 (C): bond orders sum to 3, expected 4", 0)
     assert validity.check(atom(8, 3)).status == Status.VALENCE
     assert validity.check(atom(7, 4)).reason == "atom 0 (N): bond orders sum to 4, expected 3"
-    assert "[CH3]" in Chem.MolToSmiles(Chem.RemoveHs(convert._sanitized(convert.to_rdkit(atom(6, 3)))))
+    assert "[CH3]" in Chem.MolToSmiles(Chem.RemoveHs(convert.sanitized_copy(convert.to_rdkit(atom(6, 3)))))
 
 
 def test_carbon_monoxide_and_hypervalent_atoms_are_valid():

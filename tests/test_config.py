@@ -18,6 +18,7 @@ from moldiff.cli.help import CHOICE, COMMANDS, TASKS
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.instantiate import construct
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.suite import SETS, SUITE
 
 CONF = Path(str(resources.files("moldiff.conf")))
 CHOICES = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
@@ -35,7 +36,7 @@ SMILES = (
 )
 
 
-GROUPS_APART = ("data", "experiment", "logger", "metrics", "task")
+GROUPS_APART = ("data", "experiment", "logger", "task")
 """Groups whose choices are built in other ways, or not by every training."""
 
 
@@ -60,7 +61,6 @@ def test_every_group_is_a_folder_of_the_package() -> None:
         "denoiser",
         "experiment",
         "logger",
-        "metrics",
         "optimizer",
         "prior",
         "process",
@@ -78,7 +78,7 @@ def test_every_choice_builds(group: str, choice: str) -> None:
         assert built(name, config) is not None
 
 
-@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "metrics"])
+@pytest.mark.parametrize("choice", [*SETS, *SUITE])
 def test_every_metric_builds_with_the_defaults_of_python(choice: str) -> None:
     for name, config in compose_options("evaluate", [f"metrics={choice}"])["metrics"].items():
         metric = construct(config, None)

@@ -152,6 +152,21 @@ def test_importing_training_loads_no_rdkit() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("moldiff.molecules.formats.reader, moldiff.molecules.identity, moldiff.molecules.stereo", "torch scipy"),
+        ("moldiff.evaluation.evaluate, moldiff.evaluation.suite", "torch"),
+        ("moldiff.data.curation, moldiff.data.sources.files", "torch"),
+    ],
+)
+def test_workers_load_little(modules: str, heavy: str) -> None:
+    """What processes of the preparation and of the evaluation import: half a second each for torch would be felt."""
+    code = f"import sys, {modules}; print([name for name in {heavy.split()} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from moldiff.cli.main import main; main(['--help']); main(['train', '--help']); "

@@ -17,9 +17,9 @@ from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
 from moldiff.evaluation import suite
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metric import MetricOutput
 from moldiff.evaluation.metrics.relaxation import Relaxation
-from moldiff.evaluation.reference import Known
+from moldiff.evaluation.reference import ReferenceSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
@@ -47,7 +47,7 @@ class Counted(Stopped):
     """One that counts."""
 
     def __call__(self, subjects, reference, on_progress):
-        return Measured(
+        return MetricOutput(
             [MetricResult("own_count", 1, len(subjects), "One.")], {"own_place": list(range(len(subjects)))}
         )
 
@@ -200,9 +200,9 @@ def test_reference_stands_beside(sample, tmp_path):
 
 def test_reference_from_a_prepared_set(sample):
     folder = str(files("moldiff.example_data").joinpath("sample"))
-    known = Known.of(folder, 20)
+    known = ReferenceSet.of(folder, 20)
     assert known.trained_on
-    assert len(known.subjects) == 20
+    assert len(known.molecules) == 20
     assert known.source == "20 of 100 test molecules of qm9-sample"
     report = evaluate(sample[:10], reference=folder, metrics="geometry", reference_size=20)
     beside = {result.name: result for result in report.reference_results}
@@ -212,10 +212,10 @@ def test_reference_from_a_prepared_set(sample):
 
 def test_sample_of_a_long_reference_is_random_and_the_same_every_time():
     smiles = ["C" * length for length in range(1, 101)]
-    first, again = Known.of(smiles, 10), Known.of(smiles, 10)
-    assert first.subjects.smiles == again.subjects.smiles
-    assert len(set(first.subjects.smiles)) == 10
-    assert max(map(len, first.subjects.smiles)) > 50
+    first, again = ReferenceSet.of(smiles, 10), ReferenceSet.of(smiles, 10)
+    assert first.molecules.smiles == again.molecules.smiles
+    assert len(set(first.molecules.smiles)) == 10
+    assert max(map(len, first.molecules.smiles)) > 50
     assert len(first.index) == 100
 
 
@@ -231,3 +231,17 @@ def test_command_line(sample, tmp_path, capsys):
     assert document["molecules"][0]["p3_status"] == "ok"
     assert main(["evaluate", f"input={path}", "metrics=[p4]"]) == 2
     assert "metrics: got 'p4', expected one of" in capsys.readouterr().err
+
+
+def test_a_metric_of_ones_own_from_the_command_line(tmp_path):
+    """A YAML in a folder of configs names its class, beside metrics of the suite; settings are set as theirs are."""
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "own.yaml").write_text(
+        "defaults: [diversity, _self_]\nown:\n  _target_: test_metric_suite.Counted\n  name: own\n"
+    )
+    write(tmp_path / "a.sdf", [water()])
+    out = tmp_path / "r.json"
+    words = [f"input={tmp_path / 'a.sdf'}", "metrics=own", "metrics.own.name=own", f"out={out}"]
+    assert main(["evaluate", *words, "--config-dir", str(tmp_path)]) == 0
+    names = {result["name"] for result in json.loads(out.read_text(encoding="utf-8"))["results"]}
+    assert {"own_count", "diversity_internal"} <= names

@@ -8,24 +8,24 @@ from rdkit.Chem import rdFingerprintGenerator
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.metrics import diversity
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 
 KNOWN = ["CCO", "c1ccccc1O", "CC(=O)N", "C1CC1", "OCC(O)CO", "CCOC", "N#CC", "CCCCCC"]
 
 
-def of(*smiles: str | None) -> Subjects:
-    return Subjects([], [], smiles, has_coordinates=False)
+def of(*smiles: str | None) -> MoleculeSet:
+    return MoleculeSet([], [], smiles, missing={"p1": NO_COORDINATES})
 
 
-class Counted(Subjects):
-    """Subjects of which only the SMILES matter."""
+class Counted(MoleculeSet):
+    """MoleculeSet of which only the SMILES matter."""
 
     def __len__(self) -> int:
         return len(self.smiles)
 
 
-def counted(*smiles: str | None) -> Subjects:
-    return Counted([], [], smiles, has_coordinates=False)
+def counted(*smiles: str | None) -> MoleculeSet:
+    return Counted([], [], smiles, missing={"p1": NO_COORDINATES})
 
 
 def test_equal_and_unlike() -> None:

@@ -9,10 +9,10 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom
 
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.metric import Measured
+from moldiff.evaluation.metric import MetricOutput
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
 from moldiff.evaluation.metrics.perception import Perception
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import NO_BONDS, MoleculeSet
 from moldiff.molecules import convert, identity
 from moldiff.molecules.molecule import InvalidMolecule, Status
 
@@ -27,23 +27,25 @@ def atoms_of(smiles: str):
     return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]), mol.GetConformer().GetPositions()
 
 
-def bare(*atoms) -> Subjects:
+def bare(*atoms) -> MoleculeSet:
     """Elements and coordinates without bonds, as from an XYZ file."""
     nothing = InvalidMolecule(Status.UNREADABLE, "no bonds")
-    return Subjects([nothing] * len(atoms), list(atoms), [None] * len(atoms), has_bonds=False)
+    return MoleculeSet([nothing] * len(atoms), list(atoms), [None] * len(atoms), missing={"p2": NO_BONDS})
 
 
-def with_graphs(*smiles: str) -> Subjects:
+def with_graphs(*smiles: str) -> MoleculeSet:
     """Molecules with their own bonds."""
     entries = []
     for text in smiles:
         mol = Chem.AddHs(Chem.MolFromSmiles(text))
         assert rdDistGeom.EmbedMolecule(mol, randomSeed=5) == 0
         entries.append(convert.from_rdkit(mol))
-    return Subjects(entries, [all_atoms(entry) for entry in entries], [identity.strict_key(entry) for entry in entries])
+    return MoleculeSet(
+        entries, [all_atoms(entry) for entry in entries], [identity.strict_key(entry) for entry in entries]
+    )
 
 
-def fractions(measured: Measured) -> dict[str, tuple[float, float]]:
+def fractions(measured: MetricOutput) -> dict[str, tuple[float, float]]:
     return {result.name: (result.numerator, result.denominator) for result in measured.results}
 
 
@@ -111,7 +113,7 @@ def test_b35_b36_loose_fragments_and_records_that_cannot_be_perceived():
 def test_another_graph_than_the_own_one_is_counted():
     """The coordinates of formaldehyde under the name of carbon monoxide."""
     subjects = with_graphs("C=O", "CO")
-    subjects = Subjects(subjects.entries, subjects.atoms, ["[C-]#[O+]", "CO"])
+    subjects = MoleculeSet(subjects.entries, subjects.atoms, ["[C-]#[O+]", "CO"])
     found = Perception()(subjects)
     assert found.columns["p3_same_graph"] == [False, True]
     assert fractions(found)["p3_same_graph"] == (1, 2)

@@ -12,6 +12,8 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +38,21 @@ CONFIG_MODULE = "moldiff.conf"
 
 for _command in COMMANDS:
     ConfigStore.instance().store(f"{_command}_options", root_config(_command))
+
+
+@cache
+def _store_metrics() -> None:
+    """The group `metrics`: every metric of the suite with the defaults of its class, and the names for several."""
+    from moldiff.evaluation.suite import SETS, SUITE  # here, for it loads RDKit
+
+    store, settings = ConfigStore.instance(), {name: asdict(metric()) for name, metric in SUITE.items()}
+    for name, metric in SUITE.items():
+        target = {"_target_": f"{metric.__module__}.{metric.__qualname__}"}
+        store.store(name, {name: target | settings[name]}, group="metrics")
+    for several, names in SETS.items():
+        optional = {name: {"skip_if_missing": True} for name in names if "skip_if_missing" in settings[name]}
+        store.store(several, {"defaults": [*names, "_self_"], **optional}, group="metrics")
+
 
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
@@ -95,6 +112,8 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
         MoldiffError: for the first argument that cannot be used.
     """
     _check_installed()
+    if "metrics" in options_of(command):
+        _store_metrics()
     kinds = _KINDS | {name: one.kinds for name, one in options_of(command).items() if one.kinds}
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []

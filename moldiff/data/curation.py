@@ -20,9 +20,9 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.convert import atom_order, atoms, from_rdkit
 from moldiff.molecules.elements import VALENCES
-from moldiff.molecules.formats.completion import HYDROGENS_ADDED, closed_where_drawn, has_hydrogen
-from moldiff.molecules.formats.record import Record, total_charge
+from moldiff.molecules.formats.record import HYDROGENS_ADDED, Record, total_charge
 from moldiff.molecules.fragments import file_index, file_order, largest_fragment
+from moldiff.molecules.hydrogens import closed_where_drawn, has_hydrogen
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import odd_bonds, odd_smiles
 from moldiff.molecules.validity import check

@@ -46,7 +46,7 @@ FORMER: Mapping[str, str] = {
     "moldiff.metrics.distribution.Distribution": "moldiff.evaluation.metrics.distributions.Distribution",
     "moldiff.metrics.diversity.Diversity": "moldiff.evaluation.metrics.diversity.Diversity",
     "moldiff.metrics.druglike.DrugLikeness": "moldiff.evaluation.metrics.druglike.DrugLikeness",
-    "moldiff.metrics.forcefield.ForceFieldRelaxation": "moldiff.evaluation.metrics.forcefield.ForceFieldRelaxation",
+    "moldiff.metrics.forcefield.ForceFieldRelaxation": "moldiff.evaluation.metrics.relaxation.ForceFieldRelaxation",
     "moldiff.metrics.frechet.FrechetDistance": "moldiff.evaluation.metrics.fcd.FrechetDistance",
     "moldiff.metrics.neighbours.NearestNeighbours": "moldiff.evaluation.metrics.diversity.NearestNeighbours",
     "moldiff.metrics.perception.Perception": "moldiff.evaluation.metrics.perception.Perception",

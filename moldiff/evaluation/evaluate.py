@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.bond_lookup import MARGINS_PM
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Entry, Intake, Subjects, known_item
-from moldiff.evaluation.reference import Known, Reference
-from moldiff.evaluation.remarks import remark_counts, remarks
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
+from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Entry, MoleculeSet, known_item
+from moldiff.evaluation.reference import Reference, ReferenceSet
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.result import MetricResult
-from moldiff.evaluation.scores import MoleculeRow, score
-from moldiff.evaluation.suite import Choice, Findings, OnMetric, blanked, choose, run_metrics
-from moldiff.molecules.formats.completion import completed_record
-from moldiff.molecules.formats.reader import read
-from moldiff.molecules.formats.record import Record
+from moldiff.evaluation.scores import MoleculeRow, Scores, score
+from moldiff.evaluation.suite import Choice, Findings, OnMetric, choose, run_metrics
+from moldiff.molecules.formats.reader import ReadResult, read
+from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
-from moldiff.molecules.molecule import InvalidMolecule, Status
-from moldiff.molecules.oddities import Oddity
+from moldiff.molecules.hydrogens import lacks_hydrogens
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.oddities import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
 __all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
+
+Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
+"""A file, what was read of one, or molecules."""
+
+HYDROGENS_MISSING = "hydrogens are missing (hydrogens=add adds them)"
 
 REFERENCE_SIZE = 10_000
 """Molecules of the reference that are compared with."""
 
 
 def evaluate(
-    source: str | Path | Sequence[Entry] | Sequence[str],
+    source: Source,
     *,
     reference: Reference | None = None,
     metrics: Choice = "fast",
@@ -49,8 +55,9 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), molecules of
-            this package (such as those of `moldiff.load("qm9").sample(100)`) or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), what
+            `moldiff.read` made of one, molecules of this package (such as those of `moldiff.load("qm9").sample(100)`)
+            or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
@@ -77,46 +84,71 @@ def evaluate(
         raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
     if hydrogens not in ("keep", "add"):
         raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
-    known = Known.of(reference, reference_size, complete=hydrogens == "add")
-    records, intake, found = _read(source, complete=hydrogens == "add")
-    scores = score(intake.entries, known.index, vocabulary=vocabulary, atoms=intake.atoms, drawings=intake.drawings)
-    rows = scores.rows if records is None else [_with_record(*pair) for pair in zip(scores.rows, records, strict=True)]
-    rows = [_with_remarks(*pair) for pair in zip(rows, found, strict=True)]
+    known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
+    items, from_file = _items(source, complete=hydrogens == "add")
+    molecules = MoleculeSet.of(items)
+    odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
+    scores = _score(molecules, known.index, vocabulary)
+    rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
+    if from_file:
+        rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
     findings = Findings(
-        results=blanked(scores.results, intake.missing),
-        notes=dict(scores.notes) | _notes(scores.results, intake.missing),
+        results=[
+            replace(one, numerator=0, denominator=0) if _missing(one, molecules) else one for one in scores.results
+        ],
+        notes=dict(scores.notes) | {one.name: why for one in scores.results if (why := _missing(one, molecules))},
         skipped=skipped,
-        reference_results=[] if known.subjects is None else _scores_of_known(known, len(rows), vocabulary),
+        reference_results=_scores_of_known(known, len(rows), vocabulary),
     )
-    run_metrics(chosen, intake.subjects([row.smiles for row in rows]), known.subjects, findings, on_progress)
+    molecules = replace(molecules, smiles=[row.smiles for row in rows])
+    run_metrics(chosen, molecules, known.molecules, findings, on_progress)
+    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
     options = _options(source, reference, known, rows) | {"hydrogens": hydrogens}
-    report = _report(rows, findings, options, remark_counts(found))
+    report = _report(rows, findings, options, dict(kinds.most_common()))
     if out is not None:
         report.write(out)
     return report
 
 
-class _Read(NamedTuple):
-    """The records of a file or of SMILES, None for molecules; what there is of them, and what is odd about each."""
+def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
+    """What there is to evaluate, and whether it is the records of a file, or SMILES.
 
-    records: list[Record] | None
-    intake: Intake
-    remarks: list[list[Oddity]]
-
-
-def _read(source: str | Path | Sequence[Entry] | Sequence[str], *, complete: bool) -> _Read:
-    """What there is to evaluate; with `complete`, with the hydrogens that structures lack."""
-    records: list[Record] | None = None
-    entries: list[Any] = [] if isinstance(source, str | Path) else list(source)
+    With `complete`, structures have the hydrogens that they lack.
+    """
     if isinstance(source, str | Path):
-        records = read(source).records
-    elif entries and all(isinstance(entry, str) for entry in entries):
-        records = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-    items: list[Any] = [known_item(*pair) for pair in enumerate(entries if records is None else records)]
+        source = read(source)
+    entries: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
+    are_smiles = bool(entries) and all(isinstance(entry, str) for entry in entries)
+    if are_smiles:
+        entries = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
+    items = [known_item(*pair) for pair in enumerate(entries)]
     if complete:
-        items = [completed_record(item) if isinstance(item, Record) else item for item in items]
-    intake = Intake.of(items)
-    return _Read(None if records is None else items, intake, remarks(items, intake))
+        items = [item.completed() if isinstance(item, Record) else item for item in items]
+    return items, are_smiles or isinstance(source, ReadResult)
+
+
+def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
+    """What is odd about an item that can be read: data fields, missing hydrogens, bonds, a SMILES of another graph."""
+    found = []
+    if isinstance(item, Record):
+        found = [Oddity(remark) for remark in item.remarks]
+        if item.mol is not None and item.problem is None:
+            found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
+            contradictions = guarded(odd_smiles, item.mol)
+            found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
+    entry = molecules.entries[place]
+    if isinstance(entry, Molecule) and molecules.problem(place) is None:
+        found += odd_bonds(entry, molecules.order(place))
+    return found
+
+
+def _score(molecules: MoleculeSet, index: NoveltyIndex | None, vocabulary: Vocabulary | None) -> Scores:
+    return score(molecules.entries, index, vocabulary=vocabulary, atoms=molecules.atoms, drawings=molecules.drawings)
+
+
+def _missing(result: MetricResult, molecules: MoleculeSet) -> str | None:
+    """Why the protocol of a result does not apply to this kind of records; None = it does."""
+    return molecules.missing.get(result.name.partition("_")[0])
 
 
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
@@ -126,26 +158,14 @@ def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
     return replace(row, name=record.name, reason=reason)
 
 
-def _with_remarks(row: MoleculeRow, found: Sequence[Oddity]) -> MoleculeRow:
-    return replace(row, remarks="; ".join(map(str, found)) or None)
-
-
-def _notes(results: Sequence[MetricResult], missing: Mapping[str, str]) -> dict[str, str]:
-    """Why the results of a protocol that does not apply are empty."""
-    protocols = {result.name: result.name.partition("_")[0] for result in results}
-    return {name: missing[protocol] for name, protocol in protocols.items() if protocol in missing}
-
-
-def _scores_of_known(known: Known, count: int, vocabulary: Vocabulary | None) -> list[MetricResult]:
+def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | None) -> list[MetricResult]:
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
-    assert known.subjects is not None
-    some: Subjects = known.subjects.first(count)
+    if known.molecules is None:
+        return []
+    some = known.molecules.first(count)
     index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
-    scores = score(some.entries, index, vocabulary=vocabulary, atoms=some.atoms, drawings=some.drawings)
-    missing = {"p1"} if not some.has_coordinates else set()
-    missing |= set() if some.has_bonds else {"p2"}
-    kept = [result for result in scores.results if result.name.partition("_")[0] not in missing]
-    results = [result for result in kept if result.name != "p2_novel_parent"]
+    results = [result for result in _score(some, index, vocabulary).results if not _missing(result, some)]
+    results = [result for result in results if result.name != "p2_novel_parent"]
     return [result for result in results if known.trained_on or "novel" not in result.name]
 
 
@@ -168,14 +188,15 @@ def _report(
 
 
 def _options(
-    source: str | Path | Sequence[Entry] | Sequence[str],
+    source: Source,
     reference: Reference | None,
-    known: Known,
+    known: ReferenceSet,
     rows: Sequence[MoleculeRow],
 ) -> dict[str, Any]:
     index = known.index
+    path = source.path if isinstance(source, ReadResult) else source
     return {
-        "input": str(source) if isinstance(source, str | Path) else "molecules from Python",
+        "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),
         "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
         "reference": str(reference) if isinstance(reference, str | Path) else None,

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.molecule import Molecule, Status
+from moldiff.molecules.molecule import Status
+from moldiff.processes import was_interrupted
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of finished and of all steps."""
+
+_Outcome = TypeVar("_Outcome")
 
 WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
 """How the check of a molecule in a worker process can end other than well."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricOutput:
     """What a metric found.
 
     Attributes:
@@ -40,7 +43,7 @@ class Measured:
     interrupted: bool = False
 
 
-class Measure(Protocol):
+class Metric(Protocol):
     """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass."""
 
     @property
@@ -58,8 +61,10 @@ class Measure(Protocol):
         """The optional package that it needs."""
         ...
 
-    def __call__(self, subjects: Subjects, reference: Subjects | None, on_progress: OnProgress | None) -> Measured:
-        """The numbers of `subjects`, compared with `reference` where that is what the metric does."""
+    def __call__(
+        self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None
+    ) -> MetricOutput:
+        """The numbers of `molecules`, compared with `reference` where that is what the metric does."""
         ...
 
 
@@ -97,6 +102,12 @@ def unfinished(name: str, count: int, total: int) -> list[MetricResult]:
     return [MetricResult(f"{name}_status_{Status.INTERRUPTED}", count, total, definition)] if count else []
 
 
+def finished(name: str, outcomes: Sequence[_Outcome]) -> tuple[list[_Outcome], list[MetricResult]]:
+    """Outcomes of worker processes without those that Ctrl-C left, and how many these are (`unfinished`)."""
+    kept = [outcome for outcome in outcomes if not was_interrupted([outcome])]
+    return kept, unfinished(name, len(outcomes) - len(kept), len(outcomes))
+
+
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
     """The mean as sum over number; no value for an empty list."""
     return MetricResult(name, float(np.sum(values)), len(values), definition, len(values), unit)
@@ -106,13 +117,3 @@ def median(name: str, values: Sequence[float] | np.ndarray, definition: str, uni
     """The median over 1, with the number of values as `counted`; no value for an empty list."""
     middle = float(np.median(values)) if len(values) else 0.0
     return MetricResult(name, middle, 1 if len(values) else 0, definition, len(values), unit)
-
-
-class Metric(Protocol):
-    """A function of molecules and, where it compares, of reference molecules."""
-
-    def __call__(
-        self, molecules: Sequence[Molecule], reference: Sequence[Molecule] | None = None
-    ) -> list[MetricResult]:
-        """Numbers with their numerators, denominators and definitions."""
-        ...

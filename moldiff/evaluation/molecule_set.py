@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.bond_lookup import Atoms, all_atoms
-from moldiff.molecules import convert
+from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.writer import Recorded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -24,12 +25,15 @@ Entry = Molecule | InvalidMolecule | Recorded | Chem.Mol | None
 
 
 @dataclass(frozen=True, eq=False)
-class Intake:
-    """What there is to evaluate.
+class MoleculeSet:
+    """The records under evaluation, as every protocol and metric sees them.
 
     Attributes:
-        entries: what protocol P2 judges; the graph as drawn, broken valences included, so that its atoms count.
-        atoms: elements and coordinates, in the order of the file; None = none, as of a SMILES or a 2D drawing.
+        entries: the graphs as drawn, broken valences included so that their atoms count, or why there is none; of a
+            record without coordinates these are placeholders.
+        atoms: elements and coordinates (Å) of all atoms in the order of the file, hydrogens included; None = no
+            coordinates, as of a SMILES or a 2D drawing.
+        smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
         sources: the molecules as RDKit read them; None for those of this package.
         drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
         missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
@@ -37,40 +41,97 @@ class Intake:
 
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
-    sources: Sequence[Chem.Mol | None]
-    drawings: Sequence[Chem.Mol | None]
+    smiles: Sequence[str | None] = ()
+    sources: Sequence[Chem.Mol | None] = ()
+    drawings: Sequence[Chem.Mol | None] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, items: Sequence[Record | Entry]) -> Intake:
+    def of(cls, items: Sequence[Record | Entry]) -> MoleculeSet:
         """Records of a file, or molecules from Python; None is one that could not be read, as RDKit's readers give it.
+
+        Their SMILES are what protocol P2 comes to (`replace(..., smiles=...)`).
 
         Raises:
             MoldiffError: for anything else.
         """
         known = [known_item(place, item) for place, item in enumerate(items)]
         sources = [item.mol if isinstance(item, Record) else None for item in known]
-        atoms = [_atoms_of(item) for item in known]
         read = [mol for mol in sources if mol is not None]
-        all_read = not any(isinstance(item, Molecule) for item in known)
-        missing = {"p1": NO_COORDINATES} if read and all_read and not any(map(_is_placed, read)) else {}
-        if any(mol.GetNumAtoms() > 1 for mol in read) and all_read and not any(mol.GetNumBonds() for mol in read):
-            missing["p2"] = NO_BONDS
-        entries = [_entry(item, missing) for item in known]
-        drawings = [_drawing(item) for item in known]
-        return cls(entries, atoms, sources, drawings, missing)
-
-    def subjects(self, smiles: Sequence[str | None]) -> Subjects:
-        """For metrics, with the SMILES of the valid ones."""
-        return Subjects(
-            self.entries,
-            self.atoms,
-            smiles,
-            self.sources,
-            self.drawings,
-            has_coordinates="p1" not in self.missing,
-            has_bonds="p2" not in self.missing,
+        missing = {}
+        if not any(isinstance(item, Molecule) for item in known):
+            if read and not any(map(_is_placed, read)):
+                missing["p1"] = NO_COORDINATES
+            if any(mol.GetNumAtoms() > 1 for mol in read) and not any(mol.GetNumBonds() for mol in read):
+                missing["p2"] = NO_BONDS
+        return cls(
+            entries=[_entry(item, missing) for item in known],
+            atoms=[_atoms_of(item) for item in known],
+            sources=sources,
+            drawings=[_drawing(item) for item in known],
+            missing=missing,
         )
+
+    @property
+    def has_coordinates(self) -> bool:
+        """False for a file of SMILES, whose entries have placeholders instead."""
+        return "p1" not in self.missing
+
+    @property
+    def has_bonds(self) -> bool:
+        """False for a file of elements and coordinates alone."""
+        return "p2" not in self.missing
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def first(self, count: int) -> MoleculeSet:
+        """The first so many of them."""
+        return self._part(slice(count))
+
+    def every_other(self, start: int) -> MoleculeSet:
+        """Every second of them from place 0 or 1."""
+        return self._part(slice(start, None, 2))
+
+    def _part(self, part: slice) -> MoleculeSet:
+        names = ("entries", "atoms", "smiles", "sources", "drawings")
+        return replace(self, **{name: getattr(self, name)[part] for name in names})
+
+    def spread(self, values: Mapping[int, Any]) -> list[Any]:
+        """Values by place as a column: one per record, None where there is none."""
+        return [values.get(place) for place in range(len(self))]
+
+    @cached_property
+    def valid(self) -> list[int]:
+        """Places of the records that are valid by protocol P2."""
+        return [place for place, text in enumerate(self.smiles) if text is not None]
+
+    @cached_property
+    def mols(self) -> dict[int, Chem.Mol]:
+        """Sanitised RDKit molecules by place, of the valid records in 3D; explicit hydrogens, one conformer."""
+        placed = {place: self.entries[place] for place in self.valid if self.atoms[place] is not None}
+        mols = {place: to_rdkit(one, stereo=False) for place, one in placed.items() if isinstance(one, Molecule)}
+        with rdBase.BlockLogs():
+            for mol in mols.values():
+                Chem.SanitizeMol(mol)
+        return mols
+
+    def order(self, place: int) -> np.ndarray:
+        """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
+        source = self.sources[place] if self.sources else None
+        if source is not None:
+            return atom_order(source)
+        entry = self.entries[place]
+        return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
+
+    def problem(self, place: int) -> InvalidMolecule | None:
+        """Why the coordinates of a record cannot be used; None = they can."""
+        entry, atoms = self.entries[place], self.atoms[place]
+        if atoms is None:
+            return entry if isinstance(entry, InvalidMolecule) else InvalidMolecule(Status.UNREADABLE, "no coordinates")
+        if not np.isfinite(atoms[1]).all():
+            return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
+        return None
 
 
 def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidMolecule:
@@ -110,10 +171,8 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     mol.RemoveAllConformers()
     mol.UpdatePropertyCache(strict=False)
     mol = Chem.AddHs(mol)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
-    mol.AddConformer(conformer)
-    return convert.from_rdkit(mol)
+    set_positions(mol, np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
+    return from_rdkit(mol)
 
 
 def _drawing(item: Record | Molecule | InvalidMolecule) -> Chem.Mol | None:
@@ -138,76 +197,3 @@ def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
     if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
         return None
     return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
-
-
-@dataclass(frozen=True, eq=False)
-class Subjects:
-    """The records under evaluation, as every metric sees them.
-
-    Attributes:
-        entries: the graphs as drawn, broken valences included, or why there is none.
-        atoms: elements and coordinates (Å) of all atoms, hydrogens included; None = no coordinates.
-        smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
-        sources: the molecules as RDKit read them; None for those of this package.
-        drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
-        has_coordinates: False for a file of SMILES, whose entries have placeholders instead.
-        has_bonds: False for a file of elements and coordinates alone.
-    """
-
-    entries: Sequence[Molecule | InvalidMolecule]
-    atoms: Sequence[Atoms | None]
-    smiles: Sequence[str | None]
-    sources: Sequence[Chem.Mol | None] = ()
-    drawings: Sequence[Chem.Mol | None] = ()
-    has_coordinates: bool = True
-    has_bonds: bool = True
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def first(self, count: int) -> Subjects:
-        """The first so many of them."""
-        return self._part(slice(count))
-
-    def every_other(self, start: int) -> Subjects:
-        """Every second of them from place 0 or 1."""
-        return self._part(slice(start, None, 2))
-
-    def _part(self, part: slice) -> Subjects:
-        fields = ("entries", "atoms", "smiles", "sources", "drawings")
-        return replace(self, **{name: getattr(self, name)[part] for name in fields})
-
-    @cached_property
-    def valid(self) -> list[int]:
-        """Places of the records that are valid by protocol P2."""
-        return [place for place, text in enumerate(self.smiles) if text is not None]
-
-    @cached_property
-    def mols(self) -> dict[int, Chem.Mol]:
-        """Sanitised RDKit molecules by place, of the valid records in 3D; explicit hydrogens, one conformer."""
-        return {place: _sanitized(self.entries[place]) for place in self.valid if self.atoms[place] is not None}
-
-    def order(self, place: int) -> np.ndarray:
-        """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
-        source = self.sources[place] if self.sources else None
-        if source is not None:
-            return convert.atom_order(source)
-        entry = self.entries[place]
-        return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
-
-    def problem(self, place: int) -> InvalidMolecule | None:
-        """Why the coordinates of a record cannot be used; None = they can."""
-        entry, atoms = self.entries[place], self.atoms[place]
-        if atoms is None:
-            return entry if isinstance(entry, InvalidMolecule) else InvalidMolecule(Status.UNREADABLE, "no coordinates")
-        if not np.isfinite(atoms[1]).all():
-            return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
-        return None
-
-
-def _sanitized(entry: Molecule | InvalidMolecule) -> Chem.Mol:
-    assert isinstance(entry, Molecule)
-    mol = convert.to_rdkit(entry, stereo=False)
-    with rdBase.BlockLogs():
-        Chem.SanitizeMol(mol)
-    return mol

@@ -1,4 +1,4 @@
-"""Known molecules: what novelty is decided on, and what distributions are compared with."""
+"""ReferenceSet molecules: what novelty is decided on, and what distributions are compared with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 
 from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
 from moldiff.evaluation.metrics.validity import judge
-from moldiff.evaluation.molecule_set import Intake, Subjects
-from moldiff.molecules.formats.completion import completed_record
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.smiles import smiles_record
@@ -24,23 +23,23 @@ _MOLECULES_FILE = "molecules.safetensors"  # what tells a prepared folder from a
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """Known molecules.
+class ReferenceSet:
+    """ReferenceSet molecules.
 
     Attributes:
         index: their keys; None = nothing is known.
-        subjects: a sample of them to compare with; None = only their keys are known.
+        molecules: a sample of them to compare with; None = only their keys are known.
         source: what the sample is.
         trained_on: whether the index is of other molecules than the sample (training and test set).
     """
 
     index: NoveltyIndex | None
-    subjects: Subjects | None = None
+    molecules: MoleculeSet | None = None
     source: str | None = None
     trained_on: bool = False
 
     @classmethod
-    def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> Known:
+    def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
         """Open what the user names as reference.
 
         Args:
@@ -62,19 +61,21 @@ class Known:
             return _of_prepared(path, size)
         if path.is_dir() or path.suffix == ".safetensors":
             return cls(NoveltyIndex.load(path))
-        return _of_records(map(completed_record, records(path)) if complete else records(path), size, path.name)
+        return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
 
 
 def _as_record(number: int, entry: Molecule | str) -> Record | Molecule:
     return smiles_record(number, entry, "", {}) if isinstance(entry, str) else entry
 
 
-def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> Known:
+def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> ReferenceSet:
     """Keys of all, and a random sample; one pass, so that a long file is never in memory."""
     sample = _Sample(size)
     index = NoveltyIndex.of(_key_source(entry) for entry in sample.watch(found))
     kept = sample.kept()
-    return Known(index, _subjects(Intake.of(kept)), f"{len(kept)} of {sample.seen} molecules of {source}")
+    return ReferenceSet(
+        index, _with_smiles(MoleculeSet.of(kept)), f"{len(kept)} of {sample.seen} molecules of {source}"
+    )
 
 
 def _key_source(entry: Record | Molecule) -> Any:
@@ -83,23 +84,23 @@ def _key_source(entry: Record | Molecule) -> Any:
     return entry.problem if entry.problem is not None else entry.mol
 
 
-def _of_prepared(path: Path, size: int) -> Known:
+def _of_prepared(path: Path, size: int) -> ReferenceSet:
     from moldiff.data.dataset import PreparedSet
 
     prepared = PreparedSet.load(path)
     places = prepared.split("test")
     chosen = np.random.default_rng(0).permutation(places)[:size]
-    intake = Intake.of([prepared.molecule(int(place)) for place in chosen])
+    molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
     trained = prepared.split("train")
     texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
     index = replace(NoveltyIndex.load(path), texts=texts)
-    return Known(index, _subjects(intake), source, trained_on=True)
+    return ReferenceSet(index, _with_smiles(molecules), source, trained_on=True)
 
 
-def _subjects(intake: Intake) -> Subjects:
-    pairs = zip(intake.entries, intake.drawings, strict=True)
-    return intake.subjects([judge(entry, drawing=drawing).strict for entry, drawing in pairs])
+def _with_smiles(molecules: MoleculeSet) -> MoleculeSet:
+    pairs = zip(molecules.entries, molecules.drawings, strict=True)
+    return replace(molecules, smiles=[judge(entry, drawing=drawing).strict for entry, drawing in pairs])
 
 
 class _Sample:

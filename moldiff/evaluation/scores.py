@@ -16,8 +16,8 @@ from moldiff.evaluation.metrics.bond_lookup import (
     largest_fragment,
     look_up,
 )
-from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex, novelty_results, parent_novelty
-from moldiff.evaluation.metrics.validity import Verdict, judge, validity_results
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
+from moldiff.evaluation.metrics.validity import ValidityCounts, judge
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
@@ -105,24 +105,50 @@ def score(
         atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
     pairs = zip(molecules, drawings or [None] * len(molecules), strict=True)
     verdicts = [judge(molecule, vocabulary, drawing) for molecule, drawing in pairs]
+    validity, uniqueness = ValidityCounts(), NoveltyCounts()
+    for verdict in verdicts:
+        validity.add(verdict)
+        uniqueness.add(verdict)
     looked_up = look_up([entry for entry in atoms if entry is not None])
     fragments = [largest_fragment(graph) for graph in looked_up]
     parents, novel = parent_novelty(verdicts, novelty)
     results = [
         *distance_lookup_results(looked_up, fragments, len(molecules)),
-        *validity_results(verdicts),
-        *novelty_results(verdicts, novelty),
+        *validity.results(),
+        *uniqueness.results(novelty),
         parents,
     ]
     found = iter(zip(looked_up, fragments, strict=True))
-    lookups = [None if entry is None else next(found) for entry in atoms]
-    rows = _rows(molecules, verdicts, lookups, novelty)
-    if parents.denominator:
-        rows = [
-            replace(row, novel_parent=None if verdict.canonical is None else verdict.canonical in novel)
-            for row, verdict in zip(rows, verdicts, strict=True)
-        ]
+    rows, seen = [], set[str]()
+    for number, (molecule, verdict, entry) in enumerate(zip(molecules, verdicts, atoms, strict=True), start=1):
+        key = verdict.canonical
+        row = MoleculeRow(
+            number=number,
+            name=molecule.name if isinstance(molecule, Molecule) else "",
+            status=verdict.status,
+            reason="" if verdict.problem is None else verdict.problem.reason,
+            smiles=verdict.strict,
+            unique=None if key is None else key not in seen,
+            novel=None if key is None or not novelty else not novelty.contains(key),
+            novel_parent=None if key is None or not parents.denominator else key in novel,
+        )
+        if isinstance(molecule, Molecule):
+            row = replace(
+                row,
+                num_heavy_atoms=molecule.num_heavy_atoms,
+                num_atoms=verdict.num_atoms,
+                num_fragments=verdict.num_fragments,
+                p2_stable=verdict.stable,
+            )
+        rows.append(row if entry is None else _with_lookup(row, *next(found)))
+        seen |= set() if key is None else {key}
     return Scores(results, rows, _notes(results, novelty))
+
+
+def _with_lookup(row: MoleculeRow, graph: LookedUp, fragment: LargestFragment | None) -> MoleculeRow:
+    """The row with what protocol P1 says."""
+    smiles, count = (None, None) if fragment is None else fragment
+    return replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
 
 
 def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
@@ -140,37 +166,3 @@ def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dic
             why = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
             notes[result.name] = why
     return notes
-
-
-def _rows(
-    molecules: Sequence[Molecule | InvalidMolecule],
-    verdicts: Sequence[Verdict],
-    lookups: Sequence[tuple[LookedUp, LargestFragment | None] | None],
-    novelty: NoveltyIndex | None,
-) -> list[MoleculeRow]:
-    rows, seen = [], set[str]()
-    for number, (molecule, verdict, lookup) in enumerate(zip(molecules, verdicts, lookups, strict=True), start=1):
-        readable = isinstance(molecule, Molecule)
-        graph, fragment = lookup or (None, None)
-        key = verdict.canonical
-        rows.append(
-            MoleculeRow(
-                number=number,
-                name=molecule.name if isinstance(molecule, Molecule) else "",
-                status=verdict.status,
-                reason="" if verdict.problem is None else verdict.problem.reason,
-                smiles=verdict.strict,
-                num_heavy_atoms=molecule.num_heavy_atoms if isinstance(molecule, Molecule) else None,
-                num_atoms=verdict.num_atoms if readable else None,
-                num_fragments=verdict.num_fragments if readable else None,
-                p2_stable=verdict.stable if readable else None,
-                unique=None if key is None else key not in seen,
-                novel=None if key is None or not novelty else not novelty.contains(key),
-                p1_stable=None if graph is None else graph.stable,
-                p1_smiles=None if fragment is None else fragment.smiles,
-                p1_fragments=None if fragment is None else fragment.num_fragments,
-            )
-        )
-        if key is not None:
-            seen.add(key)
-    return rows

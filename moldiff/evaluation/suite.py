@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import Measure, Measured, require
+from moldiff.evaluation.metric import Metric, MetricOutput, require
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution
 from moldiff.evaluation.metrics.diversity import Diversity, NearestNeighbours
 from moldiff.evaluation.metrics.druglike import DrugLikeness
 from moldiff.evaluation.metrics.fcd import FrechetDistance
-from moldiff.evaluation.metrics.forcefield import ForceFieldRelaxation
 from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
-from moldiff.evaluation.metrics.relaxation import Relaxation
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Subjects
+from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
+from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.result import MetricResult
 
-SUITE: Mapping[str, Callable[[], Measure]] = {
+SUITE: Mapping[str, type[Any]] = {
     "p3": Perception,
     "geometry": Contacts,
     "diversity": Diversity,
@@ -32,12 +31,15 @@ SUITE: Mapping[str, Callable[[], Measure]] = {
     "mmff": ForceFieldRelaxation,
     "xtb": Relaxation,
 }
-"""All metrics with their default settings, by the name under which they can be asked for; the slow ones last."""
+"""All metrics with their default settings, by the name under which they can be asked for; the slow ones last.
+
+One that is not here is named by its class: `evaluate(..., metrics=[Mine()])`, or `_target_` in a YAML of `metrics/`.
+"""
 
 SETS: Mapping[str, Sequence[str]] = {"fast": ("geometry", "diversity", "distribution"), "full": tuple(SUITE)}
 """Names for several at once."""
 
-Choice = str | Measure | Sequence[str | Measure]
+Choice = str | Metric | Sequence[str | Metric]
 """A name in `SETS` or `SUITE`, a metric with settings of its own, or a list of such."""
 
 OnMetric = Callable[[str, int, int], None]
@@ -48,7 +50,7 @@ NO_REFERENCE = "needs reference=..., molecules to compare with (not the keys of 
 
 @dataclass(eq=False)
 class Findings:
-    """What several metrics found; see `Measured` and `Report`."""
+    """What several metrics found; see `MetricOutput` and `Report`."""
 
     results: list[MetricResult] = field(default_factory=list)
     reference_results: list[MetricResult] = field(default_factory=list)
@@ -58,71 +60,66 @@ class Findings:
     skipped: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
+    def add(self, name: str, found: MetricOutput) -> None:
+        """Put in what a metric found."""
+        self.results += found.results
+        self.columns.update(found.columns)
+        self.notes.update(found.notes)
+        self.options[name] = found.options
+        self.interrupted |= found.interrupted
 
-def choose(choice: Choice) -> tuple[list[Measure], dict[str, str]]:
+
+def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
     """The metrics that are meant, and those left out because an optional package is missing, with the reason.
 
     Raises:
         MoldiffError: for an unknown name, a metric asked for twice, or one asked for by name whose package is missing.
     """
     asked = [choice] if isinstance(choice, str) or not isinstance(choice, Sequence) else list(choice)
-    chosen: dict[str, Measure] = {}
+    chosen: dict[str, Metric] = {}
     skipped: dict[str, str] = {}
     for item in asked:
         names = SETS.get(item) if isinstance(item, str) else None
-        for measure in [_single(name) for name in ([item] if names is None else names)]:
-            if measure.name in chosen:
-                raise MoldiffError(f"metrics: got {measure.name} twice")
-            reason = _missing_package(measure)
-            if reason is None:
-                chosen[measure.name] = measure
-            elif names is not None or getattr(measure, "skip_if_missing", False):
-                skipped[measure.name] = reason
-            else:
-                raise MoldiffError(f"metrics: {reason}")
+        for one in [item] if names is None else names:
+            if isinstance(one, str) and one not in SUITE:
+                raise MoldiffError(f"metrics: got {one!r}, expected any of {', '.join([*SETS, *SUITE])}")
+            metric = SUITE[one]() if isinstance(one, str) else one
+            if metric.name in chosen:
+                raise MoldiffError(f"metrics: got {metric.name} twice")
+            try:
+                if metric.package is not None:
+                    require(metric.package)
+                chosen[metric.name] = metric
+            except MoldiffError as error:
+                if names is None and not getattr(metric, "skip_if_missing", False):
+                    raise MoldiffError(f"metrics: {error}") from None
+                skipped[metric.name] = str(error)
     return list(chosen.values()), skipped
 
 
-def _single(item: str | Measure) -> Measure:
-    if not isinstance(item, str):
-        return item
-    if item not in SUITE:
-        raise MoldiffError(f"metrics: got {item!r}, expected any of {', '.join([*SETS, *SUITE])}")
-    return SUITE[item]()
-
-
-def _missing_package(measure: Measure) -> str | None:
-    if measure.package is not None:
-        try:
-            require(measure.package)
-        except MoldiffError as error:
-            return str(error)
-    return None
-
-
 def run_metrics(
-    chosen: Sequence[Measure],
-    subjects: Subjects,
-    known: Subjects | None,
+    chosen: Sequence[Metric],
+    molecules: MoleculeSet,
+    known: MoleculeSet | None,
     findings: Findings,
     on_progress: OnMetric | None = None,
     *,
     beside: bool = True,
 ) -> None:
-    """Add to `findings` what the metrics say of `subjects` and, unless `beside` is false, of as many known molecules.
+    """Add to `findings` what the metrics say of `molecules` and, unless `beside` is false, of as many known molecules.
 
     Ctrl-C ends it with what was found until then, and `findings.interrupted` says so.
     """
-    for measure in chosen:
-        reason = _inapplicable(measure, subjects, known)
+    for metric in chosen:
+        reason = _inapplicable(metric, molecules, known)
         if reason is not None:
-            findings.skipped[measure.name] = reason
+            findings.skipped[metric.name] = reason
             continue
         try:
-            found = measure(subjects, known, _named(on_progress, measure.name))
-            _add(findings, measure.name, found)
+            found = metric(molecules, known, _named(on_progress, metric.name))
+            findings.add(metric.name, found)
             if beside and known is not None and not found.interrupted:
-                same = _of_known(measure, known, len(subjects), on_progress)
+                same = _of_known(metric, known, len(molecules), on_progress)
                 findings.reference_results += same.results
                 findings.interrupted |= same.interrupted
         except KeyboardInterrupt:
@@ -131,43 +128,27 @@ def run_metrics(
             return
 
 
-def _inapplicable(measure: Measure, subjects: Subjects, known: Subjects | None) -> str | None:
+def _inapplicable(metric: Metric, molecules: MoleculeSet, known: MoleculeSet | None) -> str | None:
     """Why a metric cannot be taken of these records; None = it can."""
-    if "coordinates" in measure.needs and not subjects.has_coordinates:
+    if "coordinates" in metric.needs and not molecules.has_coordinates:
         return NO_COORDINATES
-    if "bonds" in measure.needs and not subjects.has_bonds:
+    if "bonds" in metric.needs and not molecules.has_bonds:
         return NO_BONDS
-    if "reference" not in measure.needs:
+    if "reference" not in metric.needs:
         return None
-    lacks = known is None or ("coordinates" in measure.needs and not known.has_coordinates) or not known.has_bonds
+    lacks = known is None or ("coordinates" in metric.needs and not known.has_coordinates) or not known.has_bonds
     return NO_REFERENCE if lacks else None
 
 
-def _add(findings: Findings, name: str, found: Measured) -> None:
-    findings.results += found.results
-    findings.columns.update(found.columns)
-    findings.notes.update(found.notes)
-    findings.options[name] = found.options
-    findings.interrupted |= found.interrupted
-
-
-def _of_known(measure: Measure, known: Subjects, count: int, on_progress: OnMetric | None) -> Measured:
+def _of_known(metric: Metric, known: MoleculeSet, count: int, on_progress: OnMetric | None) -> MetricOutput:
     """The same of known molecules: as many as were evaluated, or one half of twice as many against the other half."""
-    if _inapplicable(measure, known, known) is not None:
-        return Measured([])
-    report = _named(on_progress, f"{measure.name}, reference")
-    if "reference" in measure.needs:
-        return measure(known.first(2 * count).every_other(0), known.first(2 * count).every_other(1), report)
-    return measure(known.first(count), None, report)
+    if _inapplicable(metric, known, known) is not None:
+        return MetricOutput([])
+    report = _named(on_progress, f"{metric.name}, reference")
+    if "reference" in metric.needs:
+        return metric(known.first(2 * count).every_other(0), known.first(2 * count).every_other(1), report)
+    return metric(known.first(count), None, report)
 
 
 def _named(on_progress: OnMetric | None, name: str) -> Callable[[int, int], None] | None:
     return None if on_progress is None else lambda done, total: on_progress(name, done, total)
-
-
-def blanked(results: Sequence[MetricResult], missing: Mapping[str, str]) -> list[MetricResult]:
-    """The results, emptied where their protocol (the name up to the first underscore) is in `missing`."""
-    return [
-        replace(result, numerator=0, denominator=0) if result.name.partition("_")[0] in missing else result
-        for result in results
-    ]

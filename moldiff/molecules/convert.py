@@ -1,4 +1,4 @@
-"""The RDKit border: molecules to and from RDKit, validity of explicit graphs with a reason, and canonical keys.
+"""The RDKit border: molecules to and from RDKit, and the stereo of their coordinates.
 
 RDKit is asked to change nothing: every atom is marked no-implicit before sanitising, so that a missing hydrogen
 stays missing and a radical is never completed to a closed shell.
@@ -16,8 +16,10 @@ from rdkit import Chem, rdBase
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-_ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}
+BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+"""RDKit's bonds by Kekulé order."""
+
+_ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 _HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 
@@ -41,23 +43,30 @@ def _explicit_graph(molecule: Molecule) -> Chem.Mol:
     mol = Chem.RWMol()
     elements = molecule.atomic_number.tolist()
     for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
-        mol.AddAtom(_explicit_atom(atomic_number, charge))
+        mol.AddAtom(explicit_atom(atomic_number, charge))
     for i, j, order in molecule.bonds.tolist():
-        mol.AddBond(i, j, _BOND_TYPES[order])
+        mol.AddBond(i, j, BOND_TYPES[order])
     positions = [np.asarray(molecule.pos, dtype=np.float64)]
     for heavy, count in enumerate(molecule.num_hydrogens.tolist()):
         for slot in range(count):
-            mol.AddBond(heavy, mol.AddAtom(_explicit_atom(1, 0)), Chem.BondType.SINGLE)
+            mol.AddBond(heavy, mol.AddAtom(explicit_atom(1)), Chem.BondType.SINGLE)
             positions.append(positions[0][heavy : heavy + 1] + molecule.hydrogen_offset[heavy, slot])
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(np.concatenate(positions))
-    mol.AddConformer(conformer, assignId=True)
+    set_positions(mol, np.concatenate(positions))
     mol.SetProp("_Name", molecule.name)
     return mol.GetMol()
 
 
-def _explicit_atom(atomic_number: int, charge: int) -> Chem.Atom:
+def set_positions(mol: Chem.Mol, pos: np.ndarray) -> None:
+    """Give a molecule coordinates [a, 3] (Å) in 3D and no others, in place."""
+    mol.RemoveAllConformers()
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    conformer.Set3D(True)
+    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
+    mol.AddConformer(conformer, assignId=True)
+
+
+def explicit_atom(atomic_number: int, charge: int = 0) -> Chem.Atom:
+    """An atom to which RDKit adds no hydrogen."""
     atom = Chem.Atom(atomic_number)
     atom.SetFormalCharge(charge)
     atom.SetNoImplicit(True)
@@ -69,7 +78,7 @@ def _with_stereo(mol: Chem.Mol) -> Chem.Mol:
 
     Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
     """
-    sanitized = _sanitized(mol)
+    sanitized = sanitized_copy(mol)
     if isinstance(sanitized, InvalidMolecule):
         sanitized = Chem.Mol(mol)
         sanitized.UpdatePropertyCache(strict=False)
@@ -106,7 +115,7 @@ def stereo_of_coordinates(mol: Chem.Mol) -> None:
             bond.SetStereo(Chem.BondStereo.STEREONONE)
     with rdBase.BlockLogs():
         Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
-    _drop_exotic(mol)
+    drop_exotic_stereo(mol)
 
 
 def assign_stereo(mol: Chem.Mol) -> None:
@@ -125,10 +134,10 @@ def assign_stereo(mol: Chem.Mol) -> None:
             Chem.DetectBondStereochemistry(mol)
         Chem.SetDoubleBondNeighborDirections(mol)  # which RDKit reads, and marks set from Python lack
         Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
-    _drop_exotic(mol)
+    drop_exotic_stereo(mol)
 
 
-def _drop_exotic(mol: Chem.Mol) -> None:
+def drop_exotic_stereo(mol: Chem.Mol) -> None:
     """Take away marks of centres that are not tetrahedral (RDKit's `[P@TB18]`)."""
     for atom in atoms(mol):
         if atom.GetChiralTag() not in _HANDS:
@@ -156,7 +165,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         with rdBase.BlockLogs():
             Chem.Kekulize(kekulized, clearAromaticFlags=True)
     except Chem.MolSanitizeException as error:
-        return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {_one_line(error)}")
+        return InvalidMolecule(Status.UNSANITIZABLE, f"cannot kekulise: {one_line(error)}")
     return _graph(kekulized)
 
 
@@ -280,7 +289,7 @@ def _numbers(mol: Chem.Mol) -> dict[str, float]:
     return values
 
 
-def _sanitized(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
+def sanitized_copy(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
     """A sanitised copy of an explicit graph; RDKit's clean-up is left out, for it would change the graph."""
     mol = Chem.Mol(mol)
     try:
@@ -289,9 +298,10 @@ def _sanitized(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
     except Chem.MolSanitizeException as error:
         cause: Any = error.cause if hasattr(error, "cause") else None
         atom = cause.GetAtomIdx() if hasattr(cause, "GetAtomIdx") else None
-        return InvalidMolecule(Status.UNSANITIZABLE, _one_line(error), atom)
+        return InvalidMolecule(Status.UNSANITIZABLE, one_line(error), atom)
     return mol
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error without its line ends."""
     return " ".join(str(error).split())

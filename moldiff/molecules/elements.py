@@ -40,6 +40,12 @@ _COVALENT_PM = (
 COVALENT = np.array([0, *(radius for row in _COVALENT_PM for radius in row)]) / 100
 """Covalent radii [97] (Å) by atomic number, 0 for number 0 (Cordero et al. 2008, doi:10.1039/b801115j, table 2)."""
 
+
+def covalent_radii(atomic_number: np.ndarray) -> np.ndarray:
+    """Covalent radii (Å) of atomic numbers of any shape; elements behind curium have curium's."""
+    return np.asarray(COVALENT[np.minimum(atomic_number, len(COVALENT) - 1)])
+
+
 _BOND_PM = {
     1: (32,),
     5: (85, 78, 73),

@@ -1,8 +1,6 @@
-"""Salts and mixtures: which part of a record is the molecule.
+"""Parts of molecules: which fragment of a salt or mixture is the molecule, Murcko scaffolds, and ring systems.
 
-Parting of a set by scaffold, so that test molecules have ring systems that training never showed.
-
-Ring systems: rings that share atoms, taken as one.
+A set is parted by scaffold, so that test molecules have ring systems that training never showed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Coordinates for hydrogens that a set of heavy atoms only counts."""
+"""Hydrogens that are only counted, or left out: whether there are any, and coordinates for them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 from rdkit import Chem, rdBase
 
+from moldiff.molecules.convert import atoms as atoms_of
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.elements import COVALENT, covalent_radii
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 BOND_LENGTHS = (0.9, 1.17)
 """Times the sum of covalent radii, between which a bond to a hydrogen is sound: 0.96 to 1.25 Å of C, 0.87 to 1.14 of O.
@@ -22,10 +22,9 @@ The 1.2 million of QM9 have 0.98 to 1.17.
 def off_their_bonds(molecule: Molecule) -> np.ndarray:
     """Heavy atoms [n] with a hydrogen nearer or farther than a bond to it can be."""
     low, high = BOND_LENGTHS
-    expected = (COVALENT[np.minimum(molecule.atomic_number, len(COVALENT) - 1)] + COVALENT[1])[:, None]
+    expected = (covalent_radii(molecule.atomic_number) + COVALENT[1])[:, None]
     length = np.linalg.norm(molecule.hydrogen_offset, axis=-1)
-    used = np.arange(MAX_HYDROGENS) < molecule.num_hydrogens[:, None]
-    found: np.ndarray = (used & ((length < low * expected) | (length > high * expected))).any(1)
+    found: np.ndarray = (molecule.hydrogen_mask & ((length < low * expected) | (length > high * expected))).any(1)
     return found
 
 
@@ -59,3 +58,47 @@ def with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray | None = None) ->
     if atoms is not None:
         offset = np.where(atoms[:, None, None], offset, molecule.hydrogen_offset)
     return replace(molecule, hydrogen_offset=offset)
+
+
+def has_hydrogen(mol: Chem.Mol) -> bool:
+    """Whether any hydrogen is an atom of its own."""
+    return any(atom.GetAtomicNum() == 1 for atom in atoms_of(mol))
+
+
+def closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule with implicit hydrogens only where a drawing may leave them out.
+
+    An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
+    so has every atom.
+    """
+    open_atoms = [atom for atom in atoms_of(mol) if atom.GetNumImplicitHs()]
+    if not open_atoms:
+        return mol
+    drawn = [atom for atom in atoms_of(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
+    complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
+    with_hydrogens = {atom.GetIdx() for atom in drawn}
+    closed = [atom.GetIdx() for atom in open_atoms if complete or atom.GetIdx() in with_hydrogens]
+    if not closed:
+        return mol
+    mol = Chem.Mol(mol)
+    for index in closed:
+        atom = mol.GetAtomWithIdx(index)
+        atom.SetNoImplicit(True)
+        atom.UpdatePropertyCache(strict=False)
+    return mol
+
+
+def lacks_hydrogens(mol: Chem.Mol) -> bool:
+    """Whether a sanitised 3D structure leaves out hydrogens that its valences ask for, as files of heavy atoms do."""
+    lone = mol.GetNumAtoms() == 1
+    placed = mol.GetNumConformers() > 0 and (lone or mol.GetConformer().Is3D())
+    return (
+        placed
+        and (lone or mol.GetNumBonds() > 0)
+        and any(atom.GetTotalNumHs() for atom in atoms_of(closed_where_drawn(mol)))
+    )
+
+
+def with_missing_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """The structure with the hydrogens that it lacks, with coordinates; itself if it lacks none."""
+    return Chem.AddHs(closed_where_drawn(mol), addCoords=True) if lacks_hydrogens(mol) else mol

@@ -9,7 +9,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import _drop_exotic, _sanitized, assign_stereo, stereo_of_coordinates, to_rdkit
+from moldiff.molecules.convert import assign_stereo, drop_exotic_stereo, sanitized_copy, stereo_of_coordinates, to_rdkit
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
 _HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})
@@ -85,9 +85,9 @@ def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
             mol = Chem.MolFromSmiles(source)
         if mol is None or mol.GetNumAtoms() == 0:
             raise MoldiffError(f"cannot read {source!r} as SMILES")
-        _drop_exotic(mol)
+        drop_exotic_stereo(mol)
         return mol
-    sanitized = _sanitized(to_rdkit(source, stereo=False) if isinstance(source, Molecule) else source)
+    sanitized = sanitized_copy(to_rdkit(source, stereo=False) if isinstance(source, Molecule) else source)
     if isinstance(sanitized, InvalidMolecule):
         raise MoldiffError(f"cannot write a SMILES: {sanitized.reason}")
     if stereo and isinstance(source, Molecule):

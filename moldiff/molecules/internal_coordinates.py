@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_STRAIGHT = 5.0  # degrees from 0 or 180 within which a bond angle leaves a torsion undefined
+
 
 def directed(bonds: np.ndarray) -> np.ndarray:
     """Both directions (from, to) of undirected bonds (i, j) [m, 2], sorted by their start [2m, 2]."""
@@ -63,6 +65,12 @@ def angles(pos: np.ndarray, atoms: np.ndarray) -> np.ndarray:
     first, second = pos[atoms[:, 0]] - pos[atoms[:, 1]], pos[atoms[:, 2]] - pos[atoms[:, 1]]
     sine = np.linalg.norm(np.cross(first, second), axis=1)
     return np.asarray(np.degrees(np.arctan2(sine, (first * second).sum(1))))
+
+
+def are_bent(pos: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Whether both bond angles of the quadruples [k, 4] are far enough from straight to define a torsion [k]."""
+    ends = np.stack([angles(pos, atoms[:, part]) for part in ([0, 1, 2], [1, 2, 3])])
+    return np.asarray(((ends > _STRAIGHT) & (ends < 180 - _STRAIGHT)).all(0))
 
 
 def torsions(pos: np.ndarray, atoms: np.ndarray) -> np.ndarray:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from moldiff.processes import Failure, FailureKind
 
@@ -98,6 +96,11 @@ class Molecule:
         return self.num_heavy_atoms + int(self.num_hydrogens.sum())
 
     @property
+    def hydrogen_mask(self) -> np.ndarray:
+        """Which slots of `hydrogen_offset` hold a hydrogen [n, 4]."""
+        return np.asarray(np.arange(self.hydrogen_offset.shape[1]) < self.num_hydrogens[:, None])
+
+    @property
     def is_finite(self) -> bool:
         """Whether all coordinates are numbers."""
         return bool(np.isfinite(self.pos).all() and np.isfinite(self.hydrogen_offset).all())
@@ -111,6 +114,9 @@ class Molecule:
 
     def pieces(self) -> tuple[int, np.ndarray]:
         """How many pieces the bonds make, and the number of the piece that each heavy atom [n] is in."""
+        from scipy.sparse import coo_array  # here, for it takes half the memory of a worker
+        from scipy.sparse.csgraph import connected_components
+
         first, second, _ = self.bonds.T.astype(np.int32)  # SciPy before 1.13 fails on wider ones, and goes on
         graph = coo_array((np.ones(len(first)), (first, second)), shape=(self.num_heavy_atoms,) * 2)
         count, labels = connected_components(graph, directed=False)

@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import stereo_of_coordinates
+from moldiff.molecules.convert import set_positions, stereo_of_coordinates
 
 
 class Match(StrEnum):
@@ -92,11 +92,7 @@ def _heavy_end(mol: Chem.Mol, atom: int, other: int, end: int) -> int | None:
 def at_positions(mol: Chem.Mol, pos: np.ndarray) -> Chem.Mol:
     """The same atoms and bonds at other positions [a, 3] (Å), with the handedness that those have."""
     placed = Chem.Mol(mol)
-    placed.RemoveAllConformers()
-    conformer = Chem.Conformer(placed.GetNumAtoms())
-    conformer.Set3D(True)
-    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
-    placed.AddConformer(conformer, assignId=True)
+    set_positions(placed, pos)
     stereo_of_coordinates(placed)
     return placed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import _sanitized, to_rdkit
+from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
@@ -29,7 +29,7 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     problem = _valence_problem(molecule, vocabulary)
     if problem is not None:
         return problem
-    sanitized = _sanitized(to_rdkit(molecule, stereo=False))
+    sanitized = sanitized_copy(to_rdkit(molecule, stereo=False))
     if isinstance(sanitized, InvalidMolecule):
         return sanitized
     for atom in sanitized.GetAtoms():
@@ -46,16 +46,21 @@ def is_stable(molecule: Molecule, vocabulary: Vocabulary | None = None) -> bool:
     return molecule.num_heavy_atoms > 0 and _valence_problem(molecule, vocabulary) is None
 
 
+def allowed_sums(molecule: Molecule, vocabulary: Vocabulary | None = None) -> list[tuple[int, ...]]:
+    """The sums of bond orders that every heavy atom [n] may have, hydrogens included; () where none is known."""
+    extra = {} if vocabulary is None else vocabulary.extra_valences
+    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
+    return [VALENCES.get(key) or tuple(extra.get(key, ())) for key in keys]
+
+
 def _valence_problem(molecule: Molecule, vocabulary: Vocabulary | None) -> InvalidMolecule | None:
     """The first atom with too many bonds, else the first with too few; None = all are fine."""
     short = None
-    sums = molecule.bond_sums().tolist()
-    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True)
-    extra = {} if vocabulary is None else vocabulary.extra_valences
-    for index, (atomic_number, charge, total) in enumerate(keys):
-        allowed = VALENCES.get((atomic_number, charge)) or tuple(extra.get((atomic_number, charge), ()))
+    rows = zip(allowed_sums(molecule, vocabulary), molecule.bond_sums().tolist(), strict=True)
+    for index, (allowed, total) in enumerate(rows):
         if total in allowed:
             continue
+        charge = int(molecule.formal_charge[index])
         if not allowed:
             return _at_atom(molecule, index, Status.VALENCE, f"no valence known for charge {charge:+d}")
         at_charge = f" at charge {charge:+d}" if charge else ""

@@ -59,11 +59,6 @@ class Vocabulary:
             if not self.allowed_valences(atom_class.atomic_number, atom_class.formal_charge):
                 raise MoldiffError(f"vocabulary: no valence known for class {atom_class}, expected one in the table")
 
-    @classmethod
-    def from_counts(cls, counts: Mapping[AtomClass, int]) -> Vocabulary:
-        """The vocabulary of every class with a positive count, in sorted order."""
-        return cls(tuple(sorted(key for key, count in counts.items() if count > 0)), {})
-
     @property
     def num_atom_classes(self) -> int:
         return len(self.atom_classes)

@@ -13,7 +13,7 @@ from moldiff.diffusion.compute import PLAIN
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import Checkpoint
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.evaluation.metrics.forcefield import energy_drop
+from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.evaluation.scores import quality
 from moldiff.molecules import convert, validity
 from moldiff.molecules.molecule import Molecule

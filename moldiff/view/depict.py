@@ -7,17 +7,18 @@ colours that can be seen on its light or dark ground.
 
 from __future__ import annotations
 
-import html
 import re
 from collections import defaultdict
 from typing import Any
 from xml.etree import ElementTree
 
+from markupsafe import Markup
 from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.rdDepictor import Compute2DCoords
 
 from moldiff.molecules.convert import stereo_of_coordinates
+from moldiff.view.render import render
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -28,7 +29,7 @@ _PATH = re.compile(r"[MLQCZ0-9.,\s-]+")
 _COLOR = re.compile(r"#[0-9A-F]{6}")
 
 
-def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> str | None:
+def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
     """The drawing of a molecule as an `<svg>` element; None when it has no bonds to draw or RDKit cannot draw it.
 
     Args:
@@ -52,13 +53,19 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> str | None:
             return None
     rings = [canvas.GetDrawCoords(atom.GetIdx()) for atom in flat.GetAtoms() if atom.HasProp("_fault")]
     canvas.FinishDrawing()
-    marks = "".join(f'<circle class="fault" cx="{ring.x:.1f}" cy="{ring.y:.1f}" r="14"/>' for ring in rings)
     try:
-        drawn = _compact(ElementTree.fromstring(canvas.GetDrawingText().encode("latin-1", "replace")))
+        svg = ElementTree.fromstring(canvas.GetDrawingText().encode("latin-1", "replace"))
     except ElementTree.ParseError:  # a label in the record that is no XML
         return None
-    name = html.escape(label)
-    return f'<svg class="mol" role="img" aria-label="{name}" viewBox="0 0 {WIDTH} {HEIGHT}">{marks}{drawn}</svg>'
+    return render(
+        "molecule.svg",
+        label=label,
+        width=WIDTH,
+        height=HEIGHT,
+        rings=[(ring.x, ring.y) for ring in rings],
+        paths=_paths(svg),
+        texts=[_text(element) for element in svg.iter(f"{_SVG}text")],
+    )
 
 
 def _flat(mol: Chem.Mol, fault: int | None) -> Chem.Mol:
@@ -95,23 +102,28 @@ def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     return heavy
 
 
-def _compact(svg: ElementTree.Element) -> str:
-    """Lines and areas, one element for each colour, then the labels."""
-    paths: dict[tuple[str, str], list[str]] = defaultdict(list)
+def _paths(svg: ElementTree.Element) -> list[tuple[tuple[str, str], str]]:
+    """Lines ("l") and areas ("a"), one path for each kind and colour."""
+    paths: dict[tuple[str, str], str] = defaultdict(str)
     for path in svg.iter(f"{_SVG}path"):
         style, points = _style(path), path.get("d", "")
         is_line = style.get("fill", "none") == "none"
         if _PATH.fullmatch(points):
             kind = ("l", _color(style.get("stroke", ""))) if is_line else ("a", _color(style["fill"]))
-            paths[kind].append(re.sub(r"\s*([MLQCZ])\s*", r"\1", points).strip())
-    drawn = [f'<path class="{kind} c{color}" d="{"".join(points)}"/>' for (kind, color), points in paths.items()]
-    for text in svg.iter(f"{_SVG}text"):
-        style = _style(text)
-        size = re.sub(r"[^0-9.]", "", style.get("font-size", ""))
-        place = "".join(f' {axis}="{float(text.get(axis, "0")):.1f}"' for axis in ("x", "y"))
-        content = html.escape("".join(text.itertext()))
-        drawn.append(f'<text class="c{_color(style.get("fill", ""))}"{place} font-size="{size}">{content}</text>')
-    return "".join(drawn)
+            paths[kind] += re.sub(r"\s*([MLQCZ])\s*", r"\1", points).strip()
+    return list(paths.items())
+
+
+def _text(element: ElementTree.Element) -> dict[str, str | float]:
+    """A label: its place, size, colour and content."""
+    style = _style(element)
+    return {
+        "x": float(element.get("x", "0")),
+        "y": float(element.get("y", "0")),
+        "size": re.sub(r"[^0-9.]", "", style.get("font-size", "")),
+        "color": _color(style.get("fill", "")),
+        "content": "".join(element.itertext()),
+    }
 
 
 def _style(element: ElementTree.Element) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from markupsafe import Markup
 from rdkit import Chem
 
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import records
+from moldiff.view.render import render
 
 BIN = 0.02
 """Width of a bin of bond lengths (Å)."""
@@ -90,30 +91,22 @@ def _of_model(folder: Path) -> Distributions:
     return Distributions(Counter(model.statistics.size_counts), share)
 
 
-def plots(found: Distributions, reference: Distributions | None) -> str:
+def plots(found: Distributions, reference: Distributions | None) -> Markup:
     """The histograms as HTML figures; empty without molecules."""
     known = reference or Distributions()
     width = _bin_of_sizes([*found.sizes, *known.sizes])
     sizes, known_sizes = _binned(found.sizes, width), _binned(known.sizes, width)
-    span = list(range(min(sizes + known_sizes, default=0), max(sizes + known_sizes, default=-width) + 1, width))
+    span = range(min(sizes + known_sizes, default=0), max(sizes + known_sizes, default=-width) + 1, width)
     elements = [symbol for symbol, _ in (found.elements + known.elements).most_common(12)]
     elements.sort(key=lambda symbol: -found.elements[symbol])
     low, high = _bulk(found.lengths + known.lengths)
-    bins = list(range(low, high + 1))
+    bins = {k: f"{k * BIN:.2f}" + (" or more" if k * BIN >= _LONGEST else "") for k in range(low, high + 1)}
     figures = [
-        _figure("Heavy atoms", "molecules", [str(n) for n in span], _shares(sizes, span), _shares(known_sizes, span)),
-        _figure(
-            "Elements", "heavy atoms", elements, _shares(found.elements, elements), _shares(known.elements, elements)
-        ),
-        _figure(
-            "Bond lengths (Å)",
-            "bonds",
-            [f"{k * BIN:.2f}" + (" or more" if k * BIN >= _LONGEST else "") for k in bins],
-            _shares(found.lengths, bins),
-            _shares(known.lengths, bins),
-        ),
+        _figure("Heavy atoms", "molecules", {size: str(size) for size in span}, sizes, known_sizes),
+        _figure("Elements", "heavy atoms", {symbol: symbol for symbol in elements}, found.elements, known.elements),
+        _figure("Bond lengths (Å)", "bonds", bins, found.lengths, known.lengths),
     ]
-    return "".join(figures)
+    return Markup("").join(figures)
 
 
 def _bin_of_sizes(sizes: Sequence[int]) -> int:
@@ -138,37 +131,41 @@ def _bulk(counts: Mapping[int, int]) -> tuple[int, int]:
     return keys[int((share > 0.001).argmax())], keys[int((share >= 0.999).argmax())]
 
 
-def _shares(counts: Mapping[_Key, int], keys: Sequence[_Key]) -> list[float]:
+def _shares(counts: Mapping[_Key, int], keys: Iterable[_Key]) -> list[float]:
     total = sum(counts.values())
     return [counts.get(key, 0) / total if total else 0.0 for key in keys]
 
 
-def _figure(title: str, counted: str, labels: list[str], found: list[float], known: list[float]) -> str:
-    if not any(found):
-        return ""
-    top, step = max(*found, *known), (_WIDTH - 2 * _LEFT) / len(labels)
-    height = _HEIGHT - _BOTTOM - _TOP
-    gap = 0 if len(labels) > 30 else min(4.0, step / 4)
-    bars, outline = [], []
-    for k, (label, value, other) in enumerate(zip(labels, found, known, strict=True)):
-        x, y, line = _LEFT + k * step, _TOP + height * (1 - value / top), _TOP + height * (1 - other / top)
-        text = html.escape(f"{label}: {value:.1%}" + (f", reference {other:.1%}" if any(known) else ""))
-        bars.append(
-            f'<rect class="bar" x="{x + gap / 2:.1f}" y="{y:.1f}" width="{step - gap:.1f}"'
-            f' height="{_TOP + height - y:.1f}"><title>{text}</title></rect>'
-        )
-        outline.append(f"L{x:.1f},{line:.1f}L{x + step:.1f},{line:.1f}")
-    every = max(1, round(len(labels) * 34 / _WIDTH)) if len(labels) > 12 else 1
-    ticks = [
-        f'<text x="{_LEFT + (k + 0.5) * step:.1f}" y="{_HEIGHT - 9}">{html.escape(labels[k])}</text>'
-        for k in range(0, len(labels), every)
+def _figure(
+    title: str, counted: str, labels: Mapping[_Key, str], counts: Mapping[_Key, int], known: Mapping[_Key, int]
+) -> Markup:
+    """A histogram of the keys that have labels, with the shares of known molecules as an outline."""
+    shares, outline = _shares(counts, labels), _shares(known, labels)
+    if not any(shares):
+        return Markup("")
+    top, step, height = max(*shares, *outline), (_WIDTH - 2 * _LEFT) / len(labels), _HEIGHT - _BOTTOM - _TOP
+    bars = [
+        {
+            "label": label,
+            "text": f"{label}: {share:.1%}" + (f", reference {other:.1%}" if any(outline) else ""),
+            "x": _LEFT + k * step,
+            "top": _TOP + height * (1 - share / top),
+            "outline": _TOP + height * (1 - other / top),
+        }
+        for k, (label, share, other) in enumerate(zip(labels.values(), shares, outline, strict=True))
     ]
-    path = f'<path class="ref" d="M{outline[0][1:]}{"".join(outline[1:])}"/>' if any(known) else ""
-    base = f'<path class="axis" d="M{_LEFT},{_TOP + height}H{_WIDTH - _LEFT}"/>'
-    commonest = labels[found.index(max(found))]
-    summary = html.escape(f"{title}: share of {counted}; most frequent {commonest}, {max(found):.1%}")
-    return (
-        f"<figure><figcaption>{html.escape(title)} <small>share of {counted}</small></figcaption>"
-        f'<svg role="img" aria-label="{summary}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
-        f"{''.join(bars)}{path}{base}{''.join(ticks)}</svg></figure>"
+    return render(
+        "histogram.html",
+        title=title,
+        counted=counted,
+        commonest=f"{list(labels.values())[shares.index(max(shares))]}, {max(shares):.1%}",
+        bars=bars,
+        outlined=any(outline),
+        step=step,
+        gap=0 if len(labels) > 30 else min(4.0, step / 4),
+        every=max(1, round(len(labels) * 34 / _WIDTH)) if len(labels) > 12 else 1,
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        bottom=_TOP + height,
     )

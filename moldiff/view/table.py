@@ -101,6 +101,17 @@ class Table:
             (v for c, v in zip(self.columns, self.rows[row], strict=True) if c.key == key and not c.field), None
         )
 
+    @property
+    def constants(self) -> list[tuple[str, Cell]]:
+        """Label and value of the data fields that are the same in all records."""
+        return [(c.label, self.rows[0][k]) for k, c in enumerate(self.columns) if c.constant and not c.hidden]
+
+    def facts(self, row: int) -> list[tuple[str, str, Cell]]:
+        """Kind, label and value of what the card of a record shows."""
+        pairs = zip(self.columns, self.rows[row], strict=True)
+        shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
+        return [(c.kind, c.label, value) for c, value in shown if value is not None]
+
 
 def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     keys = dict.fromkeys(key for row in rows for key in row)

@@ -13,7 +13,7 @@ beside the same numbers of real molecules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS
+from moldiff.molecules.convert import BOND_TYPES
+from moldiff.molecules.molecule import Molecule
 
 SINGLE_BOND_PM: dict[tuple[int, int], int] = {
     (1, 1): 74, (1, 5): 119, (1, 6): 109, (1, 7): 101, (1, 8): 96, (1, 9): 92, (1, 14): 148, (1, 15): 144,
@@ -60,9 +60,7 @@ NEUTRAL_VALENCES: dict[int, tuple[int, ...]] = {
 Atoms = tuple[np.ndarray, np.ndarray]
 """Atomic numbers [a] and coordinates [a, 3] (Å) of all atoms of a molecule, hydrogens included."""
 
-_NUM_ELEMENTS = 119  # atomic numbers 0 (padding) to 118
-_MAX_PAIRS = 500_000  # entries of one padded block of distances, about 12 MB of coordinates differences
-_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+_NUM_ELEMENTS = 119  # atomic numbers 0 to 118
 
 
 def _threshold_table(lengths: dict[tuple[int, int], int], margin: int) -> np.ndarray:
@@ -73,19 +71,12 @@ def _threshold_table(lengths: dict[tuple[int, int], int], margin: int) -> np.nda
     return table
 
 
-def _valence_table() -> np.ndarray:
-    """[119, 8] booleans: is this sum of orders a neutral valence of the element?"""
-    table = np.zeros((_NUM_ELEMENTS, 8), dtype=bool)
-    for atomic_number, valences in NEUTRAL_VALENCES.items():
-        table[atomic_number, list(valences)] = True
-    return table
+_THRESHOLDS = tuple(map(_threshold_table, (SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPLE_BOND_PM), MARGINS_PM))
 
-
-_THRESHOLDS = tuple(
-    _threshold_table(lengths, margin)
-    for lengths, margin in zip((SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPLE_BOND_PM), MARGINS_PM, strict=True)
-)
-_ALLOWED = _valence_table()
+_ALLOWED = np.zeros((_NUM_ELEMENTS, 8), dtype=bool)
+"""Whether a sum of orders is a neutral valence of an element."""
+for _number, _valences in NEUTRAL_VALENCES.items():
+    _ALLOWED[_number, list(_valences)] = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,68 +103,41 @@ class LookedUp:
 
 def all_atoms(molecule: Molecule) -> Atoms:
     """Atomic numbers [a] and coordinates [a, 3] (Å): heavy atoms first, then the hydrogens in their order."""
-    used = np.arange(MAX_HYDROGENS)[None, :] < molecule.num_hydrogens[:, None]
-    hydrogens = (molecule.pos[:, None, :] + molecule.hydrogen_offset)[used]
+    hydrogens = (molecule.pos[:, None, :] + molecule.hydrogen_offset)[molecule.hydrogen_mask]
     atomic_number = np.concatenate([molecule.atomic_number, np.ones(len(hydrogens), dtype=np.int64)])
     return atomic_number.astype(np.int64), np.concatenate([molecule.pos, hydrogens]).astype(np.float64)
 
 
 def bond_orders(atomic_number: np.ndarray, pos: np.ndarray) -> np.ndarray:
-    """Symmetric orders [..., a, a] (int8) looked up for atomic numbers [..., a] (0 = padding) and pos [..., a, 3] (Å).
+    """Symmetric orders [a, a] (int8) looked up for atomic numbers [a] and pos [a, 3] (Å).
 
     >>> bond_orders(np.array([6, 6]), np.array([[0.0, 0.0, 0.0], [1.34, 0.0, 0.0]])).tolist()
     [[0, 2], [2, 0]]
     """
-    difference = pos[..., :, None, :] - pos[..., None, :, :]
-    distance = np.sqrt(np.square(difference).sum(-1))
-    first, second = atomic_number[..., :, None], atomic_number[..., None, :]
+    distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
+    first, second = atomic_number[:, None], atomic_number[None]
     orders = np.zeros(distance.shape, dtype=np.int8)
     reached = np.ones(distance.shape, dtype=bool)
     for table in _THRESHOLDS:  # nested: a double bond must first be a single one, a triple bond a double one
         reached &= distance < table[first, second]
         orders += reached
-    diagonal = np.arange(orders.shape[-1])
-    orders[..., diagonal, diagonal] = 0
+    np.fill_diagonal(orders, 0)
     return orders
 
 
 def look_up(atoms: Sequence[Atoms]) -> list[LookedUp]:
     """Bonds and stability of molecules given by atomic numbers [a] and coordinates [a, 3] (Å), in the order given."""
-    found: list[LookedUp | None] = [None] * len(atoms)
-    for block in _blocks([len(z) for z, _ in atoms]):
-        for index, looked_up in zip(block, _look_up_block([atoms[i] for i in block]), strict=True):
-            found[index] = looked_up
-    return [looked_up for looked_up in found if looked_up is not None]
+    return [_looked_up(atomic_number, pos) for atomic_number, pos in atoms]
 
 
-def _blocks(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of molecules of similar size whose padded pair matrices fit `_MAX_PAIRS` together."""
-    block: list[int] = []
-    for index in np.argsort(sizes, kind="stable").tolist():
-        if block and (len(block) + 1) * sizes[index] ** 2 > _MAX_PAIRS:
-            yield block
-            block = []
-        block.append(index)
-    if block:
-        yield block
-
-
-def _look_up_block(atoms: Sequence[Atoms]) -> Iterator[LookedUp]:
-    width = max(len(z) for z, _ in atoms)
-    atomic_number = np.zeros((len(atoms), width), dtype=np.int64)
-    pos = np.zeros((len(atoms), width, 3))
-    finite = np.array([bool((np.abs(x) < 1e6).all()) for _, x in atoms])  # also False for NaN and infinity
-    for row, (z, x) in enumerate(atoms):
-        if finite[row]:
-            atomic_number[row, : len(z)], pos[row, : len(z)] = z, x
+def _looked_up(atomic_number: np.ndarray, pos: np.ndarray) -> LookedUp:
+    if not (np.abs(pos) < 1e6).all():  # also for NaN and infinity
+        return LookedUp(atomic_number, np.zeros((0, 3), dtype=np.int64), np.zeros(len(pos), dtype=bool), finite=False)
     orders = bond_orders(atomic_number, pos)
     sums = orders.sum(-1, dtype=np.int64)
     stable = _ALLOWED[atomic_number, np.minimum(sums, _ALLOWED.shape[1] - 1)] & (sums < _ALLOWED.shape[1])
-    row_of, i, j = np.nonzero(np.triu(orders))
-    bonds = np.stack([i, j, orders[row_of, i, j]], axis=1)
-    ends = np.searchsorted(row_of, np.arange(len(atoms) + 1))
-    for row, (z, _) in enumerate(atoms):
-        yield LookedUp(z, bonds[ends[row] : ends[row + 1]], stable[row, : len(z)], bool(finite[row]))
+    i, j = np.nonzero(np.triu(orders))
+    return LookedUp(atomic_number, np.stack([i, j, orders[i, j]], axis=1), stable, finite=True)
 
 
 class LargestFragment(NamedTuple):
@@ -194,24 +158,13 @@ def largest_fragment(looked_up: LookedUp) -> LargestFragment | None:
     for atomic_number in looked_up.atomic_number.tolist():
         graph.AddAtom(Chem.Atom(atomic_number))
     for i, j, order in looked_up.bonds.tolist():
-        graph.AddBond(i, j, _BOND_TYPES[order])
+        graph.AddBond(i, j, BOND_TYPES[order])
     with rdBase.BlockLogs():
         if Chem.SanitizeMol(graph, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
             return None
         fragments = Chem.GetMolFrags(graph, asMols=True)
         largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
         return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
-
-
-def distance_lookup(
-    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule] | None = None
-) -> list[MetricResult]:
-    """All P1 numbers of a list; `reference` is not used (the `Metric` seam passes it).
-
-    Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
-    """
-    looked_up = look_up([all_atoms(m) for m in molecules if isinstance(m, Molecule)])
-    return distance_lookup_results(looked_up, [largest_fragment(m) for m in looked_up], len(molecules))
 
 
 def distance_lookup_results(

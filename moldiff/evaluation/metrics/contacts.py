@@ -1,31 +1,35 @@
 """Impossible distances: atoms that sit on one another, and bonds that are torn apart.
 
-Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are far
+Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
 outside what occurs: of the 1,000 molecules of the example data none is a clash or exploded.
 
-- clash: two atoms, bonded or not, closer than 0.7 times the sum of their covalent radii, or two atoms more than three
-  bonds apart closer than half the sum of their van der Waals radii;
-- exploded: a bond longer than 1.5 times the sum of the covalent radii.
-
-Radii are those of RDKit's periodic table.
+- clash: two atoms, bonded or not, closer than 0.7 times the sum of their covalent radii (`elements.COVALENT`), or two
+  atoms more than three bonds apart closer than half the sum of their van der Waals radii (RDKit's);
+- exploded: a bond longer than 1.3 times its usual length, which is the sum of the covalent radii of its order
+  (`moldiff.molecules.oddities`, by which a bond is also called long). Of elements that have none there, longer than 1.5
+  times the sum of the covalent radii of any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import Measured, OnProgress, count_statuses
+from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.oddities import TORN, Bonds, all_bonds
+
+_UNKNOWN = 1.5
+"""Times the covalent radii, above which a bond of an element without radii by order is torn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +39,29 @@ class Contacts:
     Attributes:
         covalent_fraction: of the sum of covalent radii, below which any two atoms clash.
         vdw_fraction: of the sum of van der Waals radii, below which atoms more than three bonds apart clash.
-        stretch: times the sum of covalent radii, above which a bond is torn.
+        stretch: times its usual length, above which a bond is torn.
     """
 
     covalent_fraction: float = 0.7
     vdw_fraction: float = 0.5
-    stretch: float = 1.5
+    stretch: float = TORN
 
     name = "geometry"
     needs = ("coordinates", "bonds")
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Check every molecule."""
-        found = [self._check(subjects, place) for place in range(len(subjects))]
+        found = [self._check(molecules, place) for place in range(len(molecules))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
         sound = sum(status is Status.OK for status in statuses)
         definition = (
             f"Molecules with finite coordinates, no atoms closer than {self.covalent_fraction:g} x the sum of their "
             f"covalent radii, none more than three bonds apart closer than {self.vdw_fraction:g} x the sum of their "
-            f"van der Waals radii, and no bond longer than {self.stretch:g} x the sum of covalent radii, over all."
+            f"van der Waals radii, and no bond longer than {self.stretch:g} x the sum of the covalent radii of "
+            "its order, over all."
         )
         results = [
             MetricResult("geometry_sound", sound, len(found), definition),
@@ -66,13 +71,13 @@ class Contacts:
             "geometry_status": statuses,
             "geometry_reason": ["" if problem is None else problem.reason for problem in found],
         }
-        return Measured(results, columns, options={field.name: getattr(self, field.name) for field in fields(self)})
+        return MetricOutput(results, columns, options=asdict(self))
 
-    def _check(self, subjects: Subjects, place: int) -> InvalidMolecule | None:
+    def _check(self, molecules: MoleculeSet, place: int) -> InvalidMolecule | None:
         """As `check`, with atoms as the file counts them; also where no graph can be had, atoms may clash."""
-        entry, atoms = subjects.entries[place], subjects.atoms[place]
+        entry, atoms = molecules.entries[place], molecules.atoms[place]
         if isinstance(entry, Molecule):
-            return subjects.problem(place) or self.check(entry, subjects.order(place))
+            return molecules.problem(place) or self.check(entry, molecules.order(place))
         if atoms is None or not np.isfinite(atoms[1]).all():
             return entry
         return self._clash(*atoms, None, np.arange(len(atoms[0]))) or entry
@@ -88,7 +93,7 @@ class Contacts:
         if not np.isfinite(pos).all():
             return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
         bonds, order = all_bonds(molecule), np.arange(len(pos)) if order is None else order
-        return self._clash(atomic_number, pos, bonds, order) or self._torn(atomic_number, pos, bonds, order)
+        return self._clash(atomic_number, pos, bonds.atoms, order) or self._torn(bonds, order)
 
     def _clash(
         self, atomic_number: np.ndarray, pos: np.ndarray, bonds: np.ndarray | None, order: np.ndarray
@@ -96,45 +101,36 @@ class Contacts:
         """Two atoms that are too close; without `bonds` [m, 2], closer than even bonded ones can be."""
         if len(pos) < 2:
             return None
-        covalent, vdw = (radii[atomic_number][:, None] + radii[atomic_number][None] for radii in _radii())
-        limit = self.covalent_fraction * covalent
+        limit = self.covalent_fraction * np.add.outer(*2 * [covalent_radii(atomic_number)])
         if bonds is not None:
             far = ~_within_three_bonds(bonds, len(pos))
+            vdw = np.add.outer(*2 * [_vdw_radii()[atomic_number]])
             limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
         distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
         np.fill_diagonal(distance, np.inf)
         i, j = divmod(int((distance - limit).argmin()), len(pos))
         if distance[i, j] >= limit[i, j]:
             return None
-        return _problem(Status.CLASH, atomic_number, (i, j), order, distance[i, j], f"closer than {limit[i, j]:.2f} Å")
+        pair = [i, j]
+        what = f"closer than {limit[i, j]:.2f} Å"
+        return _problem(Status.CLASH, atomic_number[pair], order[pair], distance[i, j], what)
 
-    def _torn(
-        self, atomic_number: np.ndarray, pos: np.ndarray, bonds: np.ndarray, order: np.ndarray
-    ) -> InvalidMolecule | None:
+    def _torn(self, bonds: Bonds, order: np.ndarray) -> InvalidMolecule | None:
         """A bond whose atoms are too far apart."""
-        i, j = bonds.T
-        length = np.sqrt(np.square(pos[i] - pos[j]).sum(-1))
-        limit = self.stretch * (_radii()[0][atomic_number[i]] + _radii()[0][atomic_number[j]])
-        if not (length > limit).any():
+        radii = covalent_radii(bonds.elements).sum(1)
+        limit = np.where(np.isnan(bonds.usual), _UNKNOWN * radii, self.stretch * bonds.usual)
+        if not (bonds.lengths > limit).any():
             return None
-        worst = int((length - limit).argmax())
+        worst = int((bonds.lengths - limit).argmax())
         what = f"bonded, farther apart than {limit[worst]:.2f} Å"
-        return _problem(Status.EXPLODED, atomic_number, (i[worst], j[worst]), order, length[worst], what)
+        return _problem(Status.EXPLODED, bonds.elements[worst], order[bonds.atoms[worst]], bonds.lengths[worst], what)
 
 
-def _problem(
-    status: Status, z: np.ndarray, pair: tuple[int, int], order: np.ndarray, length: float, what: str
-) -> InvalidMolecule:
-    named = sorted((int(order[at]), SYMBOLS[int(z[at])]) for at in pair)
+def _problem(status: Status, elements: np.ndarray, numbers: np.ndarray, length: float, what: str) -> InvalidMolecule:
+    """What is said of two atoms, given by their elements [2] and by their numbers in the file [2]."""
+    named = sorted((int(number), SYMBOLS[int(z)]) for number, z in zip(numbers, elements, strict=True))
     first, second = (f"{number} ({symbol})" for number, symbol in named)
     return InvalidMolecule(status, f"atoms {first} and {second} at {length:.2f} Å, {what}", named[0][0])
-
-
-def all_bonds(molecule: Molecule) -> np.ndarray:
-    """Pairs (i, j) of bonded atoms [m, 2] in the order of `all_atoms`: heavy atoms first, then the hydrogens."""
-    heavy = np.repeat(np.arange(molecule.num_heavy_atoms), molecule.num_hydrogens)
-    hydrogens = np.stack([heavy, molecule.num_heavy_atoms + np.arange(len(heavy))], axis=1)
-    return np.concatenate([molecule.bonds[:, :2], hydrogens]).astype(np.int64)
 
 
 def _within_three_bonds(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
@@ -145,8 +141,6 @@ def _within_three_bonds(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
 
 
 @cache
-def _radii() -> tuple[np.ndarray, np.ndarray]:
-    """Covalent and van der Waals radii (Å) by atomic number."""
-    table = Chem.GetPeriodicTable()
-    numbers = range(119)
-    return np.array([table.GetRcovalent(z) for z in numbers]), np.array([table.GetRvdw(z) for z in numbers])
+def _vdw_radii() -> np.ndarray:
+    """Van der Waals radii (Å) by atomic number."""
+    return np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])

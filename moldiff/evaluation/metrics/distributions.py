@@ -5,20 +5,19 @@ Bond lengths and angles are compared by the Wasserstein-1 distance, which has th
 divergence to base 2, which runs from 0 (equal) to 1 (disjoint). Types are weighted by how often the reference has
 them. A finite sample of the reference itself is not at 0: read the numbers beside those of one half of the reference
 against the other.
-
-What molecules are made of, as samples by type: bond lengths, angles, torsions, elements, sizes and rings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import Measured, OnProgress
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.metric import MetricOutput, OnProgress
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import internal_coordinates
 from moldiff.molecules.elements import SYMBOLS
@@ -44,11 +43,11 @@ class Distribution:
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Compare with the reference, which must be there."""
         assert reference is not None
-        found, known = features(subjects.mols.values()), features(reference.mols.values())
+        found, known = features(molecules.mols.values()), features(reference.mols.values())
         results = [
             *self._by_type("bond_length", found.bond_lengths, known.bond_lengths, wasserstein, "Å"),
             *self._by_type("angle", found.angles, known.angles, wasserstein, "°"),
@@ -56,9 +55,8 @@ class Distribution:
             *_by_class(found, known),
             *self._rings(found, known),
         ]
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options |= {"molecules": len(subjects.mols), "reference_molecules": len(reference.mols)}
-        return Measured(results, options=options)
+        options = asdict(self) | {"molecules": len(molecules.mols), "reference_molecules": len(reference.mols)}
+        return MetricOutput(results, options=options)
 
     def _by_type(
         self,
@@ -166,7 +164,6 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> float:
 
 _MARKS = {1: "-", 2: "=", 3: "#", 4: ":"}
 _TYPES = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
-_STRAIGHT = 5.0  # degrees from 0 or 180 within which a bond angle leaves a torsion undefined
 _BASE = 128  # larger than any atomic number, so that types pack into one integer
 
 
@@ -193,53 +190,39 @@ class Features:
     ring_systems: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class _Flat:
+class _Flat(NamedTuple):
     """The atoms and bonds of all molecules behind one another."""
 
     element: np.ndarray
     pos: np.ndarray
     bonds: np.ndarray
     order: np.ndarray
-    sizes: np.ndarray
-    ring_sizes: np.ndarray
-    ring_systems: np.ndarray
 
 
 def features(mols: Iterable[Chem.Mol]) -> Features:
     """Samples of sanitised molecules with hydrogens and one conformer."""
-    flat = _flatten(mols)
-    return Features(
-        bond_lengths=_bond_lengths(flat),
-        angles=_angles(flat),
-        torsions=_torsions(flat),
-        elements=flat.element,
-        sizes=flat.sizes,
-        ring_sizes=flat.ring_sizes,
-        ring_systems=flat.ring_systems,
-    )
-
-
-def _flatten(mols: Iterable[Chem.Mol]) -> _Flat:
     element: list[int] = []
-    bonds: list[tuple[int, int]] = []
-    order: list[int] = []
+    bonds: list[tuple[int, int, int]] = []
     pos, sizes, ring_sizes = [np.zeros((0, 3))], [], []
     systems: list[str] = []
     for mol in mols:
         offset = len(element)
         element += [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-        for bond in mol.GetBonds():
-            bonds.append((offset + bond.GetBeginAtomIdx(), offset + bond.GetEndAtomIdx()))
-            order.append(_TYPES[bond.GetBondType()])
+        bonds += [
+            (offset + bond.GetBeginAtomIdx(), offset + bond.GetEndAtomIdx(), _TYPES[bond.GetBondType()])
+            for bond in mol.GetBonds()
+        ]
         pos.append(mol.GetConformer().GetPositions())
         sizes.append(mol.GetNumHeavyAtoms())
         ring_sizes += [len(ring) for ring in mol.GetRingInfo().AtomRings()]
         systems += ring_systems(mol)
-    arrays = np.array(element, dtype=np.int64), np.concatenate(pos), np.array(bonds, dtype=np.int64).reshape(-1, 2)
-    return _Flat(
-        *arrays,
-        order=np.array(order, dtype=np.int64),
+    table = np.array(bonds, dtype=np.int64).reshape(-1, 3)
+    flat = _Flat(np.array(element, dtype=np.int64), np.concatenate(pos), table[:, :2], table[:, 2])
+    return Features(
+        bond_lengths=_bond_lengths(flat),
+        angles=_angles(flat),
+        torsions=_torsions(flat),
+        elements=flat.element,
         sizes=np.array(sizes),
         ring_sizes=np.array(ring_sizes, dtype=np.int64),
         ring_systems=np.array(systems, dtype=np.str_),
@@ -262,8 +245,7 @@ def _angles(flat: _Flat) -> dict[str, np.ndarray]:
 
 def _torsions(flat: _Flat) -> dict[str, np.ndarray]:
     atoms = internal_coordinates.torsion_atoms(flat.bonds, len(flat.element))
-    ends = np.stack([internal_coordinates.angles(flat.pos, atoms[:, part]) for part in ([0, 1, 2], [1, 2, 3])])
-    atoms = atoms[((ends > _STRAIGHT) & (ends < 180 - _STRAIGHT)).all(0)]
+    atoms = atoms[internal_coordinates.are_bent(flat.pos, atoms)]
     z = flat.element[atoms]
     backwards = (z[:, 1] > z[:, 2]) | ((z[:, 1] == z[:, 2]) & (z[:, 0] > z[:, 3]))
     z[backwards] = z[backwards, ::-1]

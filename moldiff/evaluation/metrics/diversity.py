@@ -1,6 +1,4 @@
-"""How different the molecules of a set are from one another.
-
-How near molecules come to known ones: the similarity of each to its nearest neighbour among them.
+"""How different the molecules of a set are from one another, and how near they come to known ones.
 
 A generator that memorises draws molecules nearer to its training set than real ones outside of it are, so that the
 numbers are read beside those of held-out molecules.
@@ -9,7 +7,7 @@ numbers are read beside those of held-out molecules.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
-from moldiff.evaluation.metric import Measured, OnProgress, average, median
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.metric import MetricOutput, OnProgress, average, median
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 
 _scaffold: Any = MurckoScaffoldSmiles  # untyped
@@ -41,10 +39,10 @@ class Diversity:
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Compare all pairs of valid molecules."""
-        mols = [Chem.MolFromSmiles(text) for text in subjects.smiles if text is not None]
+        mols = _valid(molecules)
         total, pairs = self._distances(mols)
         scaffolds = [str(_scaffold(mol=mol)) for mol in mols]
         cyclic = [scaffold for scaffold in scaffolds if scaffold]
@@ -59,7 +57,7 @@ class Diversity:
                 "diversity_cyclic", len(cyclic), len(mols), "P2-valid molecules with a ring, over the P2-valid."
             ),
         ]
-        return Measured(results, options={field.name: getattr(self, field.name) for field in fields(self)})
+        return MetricOutput(results, options=asdict(self))
 
     def _distances(self, mols: list[Chem.Mol]) -> tuple[float, int]:
         """Sum of 1 - similarity over all pairs, and their number."""
@@ -70,6 +68,10 @@ class Diversity:
             float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in range(1, len(prints))
         )
         return pairs - similar, pairs
+
+
+def _valid(molecules: MoleculeSet) -> list[Chem.Mol]:
+    return [Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None]
 
 
 _SCAFFOLDS = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
@@ -96,23 +98,22 @@ class NearestNeighbours:
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Find the nearest neighbour of every valid molecule in the reference, which must be there."""
         assert reference is not None
-        prints, known = self._bits(subjects), self._bits(reference)
+        prints, known = self._bits(molecules), self._bits(reference)
         found = self.similarities(prints, known, on_progress)
-        column = dict(zip(subjects.valid, found.tolist(), strict=True)) if known else {}
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options["reference_molecules"] = len(known)
-        values = [column.get(place) for place in range(len(subjects))]
-        return Measured(self._results(found if known else found[:0]), {"neighbours_similarity": values}, {}, options)
+        values = molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=True)) if known else {})
+        options = asdict(self) | {"reference_molecules": len(known)}
+        return MetricOutput(
+            self._results(found if known else found[:0]), {"neighbours_similarity": values}, {}, options
+        )
 
-    def _bits(self, subjects: Subjects) -> list[np.ndarray]:
+    def _bits(self, molecules: MoleculeSet) -> list[np.ndarray]:
         """Numbers of the bits that are set in the fingerprint of every valid molecule."""
         generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
-        mols = (Chem.MolFromSmiles(text) for text in subjects.smiles if text is not None)
-        return [np.array(generator.GetFingerprint(mol).GetOnBits(), dtype=np.int64) for mol in mols]
+        return [np.array(generator.GetFingerprint(mol).GetOnBits(), dtype=np.int64) for mol in _valid(molecules)]
 
     def similarities(
         self, prints: Sequence[np.ndarray], known: Sequence[np.ndarray], on_progress: OnProgress | None = None

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import FilterCatalog
 
+from moldiff.evaluation.metric import MetricOutput, OnProgress, average, finished, median
+from moldiff.evaluation.metrics.distributions import wasserstein
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.descriptors import DESCRIPTORS
 from moldiff.processes import Failure, run_limited, was_interrupted
-
-if TYPE_CHECKING:  # worker processes import this module, and need no torch
-    from moldiff.evaluation.metric import Measured, OnProgress
-    from moldiff.evaluation.molecule_set import Subjects
 
 ALERTS = ("PAINS", "NIBR", "UNSTABLE")
 """PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
@@ -75,32 +74,28 @@ class DrugLikeness:
     package = None
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Describe every valid molecule."""
-        from moldiff.evaluation.metric import Measured, unfinished
-
-        both = [subjects] if reference is None else [subjects, reference]
+        both = [molecules] if reference is None else [molecules, reference]
         texts = [text for side in both for text in side.smiles if text is not None]
         outcomes = run_limited(describe, texts, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        found, known = outcomes[: len(subjects.valid)], outcomes[len(subjects.valid) :]
-        finished = [outcome for outcome in found if not was_interrupted([outcome])]
-        results = _results(_done(found), len(finished)) + _distances(_done(found), _done(known))
-        results += unfinished("druglike", len(found) - len(finished), len(found))
-        options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
-        return Measured(results, _columns(subjects, found), {}, options, was_interrupted(outcomes))
+        found, known = outcomes[: len(molecules.valid)], outcomes[len(molecules.valid) :]
+        ended, left = finished("druglike", found)
+        results = _results(_done(found), len(ended)) + _distances(_done(found), _done(known)) + left
+        options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
+        return MetricOutput(results, _columns(molecules, found), {}, options, was_interrupted(outcomes))
 
 
 def _done(outcomes: Sequence[Described | Failure]) -> list[Described]:
     return [outcome for outcome in outcomes if isinstance(outcome, Described)]
 
 
-def _columns(subjects: Subjects, found: Sequence[Described | Failure]) -> dict[str, Sequence[Any]]:
-    by_place = {place: one for place, one in zip(subjects.valid, found, strict=True) if isinstance(one, Described)}
-    rows = [by_place.get(place) for place in range(len(subjects))]
-    reasons = {place: one.reason for place, one in zip(subjects.valid, found, strict=True) if isinstance(one, Failure)}
+def _columns(molecules: MoleculeSet, found: Sequence[Described | Failure]) -> dict[str, Sequence[Any]]:
+    outcomes = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
+    rows = [one if isinstance(one, Described) else None for one in outcomes]
     columns: dict[str, Sequence[Any]] = {
-        "druglike_reason": [reasons.get(place, "") for place in range(len(subjects))],
+        "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in outcomes],
     }
     columns |= {f"druglike_{name}": [None if row is None else getattr(row, name) for row in rows] for name in _TITLES}
     for number, catalogue in enumerate(ALERTS):
@@ -110,8 +105,6 @@ def _columns(subjects: Subjects, found: Sequence[Described | Failure]) -> dict[s
 
 
 def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
-    from moldiff.evaluation.metric import average, median
-
     over = "over the P2-valid molecules that could be described"
     described = "P2-valid molecules that could be described within the limit, over the P2-valid."
     results = [MetricResult("druglike_described", len(found), asked, described)]
@@ -129,8 +122,6 @@ def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
 
 def _distances(found: Sequence[Described], known: Sequence[Described]) -> list[MetricResult]:
     """Wasserstein-1 distances of the descriptors, where there are both sides."""
-    from moldiff.evaluation.metrics.distributions import wasserstein
-
     if not found or not known:
         return []
     results = []

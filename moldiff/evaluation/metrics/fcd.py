@@ -8,16 +8,15 @@ says little about molecules as small as QM9's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.resources import files
 
 import numpy as np
-import torch
 from rdkit import Chem
 
-from moldiff.evaluation.metric import Measured, OnProgress, require
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.metric import MetricOutput, OnProgress, require
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 
 _LENGTH = 350  # characters, the end mark included, to which ChemNet's input is padded
@@ -42,26 +41,27 @@ class FrechetDistance:
     package = "fcd"
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Compare with the reference, which must be there."""
         assert reference is not None
         require("fcd")
-        texts = [_readable(subjects), _readable(reference)]
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options |= {"fcd": metadata.version("fcd"), "molecules": len(texts[0]), "reference_molecules": len(texts[1])}
+        texts = [_readable(molecules), _readable(reference)]
+        options = asdict(self) | {"fcd": metadata.version("fcd")}
+        options |= {"molecules": len(texts[0]), "reference_molecules": len(texts[1])}
         if min(map(len, texts)) < 2:
             empty = MetricResult("fcd_distance", 0.0, 0, _DEFINITION, len(texts[0]))
             note = "fewer than two valid molecules on one of the sides"
-            return Measured([empty], notes={"fcd_distance": note}, options=options)
+            return MetricOutput([empty], notes={"fcd_distance": note}, options=options)
         together = self._activations([*texts[0], *texts[1]], on_progress)
         value = frechet_distance(together[: len(texts[0])], together[len(texts[0]) :])
         few = f"taken over {len(texts[0])} and {len(texts[1])} molecules; it is larger the fewer they are"
         notes = {"fcd_distance": few} if min(map(len, texts)) < _FEW else {}
-        return Measured([MetricResult("fcd_distance", value, 1, _DEFINITION, len(texts[0]))], {}, notes, options)
+        return MetricOutput([MetricResult("fcd_distance", value, 1, _DEFINITION, len(texts[0]))], {}, notes, options)
 
     def _activations(self, texts: Sequence[str], on_progress: OnProgress | None) -> np.ndarray:
         """ChemNet's last hidden layer [k, 512]."""
+        import torch
         from fcd import load_ref_model
         from fcd.utils import get_one_hot
 
@@ -84,13 +84,10 @@ _DEFINITION = (
 )
 
 
-def _readable(subjects: Subjects) -> list[str]:
+def _readable(molecules: MoleculeSet) -> list[str]:
     """Canonical SMILES without stereo that fit the network."""
-    texts = [
-        str(Chem.MolToSmiles(Chem.MolFromSmiles(text), isomericSmiles=False))
-        for text in subjects.smiles
-        if text is not None
-    ]
+    mols = (Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None)
+    texts = [str(Chem.MolToSmiles(mol, isomericSmiles=False)) for mol in mols]
     return [text for text in texts if len(text) < _LENGTH]
 
 

@@ -11,28 +11,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
+from moldiff.evaluation.metric import MetricOutput, OnProgress, unfinished
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.convert import explicit_atom, set_positions
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, run_limited
-
-if TYPE_CHECKING:  # worker processes import this module, and need no torch
-    from moldiff.evaluation.metric import Measured, OnProgress
-    from moldiff.evaluation.molecule_set import Subjects
-
 
 EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
 """How perception can end other than well, beside what was wrong with the record before."""
 
 
-class Task(NamedTuple):
+class PerceptionInput(NamedTuple):
     """One molecule to perceive: atomic numbers [a], coordinates [a, 3] (Å), total charge (e)."""
 
     atomic_number: np.ndarray
@@ -83,12 +81,10 @@ class Perception:
         return f"p3[{','.join(texts)}]" if texts else "p3"
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Perceive every record that has coordinates."""
-        from moldiff.evaluation.metric import Measured, unfinished
-
-        outcomes = self.perceive(subjects, on_progress)
+        outcomes = self.perceive(molecules, on_progress)
         statuses = [outcome.status for outcome in outcomes]
         columns: dict[str, Sequence[Any]] = {
             f"{self.name}_status": [str(status) for status in statuses],
@@ -96,14 +92,14 @@ class Perception:
             f"{self.name}_smiles": [outcome.smiles for outcome in outcomes],
             f"{self.name}_same_graph": [outcome.same_graph for outcome in outcomes],
         }
-        options = {field.name: getattr(self, field.name) for field in fields(self)} | {"rdkit": rdBase.rdkitVersion}
+        options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
         finished = [outcome for outcome in outcomes if outcome.status is not Status.INTERRUPTED]
         left = unfinished(self.name, len(outcomes) - len(finished), len(outcomes))
-        return Measured([*self._results(finished), *left], columns, {}, options, bool(left))
+        return MetricOutput([*self._results(finished), *left], columns, {}, options, bool(left))
 
-    def perceive(self, subjects: Subjects, on_progress: OnProgress | None = None) -> list[Perceived]:
+    def perceive(self, molecules: MoleculeSet, on_progress: OnProgress | None = None) -> list[Perceived]:
         """The outcome of every record, in order."""
-        problems = [subjects.problem(place) for place in range(len(subjects))]
+        problems = [molecules.problem(place) for place in range(len(molecules))]
         asked = [place for place, problem in enumerate(problems) if problem is None]
         function = partial(
             perceive,
@@ -111,16 +107,16 @@ class Perception:
             use_vdw=self.use_vdw,
             cov_factor=self.cov_factor,
         )
-        tasks = [self._task(subjects, place) for place in asked]
+        tasks = [self._task(molecules, place) for place in asked]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         by_place = dict(zip(asked, found, strict=True))
         return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
 
-    def _task(self, subjects: Subjects, place: int) -> Task:
-        atoms, entry = subjects.atoms[place], subjects.entries[place]
+    def _task(self, molecules: MoleculeSet, place: int) -> PerceptionInput:
+        atoms, entry = molecules.atoms[place], molecules.entries[place]
         assert atoms is not None
         own = 0 if isinstance(entry, InvalidMolecule) else int(entry.formal_charge.sum())
-        return Task(*atoms, own if self.charge is None else self.charge, subjects.smiles[place])
+        return PerceptionInput(*atoms, own if self.charge is None else self.charge, molecules.smiles[place])
 
     def _results(self, outcomes: Sequence[Perceived]) -> list[MetricResult]:
         total, statuses = len(outcomes), Counter(outcome.status for outcome in outcomes)
@@ -169,23 +165,19 @@ def _outcome(found: Perceived | Failure | InvalidMolecule) -> Perceived:
     return Perceived(status_of(found, Status.PERCEPTION_FAILED), found.reason)
 
 
-def perceive(task: Task, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:
+def perceive(task: PerceptionInput, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:
     """Perceive one molecule in this process, which may take for ever.
 
     Example:
         >>> water = np.array([[0, 0, 0.1173], [0, 0.7572, -0.4692], [0, -0.7572, -0.4692]])
-        >>> task = Task(np.array([8, 1, 1]), water, 0, "O")
+        >>> task = PerceptionInput(np.array([8, 1, 1]), water, 0, "O")
         >>> perceive(task, allow_charged_fragments=True, use_vdw=False, cov_factor=1.3).smiles
         'O'
     """
     mol = Chem.RWMol()
     for atomic_number in task.atomic_number.tolist():
-        atom = Chem.Atom(atomic_number)
-        atom.SetNoImplicit(True)
-        mol.AddAtom(atom)
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.asarray(task.pos, dtype=np.float64))
-    mol.AddConformer(conformer)
+        mol.AddAtom(explicit_atom(atomic_number))
+    set_positions(mol, task.pos)
     with rdBase.BlockLogs():
         try:
             rdDetermineBonds.DetermineBonds(

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rdkit import Chem
 
+from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses, require, unfinished
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
+from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, FailureKind, run_limited, was_interrupted
-
-if TYPE_CHECKING:  # worker processes import this module, and need no torch
-    from moldiff.evaluation.metric import Measured, OnProgress
-    from moldiff.evaluation.molecule_set import Subjects
 
 CHECKS = (
     "mol_pred_loaded",
@@ -63,34 +62,30 @@ class PoseBustersChecks:
     package = "posebusters"
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Check every molecule that could be read, broken ones included."""
-        from moldiff.evaluation.metric import Measured, require, unfinished
-        from moldiff.molecules.convert import to_rdkit
-
         require("posebusters")
         outcomes: list[_Outcome | None] = [
-            entry if isinstance(entry, InvalidMolecule) else subjects.problem(place)
-            for place, entry in enumerate(subjects.entries)
+            entry if isinstance(entry, InvalidMolecule) else molecules.problem(place)
+            for place, entry in enumerate(molecules.entries)
         ]
         asked = [place for place, problem in enumerate(outcomes) if problem is None]
-        entries = [subjects.entries[place] for place in asked]
+        entries = [molecules.entries[place] for place in asked]
         mols = [to_rdkit(entry, stereo=False) for entry in entries if not isinstance(entry, InvalidMolecule)]
-        tasks = [Task(mol, energy) for mol in mols for energy in (False, True)]
+        tasks = [PoseInput(mol, energy) for mol in mols for energy in (False, True)]
         report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
         found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report)
         for place, cheap, energy in zip(asked, found[::2], found[1::2], strict=True):
             outcomes[place] = _merged(cheap, energy)
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options |= {"configuration": "mol", "posebusters": metadata.version("posebusters")}
+        options = asdict(self) | {"configuration": "mol", "posebusters": metadata.version("posebusters")}
         judged = [outcome for outcome in outcomes if outcome is not None]
         finished = [one for one in judged if not (isinstance(one, Checked) and was_interrupted([one.failure]))]
         left = unfinished("posebusters", len(judged) - len(finished), len(judged))
-        return Measured([*_results(finished), *left], _columns(judged), {}, options, bool(left))
+        return MetricOutput([*_results(finished), *left], _columns(judged), {}, options, bool(left))
 
 
-class Task(NamedTuple):
+class PoseInput(NamedTuple):
     """A molecule, not necessarily sanitised, with one conformer; and whether its energy ratio or the rest is asked."""
 
     mol: Chem.Mol
@@ -147,8 +142,6 @@ def _verdicts(outcomes: Sequence[_Outcome], check: str) -> list[bool | None]:
 
 
 def _results(outcomes: Sequence[_Outcome]) -> list[MetricResult]:
-    from moldiff.evaluation.metric import count_statuses
-
     total, statuses = len(outcomes), [_status(outcome) for outcome in outcomes]
     passed = sum(status is Status.OK for status in statuses)
     complete = sum(
@@ -176,7 +169,7 @@ _VALID = (
 )
 
 
-def bust(task: Task) -> dict[str, bool | None]:
+def bust(task: PoseInput) -> dict[str, bool | None]:
     """PoseBusters' verdicts on one molecule, by name of the check."""
     row = _busters(energy=task.energy).bust(task.mol, full_report=False).iloc[0]
     return {check: _verdict(row[check]) for check in CHECKS if check in row}

@@ -1,37 +1,54 @@
-"""How far molecules lie from a minimum of GFN2-xTB (Bannwarth et al. 2019, doi:10.1021/acs.jctc.8b01176).
+"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s.
 
-Every valid molecule is relaxed by L-BFGS from its own coordinates, in the gas phase and in the closed-shell state of
-its total charge. A good generator loses little energy and hardly moves. The quantities are those of Nikitin et al.
-2025 (arXiv:2505.00169): energy drop, RMSD, and absolute changes of bond lengths, angles and torsions.
+Every valid molecule is relaxed from its own coordinates; with GFN2-xTB (Bannwarth et al. 2019,
+doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. A good
+generator loses little energy and hardly moves. For a model trained on geometries of MMFF94s (Halgren 1999,
+doi:10.1002/jcc.15) that is the level of theory of the training data: relaxed molecules of the data lose nearly nothing.
+The quantities are those of Nikitin et al. 2025 (arXiv:2505.00169): energy drop, RMSD, and absolute changes of
+bond lengths, angles and torsions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdForceFieldHelpers
 
+from moldiff.evaluation.metric import (
+    MetricOutput,
+    OnProgress,
+    average,
+    count_statuses,
+    finished,
+    median,
+    require,
+)
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules import internal_coordinates
+from moldiff.molecules.internal_coordinates import (
+    angle_atoms,
+    angles,
+    are_bent,
+    lengths,
+    torsion_atoms,
+    torsion_change,
+    torsions,
+)
 from moldiff.molecules.molecule import Status, status_of
-from moldiff.processes import Failure, run_limited, was_interrupted
-
-if TYPE_CHECKING:  # worker processes import this module, and need no torch
-    from rdkit import Chem
-
-    from moldiff.evaluation.metric import Measured, OnProgress
-    from moldiff.evaluation.molecule_set import Subjects
+from moldiff.processes import Failure, run_limited
 
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 627.5094740631  # kcal/mol, CODATA 2018
-_STRAIGHT = 5.0  # degrees from 0 or 180 within which a bond angle leaves a torsion undefined
+VARIANT = "MMFF94s"
 
 
-class Task(NamedTuple):
+class RelaxationInput(NamedTuple):
     """One molecule to relax: atomic numbers [a], coordinates [a, 3] (Å), bonds (i, j) [m, 2], total charge (e)."""
 
     atomic_number: np.ndarray
@@ -76,47 +93,62 @@ class Relaxation:
     package = "tblite"
 
     def __call__(
-        self, subjects: Subjects, reference: Subjects | None = None, on_progress: OnProgress | None = None
-    ) -> Measured:
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
         """Relax every valid molecule in 3D."""
-        from moldiff.evaluation.metric import require
-
         require("tblite")
-        tasks = [task_of(mol) for mol in subjects.mols.values()]
+        tasks = [input_of(mol) for mol in molecules.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        options |= {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return measured(subjects, found, name=self.name, method="GFN2-xTB", options=options)
+        options = asdict(self) | {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
+        return _output(molecules, found, self.name, options)
 
 
-def measured(
-    subjects: Subjects, found: Sequence[Relaxed | Failure], *, name: str, method: str, options: Mapping[str, Any]
-) -> Measured:
-    """What relaxing every valid molecule in 3D came to: counts, energies, shifts, and a column for each.
+@dataclass(frozen=True, kw_only=True)
+class ForceFieldRelaxation:
+    """Relaxation of the P2-valid molecules with RDKit's MMFF94s.
 
-    Args:
-        subjects: all records.
-        found: outcomes of the valid ones, in their order.
-        name: of the metric, prefix of its results.
-        method: what the definitions call it.
-        options: settings and tool versions that decide the numbers.
+    Attributes:
+        max_iterations: steps of RDKit's BFGS after which a molecule has failed.
+        limit: seconds of processor time that a molecule may take.
+        num_workers: processes; None = one per CPU.
     """
-    from moldiff.evaluation.metric import Measured, unfinished
 
-    by_place = dict(zip(subjects.mols, found, strict=True))
-    entries = [by_place.get(place) for place in range(len(subjects))]
-    finished = [entry for entry in found if not was_interrupted([entry])]
-    left = unfinished(name, len(found) - len(finished), len(found))
-    return Measured([*_results(finished, name, method), *left], _columns(entries, name), {}, options, bool(left))
+    max_iterations: int = 5000
+    limit: float = 30.0
+    num_workers: int | None = None
+
+    name = "mmff"
+    needs = ("coordinates", "bonds")
+    package = None
+
+    def __call__(
+        self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
+    ) -> MetricOutput:
+        """Relax every valid molecule in 3D."""
+        mols = list(molecules.mols.values())
+        function = partial(relax_by_force_field, max_iterations=self.max_iterations)
+        found = run_limited(function, mols, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
+        options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
+        return _output(molecules, found, self.name, options)
 
 
-def task_of(mol: Chem.Mol) -> Task:
+def _output(
+    molecules: MoleculeSet, found: Sequence[Relaxed | Failure], name: str, options: Mapping[str, Any]
+) -> MetricOutput:
+    """What relaxing every valid molecule in 3D came to: counts, energies, shifts, and a column for each."""
+    done, left = finished(name, found)
+    entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
+    results = [*_results(done, name, options["method"]), *left]
+    return MetricOutput(results, _columns(entries, name), {}, options, bool(left))
+
+
+def input_of(mol: Chem.Mol) -> RelaxationInput:
     """What there is to relax of a molecule with one conformer."""
     numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
     bonds = np.array([[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()] for bond in mol.GetBonds()], dtype=np.int64)
     charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
-    return Task(numbers, mol.GetConformer().GetPositions(), bonds.reshape(-1, 2), charge)
+    return RelaxationInput(numbers, mol.GetConformer().GetPositions(), bonds.reshape(-1, 2), charge)
 
 
 def _status(entry: Relaxed | Failure | None) -> Status | None:
@@ -143,8 +175,6 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list[MetricResult]:
-    from moldiff.evaluation.metric import average, count_statuses, median
-
     done = [entry for entry in found if isinstance(entry, Relaxed)]
     drops, shifts = [entry.energy_drop for entry in done], [entry.rmsd for entry in done]
     changes = [
@@ -165,7 +195,7 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
     ]
 
 
-def relax(task: Task, *, gradient_tolerance: float, max_iterations: int) -> Relaxed:
+def relax(task: RelaxationInput, *, gradient_tolerance: float, max_iterations: int) -> Relaxed:
     """Relax one molecule in this process.
 
     Raises:
@@ -194,28 +224,59 @@ def relax(task: Task, *, gradient_tolerance: float, max_iterations: int) -> Rela
     return compare(task, found.x.reshape(-1, 3) * BOHR, (start - float(found.fun)) * HARTREE, int(found.nfev))
 
 
-def compare(task: Task, pos: np.ndarray, energy_drop: float, num_gradients: int = 0) -> Relaxed:
+def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
+    """Relax one sanitised molecule with explicit hydrogens and one conformer, in this process.
+
+    Raises:
+        RuntimeError: when the force field lacks parameters for it, or the relaxation does not converge.
+    """
+    mol, before = Chem.Mol(mol), input_of(mol)
+    with rdBase.BlockLogs():
+        field = _force_field(mol)
+        if field is None:
+            raise RuntimeError(f"{VARIANT} has no parameters for it")
+        start = field.CalcEnergy()
+        if field.Minimize(maxIts=max_iterations):
+            raise RuntimeError(f"not relaxed after {max_iterations} steps")
+        return compare(before, mol.GetConformer().GetPositions(), start - field.CalcEnergy())
+
+
+def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
+    """Energy (kcal/mol) that a molecule loses in so many steps, in this process; None without parameters for it.
+
+    Args:
+        mol: explicit hydrogens and one conformer; need not be sanitised.
+        max_iterations: few, so that no molecule takes long.
+    """
+    mol = Chem.Mol(mol)
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(mol)
+        field = _force_field(mol)
+        if field is None:
+            return None
+        start: float = field.CalcEnergy()
+        field.Minimize(maxIts=max_iterations)
+        return start - float(field.CalcEnergy())
+
+
+def _force_field(mol: Chem.Mol) -> Any | None:
+    """The force field on the coordinates of a molecule; None without parameters for it."""
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
+    return None if properties is None else rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+
+
+def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float, num_gradients: int = 0) -> Relaxed:
     """What changed from the coordinates of `task` to pos [a, 3] (Å)."""
-    number = len(task.atomic_number)
-    angles, torsions = (
-        internal_coordinates.angle_atoms(task.bonds, number),
-        internal_coordinates.torsion_atoms(task.bonds, number),
-    )
-    ends = np.stack(
-        [internal_coordinates.angles(x, torsions[:, part]) for x in (task.pos, pos) for part in ([0, 1, 2], [1, 2, 3])]
-    )
-    torsions = torsions[((ends > _STRAIGHT) & (ends < 180 - _STRAIGHT)).all(0)]
+    before, bonds, number = task.pos, task.bonds, len(task.atomic_number)
+    bends, turns = angle_atoms(bonds, number), torsion_atoms(bonds, number)
+    turns = turns[are_bent(before, turns) & are_bent(pos, turns)]
     return Relaxed(
         pos=pos,
         energy_drop=energy_drop,
-        rmsd=superposed_rmsd(task.pos, pos),
-        bond_change=np.abs(
-            internal_coordinates.lengths(pos, task.bonds) - internal_coordinates.lengths(task.pos, task.bonds)
-        ),
-        angle_change=np.abs(internal_coordinates.angles(pos, angles) - internal_coordinates.angles(task.pos, angles)),
-        torsion_change=internal_coordinates.torsion_change(
-            internal_coordinates.torsions(task.pos, torsions), internal_coordinates.torsions(pos, torsions)
-        ),
+        rmsd=superposed_rmsd(before, pos),
+        bond_change=np.abs(lengths(pos, bonds) - lengths(before, bonds)),
+        angle_change=np.abs(angles(pos, bends) - angles(before, bends)),
+        torsion_change=torsion_change(torsions(before, turns), torsions(pos, turns)),
         num_gradients=num_gradients,
     )
 

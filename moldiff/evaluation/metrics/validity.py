@@ -9,7 +9,6 @@ hydrogens, no atom keeps an unpaired electron, and everything hangs together in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rdkit import Chem
@@ -17,10 +16,10 @@ from rdkit import Chem
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
-from moldiff.molecules import validity as molecules_validity
 from moldiff.molecules.elements import SYMBOLS, VALENCES
-from moldiff.molecules.formats.record import unexpected
+from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.validity import allowed_sums, check
 from moldiff.molecules.vocabulary import Vocabulary
 
 FAILURES = (
@@ -73,17 +72,13 @@ def judge(
     """
     if isinstance(molecule, InvalidMolecule):
         return Verdict(molecule, 0, 0, 0)
-    try:
-        return _judged(molecule, vocabulary, drawing)
-    except MemoryError:
-        raise
-    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-        return Verdict(unexpected(error), 0, 0, 0)
+    found = guarded(_judged, molecule, vocabulary, drawing)
+    return Verdict(found, 0, 0, 0) if isinstance(found, InvalidMolecule) else found
 
 
 def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> Verdict:
-    problem = molecules_validity.check(molecule, vocabulary)
-    counts = molecule.num_atoms, _num_stable(molecule, vocabulary), _num_fragments(molecule)
+    problem = check(molecule, vocabulary)
+    counts = molecule.num_atoms, _num_stable(molecule, vocabulary), molecule.pieces()[0]
     if problem is not None:
         return Verdict(problem, *counts)
     strict = identity.strict_key(molecule if drawing is None else drawing)
@@ -98,46 +93,16 @@ def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
     """Stable atoms; a hydrogen is stable by construction, with its one bond to a heavy atom."""
     if not molecule.is_finite:
         return 0
-    allowed = VALENCES.get if vocabulary is None else (lambda key, _: vocabulary.allowed_valences(*key))
-    keys = zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True)
-    stable = sum(total in allowed(key, ()) for key, total in zip(keys, molecule.bond_sums().tolist(), strict=True))
-    return stable + int(molecule.num_hydrogens.sum())
-
-
-def _num_fragments(molecule: Molecule) -> int:
-    parent = list(range(molecule.num_heavy_atoms))
-
-    def root(atom: int) -> int:
-        while parent[atom] != atom:
-            atom = parent[atom]
-        return atom
-
-    for i, j, _ in molecule.bonds.tolist():
-        parent[root(i)] = root(j)
-    return sum(parent[atom] == atom for atom in range(len(parent)))
-
-
-def validity(
-    molecules: Sequence[Molecule | InvalidMolecule], reference: Sequence[Molecule] | None = None
-) -> list[MetricResult]:
-    """All P2 numbers of a list; `reference` is not used (the `Metric` seam passes it).
-
-    Entries that are `InvalidMolecule` (records that could not be read) count in every per-molecule denominator.
-    """
-    return validity_results([judge(molecule) for molecule in molecules])
-
-
-def validity_results(verdicts: Iterable[Verdict]) -> list[MetricResult]:
-    """P2 numbers of records already judged, ending with one count for every way to fail."""
-    counts = ValidityCounts()
-    for verdict in verdicts:
-        counts.add(verdict)
-    return counts.results()
+    pairs = zip(allowed_sums(molecule, vocabulary), molecule.bond_sums().tolist(), strict=True)
+    return sum(total in allowed for allowed, total in pairs) + int(molecule.num_hydrogens.sum())
 
 
 @dataclass(eq=False)
 class ValidityCounts:
-    """P2 numbers of a stream of records, of which none has to be kept."""
+    """P2 numbers of a stream of records, of which none has to be kept.
+
+    One that could not be read counts in every per-molecule denominator.
+    """
 
     total: int = 0
     _atoms: int = 0

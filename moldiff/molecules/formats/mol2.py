@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem, rdBase
 
-from moldiff.molecules.convert import atoms
+from moldiff.molecules.convert import atoms, one_line
 from moldiff.molecules.formats.record import (
-    MOL2_START,
+    Block,
     Columns,
+    Lines,
     Part,
     Record,
-    _Block,
-    _line,
-    _Lines,
-    _rejected,
     atomic_number,
     finished,
-    one_line,
+    line_at,
     rejected,
+    rejected_part,
     whole_number,
 )
+
+MOL2_START = "@<TRIPOS>MOLECULE"
 
 _GAFF_TYPE = re.compile(r"(cl|br|[chnopsfi])[a-z0-9+]?")
 """Atom types of GAFF and GAFF2 (Wang et al. 2004, doi:10.1002/jcc.20035, table 1) begin with their element in lower
@@ -138,20 +138,21 @@ def _foreign_type(block: list[str]) -> str | None:
     return None
 
 
-def _mol2_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    block, number = _Block(), 0
+def mol2_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a MOL2 file."""
+    block, number = Block(), 0
     for line in lines:
         if line.startswith(MOL2_START):
             if number:
-                yield Part(number, mol2_record, (block.lines,), _line(block.lines, 1))
-            block, number = _Block(), number + 1
+                yield Part(number, mol2_record, (block.lines,), line_at(block.lines, 1))
+            block, number = Block(), number + 1
         if number:
             block.add(line)
         elif line.strip() and not line.startswith("#"):
             reason = f"got {line.strip()[:40]!r}, expected {MOL2_START}; the rest of the file is not read"
-            yield _rejected(1, "", reason)
+            yield rejected_part(1, "", reason)
             return
     if number:
-        title = _line(block.lines, 1)
-        cut = _rejected(number, title, f"truncated at record {number}")
+        title = line_at(block.lines, 1)
+        cut = rejected_part(number, title, f"truncated at record {number}")
         yield cut if lines.cut else Part(number, mol2_record, (block.lines,), title)

@@ -1,9 +1,8 @@
-"""Files parted into records that are not parsed yet, so that other processes can do the parsing.
+"""Reading files of molecules, with every record accounted for.
 
-Reading and writing files of molecules, with every record accounted for.
-
-Files are read as a stream and parted into records here, so that a broken record cannot take its neighbours with it;
-bytes that are not UTF-8 are replaced, and any line ending will do.
+Files are read as a stream and parted into records that are not parsed yet, so that other processes can do the parsing
+and a broken record cannot take its neighbours with it; bytes that are not UTF-8 are replaced, and any line ending will
+do.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from typing import TextIO, cast
 from rdkit import Chem
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats import smiles
-from moldiff.molecules.formats.mol2 import _mol2_parts
-from moldiff.molecules.formats.record import DEFAULT_COLUMNS, PARQUET, Columns, Part, Record, _Lines, file_suffix
-from moldiff.molecules.formats.sdf import _sdf_parts
-from moldiff.molecules.formats.smiles import _of_rows, _smiles_parts, _table_parts
-from moldiff.molecules.formats.xyz import _xyz_parts
+from moldiff.molecules.formats.mol2 import mol2_parts
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, PARQUET, Columns, Lines, Part, Record, file_suffix
+from moldiff.molecules.formats.sdf import sdf_parts
+from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_parts
+from moldiff.molecules.formats.xyz import xyz_parts
 
 
 def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:
@@ -43,10 +41,10 @@ def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part
     if path.stat().st_size == 0:
         raise MoldiffError(f"{path}: the file is empty")
     if suffix in PARQUET:
-        yield from _of_rows(smiles.parquet_rows(path, columns))
+        yield from parquet_parts(path, columns)
         return
     with _open_text(path) as file:
-        yield from _READERS[suffix](_Lines(file), path, columns)
+        yield from _READERS[suffix](Lines(file), path, columns)
 
 
 @contextmanager
@@ -70,18 +68,18 @@ def _encoding(start: bytes) -> str:
     return "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-_READERS: dict[str, Callable[[_Lines, Path, Columns], Iterator[Part]]] = {
-    ".sdf": _sdf_parts,
-    ".sd": _sdf_parts,
-    ".mol": _sdf_parts,
-    ".mol2": _mol2_parts,
-    ".xyz": _xyz_parts,
-    ".extxyz": _xyz_parts,
-    ".smi": _smiles_parts,
-    ".smiles": _smiles_parts,
-    ".txt": _smiles_parts,
-    ".csv": _table_parts,
-    ".tsv": _table_parts,
+_READERS: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
+    ".sdf": sdf_parts,
+    ".sd": sdf_parts,
+    ".mol": sdf_parts,
+    ".mol2": mol2_parts,
+    ".xyz": xyz_parts,
+    ".extxyz": xyz_parts,
+    ".smi": smiles_parts,
+    ".smiles": smiles_parts,
+    ".txt": smiles_parts,
+    ".csv": table_parts,
+    ".tsv": table_parts,
 }
 
 SUFFIXES = (*_READERS, *PARQUET)

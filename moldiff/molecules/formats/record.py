@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -14,8 +14,9 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit
-from moldiff.molecules.elements import COVALENT
+from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line
+from moldiff.molecules.elements import covalent_radii
+from moldiff.molecules.hydrogens import with_missing_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
 
@@ -30,9 +31,13 @@ _SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
 
 _Result = TypeVar("_Result")
 
-END_OF_BLOCK = "M  END"
-END_OF_RECORD = "$$$$"
-MOL2_START = "@<TRIPOS>MOLECULE"
+HYDROGENS_ADDED = "hydrogens added"
+NAMELESS = "data field without a name, left out"
+
+SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
+"""Names, as `plain` gives them, of a column or field that holds a SMILES."""
+
+_SHOWN = 40  # characters of the name of a field
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Record:
             the record cannot be parsed.
         problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
             order of the file.
-        remarks: what is odd about its data fields (`moldiff.molecules.formats.fields`).
+        remarks: what is odd about its data fields (`gathered`).
     """
 
     number: int
@@ -62,6 +67,15 @@ class Record:
         assert self.mol is not None
         return guarded(_checked, self.mol)
 
+    def completed(self) -> Record:
+        """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""
+        if self.mol is None or self.problem is not None:
+            return self
+        mol = guarded(with_missing_hydrogens, self.mol)
+        if isinstance(mol, InvalidMolecule) or mol is self.mol:
+            return self
+        return replace(self, mol=mol, remarks=(*self.remarks, HYDROGENS_ADDED))
+
     def as_drawn(self) -> Molecule | InvalidMolecule:
         """The graph as it stands in the file, broken valences and loose fragments included."""
         if self.mol is None:
@@ -69,13 +83,13 @@ class Record:
         return guarded(from_rdkit, self.mol)
 
 
-def guarded(function: Callable[[Chem.Mol], _Result], mol: Chem.Mol) -> _Result | InvalidMolecule:
+def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | InvalidMolecule:
     """What a function makes of a molecule; whatever goes wrong is why there is none, and no other record's concern."""
     try:
-        return function(mol)
+        return function(*arguments)
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # RDKit raises of all kinds
         return unexpected(error)
 
 
@@ -173,7 +187,7 @@ def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
     """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
     ends = bond.GetBeginAtom(), bond.GetEndAtom()
     length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
-    share = float(length / sum(COVALENT[min(atom.GetAtomicNum(), len(COVALENT) - 1)] for atom in ends))
+    share = float(length / covalent_radii(np.array([atom.GetAtomicNum() for atom in ends])).sum())
     multiple = bond.GetBondType() != Chem.BondType.SINGLE
     return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
 
@@ -204,14 +218,42 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return problem.renumbered(atom_order(mol))
 
 
-def _set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
+def set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
+    """Put data fields on a molecule."""
     for key, value in fields.items():
         mol.SetProp(key, value)
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error without its line ends."""
-    return " ".join(str(error).split())
+class Fields(NamedTuple):
+    """Text by name, and what is odd about them, each remark once."""
+
+    values: dict[str, str]
+    remarks: tuple[str, ...] = ()
+
+
+def plain(name: str) -> str:
+    """A name in lower case, its words joined by underscores."""
+    return re.sub(r"[\s_-]+", "_", name.lower())
+
+
+def gathered(pairs: Iterable[tuple[str, str]]) -> Fields:
+    """Fields in the order in which they are given.
+
+    Of one that is given more than once the last value that is not empty counts, and one without a name is left out.
+    Both are said of the record unless nothing is lost by them.
+    """
+    values: dict[str, str] = {}
+    remarks: dict[str, None] = {}
+    for name, text in pairs:
+        if not name:
+            remarks |= {NAMELESS: None} if text.strip() else {}
+            continue
+        if name in values and not text.strip():
+            continue
+        if values.get(name, text) not in (text, ""):
+            remarks[f"data field {name[:_SHOWN]} given twice, the last counts"] = None
+        values[name] = text
+    return Fields(values, tuple(remarks))
 
 
 @dataclass(frozen=True)
@@ -237,7 +279,6 @@ _MAX_LINE, _MAX_BLOCK = 2**24, 2**27
 that is small until it is unpacked."""
 
 _LINE_BYTES = 64  # that a line takes in memory besides its characters
-_MAX_ATOMS = 1_000_000
 
 
 class Part(NamedTuple):
@@ -257,12 +298,8 @@ class Part(NamedTuple):
 
     def parse(self) -> Record:
         """The record itself; whatever goes wrong is its problem."""
-        try:
-            return self.build(self.number, *self.arguments)
-        except MemoryError:
-            raise
-        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-            return Record(self.number, self.title, None, unexpected(error))
+        found = guarded(self.build, self.number, *self.arguments)
+        return found if isinstance(found, Record) else Record(self.number, self.title, None, found)
 
 
 def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> str:
@@ -279,7 +316,7 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
     return suffix
 
 
-class _Lines:
+class Lines:
     """Lines without their ends; `cut` is set when a compressed file breaks off."""
 
     def __init__(self, file: TextIO) -> None:
@@ -302,7 +339,7 @@ class _Lines:
             self.cut = True
 
 
-class _Block:
+class Block:
     """The lines of one record, as many as may be kept; `full` says that some are left out."""
 
     def __init__(self) -> None:
@@ -317,11 +354,13 @@ class _Block:
             self.lines.append(line)
 
 
-def _rejected(number: int, name: str, reason: str) -> Part:
+def rejected_part(number: int, name: str, reason: str) -> Part:
+    """What stands for a record of which nothing is parsed."""
     return Part(number, rejected, (name, reason), name)
 
 
-def _line(block: list[str], index: int) -> str:
+def line_at(block: list[str], index: int) -> str:
+    """A line without the spaces around it; "" behind the last one."""
     return block[index].strip() if index < len(block) else ""
 
 

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
 
-from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.formats.fields import sdf_fields
 from moldiff.molecules.formats.record import (
-    END_OF_BLOCK,
-    END_OF_RECORD,
+    Block,
     Columns,
+    Fields,
+    Lines,
     Part,
     Record,
-    Value,
-    _Block,
-    _line,
-    _Lines,
-    _rejected,
-    _set_fields,
     atomic_number,
     finished,
+    gathered,
+    line_at,
     rejected,
+    rejected_part,
+    set_fields,
     whole_number,
 )
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+
+END_OF_BLOCK = "M  END"
+END_OF_RECORD = "$$$$"
+_HEADER = re.compile(r">[^<]*<(.*)>")
 
 
 def sdf_record(number: int, block: list[str]) -> Record:
@@ -47,8 +48,31 @@ def sdf_record(number: int, block: list[str]) -> Record:
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
     fields = sdf_fields(block[end:])
-    _set_fields(mol, fields.values)
+    set_fields(mol, fields.values)
     return replace(finished(number, name, mol), remarks=fields.remarks)
+
+
+def sdf_fields(lines: Sequence[str]) -> Fields:
+    """The data fields of an SDF record; a line of spaces ends a value like an empty one does.
+
+    The name is what stands between the first `<` of the header and its last `>`, so that it may hold a `>` itself.
+
+    Example:
+        >>> sdf_fields(["> <a>b>", "7", "", "> 25 <gap> (MD-1)", "0.3"]).values
+        {'a>b': '7', 'gap': '0.3'}
+    """
+    pairs: list[tuple[str, list[str]]] = []
+    value: list[str] | None = None
+    for line in lines:
+        header = _HEADER.match(line)
+        if header or (value is None and line.startswith(">")):
+            value = []
+            pairs.append((header[1] if header else "", value))
+        elif not line.strip():
+            value = None
+        elif value is not None:
+            value.append(line)
+    return gathered((name, "\n".join(text)) for name, text in pairs)
 
 
 def _why_unparsed(block: list[str]) -> InvalidMolecule:
@@ -71,33 +95,25 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
     return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
-def _sdf_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    block, number = _Block(), 1
+def sdf_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of an SDF or MOL file."""
+    block, number = Block(), 1
     for line in lines:
         if line.startswith(END_OF_RECORD):
-            yield Part(number, sdf_record, (block.lines,), _line(block.lines, 0))
-            block, number = _Block(), number + 1
+            yield Part(number, sdf_record, (block.lines,), line_at(block.lines, 0))
+            block, number = Block(), number + 1
         else:
             block.add(line)
     if any(line.strip() for line in block.lines):
         # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
         whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block.lines)
-        title = _line(block.lines, 0)
-        cut = _rejected(number, title, f"truncated at record {number}")
+        title = line_at(block.lines, 0)
+        cut = rejected_part(number, title, f"truncated at record {number}")
         yield Part(number, sdf_record, (block.lines,), title) if whole else cut
 
 
-def _field_text(key: str, value: Value | None) -> str:
-    if not key or re.search(r"[<>\r\n]", key):
-        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.8g}"
-    return " ".join(str(value).split())
-
-
-def _sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+def sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    """A record of an SDF: V2000 where that can hold it."""
     mol = to_rdkit(replace(molecule, name=" ".join(molecule.name.split())))
     mol.UpdatePropertyCache(strict=False)
     # V2000 counts atoms and bonds with three digits.
@@ -105,4 +121,4 @@ def _sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
     # Readers take stereo off 3D coordinates; a double bond without a side in them is the one flagged as "either".
     block = Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large)
     data = "".join(f">  <{key}>\n{text}\n\n" for key, text in fields.items())
-    return f"{block}{data}$$$$\n"
+    return f"{block}{data}{END_OF_RECORD}\n"

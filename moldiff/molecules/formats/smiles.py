@@ -1,4 +1,4 @@
-"""Tables of SMILES: CSV and TSV with any usual separator, header or not, and Parquet."""
+"""SMILES: files of lines, and tables (CSV and TSV with any usual separator, header or not, and Parquet)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from typing import NamedTuple
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.fields import SMILES_NAMES, gathered, plain
 from moldiff.molecules.formats.record import (
     DEFAULT_COLUMNS,
+    SMILES_NAMES,
     Columns,
+    Lines,
     Part,
     Record,
-    _Lines,
-    _rejected,
-    _set_fields,
     finished,
+    gathered,
+    plain,
     rejected,
+    rejected_part,
+    set_fields,
 )
 from moldiff.molecules.formats.storage import encoded
 from moldiff.molecules.identity import smiles
@@ -43,21 +45,6 @@ _MAX_FIELD = 2**24
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
-class Row(NamedTuple):
-    """One row of a table: its SMILES, name and the other cells by header, with what is odd about these."""
-
-    smiles: str
-    name: str
-    fields: dict[str, str]
-    remarks: tuple[str, ...] = ()
-
-
-class BrokenTable(NamedTuple):
-    """What stands for the rest of a table that cannot be read on."""
-
-    reason: str
-
-
 class _Layout(NamedTuple):
     """Where a table has its SMILES (or InChI) and names, and how to read its cells.
 
@@ -71,8 +58,8 @@ class _Layout(NamedTuple):
     decimal_comma: bool = False
 
 
-def text_rows(lines: Iterator[str], path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
-    """Rows of a CSV or TSV file; blank lines and leading lines that start with # are left out.
+def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a CSV or TSV file; blank lines and leading lines that start with # are left out.
 
     A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have
     a decimal comma, unless one of the first rows has a decimal point.
@@ -90,13 +77,14 @@ def text_rows(lines: Iterator[str], path: Path, columns: Columns) -> Iterator[Ro
     layout = layout._replace(decimal_comma=_has_decimal_commas(sample, separator))
     text = (f"{line}\n" for line in chain(sample, stream))
     rows = _rows(text, separator, skipinitialspace=True)
+    number = 0
     try:
         if layout.has_header:
             next(rows)
-        for cells in rows:
-            yield _row(cells, layout)
+        for number, cells in enumerate(rows, start=1):
+            yield _row_part(number, cells, layout)
     except csv.Error as error:
-        yield BrokenTable(f"malformed table: {error}; the rest of the file is not read")
+        yield rejected_part(number + 1, "", f"malformed table: {error}; the rest of the file is not read")
 
 
 def _rows(lines: Iterable[str], separator: str, *, skipinitialspace: bool = False) -> Iterator[list[str]]:
@@ -231,7 +219,8 @@ def _num_atoms(text: str) -> int:
     return 0 if mol is None else int(mol.GetNumAtoms())
 
 
-def _row(cells: Sequence[str], layout: _Layout) -> Row:
+def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
+    """A row of a table: its SMILES, its name, and the other cells as data fields."""
     surplus = len(cells) - len(layout.header)
     if surplus > 0 and layout.smiles < len(cells) and is_inchi(cells[layout.smiles]):  # its commas are no separators
         end = layout.smiles + surplus + 1
@@ -242,15 +231,15 @@ def _row(cells: Sequence[str], layout: _Layout) -> Row:
     named = enumerate(zip_longest(layout.header, cells, fillvalue=""))
     others = ((key, cell.strip()) for k, (key, cell) in named if k not in taken)
     fields = gathered((key, _with_point(cell) if layout.decimal_comma else cell) for key, cell in others if cell)
-    return Row(smiles, name, *fields)
+    return Part(number, smiles_record, (smiles, name, *fields), name)
 
 
 def _with_point(cell: str) -> str:
     return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
 
 
-def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
-    """Rows of a Parquet file, read in batches.
+def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a Parquet file, read in batches.
 
     Raises:
         MoldiffError: when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
@@ -261,7 +250,7 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
     except ImportError:
         advice = 'pip install "moldiff[parquet]"'
         raise MoldiffError(f"{path}: reading Parquet needs pyarrow, which is not installed: {advice}") from None
-    whole = False
+    number = 0
     try:
         file = ParquetFile(path)
         header = [field.name for field in file.schema_arrow]
@@ -269,15 +258,14 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BrokenTable]:
         if smiles is None or not _has(header, columns.name):
             raise _no_column(path, header, columns)
         layout = _Layout(header, smiles, _name_column(header, columns.name))
-        for batch in file.iter_batches(1024):
-            for values in batch.to_pylist():
-                whole = True
-                yield _row([_cell_text(values[key]) for key in header], layout)
+        rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1024))
+        for number, values in enumerate(rows, start=1):
+            yield _row_part(number, [_cell_text(values[key]) for key in header], layout)
     except (ArrowException, OSError) as error:
         reason = f"cannot be read as Parquet ({str(error).splitlines()[0]})"
-        if not whole:
+        if not number:
             raise MoldiffError(f"{path}: {reason}") from None
-        yield BrokenTable(f"{reason}; the rest of the file is not read")
+        yield rejected_part(number + 1, "", f"{reason}; the rest of the file is not read")
 
 
 def _cell_text(value: object) -> str:
@@ -316,18 +304,19 @@ def smiles_record(
     mol = parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
         return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
-    _set_fields(mol, fields)
+    set_fields(mol, fields)
     return replace(finished(number, name, mol), remarks=remarks)
 
 
-def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The records of a file of SMILES and names, which may be a table after all."""
     filled = (line for line in lines if line.strip() and not line.startswith("#"))
     first = next(filled, None)
     if first is None:
         return
     stream = chain([first], filled)
     if columns != DEFAULT_COLUMNS or names_smiles(first):
-        yield from _of_rows(text_rows(stream, path, columns))
+        yield from table_parts(stream, path, columns)
         return
     if first.split()[0].lower() in SMILES_NAMES:
         next(stream)
@@ -337,19 +326,7 @@ def _smiles_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]
         yield Part(number, smiles_record, (text, title, {}), title)
 
 
-def _table_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
-    yield from _of_rows(text_rows(iter(lines), path, columns))
-
-
-def _of_rows(rows: Iterator[Row | BrokenTable]) -> Iterator[Part]:
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, BrokenTable):
-            yield _rejected(number, "", row.reason)
-        else:
-            yield Part(number, smiles_record, tuple(row), row.name)
-
-
-class _Rows:
+class TableFile:
     """The rows of a table, in a nameless file until all columns are known."""
 
     def __init__(self, folder: Path) -> None:
@@ -378,11 +355,12 @@ class _Rows:
         self._file.close()
 
 
-def _smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+def smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    """A line of SMILES and name."""
     return f"{smiles(molecule, stereo=True)}\t{' '.join(molecule.name.split())}\n"
 
 
-def _csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
+def csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
     """A row of the table; a graph that has no SMILES leaves that cell empty."""
     try:
         text = smiles(molecule, stereo=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +20,10 @@ import numpy as np
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value, file_suffix
-from moldiff.molecules.formats.sdf import _field_text, _sdf_text
-from moldiff.molecules.formats.smiles import _csv_row, _Rows, _smiles_text
+from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
+from moldiff.molecules.formats.smiles import TableFile, csv_row, smiles_text
 from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
-from moldiff.molecules.formats.xyz import _xyz_text
+from moldiff.molecules.formats.xyz import xyz_text
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
 
@@ -87,7 +88,7 @@ class Writer:
         self._keep_older = keep_older
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
         self._member: list[bytes] | None = [] if is_packed(self.path) else None
-        self._rows = _Rows(self.path.parent) if self._format is None else None
+        self._rows = TableFile(self.path.parent) if self._format is None else None
         self._streamed = streamed
         self._temporary: Path | None = temporary_of(self.path)
         self._raw = _open(self._temporary, "wb", streamed)
@@ -116,7 +117,7 @@ class Writer:
         text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._rows is not None:
-                self._rows.add(_csv_row(molecule, text))
+                self._rows.add(csv_row(molecule, text))
             elif self._format is not None:
                 self._add(encoded(self._format(molecule, text)))
             self.count += 1
@@ -233,18 +234,28 @@ def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
     return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
 
 
+def _field_text(key: str, value: Value | None) -> str:
+    if not key or re.search(r"[<>\r\n]", key):
+        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.8g}"
+    return " ".join(str(value).split())
+
+
 def _is_missing(value: Value | None) -> bool:
     return value is None or (isinstance(value, float | np.floating) and not math.isfinite(value))
 
 
 _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
-    ".sdf": _sdf_text,
-    ".xyz": _xyz_text,
-    ".smi": _smiles_text,
-    ".csv": None,  # a table, see `_Rows`
+    ".sdf": sdf_text,
+    ".xyz": xyz_text,
+    ".smi": smiles_text,
+    ".csv": None,  # a table, see `TableFile`
 }
 
-_END = b"\n$$$$\n"
+_END = f"\n{END_OF_RECORD}\n".encode()
 _BYTES = 1 << 20
 
 
@@ -327,6 +338,4 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _fields(block: bytes) -> dict[str, str]:
-    """The data fields of a record, whose values are of one line each."""
-    lines = iter(block.decode("utf-8", errors="replace").split("\n"))
-    return {line[line.find("<") + 1 : line.rfind(">")]: next(lines, "") for line in lines if line.startswith(">")}
+    return sdf_fields(block.decode("utf-8", errors="replace").partition(END_OF_BLOCK)[2].split("\n")).values

@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
-from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.formats.fields import gathered
+from moldiff.molecules.convert import explicit_atom, set_positions, to_rdkit
 from moldiff.molecules.formats.record import (
-    _MAX_ATOMS,
     MAX_ATOMS,
+    Block,
     Columns,
+    Lines,
     Part,
     Record,
-    _Block,
-    _line,
-    _Lines,
-    _rejected,
-    _set_fields,
     atomic_number,
+    gathered,
+    line_at,
     rejected,
+    rejected_part,
+    set_fields,
     whole_number,
 )
 from moldiff.molecules.molecule import Molecule, Status
@@ -32,6 +31,7 @@ from moldiff.molecules.molecule import Molecule, Status
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
 
 _XYZ_COLUMNS = (0, 1)
+_MAX_FRAME = 1_000_000  # atoms of a frame that is read at all
 _QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
 QM9_TAIL = 3
 """Lines behind the atoms of an XYZ file of QM9: frequencies, SMILES and InChI."""
@@ -90,11 +90,9 @@ def _xyz_record(
             return rejected(number, name, f"atom {atom}{problem}", status, atom)
     if not lines:
         return rejected(number, name, "no atom")
-    conformer = Chem.Conformer(len(lines))
-    conformer.SetPositions(pos)
-    mol.AddConformer(conformer)
+    set_positions(mol, pos)
     mol.SetProp("_Name", name)
-    _set_fields(mol, fields)
+    set_fields(mol, fields)
     return Record(number, name, mol.GetMol())
 
 
@@ -122,13 +120,12 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
         return f": got {' '.join(words)[:40]!r}, expected an element and three coordinates"
     if not np.isfinite(pos).all():
         return f" ({words[element]}): coordinate not finite"
-    atom = Chem.Atom(number)
-    atom.SetNoImplicit(True)
-    mol.AddAtom(atom)
+    mol.AddAtom(explicit_atom(number))
     return None
 
 
-def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def xyz_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+    """The frames of an XYZ file."""
     stream = iter(lines)
     number, tail = 0, 0
     for line in stream:
@@ -141,24 +138,25 @@ def _xyz_parts(lines: _Lines, path: Path, columns: Columns) -> Iterator[Part]:
         count = whole_number(line.split()[0])
         if count is None:
             reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
-            yield _rejected(number, "", reason)
+            yield rejected_part(number, "", reason)
             return
-        if count > _MAX_ATOMS:
-            yield _rejected(number, "", f"{count} atoms, more than {_MAX_ATOMS}; the rest of the file is not read")
+        if count > _MAX_FRAME:
+            yield rejected_part(number, "", f"{count} atoms, more than {_MAX_FRAME}; the rest of the file is not read")
             return
-        frame = _Block()
+        frame = Block()
         for _, text in zip(range(count + 1), stream, strict=False):
             frame.add(text)
-        title = _line(frame.lines, 0)
+        title = line_at(frame.lines, 0)
         if len(frame.lines) < count + 1:
             lost = "lines longer than those of atoms" if frame.full else f"truncated at record {number}"
-            yield _rejected(number, title, lost)
+            yield rejected_part(number, title, lost)
         else:
             yield Part(number, xyz_record, (frame.lines[0], frame.lines[1:]), title)
         tail = QM9_TAIL if qm9_values(title) else 0
 
 
-def _xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+def xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    """A frame of an XYZ file."""
     mol = to_rdkit(molecule, stereo=False)
     atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
     lines = [f"{atom.GetSymbol():<2s} {x:14.8f} {y:14.8f} {z:14.8f}\n" for atom, (x, y, z) in atoms]

@@ -11,7 +11,7 @@ import numpy as np
 from moldiff.data.dataset import PreparedSet
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.evaluation.molecule_set import Intake, Subjects
+from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import Scores, score
 from moldiff.evaluation.suite import Findings, choose, run_metrics
@@ -57,8 +57,8 @@ class Background:
     """
 
     index: NoveltyIndex
-    heldout: Subjects
-    training: Subjects
+    heldout: MoleculeSet
+    training: MoleculeSet
 
     @classmethod
     def of(cls, prepared: PreparedSet, index: NoveltyIndex, number: int) -> Background:
@@ -66,14 +66,14 @@ class Background:
         places = np.random.default_rng(0).permutation(prepared.split("valid"))[:number]
         heldout = subjects_of([prepared.molecule(int(place)) for place in places])[1]
         texts = [prepared.smiles[int(place)] for place in prepared.split("train")]
-        return cls(index, heldout, Subjects([], [], texts, has_coordinates=False))
+        return cls(index, heldout, MoleculeSet([], [], texts, missing={"p1": NO_COORDINATES}))
 
 
-def subjects_of(molecules: Sequence[Molecule], index: NoveltyIndex | None = None) -> tuple[Scores, Subjects]:
+def subjects_of(molecules: Sequence[Molecule], index: NoveltyIndex | None = None) -> tuple[Scores, MoleculeSet]:
     """Molecules scored by P1, P2, uniqueness and novelty, and as other metrics see them."""
-    intake = Intake.of(molecules)
-    scores = score(intake.entries, index, atoms=intake.atoms)
-    return scores, intake.subjects([row.smiles for row in scores.rows])
+    found = MoleculeSet.of(molecules)
+    scores = score(found.entries, index, atoms=found.atoms)
+    return scores, replace(found, smiles=[row.smiles for row in scores.rows])
 
 
 def column(

@@ -10,7 +10,7 @@ import numpy as np
 
 from moldiff.data.dataset import PreparedSet
 from moldiff.evaluation.metrics.fcd import FrechetDistance
-from moldiff.evaluation.molecule_set import Subjects
+from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.report import format_fraction, format_value, markdown
 from moldiff.evaluation.result import MetricResult
 
@@ -58,7 +58,7 @@ def frechet_of_training(prepared: PreparedSet, number: int) -> list[MetricResult
     """
     places = np.random.default_rng(0).permutation(prepared.split("train"))[: 2 * number]
     halves = [[prepared.smiles[int(place)] for place in half] for half in np.array_split(places, 2)]
-    first, second = (Subjects([], [], texts, has_coordinates=False) for texts in halves)
+    first, second = (MoleculeSet([], [], texts, missing={"p1": NO_COORDINATES}) for texts in halves)
     definition = f"Fréchet ChemNet Distance of {len(first.smiles):,} training molecules to as many others of them."
     return [
         replace(result, name="data_fcd", definition=definition) for result in FrechetDistance()(first, second).results

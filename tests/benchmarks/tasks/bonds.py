@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moldiff.evaluation.metrics.perception import Perception
-from moldiff.evaluation.molecule_set import Intake
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.tasks import Bonds
@@ -26,8 +26,9 @@ class Graphs:
                 rows[k][column] = verdict.problem is None and identity.smiles(molecule) == rows[k]["molecule"]
             if not rows[k]["decoded"]:
                 rows[k]["found"] = sample.smiles
-        intake = Intake.of([replace(whole, properties={}) for whole in wholes])
-        perceived = Perception(charge=None).perceive(intake.subjects([identity.strict_key(whole) for whole in wholes]))
+        found = MoleculeSet.of([replace(whole, properties={}) for whole in wholes])
+        found = replace(found, smiles=[identity.strict_key(whole) for whole in wholes])
+        perceived = Perception(charge=None).perceive(found)
         for row, outcome in zip(rows, perceived, strict=True):
             row["RDKit"] = outcome.same_graph is True
         return rows
