@@ -24,10 +24,10 @@ def molecule(z, pos, bonds=(), hydrogens=None, charges=None, offsets=None) -> Mo
     return Molecule(np.array(pos, dtype=float), np.array(z), charge, count, np.array(offsets, dtype=float), bond)
 
 
-def from_smiles(text: str, *, embed: bool = False) -> Molecule:
-    """The explicit graph of a SMILES; coordinates are arbitrary unless `embed`."""
+def from_smiles(text: str, *, embed_conformer: bool = False) -> Molecule:
+    """The explicit graph of a SMILES; coordinates are arbitrary unless `embed_conformer`."""
     mol = Chem.AddHs(Chem.MolFromSmiles(text))
-    if embed:
+    if embed_conformer:
         assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
     else:
         conformer = Chem.Conformer(mol.GetNumAtoms())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.sampler import PartialState
 from moldiff.tasks.task import NewMolecules
 
 
@@ -20,7 +20,7 @@ class Deadly(NewMolecules):
     at: int = 0
     home: int = field(default_factory=os.getpid)
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         if index == self.at and os.getpid() != self.home:
             os._exit(9)
         return super().begin(index, generator)

@@ -9,7 +9,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metric import MetricOutput
 from moldiff.evaluation.metrics.bond_lookup import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
@@ -62,5 +62,5 @@ def values(measured: MetricOutput) -> dict[str, float | None]:
 
 def sample_molecules() -> list[Molecule]:
     """100 molecules of QM9, of all sizes."""
-    prepared = PreparedSet.load(str(files("moldiff.example_data").joinpath("sample")))
+    prepared = MoleculeDataset.load(str(files("moldiff.example_data").joinpath("sample")))
     return [prepared.molecule(index) for index in range(0, 1000, 10)]

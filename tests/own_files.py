@@ -6,12 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from moldiff.data.curation import Treatment
+from moldiff.data.curation import CurationRules
 from moldiff.data.sources.files import Files
 from moldiff.data.sources.source import Split
 from moldiff.molecules.formats.record import Columns
 
-RULES = [field.name for field in fields(Treatment)]
+RULES = [field.name for field in fields(CurationRules)]
 
 
 def own_files(path: str | Path, **options: Any) -> Files:
@@ -21,7 +21,7 @@ def own_files(path: str | Path, **options: Any) -> Files:
     shares = {name: options.pop(name) for name in ("valid_share", "test_share") if name in options}
     return Files(
         path,
-        rules=Treatment(**rules),
+        rules=CurationRules(**rules),
         columns=Columns(options.pop("smiles_column", None), options.pop("name_column", None)),
         split=Split(field=options.pop("split_field", None), **shares, **seed),
         **{"num_workers": 0} | options,

@@ -11,7 +11,7 @@ from models import small_model
 
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import NOVELTY_FILE, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import NOVELTY_FILE, load_pretrained, save_pretrained
 from moldiff.diffusion.shipped import CONFIG_FILE
 from moldiff.training import model_soup
 
@@ -29,7 +29,7 @@ def saved(folder: Path, value: float, **sizes: int) -> str:
         for weight in model.denoiser.parameters():
             weight.fill_(value)
     process = {"_target_": "moldiff.diffusion.process.joint.JointProcessConfig"}
-    save_model(folder, model, {"denoiser": denoiser, "process": process, "history": HISTORY})
+    save_pretrained(folder, model, {"denoiser": denoiser, "process": process, "history": HISTORY})
     return str(folder)
 
 
@@ -38,9 +38,9 @@ def test_mean_of_weights(tmp_path: Path) -> None:
     (tmp_path / "a" / NOVELTY_FILE).write_bytes(b"keys")
     out = tmp_path / "mean"
     assert model_soup.main([*models, "--out", str(out), "--half"]) == 0
-    mean = load_checkpoint(out)
+    mean = load_pretrained(out)
     assert all(bool((weight == 3).all()) for weight in mean.model.denoiser.parameters())
-    hashes = [load_checkpoint(name).weights_hash for name in models]
+    hashes = [load_pretrained(name).weights_hash for name in models]
     assert mean.config["history"] == [{**HISTORY[0], "averaged_with": f"{hashes[1]}, {hashes[2]}"}]
     assert (out / NOVELTY_FILE).read_bytes() == b"keys"
     assert (out / "model.safetensors").stat().st_size < 0.6 * (tmp_path / "a" / "model.safetensors").stat().st_size

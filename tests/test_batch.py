@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import VOCABULARY, random_batch
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import center, collate, to_molecules
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import VALENCES
@@ -19,11 +19,11 @@ from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 
 @pytest.fixture(scope="module")
-def prepared() -> PreparedSet:
-    return PreparedSet.load(str(resources.files("moldiff.example_data") / "sample"))
+def prepared() -> MoleculeDataset:
+    return MoleculeDataset.load(str(resources.files("moldiff.example_data") / "sample"))
 
 
-def test_two_hundred_real_molecules_survive_the_batch(prepared: PreparedSet) -> None:
+def test_two_hundred_real_molecules_survive_the_batch(prepared: MoleculeDataset) -> None:
     molecules = [prepared.molecule(k) for k in range(200)]
     batch = collate(molecules, prepared.vocabulary).validate()
     for before, after in zip(molecules, to_molecules(batch, prepared.vocabulary), strict=True):
@@ -38,7 +38,7 @@ def test_two_hundred_real_molecules_survive_the_batch(prepared: PreparedSet) -> 
         np.testing.assert_array_equal(after.bond_sums(), before.bond_sums())
 
 
-def test_vocabulary_round_trip_through_json_and_indices(prepared: PreparedSet) -> None:
+def test_vocabulary_round_trip_through_json_and_indices(prepared: MoleculeDataset) -> None:
     vocabulary = prepared.vocabulary
     assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
     indices = np.arange(vocabulary.num_atom_classes)
@@ -71,7 +71,7 @@ def test_wrong_input_is_named(build: object, message: str) -> None:
         build()  # type: ignore[operator]
 
 
-def test_collate_refuses_a_molecule_that_is_too_wide(prepared: PreparedSet) -> None:
+def test_collate_refuses_a_molecule_that_is_too_wide(prepared: MoleculeDataset) -> None:
     with pytest.raises(MoldiffError, match="expected at most 2"):
         collate([prepared.molecule(0)], prepared.vocabulary, size=2)
 

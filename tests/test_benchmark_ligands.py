@@ -12,11 +12,11 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.cli.compose import compose_options
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.frequencies import measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.pretrained import save_pretrained
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.molecule import Molecule
@@ -56,12 +56,12 @@ def test_only_ligands_with_a_substituent_are_grown() -> None:
 
 def test_a_substituent_is_drawn_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = compose_options("train", ["data=sample"])["data"]["folder"]
-    prepared = PreparedSet.load(data)
+    prepared = MoleculeDataset.load(data)
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
-    save_model(tmp_path / "model", model, MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "model", model, MODEL_CONFIG, dtype=torch.float32)
     wholes = [embedded("CC1CC1", "pdb_A"), embedded("OC1CCC1", "pdb_B")]
     settings = Settings(generator=load(tmp_path / "model", device="cpu"), molecules=wholes, samples=2)
     measure = Substituents()

@@ -11,11 +11,11 @@ import torch
 from models import MODEL_CONFIG, SIZES
 from trainings import SAMPLE
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties, half_of
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.property_network import PropertyNetwork
-from moldiff.diffusion.pretrained import build_model, save_model
+from moldiff.diffusion.pretrained import build_model, save_pretrained
 from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
@@ -27,19 +27,19 @@ NAMES = ("gap", "alpha")
 
 
 @pytest.fixture(scope="module")
-def prepared() -> PreparedSet:
-    return PreparedSet.load(SAMPLE)
+def prepared() -> MoleculeDataset:
+    return MoleculeDataset.load(SAMPLE)
 
 
 @pytest.fixture(scope="module")
-def properties(prepared: PreparedSet) -> Properties:
+def properties(prepared: MoleculeDataset) -> Properties:
     columns = [list(prepared.properties).index(name) for name in NAMES]
     train = prepared.split("train")
     units = {name: prepared.properties[name] for name in NAMES}
     return Properties.of(units, prepared.flat["y"][train][:, columns], np.diff(prepared.flat["atom_slices"])[train])
 
 
-def save_generator(folder: Path, prepared: PreparedSet, properties: Properties, half: str | None) -> None:
+def save_generator(folder: Path, prepared: MoleculeDataset, properties: Properties, half: str | None) -> None:
     torch.manual_seed(0)
     model: MoleculeDiffusion = build_model(
         MODEL_CONFIG, prepared.vocabulary, prepared.statistics, properties=properties
@@ -48,10 +48,10 @@ def save_generator(folder: Path, prepared: PreparedSet, properties: Properties, 
         for parameter in model.denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
         model.denoiser.bond[-1].bias.copy_(torch.tensor([0.0, 6.0, -6.0, -6.0]))  # so that decoding has little to weigh
-    save_model(folder, model, MODEL_CONFIG | {"training": {"half": half}})
+    save_pretrained(folder, model, MODEL_CONFIG | {"training": {"half": half}})
 
 
-def make_predictor(prepared: PreparedSet, properties: Properties, half: str | None) -> PropertyPredictor:
+def make_predictor(prepared: MoleculeDataset, properties: Properties, half: str | None) -> PropertyPredictor:
     torch.manual_seed(1)
     network = PropertyNetwork(num_atom_classes=prepared.vocabulary.num_atom_classes, num_properties=2, **SIZES)
     network.counts.normal_(std=0.1)
@@ -60,7 +60,7 @@ def make_predictor(prepared: PreparedSet, properties: Properties, half: str | No
 
 
 def test_measured_by_hand(
-    tmp_path: Path, prepared: PreparedSet, properties: Properties, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, prepared: MoleculeDataset, properties: Properties, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_generator(tmp_path / "told", prepared, properties, "b")
     judge = make_predictor(prepared, properties, "a")
@@ -107,7 +107,7 @@ def test_measured_by_hand(
 
 
 def test_molecules_are_judged_some_at_a_time(
-    tmp_path: Path, prepared: PreparedSet, properties: Properties, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prepared: MoleculeDataset, properties: Properties, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_generator(tmp_path / "told", prepared, properties, "b")
     monkeypatch.setattr("tests.benchmarks.tasks.properties._AT_ONCE", 3)
@@ -125,7 +125,7 @@ def test_molecules_are_judged_some_at_a_time(
 
 @pytest.mark.parametrize(("guidance", "calls"), [(0.0, 1), (1.0, 1), (2.0, 2)])
 def test_guidance_takes_two_network_calls_at_most(
-    tmp_path: Path, prepared: PreparedSet, properties: Properties, guidance: float, calls: int
+    tmp_path: Path, prepared: MoleculeDataset, properties: Properties, guidance: float, calls: int
 ) -> None:
     save_generator(tmp_path / "told", prepared, properties, "b")
     generator, made = load(tmp_path / "told", device="cpu"), []
@@ -142,7 +142,7 @@ def test_each_molecule_has_its_own_size_and_value(properties: Properties) -> Non
         torch.testing.assert_close(clean.condition, torch.tensor([[value, torch.nan]]), equal_nan=True)
 
 
-def test_halves_that_do_not_fit_are_refused(tmp_path: Path, prepared: PreparedSet, properties: Properties) -> None:
+def test_halves_that_do_not_fit_are_refused(tmp_path: Path, prepared: MoleculeDataset, properties: Properties) -> None:
     save_generator(tmp_path / "told", prepared, properties, "a")
     generator = load(tmp_path / "told", device="cpu")
 

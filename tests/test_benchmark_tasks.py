@@ -16,11 +16,11 @@ from rdkit.Chem import AllChem, rdDistGeom
 
 import moldiff
 from moldiff.cli.compose import compose_options
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.frequencies import measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.pretrained import save_pretrained
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.sampler import BROKEN_RESTARTS, PowerSampler
 from moldiff.molecules.convert import from_rdkit
@@ -48,7 +48,7 @@ def parts(smiles: str, kind: str) -> set[tuple[int, ...]]:
 
 def model_for(folder: str) -> MoleculeDiffusion:
     """Random weights for the classes of a prepared set."""
-    prepared = PreparedSet.load(folder)
+    prepared = MoleculeDataset.load(folder)
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_conformers_are_counted_by_molecule_and_one_by_one() -> None:
 @pytest.mark.parametrize("task", ["grow", "link", "replace", "conformers", "bonds"])
 def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = compose_options("train", ["data=sample"])["data"]["folder"]
-    save_model(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "model", model_for(folder), MODEL_CONFIG, dtype=torch.float32)
     out = tmp_path / "numbers.json"
     arguments = ["--model", str(tmp_path / "model"), "--data", folder, "--molecules", "6", "--samples", "2"]
     assert main([task, *arguments, "--steps", "2", "--out", str(out)]) == 0
@@ -112,11 +112,11 @@ def test_every_table_is_made(task: str, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_etkdg_embeds_what_it_cannot_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """From random coordinates, so that both have equally many conformers."""
-    embed, tried = rdDistGeom.EmbedMultipleConfs, []
+    embed_conformer, tried = rdDistGeom.EmbedMultipleConfs, []
 
     def failing(mol: Chem.Mol, number: int, options: Any) -> list[int]:
         tried.append(options.useRandomCoords)
-        return list(embed(mol, number - 2 if len(tried) == 1 else number, options))
+        return list(embed_conformer(mol, number - 2 if len(tried) == 1 else number, options))
 
     monkeypatch.setattr(rdDistGeom, "EmbedMultipleConfs", failing)
     whole = embedded("CCO")
@@ -145,5 +145,5 @@ def test_what_a_restart_joined_is_not_called_raw() -> None:
         np.testing.assert_array_equal(one.bonds, other.molecule.bonds)
         np.testing.assert_allclose(one.pos, other.molecule.pos, atol=1e-4)
         assert (sample.argmax is sample.molecule) == (
-            not (sample.mended or sample.restarts or sample.replaced_hydrogens)
+            not (sample.repaired or sample.restarts or sample.replaced_hydrogens)
         )

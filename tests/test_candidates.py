@@ -12,15 +12,15 @@ from models import MODEL_CONFIG
 from trainings import QUIET, SAMPLE
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.nn.property_network import PropertyNetwork
 from moldiff.diffusion.noise import molecule_generator
-from moldiff.diffusion.pretrained import build_model, save_model
+from moldiff.diffusion.pretrained import build_model, save_pretrained
 from moldiff.diffusion.property_predictor import load_predictor, predictor_for
 from moldiff.errors import MoldiffError
-from moldiff.sampling.generator import MoleculeGenerator, load
-from moldiff.sampling.molecule_sampler import Nearest
+from moldiff.sampling.generator import Generator, load
+from moldiff.sampling.molecule_sampler import BestOfN
 from moldiff.tasks.constraints import predicted
 from moldiff.training.datamodule import learnt_properties
 
@@ -32,17 +32,17 @@ FAST = {"n": 5, "steps": 3, "keep": (), "decode": "raw", "workers": 0, "size": 6
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights that knows gap, mu and the number of atoms."""
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     torch.manual_seed(0)
     properties = learnt_properties(prepared, ["gap", "mu", "atoms"], prepared.split("train"))
     model = build_model(MODEL_CONFIG, prepared.vocabulary, prepared.statistics, properties=properties)
     path = tmp_path_factory.mktemp("models") / "told"
-    save_model(path, model, {**MODEL_CONFIG, "training": {"half": "b"}})
+    save_pretrained(path, model, {**MODEL_CONFIG, "training": {"half": "b"}})
     return path
 
 
 @pytest.fixture(scope="module")
-def generator(folder: Path) -> MoleculeGenerator:
+def generator(folder: Path) -> Generator:
     return load(folder, device="cpu")
 
 
@@ -54,11 +54,11 @@ def test_candidates_have_numbers_of_their_own() -> None:
     assert first[1] != torch.rand(3, generator=molecule_generator(7, 6, 1)).tolist()
 
 
-def test_the_nearest_candidate_is_delivered(generator: MoleculeGenerator) -> None:
+def test_the_nearest_candidate_is_delivered(generator: Generator) -> None:
     condition = {"gap": 0.25, "atoms": 14.0}
     run = generator.stream(condition=condition, candidates=4, **FAST)
     choice = run.molecules.choice
-    assert isinstance(choice, Nearest)
+    assert isinstance(choice, BestOfN)
     chosen = list(run)
     every = []  # each candidate by itself
     for candidate in range(4):
@@ -73,18 +73,18 @@ def test_the_nearest_candidate_is_delivered(generator: MoleculeGenerator) -> Non
         np.testing.assert_allclose(sample.molecule.pos, candidates[best].molecule.pos, atol=1e-4)
 
 
-def test_distances_are_in_standard_deviations(generator: MoleculeGenerator) -> None:
+def test_distances_are_in_standard_deviations(generator: Generator) -> None:
     run = generator.stream(condition={"gap": 0.25, "atoms": 14.0}, candidates=2, **FAST)
-    assert isinstance(run.molecules.choice, Nearest)
+    assert isinstance(run.molecules.choice, BestOfN)
     gap, _, atoms = generator.checkpoint.model.properties.entries
-    molecule = PreparedSet.load(SAMPLE).molecule(0)
+    molecule = MoleculeDataset.load(SAMPLE).molecule(0)
     (values,) = predicted(run.molecules.choice.predictor, [molecule])
     assert values["atoms"] == molecule.num_atoms
     expected = (abs(values["gap"] - 0.25) / gap.std + abs(values["atoms"] - 14) / atoms.std) / 2
     assert run.molecules.choice.distances([run.molecules.spec(0)], [molecule]) == [pytest.approx(expected, rel=1e-4)]
 
 
-def test_a_molecule_does_not_depend_on_its_company(generator: MoleculeGenerator) -> None:
+def test_a_molecule_does_not_depend_on_its_company(generator: Generator) -> None:
     options = FAST | {"condition": {"mu": 2.0}, "candidates": 3}
     many, alone = generator.sample(**options), generator.sample(**(options | {"n": 1, "first": 3}))
     np.testing.assert_allclose(alone[0].molecule.pos, many[3].molecule.pos, atol=1e-4)
@@ -92,7 +92,7 @@ def test_a_molecule_does_not_depend_on_its_company(generator: MoleculeGenerator)
     assert '"candidates": 3' in str(many[0].record()["task"])
 
 
-def test_who_chooses_does_not_judge(generator: MoleculeGenerator) -> None:
+def test_who_chooses_does_not_judge(generator: Generator) -> None:
     properties = generator.checkpoint.model.properties
     judge, chooser = predictor_for(properties, "b"), predictor_for(properties, "b", same=True)
     assert judge is not None
@@ -105,7 +105,7 @@ def test_who_chooses_does_not_judge(generator: MoleculeGenerator) -> None:
         assert 0.8 < one / other < 1.25
 
 
-def test_refusals(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_refusals(generator: Generator, tmp_path: Path) -> None:
     with pytest.raises(MoldiffError, match="candidates: got 4 without values to choose by"):
         generator.stream(candidates=4)
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
@@ -114,7 +114,7 @@ def test_refusals(generator: MoleculeGenerator, tmp_path: Path) -> None:
         generator.stream(candidates=2, condition={"gap": 0.25}, chooser=tmp_path / "nowhere")
 
 
-def test_a_chooser_has_to_know_what_is_asked_for(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_a_chooser_has_to_know_what_is_asked_for(generator: Generator, tmp_path: Path) -> None:
     known = load_predictor("qm9_predictor_b")
     properties = Properties([entry for entry in known.properties.entries if entry.name == "mu"])
     network = PropertyNetwork(num_atom_classes=known.vocabulary.num_atom_classes, num_properties=1, **known.sizes)

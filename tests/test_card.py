@@ -11,11 +11,11 @@ import pytest
 import torch
 from models import DETAILS, MODEL_CONFIG, SIZES
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.frequencies import measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained, save_pretrained
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
@@ -32,25 +32,25 @@ SAMPLE = Path(str(files("moldiff.example_data") / "sample"))
 
 
 @pytest.fixture(scope="module")
-def prepared() -> PreparedSet:
-    return PreparedSet.load(SAMPLE)
+def prepared() -> MoleculeDataset:
+    return MoleculeDataset.load(SAMPLE)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, prepared: PreparedSet) -> Path:
+def folder(tmp_path: Path, prepared: MoleculeDataset) -> Path:
     """A model with random weights for the classes of the sample."""
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
     network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics)
-    save_model(tmp_path / "small", model.eval(), dict(MODEL_CONFIG))
+    save_pretrained(tmp_path / "small", model.eval(), dict(MODEL_CONFIG))
     (tmp_path / "small" / NOVELTY_FILE).write_bytes((SAMPLE / NOVELTY_FILE).read_bytes())
     return tmp_path / "small"
 
 
-def read(folder: Path) -> Checkpoint:
-    return load_checkpoint(folder)
+def read(folder: Path) -> PretrainedModel:
+    return load_pretrained(folder)
 
 
 def test_molecules_come_in_the_order_of_their_indices(folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_points_of_other_weights_are_dropped(folder: Path) -> None:
     assert [other["weights"] for other in points] == [read(folder).weights_hash]
 
 
-def test_bound_is_that_of_the_model(folder: Path, prepared: PreparedSet) -> None:
+def test_bound_is_that_of_the_model(folder: Path, prepared: MoleculeDataset) -> None:
     found = bounds(read(folder).model, prepared, 20)
     assert list(found) == ["training molecules", "real test molecules"]
     for results in found.values():
@@ -119,7 +119,7 @@ def test_bound_is_that_of_the_model(folder: Path, prepared: PreparedSet) -> None
         assert values["all_standard_error"].value > 0
 
 
-def test_card_holds_every_column(folder: Path, prepared: PreparedSet) -> None:
+def test_card_holds_every_column(folder: Path, prepared: MoleculeDataset) -> None:
     checkpoint, sampler = read(folder), PowerSampler(num_steps=2)
     molecules = draw(folder, sampler, 6, num_workers=1)
     metrics = ("geometry", "diversity", "distribution")
@@ -194,7 +194,7 @@ def test_whole_card(folder: Path) -> None:
     assert {"p1", "p2", "p3", "posebusters", "xtb", "fcd", "druglike", "neighbours", "distribution"} <= names
 
 
-def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: PreparedSet) -> None:
+def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: MoleculeDataset) -> None:
     """Random weights make few valid molecules; every third of the others is in two pieces."""
     bad = draw(folder, PowerSampler(num_steps=2), 4, valid=True, num_workers=1)
     assert len(bad.raw) == 4
@@ -208,7 +208,7 @@ def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: Pr
     assert [result.denominator for result in delivered.results()] == [15] * (1 + len(delivered.refused))
 
 
-def test_packages_of_a_set(prepared: PreparedSet) -> None:
+def test_packages_of_a_set(prepared: MoleculeDataset) -> None:
     several = {"biotite": "1.6.0", "molsets": "0.3.1"}
     found = replace(prepared, meta={**prepared.meta, "source": several, "geometry": "ETKDGv3, then MMFF94s"})
     assert _package(found) == "packages biotite 1.6.0, molsets 0.3.1; geometry ETKDGv3, then MMFF94s"
@@ -217,7 +217,7 @@ def test_packages_of_a_set(prepared: PreparedSet) -> None:
     assert _package(replace(prepared, meta={})) == "packages not said; geometry not said"
 
 
-def test_limits_are_those_of_the_data(prepared: PreparedSet) -> None:
+def test_limits_are_those_of_the_data(prepared: MoleculeDataset) -> None:
     text = " ".join(limits(prepared))
     assert "Stereochemistry" in text
     sizes = prepared.statistics.size_counts
@@ -230,7 +230,7 @@ def test_limits_are_those_of_the_data(prepared: PreparedSet) -> None:
     assert f"0 of {train:,} training molecules have a ring of 12 or more atoms" in text
 
 
-def test_frechet_distance_of_training_molecules_to_others(prepared: PreparedSet) -> None:
+def test_frechet_distance_of_training_molecules_to_others(prepared: MoleculeDataset) -> None:
     pytest.importorskip("fcd")
     (result,) = memory.frechet_of_training(prepared, 20)
     assert (result.name, result.counted) == ("data_fcd", 20)
@@ -238,7 +238,7 @@ def test_frechet_distance_of_training_molecules_to_others(prepared: PreparedSet)
     assert 1 < result.value < 100
 
 
-def test_what_a_perfect_sampler_of_the_data_would_give(prepared: PreparedSet) -> None:
+def test_what_a_perfect_sampler_of_the_data_would_give(prepared: MoleculeDataset) -> None:
     values = {result.name: result.value for result in memory.of_the_data(prepared, 10_000)}
     total, train = len(prepared), len(prepared.split("train"))
     assert values["data_valid_unique_novel"] == (total - train) / total

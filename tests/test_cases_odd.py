@@ -13,7 +13,7 @@ from test_cases_prepare import prepared, reasons
 from test_io import WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.molecules.oddities import odd_bonds
 from moldiff.view import view
 
@@ -94,7 +94,7 @@ def test_s13_molecules_from_python_have_remarks_too():
 
 
 def test_s13_no_bond_of_real_molecules_is_odd():
-    known = PreparedSet.load(SAMPLE)
+    known = MoleculeDataset.load(SAMPLE)
     odd = [oddity for k in range(len(known)) for oddity in odd_bonds(known.molecule(k))]
     assert len(known) == 1000
     assert odd == []
@@ -107,14 +107,14 @@ def test_s13_limits_of_a_single_bond(tmp_path):
 
 
 FIELDS = ">  <gap>\n0.25\n\n>  <gap>\n0.31\n\n>  <>\n5\n\n>  <a>b>\n7\n\n>  <alpha>\nn/a\n\n"
-PLAIN = ">  <gap>\n0.4\n\n> <gap>\n0.4\n\n> 25 <a>b> (MD-1)\n8\n\n>  <alpha>\n13.5\n\n>  <rare>\n1\n\n"
+FLOAT32 = ">  <gap>\n0.4\n\n> <gap>\n0.4\n\n> 25 <a>b> (MD-1)\n8\n\n>  <alpha>\n13.5\n\n>  <rare>\n1\n\n"
 TWICE = "data field gap given twice, the last counts"
 NAMELESS = "data field without a name, left out"
 
 
 def test_s14_odd_data_fields_are_counted_by_prepare(tmp_path, capsys):
     text = water.replace("$$$$\n", "")
-    made = prepared(tmp_path, text + FIELDS + "$$$$\n" + 2 * (text + PLAIN.replace(" (MD-1)", "") + "$$$$\n"))
+    made = prepared(tmp_path, text + FIELDS + "$$$$\n" + 2 * (text + FLOAT32.replace(" (MD-1)", "") + "$$$$\n"))
     assert list(made.properties) == ["net_charge", "gap", "a>b", "alpha", "rare"]
     assert made.meta["counts"]["notes"] == {TWICE: 1, NAMELESS: 1, "alpha: text, so that no number is known": 1}
     assert made.molecule(0).properties == pytest.approx({"net_charge": 0, "gap": 0.31, "a>b": 7})
@@ -126,7 +126,7 @@ def test_s14_odd_data_fields_are_counted_by_prepare(tmp_path, capsys):
 
 def test_s14_numbers_of_fewer_than_half_are_counted(tmp_path):
     text = water.replace("$$$$\n", "")
-    made = prepared(tmp_path, text + FIELDS + "$$$$\n" + text + PLAIN + "$$$$\n" + 2 * water)
+    made = prepared(tmp_path, text + FIELDS + "$$$$\n" + text + FLOAT32 + "$$$$\n" + 2 * water)
     notes = made.meta["counts"]["notes"]
     assert notes["alpha: a number, but in fewer than half of the records"] == 1
     asked = prepared(tmp_path, (tmp_path / "a.sdf").read_text(), "data.properties=[alpha]")

@@ -13,17 +13,17 @@ from test_cases_evaluate import CLOSE_HYDROGEN, drawings
 from test_io import WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 
 
-def prepared(folder: Path, content: str | bytes, *options: str, name: str = "a.sdf") -> PreparedSet:
+def prepared(folder: Path, content: str | bytes, *options: str, name: str = "a.sdf") -> MoleculeDataset:
     """The set that `moldiff prepare` makes of a file."""
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     assert main(["prepare", f"data.path={folder / name}", f"out={folder / 'set'}", "num_workers=1", *options]) == 0
-    return PreparedSet.load(folder / "set")
+    return MoleculeDataset.load(folder / "set")
 
 
-def reasons(made: PreparedSet) -> list[str]:
+def reasons(made: MoleculeDataset) -> list[str]:
     with (made.path / "rejected.csv").open(newline="", encoding="utf-8") as file:
         return [row["reason"] for row in csv.DictReader(file)]
 

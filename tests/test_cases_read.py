@@ -19,8 +19,8 @@ from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, TMAO, TMAO_BONDS, V3000, WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches
 from moldiff.data.prepare import prepare
 from moldiff.data.sources import qm9
 from moldiff.data.sources.files import Files
@@ -143,7 +143,7 @@ def test_b08_charges_survive_from_file_to_tensors_to_file(tmp_path):
     texts = ["[NH3+]CC(=O)[O-]", "C[N+](C)(C)C", "C[N+](C)(C)[O-]", "[N-]=[N+]=NC"]
     made = prepared(tmp_path, "\n".join(texts) + "\n", "a.smi")
     assert made.properties["net_charge"] == "e"
-    batches = DenseBatches(made, np.arange(4), batch_size=4, shuffle=False)
+    batches = BucketedBatches(made, np.arange(4), batch_size=4, shuffle=False)
     assert batches[0].validate().num_molecules == 4
     molecules = [made.molecule(index) for index in range(4)]
     write(tmp_path / "b.sdf", molecules)
@@ -378,10 +378,10 @@ def test_b66_what_has_not_changed_is_not_read_again(tmp_path, capsys):
     edited = stamp(water.replace("0.1173", "0.1174"))
     assert edited[0] != first
     assert "other content or with other options" in edited[2]
-    assert PreparedSet.load(tmp_path / "set").molecule(0).pos[0, 2] == pytest.approx(0.1174)
+    assert MoleculeDataset.load(tmp_path / "set").molecule(0).pos[0, 2] == pytest.approx(0.1174)
     switched = stamp(water, hydrogens="none")
     assert len({first, edited[0], switched[0]}) == 3
-    assert not PreparedSet.load(tmp_path / "set").molecule(0).hydrogen_offset.any()
+    assert not MoleculeDataset.load(tmp_path / "set").molecule(0).hydrogen_offset.any()
     assert stamp()[0] == first
 
 
@@ -421,7 +421,7 @@ def test_everything_at_once_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert printed.out == "prepared set in prepared/mine\n"
     words = printed.err.split()
     assert words[words.index("seen") + 2] == "5"
-    made = PreparedSet.load("prepared/mine")
+    made = MoleculeDataset.load("prepared/mine")
     assert is_accounted_for(made)
     assert Counter(made.meta["counts"]["rejected_by_reason"]) == {
         "N: bond orders sum to 4, expected 3": 1,
@@ -436,9 +436,9 @@ def test_prepared_files_are_trained_on_without_rdkit(tmp_path):
     code = """
 import sys
 sys.modules["rdkit"] = None
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import DenseBatches
-made = PreparedSet.load(sys.argv[1])
+made = MoleculeDataset.load(sys.argv[1])
 print(sum(batch.validate().num_molecules for batch in DenseBatches(made, made.split("train"), batch_size=4)))
 """
     done = subprocess.run([sys.executable, "-c", code, str(made.path)], capture_output=True, text=True, check=True)

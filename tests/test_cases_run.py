@@ -13,11 +13,11 @@ from models import MODEL_CONFIG, small_model
 from test_io import water
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
-from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.pretrained import save_pretrained
 
 
 def moldiff(folder: Path, *words: str, threads: int = 1) -> subprocess.CompletedProcess[str]:
@@ -40,14 +40,14 @@ def test_b55_paths_are_those_of_the_folder_the_command_was_started_in(tmp_path, 
     for path, count in (("my.sdf", 3), ("../my.sdf", 1)):
         assert main(["prepare", f"data.path={path}", "num_workers=1", *more]) == 0
         assert [place.parent for place in tmp_path.rglob("meta.json")] == [other / made]
-        assert PreparedSet.load(other / made).meta["counts"]["kept"] == count
+        assert MoleculeDataset.load(other / made).meta["counts"]["kept"] == count
         assert made.removesuffix("/0") in capfd.readouterr().out.splitlines()[-1]
     assert Path.cwd() == other
 
 
 @pytest.mark.parametrize("more", [[], ["hydra.job.chdir=true"], ["-m"], ["-m", "hydra.job.chdir=true"]])
 def test_b55_a_model_and_a_folder_for_the_results(tmp_path, monkeypatch, capfd, more):
-    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     other = tmp_path / "another folder"
     (other / "results").mkdir(parents=True)
     monkeypatch.chdir(other)
@@ -59,7 +59,7 @@ def test_b55_a_model_and_a_folder_for_the_results(tmp_path, monkeypatch, capfd, 
 
 
 def test_b60_the_same_seed_gives_the_same_molecules_in_every_process(tmp_path):
-    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     asked = ["sample", "model=tiny", "seed=1", "n=8", "steps=2", "keep=[]"]
     for name, threads in (("a.sdf", 1), ("b.sdf", 1), ("c.sdf", 2)):
         done = moldiff(tmp_path, *asked, f"out={name}", threads=threads)
@@ -82,7 +82,7 @@ def test_b63_sets_too_small_to_split_are_trained_on_with_a_warning(tmp_path, cap
     made = prepare(Files(tmp_path / "few.sdf", num_workers=0), tmp_path / "set", progress=True)
     assert f"only {count} molecules to train on" in " ".join(capsys.readouterr().err.split())
     assert [len(made.split(part)) for part in ("train", "valid", "test")] == [count, 0, 0]
-    batches = DenseBatches(made, made.split("train"), batch_size=64)
+    batches = BucketedBatches(made, made.split("train"), batch_size=64)
     assert len(batches) == 1
     assert batches[0].num_molecules == count
 

@@ -18,9 +18,9 @@ from trainings import SAMPLE
 
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.pretrained import Checkpoint, build_model, save_model
+from moldiff.diffusion.pretrained import PretrainedModel, build_model, save_pretrained
 from moldiff.diffusion.process.categorical import absorbing_prior
 from moldiff.diffusion.property_predictor import load_predictor
 from moldiff.errors import MoldiffError
@@ -28,7 +28,7 @@ from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.generator import Generator, load
 from moldiff.tasks import Analogues, Bonds, Conformers, Grow, Link
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,7 +67,7 @@ def refusal(words: str, capsys: pytest.CaptureFixture[str]) -> str:
 def test_b39_neither_the_mask_nor_a_forbidden_element_is_ever_drawn(rule: str) -> None:
     model = small_model().float()
     model.process = small_process(atom_prior=absorbing_prior)  # every free atom starts as the mask
-    masked = MoleculeGenerator(Checkpoint(model, Path("nowhere"), "small", "0123456789ab", {}), torch.device("cpu"))
+    masked = Generator(PretrainedModel(model, Path("nowhere"), "small", "0123456789ab", {}), torch.device("cpu"))
     for steps in (1, 4):
         drawn = masked.sample(6, steps=steps, keep=(), decode=rule, elements=["C", "H", "O"])
         assert {int(z) for one in drawn for z in one.molecule.atomic_number} <= {6, 8}
@@ -223,14 +223,14 @@ def test_b72_conformers_have_the_stereochemistry_of_the_smiles(folder: Path) -> 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights that knows gap and mu, in the units of the shipped predictor."""
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     columns = [list(prepared.properties).index(name) for name in ("gap", "mu")]
     units = {name: prepared.properties[name] for name in ("gap", "mu")}
     sizes = np.diff(prepared.flat["atom_slices"])
     properties = Properties.of(units, prepared.flat["y"][:, columns], sizes)
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "told"
-    save_model(
+    save_pretrained(
         path, build_model(MODEL_CONFIG, prepared.vocabulary, prepared.statistics, properties=properties), MODEL_CONFIG
     )
     return path
@@ -272,8 +272,8 @@ def numbers(samples: Sequence[object]) -> list[object]:
 
 
 def test_records_count_those_that_are_left_out() -> None:
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = Generator(checkpoint, torch.device("cpu"))
     given = ["CCO", "CCF", "C1CC(", "CCC"]
     conformers = generator.sample(1, task=Conformers(input=given[:2] + given[3:]), steps=2, keep=())
     assert numbers(conformers) == [1, 3]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from models import STATISTICS, VOCABULARY
 
-from moldiff.diffusion.instantiate import construct
+from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import WEIGHTS_FILE, build_model, find_model, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import WEIGHTS_FILE, build_model, find_model, load_pretrained, save_pretrained
 from moldiff.diffusion.shipped import CONFIG_FILE
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
@@ -41,14 +41,14 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_model(tmp_path / "mine", build_model(CONFIG, VOCABULARY, STATISTICS), CONFIG)
+    save_pretrained(tmp_path / "mine", build_model(CONFIG, VOCABULARY, STATISTICS), CONFIG)
     return tmp_path / "mine"
 
 
 def test_round_trip_keeps_weights_process_and_data_description(folder: Path) -> None:
     torch.manual_seed(0)
     model = build_model(CONFIG, VOCABULARY, STATISTICS)
-    loaded = load_checkpoint(folder)
+    loaded = load_pretrained(folder)
     for one, other in zip(model.denoiser.parameters(), loaded.model.denoiser.parameters(), strict=True):
         assert torch.equal(one, other)
     assert loaded.model.vocabulary == VOCABULARY
@@ -60,24 +60,24 @@ def test_round_trip_keeps_weights_process_and_data_description(folder: Path) -> 
 
 
 def test_half_precision_is_stored_in_half_the_bytes_and_loads_as_float32(folder: Path, tmp_path: Path) -> None:
-    model = load_checkpoint(folder).model
-    save_model(tmp_path / "half", model, CONFIG, dtype=torch.float16)
+    model = load_pretrained(folder).model
+    save_pretrained(tmp_path / "half", model, CONFIG, dtype=torch.float16)
     sizes = [(f / WEIGHTS_FILE).stat().st_size for f in (folder, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]
-    half = load_checkpoint(tmp_path / "half").model
+    half = load_pretrained(tmp_path / "half").model
     assert next(half.denoiser.parameters()).dtype == torch.float32
 
 
 def test_a_fresh_process_loads_it_without_unpickling(folder: Path) -> None:
     code = (
         "import pickle, moldiff.diffusion.nn.pair_transformer, moldiff.diffusion.process.joint\n"
-        "from moldiff.diffusion.pretrained import load_checkpoint\n"
+        "from moldiff.diffusion.pretrained import load_pretrained\n"
         "def refuse(*a, **k): raise SystemExit('unpickled')\n"
         "pickle.load = pickle.loads = pickle.Unpickler = refuse\n"
-        f"print(load_checkpoint({str(folder)!r}).weights_hash)\n"
+        f"print(load_pretrained({str(folder)!r}).weights_hash)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == load_checkpoint(folder).weights_hash
+    assert run.stdout.strip() == load_pretrained(folder).weights_hash
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_b52_files_that_are_no_weights_are_told_apart(folder: Path, content: byt
     path = folder / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:-200] if content is None else content)
     with pytest.raises(MoldiffError, match=message) as caught:
-        load_checkpoint(folder)
+        load_pretrained(folder)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -128,11 +128,11 @@ def test_b53_configs_that_do_not_fit_are_named(folder: Path) -> None:
     ]:
         edit(folder, **changes)
         with pytest.raises(MoldiffError, match=message):
-            load_checkpoint(folder)
+            load_pretrained(folder)
         (folder / CONFIG_FILE).write_text(good)
     (folder / CONFIG_FILE).write_text("{")
     with pytest.raises(MoldiffError, match="expected JSON"):
-        load_checkpoint(folder)
+        load_pretrained(folder)
 
 
 def test_unknown_models_are_listed_with_the_known_ones(tmp_path: Path) -> None:
@@ -143,10 +143,14 @@ def test_unknown_models_are_listed_with_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_construct_follows_the_rules_of_hydra() -> None:
-    assert construct({"a": [1, {"b": "text"}]}) == {"a": [1, {"b": "text"}]}
-    partial = construct({"_target_": "moldiff.diffusion.process.schedule.power_grid", "_partial_": True, "power": 1.0})
+    assert instantiate({"a": [1, {"b": "text"}]}) == {"a": [1, {"b": "text"}]}
+    partial = instantiate(
+        {"_target_": "moldiff.diffusion.process.schedule.power_grid", "_partial_": True, "power": 1.0}
+    )
     assert len(partial(5)) == 5
-    assert len(construct({"_target_": "moldiff.diffusion.process.schedule.power_grid", "power": 1.0}, num_steps=3)) == 3
+    assert (
+        len(instantiate({"_target_": "moldiff.diffusion.process.schedule.power_grid", "power": 1.0}, num_steps=3)) == 3
+    )
     for config, message in [
         ({"_target_": "moldiff.diffusion.process.schedule.nothing"}, "cannot be found"),
         ({"_target_": 3}, "expected a dotted name"),
@@ -165,17 +169,17 @@ def test_construct_follows_the_rules_of_hydra() -> None:
         ),
     ]:
         with pytest.raises(MoldiffError, match=message):
-            construct(config)
+            instantiate(config)
 
 
 def test_a_network_of_ones_own_has_to_be_allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit(folder, denoiser=CONFIG["denoiser"] | {"_target_": "test_checkpoint.OwnNetwork"})
     with pytest.raises(MoldiffError, match=r"got test_checkpoint\.OwnNetwork.*MOLDIFF_ALLOW=test_checkpoint"):
-        load_checkpoint(folder)
-    own = load_checkpoint(folder, ["moldiff.", "test_checkpoint."]).model.denoiser
+        load_pretrained(folder)
+    own = load_pretrained(folder, ["moldiff.", "test_checkpoint."]).model.denoiser
     assert type(own).__name__ == "OwnNetwork"
     monkeypatch.setenv("MOLDIFF_ALLOW", "other, test_checkpoint")
-    assert type(load_checkpoint(folder).model.denoiser).__name__ == "OwnNetwork"
+    assert type(load_pretrained(folder).model.denoiser).__name__ == "OwnNetwork"
 
 
 class OwnNetwork(PairTransformer):

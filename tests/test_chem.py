@@ -8,7 +8,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import collate, to_molecules
 from moldiff.errors import MoldiffError
 from moldiff.molecules import convert, identity, validity
@@ -20,10 +20,10 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 
 @pytest.fixture(scope="module")
 def sample():
-    return PreparedSet.load(SAMPLE)
+    return MoleculeDataset.load(SAMPLE)
 
 
-def embed(smiles: str) -> Molecule:
+def embed_conformer(smiles: str) -> Molecule:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert AllChem.EmbedMolecule(mol, randomSeed=7) == 0
     molecule = convert.from_rdkit(mol)
@@ -69,7 +69,7 @@ def test_all_of_the_sample_is_valid_and_its_smiles_agree(sample):
 
 
 def test_to_rdkit_is_explicit_and_ordered():
-    mol = convert.to_rdkit(replace(embed("OC"), name="methanol"))
+    mol = convert.to_rdkit(replace(embed_conformer("OC"), name="methanol"))
     assert [a.GetSymbol() for a in mol.GetAtoms()] == ["O", "C", "H", "H", "H", "H"]
     assert [b.GetOtherAtomIdx(b.GetEndAtomIdx()) for b in mol.GetBonds()] == [0, 0, 1, 1, 1]
     assert all(a.GetNoImplicit() for a in mol.GetAtoms())
@@ -88,7 +88,7 @@ def test_to_rdkit_is_explicit_and_ordered():
     ],
 )
 def test_charges_are_preserved(smiles, charges):
-    molecule = embed(smiles)
+    molecule = embed_conformer(smiles)
     assert molecule.formal_charge.tolist() == charges
     assert validity.check(molecule) is None
     again = convert.from_rdkit(convert.to_rdkit(molecule))
@@ -97,9 +97,9 @@ def test_charges_are_preserved(smiles, charges):
 
 
 def test_aromatic_rings_are_kekulised():
-    orders = sorted(embed("c1ccccc1").bonds[:, 2].tolist())
+    orders = sorted(embed_conformer("c1ccccc1").bonds[:, 2].tolist())
     assert orders == [1, 1, 1, 2, 2, 2]
-    assert identity.smiles(embed("c1cc[nH]c1")) == "c1cc[nH]c1"
+    assert identity.smiles(embed_conformer("c1cc[nH]c1")) == "c1cc[nH]c1"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_keys_keep_what_differs():
 
 
 def test_handedness_is_read_off_the_coordinates():
-    left = embed("C[C@H](O)F")
+    left = embed_conformer("C[C@H](O)F")
     right = replace(left, pos=left.pos * [-1, 1, 1], hydrogen_offset=left.hydrogen_offset * [-1, 1, 1])
     assert identity.smiles(left) == identity.smiles(right) == "CC(O)F"
     assert identity.smiles(left, stereo=True) == Chem.CanonSmiles("C[C@H](O)F")

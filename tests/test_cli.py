@@ -18,7 +18,7 @@ import moldiff
 from moldiff.cli.compose import compose_options
 from moldiff.cli.help import COMMANDS, GENERAL
 from moldiff.cli.main import main
-from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.pretrained import save_pretrained
 from moldiff.sampling import generator
 from moldiff.sampling.run import SamplingRun
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, in which the command starts, with a model of random weights in `tiny`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     return tmp_path
 
 
@@ -389,7 +389,7 @@ def test_a_model_brings_its_own_number_of_network_calls(folder: Path) -> None:
         lines = (folder / "own.sdf").read_text().splitlines()
         return [lines[number + 1] for number, line in enumerate(lines) if line.startswith(">") and "<steps>" in line]
 
-    save_model(folder / "own", small_model(), MODEL_CONFIG | {"steps": 3}, dtype=torch.float32)
+    save_pretrained(folder / "own", small_model(), MODEL_CONFIG | {"steps": 3}, dtype=torch.float32)
     assert steps() == ["3"]
     assert steps("sampler.num_steps=2") == ["2"]
     assert steps("sampler.num_steps=2", "steps=4") == ["4"]

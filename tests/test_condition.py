@@ -25,10 +25,10 @@ from moldiff.diffusion.batch import Prediction
 from moldiff.diffusion.conditioning import Properties, Property, PropertyDropout, half_of
 from moldiff.diffusion.guidance import GuidedDiffusion
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
-from moldiff.training.finetune import take_over
+from moldiff.training.finetune import load_matching_weights
 
 VALUES = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, np.nan], [4.0, 40.0], [5.0, 50.0]])
 SIZES = np.array([4, 4, 5, 6, 6])
@@ -222,8 +222,8 @@ def test_a_model_without_properties_leaves_them_aside() -> None:
 def test_a_conditional_model_survives_its_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS, properties=PROPERTIES)
-    save_model(tmp_path / "one", model, MODEL_CONFIG)
-    loaded = load_checkpoint(tmp_path / "one").model
+    save_pretrained(tmp_path / "one", model, MODEL_CONFIG)
+    loaded = load_pretrained(tmp_path / "one").model
     assert loaded.properties == PROPERTIES
     for name, value in model.denoiser.state_dict().items():
         assert torch.equal(value, loaded.denoiser.state_dict()[name])
@@ -231,20 +231,20 @@ def test_a_conditional_model_survives_its_folder(tmp_path: Path) -> None:
 
 def test_weights_without_properties_start_a_conditional_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    save_model(tmp_path / "plain", build_model(MODEL_CONFIG, VOCABULARY, STATISTICS), MODEL_CONFIG)
+    save_pretrained(tmp_path / "plain", build_model(MODEL_CONFIG, VOCABULARY, STATISTICS), MODEL_CONFIG)
     fresh = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS, properties=PROPERTIES)
-    plain = load_checkpoint(tmp_path / "plain")
-    line = take_over(fresh, plain, MODEL_CONFIG["denoiser"])
+    plain = load_pretrained(tmp_path / "plain")
+    line = load_matching_weights(fresh, plain, MODEL_CONFIG["denoiser"])
     assert line.endswith("atom classes of the data; properties, with fresh weights: gap mu")
     for name, value in plain.model.denoiser.state_dict().items():
         assert torch.equal(fresh.denoiser.state_dict()[name], value)
-    save_model(tmp_path / "told", fresh, MODEL_CONFIG)
+    save_pretrained(tmp_path / "told", fresh, MODEL_CONFIG)
     back = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS)
-    assert take_over(back, load_checkpoint(tmp_path / "told"), MODEL_CONFIG["denoiser"]).endswith(
+    assert load_matching_weights(back, load_pretrained(tmp_path / "told"), MODEL_CONFIG["denoiser"]).endswith(
         "; properties dropped: gap mu"
     )
     again = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS, properties=PROPERTIES)
-    line = take_over(again, load_checkpoint(tmp_path / "told"), MODEL_CONFIG["denoiser"])
+    line = load_matching_weights(again, load_pretrained(tmp_path / "told"), MODEL_CONFIG["denoiser"])
     assert "fresh" not in line
     for name, value in fresh.denoiser.state_dict().items():
         assert torch.equal(again.denoiser.state_dict()[name], value)

@@ -15,14 +15,14 @@ from trainings import QUIET, SAMPLE, config, same_weights
 
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties, half_of
-from moldiff.diffusion.pretrained import build_model, load_checkpoint, model_lines, save_model
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.pretrained import build_model, load_pretrained, model_lines, save_pretrained
+from moldiff.diffusion.sampler import PartialState
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import stack_starts
-from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.generator import Generator, load
 from moldiff.tasks.constraints import with_target
 from moldiff.training.train import train
 
@@ -32,7 +32,7 @@ DROPOUT = {"_target_": "moldiff.diffusion.conditioning.PropertyDropout", "names"
 FAST = {"n": 6, "steps": 3, "keep": (), "decode": "raw", "workers": 0}
 
 
-def properties_of(prepared: PreparedSet, indices: np.ndarray) -> Properties:
+def properties_of(prepared: MoleculeDataset, indices: np.ndarray) -> Properties:
     columns = [list(prepared.properties).index(name) for name in ("gap", "mu")]
     units = {"gap": "Hartree", "mu": "D"}
     return Properties.of(units, prepared.flat["y"][indices][:, columns], np.diff(prepared.flat["atom_slices"])[indices])
@@ -41,7 +41,7 @@ def properties_of(prepared: PreparedSet, indices: np.ndarray) -> Properties:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights that knows gap and mu."""
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     torch.manual_seed(0)
     properties = properties_of(prepared, prepared.split("train"))
     model = build_model(MODEL_CONFIG, prepared.vocabulary, prepared.statistics, properties=properties)
@@ -49,26 +49,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     path = tmp_path_factory.mktemp("models") / "told"
-    save_model(path, model, MODEL_CONFIG)
+    save_pretrained(path, model, MODEL_CONFIG)
     return path
 
 
 @pytest.fixture(scope="module")
-def generator(folder: Path) -> MoleculeGenerator:
+def generator(folder: Path) -> Generator:
     return load(folder, device="cpu")
 
 
 def test_training_is_told_and_keeps_what_it_knows(tmp_path: Path) -> None:
     train(config(tmp_path / "all", condition=None, half=None, trainer={"max_steps": 2}))
     train(config(tmp_path / "told", condition=DROPOUT, half="b", init=str(tmp_path / "all"), trainer={"max_steps": 4}))
-    told = load_checkpoint(tmp_path / "told")
-    prepared = PreparedSet.load(SAMPLE)
+    told = load_pretrained(tmp_path / "told")
+    prepared = MoleculeDataset.load(SAMPLE)
     assert told.model.properties == properties_of(prepared, half_of(prepared.split("train"), "b"))
     assert told.config["training"]["half"] == "b"
     weights = told.model.denoiser.state_dict()
     assert float(weights["condition.out.weight"].abs().max()) > 0
     train(config(tmp_path / "more", condition=DROPOUT, half="b", init=str(tmp_path / "told"), trainer={"max_steps": 1}))
-    assert load_checkpoint(tmp_path / "more").model.properties.names == ("gap", "mu")
+    assert load_pretrained(tmp_path / "more").model.properties.names == ("gap", "mu")
 
 
 def test_training_without_properties_is_what_it_was(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_what_the_set_lacks_is_refused(tmp_path: Path) -> None:
         train(config(tmp_path / "out", half="c"))
 
 
-def test_records_hold_what_was_asked(generator: MoleculeGenerator) -> None:
+def test_records_hold_what_was_asked(generator: Generator) -> None:
     found = generator.sample(condition={"gap": 0.25, "mu": 99.0}, guidance=1.5, **FAST)
     assert len(found) == 6
     for sample in found:
@@ -105,7 +105,7 @@ def test_records_hold_what_was_asked(generator: MoleculeGenerator) -> None:
     ]
 
 
-def test_guidance_of_zero_is_no_condition(generator: MoleculeGenerator) -> None:
+def test_guidance_of_zero_is_no_condition(generator: Generator) -> None:
     def drawn(**options: object) -> list[np.ndarray]:
         return [sample.molecule.pos for sample in generator.sample(size=8, **FAST, **options)]  # type: ignore[arg-type]
 
@@ -116,24 +116,24 @@ def test_guidance_of_zero_is_no_condition(generator: MoleculeGenerator) -> None:
     assert max(np.abs(a - b).max() for a, b in zip(one, two, strict=True) if a.shape == b.shape) > 1e-4
 
 
-def test_a_molecule_does_not_depend_on_its_company(generator: MoleculeGenerator) -> None:
+def test_a_molecule_does_not_depend_on_its_company(generator: Generator) -> None:
     options = FAST | {"condition": {"gap": 0.25}, "size": (7, 9)}
     many = generator.sample(**options)
     alone = generator.sample(**(options | {"n": 1, "first": 3}))
     np.testing.assert_allclose(alone[0].molecule.pos, many[3].molecule.pos, atol=1e-4)
 
 
-def test_starts_with_and_without_targets_share_a_batch(generator: MoleculeGenerator) -> None:
+def test_starts_with_and_without_targets_share_a_batch(generator: Generator) -> None:
     properties = generator.checkpoint.model.properties
-    plain = Start.unknown(torch.ones(1, 4, dtype=torch.bool))
-    told = with_target(Start.unknown(torch.ones(1, 6, dtype=torch.bool)), properties, {"mu": 2.0})
+    plain = PartialState.unknown(torch.ones(1, 4, dtype=torch.bool))
+    told = with_target(PartialState.unknown(torch.ones(1, 6, dtype=torch.bool)), properties, {"mu": 2.0})
     assert stack_starts([plain, plain]).clean.condition is None
     rows = stack_starts([plain, told]).clean.condition
     torch.testing.assert_close(rows, torch.tensor([[torch.nan, torch.nan], [torch.nan, 2.0]]), equal_nan=True)
 
 
-def test_sizes_are_those_of_molecules_near_the_target(generator: MoleculeGenerator) -> None:
-    prepared = PreparedSet.load(SAMPLE)
+def test_sizes_are_those_of_molecules_near_the_target(generator: Generator) -> None:
+    prepared = MoleculeDataset.load(SAMPLE)
     train_set = prepared.split("train")
     sizes = np.diff(prepared.flat["atom_slices"])[train_set]
     mu = prepared.flat["y"][train_set][:, list(prepared.properties).index("mu")]
@@ -182,7 +182,7 @@ class Judge:
 
 
 def test_what_was_asked_is_compared_with_what_is_predicted(
-    generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moldiff.sampling.generator.predictor_for", lambda properties, half: Judge())
     found = generator.sample(condition={"gap": 0.25, "mu": 2.0}, size=7, **FAST)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from moldiff.cli.compose import _flatten, as_yaml, compose_options
 from moldiff.cli.help import CHOICE, COMMANDS, TASKS
 from moldiff.diffusion.batch import MolBatch
-from moldiff.diffusion.instantiate import construct
+from moldiff.diffusion.instantiate import instantiate
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.suite import SETS, SUITE
 
@@ -43,15 +43,15 @@ GROUPS_APART = ("data", "experiment", "logger", "task")
 def built(name: str, config: dict[str, Any]) -> Any:
     """What a part of the train config stands for, built as the training builds it."""
     if name == "denoiser":
-        return construct(config[name], None, num_atom_classes=NUM_CLASSES)
+        return instantiate(config[name], None, num_atom_classes=NUM_CLASSES)
     if name == "process":
         frequencies = torch.tensor(STATISTICS.atom_marginal), torch.tensor(STATISTICS.bond_marginal)
-        return construct(config[name], None).build(*frequencies)
+        return instantiate(config[name], None).build(*frequencies)
     if name == "optimizer":
         named = list(small_denoiser().named_parameters())
-        takes_names = "named_parameters" in signature(construct(config[name], None).func).parameters
-        return construct(config[name], None)(named if takes_names else [parameter for _, parameter in named])
-    return construct(config[name], None)
+        takes_names = "named_parameters" in signature(instantiate(config[name], None).func).parameters
+        return instantiate(config[name], None)(named if takes_names else [parameter for _, parameter in named])
+    return instantiate(config[name], None)
 
 
 def test_every_group_is_a_folder_of_the_package() -> None:
@@ -81,7 +81,7 @@ def test_every_choice_builds(group: str, choice: str) -> None:
 @pytest.mark.parametrize("choice", [*SETS, *SUITE])
 def test_every_metric_builds_with_the_defaults_of_python(choice: str) -> None:
     for name, config in compose_options("evaluate", [f"metrics={choice}"])["metrics"].items():
-        metric = construct(config, None)
+        metric = instantiate(config, None)
         assert metric.name == name
         optional = {"skip_if_missing": True} if choice == "full" and metric.package else {}
         assert metric == type(metric)(**optional)
@@ -100,7 +100,7 @@ def test_loggers_are_chosen_one_by_one(tmp_path: Path) -> None:
     assert list(compose_options("train", [])["logger"]) == ["csv"]
     options = compose_options("train", ["logger=[csv,tensorboard]"])["logger"]
     assert list(options) == ["csv", "tensorboard"]
-    assert construct(options["csv"], None, folder=tmp_path, step=0).name == "csv"
+    assert instantiate(options["csv"], None, folder=tmp_path, step=0).name == "csv"
     assert not compose_options("train", ["logger=[]"]).get("logger")
 
 
@@ -120,7 +120,7 @@ def test_every_source_builds() -> None:
     if util.find_spec("qm9pack") is None:
         pytest.skip("qm9pack is not installed")
     config = compose_options("prepare", ["data=qm9", "limit=7", "num_workers=1"])
-    assert len(construct(config["data"]["source"], None)) == 7
+    assert len(instantiate(config["data"]["source"], None)) == 7
 
 
 def test_shipped_sample_is_found() -> None:

@@ -21,11 +21,11 @@ from models import (
 )
 from trainings import SAMPLE
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import evaluation_batches
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.conditioning import Properties, PropertyDropout
-from moldiff.diffusion.model import Noised
+from moldiff.diffusion.model import NoisyBatch
 from moldiff.diffusion.nn.contributions import (
     bond_counts,
     class_counts,
@@ -34,10 +34,10 @@ from moldiff.diffusion.nn.contributions import (
     num_bond_counts,
     num_counts,
 )
-from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.datamodule import counted, learnt_properties
-from moldiff.training.finetune import take_over
+from moldiff.training.finetune import load_matching_weights
 
 K = VOCABULARY.num_atom_classes
 
@@ -100,7 +100,7 @@ def test_slopes_are_found_again_where_some_values_are_not_known() -> None:
 
 
 def test_bonds_tell_more_of_real_molecules_than_classes() -> None:
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     indices = prepared.split("train")
     properties = learnt_properties(prepared, ["alpha", "lumo", "atoms"], indices)
     left = {}
@@ -113,7 +113,7 @@ def test_bonds_tell_more_of_real_molecules_than_classes() -> None:
 
 
 def test_every_set_knows_its_number_of_atoms() -> None:
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     assert list(prepared.learnable)[-1] == "atoms"
     assert "atoms" not in prepared.properties
     molecules = [prepared.molecule(index) for index in range(20)]
@@ -191,7 +191,7 @@ def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
     level = random_level(batch)
     known = NoiseLevel(level.pos, level.atom.clone(), level.bond, level.hydrogen)
     known.atom[2, 0] = 0  # of the third molecule one class is known, so it does not count
-    noised = Noised(clean, batch, known)
+    noised = NoisyBatch(clean, batch, known)
     prediction = random_prediction(batch)
     model.denoise = lambda *_: prediction  # type: ignore[method-assign, assignment]
     contributions = model.contributions
@@ -205,7 +205,7 @@ def test_what_the_classes_add_up_to_is_a_loss_of_what_is_told() -> None:
     assert int(model.counts_of(noised)["contributions"]) == 3
     model.denoise = lambda *_: one_hot_prediction(batch, K)  # type: ignore[method-assign, assignment]
     assert float(model.losses_of(noised, self_condition=False)["contributions"]) < 1e-10
-    untold = Noised(clean.replace(condition=torch.full((3, 2), torch.nan)), batch, known)
+    untold = NoisyBatch(clean.replace(condition=torch.full((3, 2), torch.nan)), batch, known)
     assert float(model.losses_of(untold, self_condition=False)["contributions"]) == 0
 
 
@@ -233,9 +233,9 @@ def test_properties_are_taken_over_by_name(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in trained.denoiser.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-    save_model(tmp_path / "old", trained, MODEL_CONFIG)
+    save_pretrained(tmp_path / "old", trained, MODEL_CONFIG)
     model = build_model(MODEL_CONFIG, VOCABULARY, STATISTICS, properties=new)
-    line = take_over(model, load_checkpoint(tmp_path / "old"), MODEL_CONFIG["denoiser"])
+    line = load_matching_weights(model, load_pretrained(tmp_path / "old"), MODEL_CONFIG["denoiser"])
     assert line.endswith("; properties, with fresh weights: atoms")
     batch = random_batch([4, 5]).replace(condition=torch.tensor([[1.0, math.nan], [0.5, 2.0]], dtype=torch.double))
     level = random_level(batch)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.frequencies import measure_statistics, observed_vocabulary
 from moldiff.data.prepare import prepare, subset
 from moldiff.data.sources import qm9
@@ -31,7 +31,7 @@ FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 @pytest.fixture(scope="module")
 def sample():
-    return PreparedSet.load(SAMPLE)
+    return MoleculeDataset.load(SAMPLE)
 
 
 def molecule(elements, hydrogens, bonds, pos, properties=None, name=""):
@@ -132,7 +132,7 @@ def test_sample_is_what_its_description_says(sample):
     assert sum(path.stat().st_size for path in SAMPLE.iterdir()) < 2**20
     assert {path.suffix for path in SAMPLE.iterdir()} == {".safetensors", ".json", ".txt", ".csv"}
     packaged = Path(str(files("moldiff.example_data"))) / "sample"
-    assert PreparedSet.load(packaged).smiles == sample.smiles
+    assert MoleculeDataset.load(packaged).smiles == sample.smiles
 
 
 def test_packing_keeps_every_molecule(tmp_path):
@@ -226,14 +226,14 @@ def test_damaged_folders_are_named_in_one_line(tmp_path, name, damage, message):
     else:
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
     with pytest.raises(MoldiffError, match=message) as caught:
-        PreparedSet.load(folder)
+        MoleculeDataset.load(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_folder_says_what_to_run(tmp_path):
     with pytest.raises(MoldiffError, match="run `moldiff prepare data=qm9` first"):
-        PreparedSet.load(tmp_path / "none")
+        MoleculeDataset.load(tmp_path / "none")
 
 
 def test_unknown_part(sample):
@@ -269,9 +269,9 @@ def test_training_side_needs_neither_rdkit_nor_hydra():
         import sys
         for name in ("rdkit", "hydra", "qm9pack"):
             sys.modules[name] = None
-        from moldiff.data.dataset import PreparedSet
+        from moldiff.data.dataset import MoleculeDataset
         from moldiff.data.loader import DenseBatches
-        prepared = PreparedSet.load(sys.argv[1])
+        prepared = MoleculeDataset.load(sys.argv[1])
         batches = DenseBatches(prepared, prepared.split("train"), batch_size=16)
         print(batches[0].validate().num_molecules, len(prepared.to_pyg()), prepared.molecule(3).num_heavy_atoms)
     """

@@ -19,7 +19,7 @@ from trainings import QUIET, config, rows, weights
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import is_out_of_memory
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import build_model, load_checkpoint
+from moldiff.diffusion.pretrained import build_model, load_pretrained
 from moldiff.diffusion.process.geometry_loss import Distances, LocalFrames, LocalLoss
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.diffusion.process.task_mixture import TaskMixture
@@ -62,7 +62,7 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_double_batch(tmp_path
     subprocess.run(run, env=environment(), check=True, capture_output=True)
     # Muon turns rounding errors of small gradients into steps of full size.
     assert_same_curve(out, double, rel=2e-3)
-    history = load_checkpoint(out).config["history"]
+    history = load_pretrained(out).config["history"]
     assert [(part["steps"], part["batch_size"]) for part in history] == [(STEPS, 16)]
 
 
@@ -111,7 +111,7 @@ def test_processes_started_by_slurm_go_on_where_one_process_stopped(tmp_path: Pa
 
 def fresh_weights(out: Path) -> dict[str, torch.Tensor]:
     """The weights a training begins with."""
-    found = load_checkpoint(out)
+    found = load_pretrained(out)
     torch.manual_seed(0)
     model = build_model(found.config, found.model.vocabulary, found.model.statistics)
     return dict(model.denoiser.state_dict())

@@ -15,10 +15,10 @@ from models import NUM_CLASSES, VOCABULARY
 from rdkit import Chem
 from scipy.spatial.distance import pdist
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import Prediction, to_molecules
-from moldiff.diffusion.decoding import REACH, decode_raw, decode_valence, most_probable
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.decoding import REACH, decode_argmax, decode_valence, solve_assignment
+from moldiff.diffusion.sampler import PartialState
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.molecules.elements import COVALENT
 from moldiff.molecules.molecule import Status
@@ -66,7 +66,7 @@ SULFUR = Vocabulary((AtomClass(6, 0, 1), AtomClass(8, 0, 0), AtomClass(16, 0, 0)
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, SULFUR], ids=["organic", "several valences"])
 def test_programme_finds_the_best_of_all_assignments(vocabulary: Vocabulary, seed: int, connected: bool) -> None:
     atoms, pairs = random_logits(4, vocabulary.num_atom_classes, seed)
-    answer = most_probable(atoms, pairs, vocabulary, connected=connected)
+    answer = solve_assignment(atoms, pairs, vocabulary, connected=connected)
     expected = by_brute_force(atoms, pairs, vocabulary, connected=connected)
     assert answer is not None
     classes, orders = answer
@@ -79,9 +79,9 @@ def test_programme_finds_the_best_of_all_assignments(vocabulary: Vocabulary, see
 def test_no_assignment_is_an_answer_too() -> None:
     only_methyl = Vocabulary((AtomClass(6, 0, 3),), {})
     atoms, pairs = random_logits(3, 1, 0)
-    assert most_probable(atoms, pairs, only_methyl) is None
+    assert solve_assignment(atoms, pairs, only_methyl) is None
     atoms[0, 0] = np.nan
-    assert most_probable(atoms, pairs, only_methyl) is None
+    assert solve_assignment(atoms, pairs, only_methyl) is None
 
 
 def prediction_of(atoms: list[int], bonds: dict[tuple[int, int], int]) -> tuple[Prediction, torch.Tensor]:
@@ -102,15 +102,15 @@ ETHANOL = ([3, 2, 6], {(0, 1): 1, (1, 2): 1})  # CH3, CH2, OH
 def test_what_obeys_the_rules_is_left_alone() -> None:
     prediction, mask = prediction_of(*ETHANOL)
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert not bool(decoded.mended.any() | decoded.failed.any())
-    assert torch.equal(decoded.batch.bond, decode_raw(prediction, mask).bond)
+    assert not bool(decoded.repaired.any() | decoded.failed.any())
+    assert torch.equal(decoded.batch.bond, decode_argmax(prediction, mask).bond)
 
 
 def test_a_broken_valence_is_mended_and_said_so() -> None:
     prediction, mask = prediction_of([3, 2, 6], {(0, 1): 2, (1, 2): 1})
     prediction.bond[0, 0, 1, 1] = prediction.bond[0, 1, 0, 1] = 5.0  # single is the next best
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert decoded.mended.tolist() == [True]
+    assert decoded.repaired.tolist() == [True]
     molecule = to_molecules(decoded.batch, VOCABULARY)[0]
     assert molecule.bonds.tolist() == [[0, 1, 1], [1, 2, 1]]
     assert check(molecule) is None
@@ -125,9 +125,9 @@ def two_ethenes(apart: float) -> tuple[Prediction, torch.Tensor]:
 
 def test_loose_fragments_within_reach_are_joined_where_that_is_asked_for() -> None:
     prediction, mask = two_ethenes(1.9)
-    assert not bool(decode_valence(prediction, mask, VOCABULARY, connected=False).mended.any())
+    assert not bool(decode_valence(prediction, mask, VOCABULARY, connected=False).repaired.any())
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert decoded.mended.tolist() == [True]
+    assert decoded.repaired.tolist() == [True]
     assert decoded.failed.tolist() == [False]
     assert check(to_molecules(decoded.batch, VOCABULARY)[0]) is None
 
@@ -135,7 +135,7 @@ def test_loose_fragments_within_reach_are_joined_where_that_is_asked_for() -> No
 def test_fragments_that_lie_apart_are_not_joined_by_a_long_bond() -> None:
     prediction, mask = two_ethenes(2.1)  # two carbons reach 1.3 x 1.52 Å
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert (decoded.mended.tolist(), decoded.failed.tolist()) == ([False], [True])
+    assert (decoded.repaired.tolist(), decoded.failed.tolist()) == ([False], [True])
     problem = check(to_molecules(decoded.batch, VOCABULARY)[0])
     assert problem is not None
     assert problem.status is Status.DISCONNECTED
@@ -144,9 +144,9 @@ def test_fragments_that_lie_apart_are_not_joined_by_a_long_bond() -> None:
 def test_valences_are_mended_even_where_the_fragments_lie_apart() -> None:
     prediction, mask = two_ethenes(4.0)
     prediction.bond[0, 0, 1, 3] = prediction.bond[0, 1, 0, 3] = 7.0  # a triple bond between two CH2
-    assert decode_raw(prediction, mask).bond[0, 0, 1] == 3
+    assert decode_argmax(prediction, mask).bond[0, 0, 1] == 3
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert (decoded.mended.tolist(), decoded.failed.tolist()) == ([True], [True])
+    assert (decoded.repaired.tolist(), decoded.failed.tolist()) == ([True], [True])
     assert decoded.batch.bond[0, 0, 1] == 2
     problem = check(to_molecules(decoded.batch, VOCABULARY)[0])
     assert problem is not None
@@ -156,7 +156,7 @@ def test_valences_are_mended_even_where_the_fragments_lie_apart() -> None:
 def test_a_bond_that_the_prediction_has_may_stay_whatever_its_length() -> None:
     prediction, mask = prediction_of([3, 2, 6], {(0, 1): 2, (1, 2): 1})  # atoms 5.2 Å apart, and a broken valence
     decoded = decode_valence(prediction, mask, VOCABULARY)
-    assert decoded.mended.tolist() == [True]
+    assert decoded.repaired.tolist() == [True]
     assert check(to_molecules(decoded.batch, VOCABULARY)[0]) is None
 
 
@@ -167,7 +167,7 @@ def test_radii_are_those_of_the_periodic_table() -> None:
 
 
 def test_no_bond_of_real_molecules_is_out_of_reach() -> None:
-    prepared = PreparedSet.load(str(files("moldiff.example_data") / "sample"))
+    prepared = MoleculeDataset.load(str(files("moldiff.example_data") / "sample"))
     ratios = []
     for number in range(len(prepared)):
         molecule = prepared.molecule(number)
@@ -182,7 +182,7 @@ def test_non_finite_predictions_are_kept_and_marked_as_failed() -> None:
     prediction.atom_type[0, 0] = float("nan")
     decoded = decode_valence(prediction, mask, VOCABULARY)
     assert decoded.failed.tolist() == [True]
-    assert decoded.mended.tolist() == [False]
+    assert decoded.repaired.tolist() == [False]
 
 
 def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
@@ -194,9 +194,9 @@ def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
     pos = torch.tensor([[[0.0, 0, 0], [1.53, 0, 0], [2.0, 1.35, 0]]]).double()
     prediction = replace(prediction, pos=pos, hydrogen=offset)
     model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
-    (found,) = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()]).decode("valence")
+    (found,) = Chunk(cast(Any, model), PartialState.unknown(mask), prediction, [()]).decode("valence")
     molecule = found.molecule
-    assert (found.mended, found.replaced_hydrogens) == (True, 0)
+    assert (found.repaired, found.replaced_hydrogens) == (True, 0)
     assert molecule.num_hydrogens.tolist() == [3, 2, 1]
     np.testing.assert_allclose(np.linalg.norm(molecule.hydrogen_offset[0, :3], axis=1), 1.09, atol=0.05)
     assert pdist(molecule.hydrogen_offset[0, :3]).min() > 1.6
@@ -215,7 +215,7 @@ def test_hydrogens_off_their_bonds_are_put_at_ideal_places_and_counted(length: f
     offset[0, 2, 0] = torch.tensor([length, 0.0, 0.0])
     prediction = replace(prediction, pos=pos, hydrogen=offset)
     model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
-    chunk = Chunk(cast(Any, model), Start.unknown(mask), prediction, [()])
+    chunk = Chunk(cast(Any, model), PartialState.unknown(mask), prediction, [()])
     (found,) = chunk.decode("valence")
     belongs = length == 0.95
     assert found.replaced_hydrogens == (0 if belongs else 1)
@@ -239,5 +239,5 @@ def test_all_solutions_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.diffusion.decoding.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("moldiff.diffusion.decoding._Programme.solve", slow)
     atoms, pairs = np.log(np.full((4, VOCABULARY.num_atom_classes), 0.1)), np.log(np.full((4, 4, 4), 0.25))
-    assert most_probable(atoms, pairs, VOCABULARY, time_limit=5.0) is None
+    assert solve_assignment(atoms, pairs, VOCABULARY, time_limit=5.0) is None
     assert given == [5.0, 3.0, 1.0]

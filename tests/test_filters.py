@@ -23,7 +23,7 @@ from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.writer import Writer, finished_records
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.filters import apply_filters, parse_filters
-from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.run import SamplingRun
 
 FAST = PowerSampler(num_steps=20)
@@ -32,7 +32,7 @@ pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def generator() -> MoleculeGenerator:
+def generator() -> Generator:
     return load("qm9", device="cpu")
 
 
@@ -125,7 +125,7 @@ def test_bounds_need_no_quotes_of_their_own(typed: str, filters: list[str]) -> N
     assert compose_options("sample", [typed])["filters"] == filters
 
 
-def test_as_many_as_were_asked_for_pass(generator: MoleculeGenerator) -> None:
+def test_as_many_as_were_asked_for_pass(generator: Generator) -> None:
     keep = ("valid", "unique", "novel")
     run = generator.stream(6, sampler=FAST, keep=keep, workers=0, filters=["sa<4.5", "qed>0.4", "pains"])
     samples = list(run)
@@ -150,7 +150,7 @@ def test_as_many_as_were_asked_for_pass(generator: MoleculeGenerator) -> None:
     assert (len(passing), len(novel)) == (results["task_passes_sa<4.5"].numerator, total)
 
 
-def test_a_filtered_run_goes_on_to_the_same_end(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_a_filtered_run_goes_on_to_the_same_end(generator: Generator, tmp_path: Path) -> None:
     def run(*filters: str) -> SamplingRun:
         return generator.stream(6, sampler=FAST, keep=(), workers=0, filters=filters)
 
@@ -177,7 +177,7 @@ def test_known_molecules_are_found() -> None:
     assert purchasable("OC(=O)c1ccccc1OC(C)=O") is True, "however it is written"
 
 
-def test_columns_are_counted(generator: MoleculeGenerator) -> None:
+def test_columns_are_counted(generator: Generator) -> None:
     for package in ("molbloom", "datamol", "pyarrow"):
         pytest.importorskip(package)
     run = generator.stream(4, sampler=FAST, workers=0, columns=["known_drug", "purchasable"])

@@ -11,14 +11,14 @@ import pytest
 import torch
 from models import MODEL_CONFIG, small_model
 
-from moldiff.diffusion.instantiate import construct
+from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.pretrained import (
     CONFIG_FILE,
     FORMER,
     available_models,
     find_model,
-    load_checkpoint,
-    save_model,
+    load_pretrained,
+    save_pretrained,
     with_present_names,
 )
 from moldiff.errors import MoldiffError
@@ -42,19 +42,19 @@ def test_every_former_name_is_found(name: str) -> None:
     found = getattr(import_module(module), symbol)
     assert found.__module__ == module
     config = {"of": [{"_target_": name, "_partial_": True}]}
-    assert construct(with_present_names(config), None)["of"][0].func is found
+    assert instantiate(with_present_names(config), None)["of"][0].func is found
 
 
 def test_a_model_with_former_names_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = small_model()
-    save_model(tmp_path, model, MODEL_CONFIG | {"training": {"process": MODEL_CONFIG["process"]}})
+    save_pretrained(tmp_path, model, MODEL_CONFIG | {"training": {"process": MODEL_CONFIG["process"]}})
     config = json.loads((tmp_path / CONFIG_FILE).read_text(encoding="utf-8"))
     old = with_former_names(config)
     assert old["denoiser"]["_target_"] == "moldiff.nn.denoiser.PairTransformer"
     assert old["training"]["process"]["_target_"] == "moldiff.process.joint.JointProcessConfig"
     (tmp_path / CONFIG_FILE).write_text(json.dumps(old), encoding="utf-8")
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_pretrained(tmp_path)
     assert loaded.config == config
     for name, weight in loaded.model.denoiser.state_dict().items():
         assert torch.equal(weight, model.denoiser.state_dict()[name])
@@ -76,12 +76,12 @@ def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
 
 def test_what_learnt_with_matched_noise_is_trained_on_but_not_drawn_from(tmp_path: Path) -> None:
     """Options that are gone are dropped; of this one the molecules would be broken."""
-    save_model(tmp_path, small_model(), MODEL_CONFIG)
+    save_pretrained(tmp_path, small_model(), MODEL_CONFIG)
     path = tmp_path / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"process": config["process"] | {"coupling": False}}), encoding="utf-8")
-    assert load_checkpoint(tmp_path).config == config
+    assert load_pretrained(tmp_path).config == config
     path.write_text(json.dumps(config | {"process": config["process"] | {"coupling": True}}), encoding="utf-8")
     with pytest.raises(MoldiffError, match=r"process\.coupling.*train it on: moldiff train init="):
-        load_checkpoint(tmp_path)
-    assert load_checkpoint(tmp_path, to_sample=False).config == config
+        load_pretrained(tmp_path)
+    assert load_pretrained(tmp_path, to_sample=False).config == config

@@ -13,15 +13,15 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.process.schedule import MIN_LEVEL
-from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
+from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules import convert
 from moldiff.molecules.molecule import Molecule, Status
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 from moldiff.training.quality import geometry, sample_quality
 
 FAST = PowerSampler(num_steps=4)
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def generator() -> MoleculeGenerator:
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    return MoleculeGenerator(checkpoint, torch.device("cpu"))
+def generator() -> Generator:
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    return Generator(checkpoint, torch.device("cpu"))
 
 
 def same(one: Molecule, other: Molecule) -> bool:
@@ -42,7 +42,7 @@ def same(one: Molecule, other: Molecule) -> bool:
     )
 
 
-def test_keeping_nothing_in_particular_gives_all_as_they_came(generator: MoleculeGenerator) -> None:
+def test_keeping_nothing_in_particular_gives_all_as_they_came(generator: Generator) -> None:
     samples = generator.sample(12, sampler=FAST, keep=(), decode="raw")
     assert (len(samples), samples.drawn, samples.complete) == (12, 12, True)
     assert [s.index for s in samples] == list(range(12))
@@ -51,7 +51,7 @@ def test_keeping_nothing_in_particular_gives_all_as_they_came(generator: Molecul
     assert (found["p2_valid"].numerator, found["p2_valid"].denominator) == (valid, 12)
 
 
-def test_molecule_k_does_not_depend_on_the_run_it_is_drawn_in(generator: MoleculeGenerator) -> None:
+def test_molecule_k_does_not_depend_on_the_run_it_is_drawn_in(generator: Generator) -> None:
     together = generator.sample(10, sampler=FAST, keep=(), seed=3)
     apart = [generator.sample(1, sampler=FAST, keep=(), seed=3, first=k)[0] for k in range(10)]
     assert all(same(one.molecule, other.molecule) for one, other in zip(together, apart, strict=True))
@@ -61,7 +61,7 @@ def test_molecule_k_does_not_depend_on_the_run_it_is_drawn_in(generator: Molecul
     )
 
 
-def test_any_molecule_can_be_drawn_again_from_its_record(generator: MoleculeGenerator) -> None:
+def test_any_molecule_can_be_drawn_again_from_its_record(generator: Generator) -> None:
     for sample in generator.sample(6, sampler=FAST, seed=5):
         record = sample.record()
         again = generator.sample(
@@ -77,7 +77,7 @@ def test_any_molecule_can_be_drawn_again_from_its_record(generator: MoleculeGene
         np.testing.assert_allclose(again.molecule.pos, sample.molecule.pos, atol=1e-3)
 
 
-def test_n_asked_is_n_delivered_and_all_of_them_valid(generator: MoleculeGenerator) -> None:
+def test_n_asked_is_n_delivered_and_all_of_them_valid(generator: Generator) -> None:
     samples = generator.sample(15, sampler=FAST, keep=("valid", "unique"))
     assert len(samples) == 15
     assert samples.complete
@@ -88,7 +88,7 @@ def test_n_asked_is_n_delivered_and_all_of_them_valid(generator: MoleculeGenerat
 
 
 def test_counts_do_not_depend_on_how_many_draws_went_together(
-    generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = generator.sample(8, sampler=FAST, keep=("valid", "unique"))
     monkeypatch.setattr("moldiff.sampling.batch.CPU_PAIRS", 40)
@@ -96,9 +96,9 @@ def test_counts_do_not_depend_on_how_many_draws_went_together(
     assert (wide.drawn, [s.smiles for s in wide]) == (narrow.drawn, [s.smiles for s in narrow])
 
 
-def test_the_limit_of_draws_ends_a_hopeless_search(generator: MoleculeGenerator) -> None:
+def test_the_limit_of_draws_ends_a_hopeless_search(generator: Generator) -> None:
     known = NoveltyIndex.of([s.verdict.strict or "C" for s in generator.sample(10, sampler=FAST, keep=("valid",))])
-    informed = MoleculeGenerator(generator.checkpoint, generator.device, known)
+    informed = Generator(generator.checkpoint, generator.device, known)
     samples = informed.sample(10, sampler=FAST, keep=("valid", "novel"), max_draws=10)
     assert samples.drawn == 10
     assert len(samples) < 10
@@ -106,7 +106,7 @@ def test_the_limit_of_draws_ends_a_hopeless_search(generator: MoleculeGenerator)
     assert all(s.novel for s in samples)
 
 
-def test_size_is_what_was_asked_for(generator: MoleculeGenerator) -> None:
+def test_size_is_what_was_asked_for(generator: Generator) -> None:
     assert {s.molecule.num_heavy_atoms for s in generator.sample(4, sampler=FAST, decode="raw", size=6, keep=())} == {6}
     sizes = {s.molecule.num_heavy_atoms for s in generator.sample(30, sampler=FAST, decode="raw", size=(4, 5), keep=())}
     assert sizes == {4, 5}
@@ -132,12 +132,12 @@ def test_size_is_what_was_asked_for(generator: MoleculeGenerator) -> None:
         ({"max_draws": 0}, "max_draws: got 0"),
     ],
 )
-def test_impossible_values_are_named(generator: MoleculeGenerator, options: dict[str, object], message: str) -> None:
+def test_impossible_values_are_named(generator: Generator, options: dict[str, object], message: str) -> None:
     with pytest.raises(MoldiffError, match=message):
         generator.sample(**({"n": 1} | options))  # type: ignore[arg-type]
 
 
-def test_interruption_returns_what_is_finished(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_returns_what_is_finished(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
@@ -149,7 +149,7 @@ def test_interruption_returns_what_is_finished(generator: MoleculeGenerator, mon
     assert (samples.drawn, samples.complete) == (6, False)
 
 
-def test_progress_grows_to_what_was_asked_for(generator: MoleculeGenerator) -> None:
+def test_progress_grows_to_what_was_asked_for(generator: Generator) -> None:
     seen: list[float] = []
     generator.sample(5, sampler=FAST, keep=(), on_progress=seen.append)
     assert seen == sorted(seen)
@@ -192,11 +192,11 @@ def test_the_last_calls_settle_the_molecule_on_its_graph(options: dict[str, floa
 def test_hydrogens_are_hidden_until_the_graph_is_known_and_as_many_as_it_has() -> None:
     model = small_model().float()
     mask = torch.ones(2, 4, dtype=torch.bool)
-    draws = MoleculeDraws([molecule_generator(0, k) for k in range(2)])
+    draws = PerMoleculeNoise([molecule_generator(0, k) for k in range(2)])
     seen: list[tuple[MolBatch, NoiseLevel]] = []
     network = model.denoiser
     network.register_forward_hook(lambda _, inputs, __: seen.append((inputs[0], inputs[1])))
-    prediction = run_sampler(model, PowerSampler(num_steps=8, settle=0.5), Start.unknown(mask), draws)
+    prediction = run_sampler(model, PowerSampler(num_steps=8, settle=0.5), PartialState.unknown(mask), draws)
     assert all(not noisy.hydrogen.any() for noisy, _ in seen[:5])  # the fifth starts from noise alone
     counts = model.num_hydrogens[prediction.atom_type.argmax(-1)]
     for noisy, level in seen[5:]:
@@ -216,7 +216,7 @@ def test_the_network_is_told_its_estimate_below_a_level_alone() -> None:
         told.append((float(level.pos[0, 0]), previous is not None))
         return model.denoise(noisy, level, previous)
 
-    start, draws = Start.unknown(mask), MoleculeDraws([molecule_generator(0, 0)])
+    start, draws = PartialState.unknown(mask), PerMoleculeNoise([molecule_generator(0, 0)])
     noisy = model.process.start(start.clean, start.level, draws)
     sampler = PowerSampler(num_steps=12, self_condition=0.3)
     list(sampler(denoise, model.process, noisy, start.level, draws))

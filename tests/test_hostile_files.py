@@ -9,7 +9,7 @@ from test_files import MOL2, files, outcomes
 from test_io import V3000, WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import prepare
 
 parts = import_module(
@@ -67,8 +67,8 @@ def test_names_that_are_paths_or_scripts_stay_text(tmp_path, monkeypatch, capsys
     assert main(["prepare", "data.path=a.sdf", "num_workers=1"]) == 0
     assert main(["view", "input=a.sdf", "out=page.html"]) == 0
     capsys.readouterr()
-    assert list(PreparedSet.load("prepared/a").names) == ["../../escape", script]
-    assert list(PreparedSet.load("prepared/a").properties) == ["net_charge", "../../k"]
+    assert list(MoleculeDataset.load("prepared/a").names) == ["../../escape", script]
+    assert list(MoleculeDataset.load("prepared/a").properties) == ["net_charge", "../../k"]
     assert "<script>alert" not in Path("page.html").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["deep"]

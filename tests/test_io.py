@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.errors import MoldiffError
 from moldiff.molecules import convert, identity
 from moldiff.molecules.formats.reader import read, records
@@ -68,7 +68,7 @@ def read_text(folder, text, name="a.sdf"):
 
 @pytest.fixture(scope="module")
 def molecules():
-    sample = PreparedSet.load(SAMPLE)
+    sample = MoleculeDataset.load(SAMPLE)
     return [sample.molecule(i) for i in range(200)]
 
 

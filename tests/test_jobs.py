@@ -20,7 +20,7 @@ from moldiff.cli import multirun
 from moldiff.cli.compose import argument, compose_options, each_combination
 from moldiff.cli.main import main
 from moldiff.data.sources.files import name_of
-from moldiff.diffusion.pretrained import save_model
+from moldiff.diffusion.pretrained import save_pretrained
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_options_of_all_jobs_are_printed(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_job_is_the_command_run_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    save_model(folder / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(folder / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     asked = ["sample", "model=tiny", "n=2", "steps=2", "keep=[]"]
     assert main([*asked, "-m", "seed=1,2", "device=cpu"]) == 0
     assert capfd.readouterr().out.splitlines()[-1] == "2 jobs ended, outputs in molecules"

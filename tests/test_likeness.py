@@ -22,7 +22,7 @@ from moldiff.molecules import convert
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.config import Likeness
-from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.sample import Sample
 from moldiff.tasks import Conformers, Formula, Grow
 
@@ -33,7 +33,7 @@ pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def generator() -> MoleculeGenerator:
+def generator() -> Generator:
     return load("qm9", device="cpu")
 
 
@@ -101,7 +101,7 @@ def test_compared_as_it_lies_a_molecule_stays() -> None:
     assert overlay.molecule is away
 
 
-def test_the_best_come_first_laid_over_the_reference(generator: MoleculeGenerator) -> None:
+def test_the_best_come_first_laid_over_the_reference(generator: Generator) -> None:
     plain = generator.sample(8, sampler=FAST, workers=0, keep=("valid",))
     samples = generator.sample(8, sampler=FAST, workers=0, keep=("valid",), like=Likeness(reference=HISTAMINE))
     assert sorted(one.index for one in samples) == [one.index for one in plain]
@@ -123,7 +123,7 @@ def distances(one: Molecule) -> np.ndarray:
     return np.linalg.norm(one.pos[:, None] - one.pos, axis=-1)
 
 
-def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> None:
+def test_steering_keeps_the_best_of_all_rounds(generator: Generator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=2, parents=2)
     options = {"sampler": FAST, "workers": 0, "keep": ("valid", "unique"), "filters": ["mw<200"], "like": like}
     heard: list[float] = []
@@ -148,7 +148,7 @@ def test_steering_keeps_the_best_of_all_rounds(generator: MoleculeGenerator) -> 
     assert [one.molecule.pos.tobytes() for one in again] == [one.molecule.pos.tobytes() for one in samples]
 
 
-def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, ligand: Path) -> None:
+def test_steering_leaves_alone_what_a_task_keeps(generator: Generator, ligand: Path) -> None:
     task = Grow(core=str(ligand), keep=[3, 4, 5, 6, 7], new_atoms=(2, 3))
     like = Likeness(reference=str(ligand), rounds=1, parents=2)
     samples = generator.sample(5, task=task, sampler=PowerSampler(num_steps=12), workers=0, keep=("valid",), like=like)
@@ -161,7 +161,7 @@ def test_steering_leaves_alone_what_a_task_keeps(generator: MoleculeGenerator, l
     assert "like: molecules are compared as they lie" in samples.notes
 
 
-def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
+def test_steering_keeps_a_formula(generator: Generator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1, parents=1, align=True)
     samples = generator.sample(3, task=Formula(formula="C5H9N3"), sampler=FAST, workers=0, keep=("valid",), like=like)
     for one in samples:
@@ -169,7 +169,7 @@ def test_steering_keeps_a_formula(generator: MoleculeGenerator) -> None:
         assert Chem.rdMolDescriptors.CalcMolFormula(mol) == "C5H9N3"
 
 
-def test_ctrl_c_ranks_what_is_finished(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ranks_what_is_finished(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
@@ -199,7 +199,7 @@ def test_impossible_options_are_refused(options: dict[str, object], said: str) -
         Likeness(reference=HISTAMINE, **options)  # type: ignore[arg-type]
 
 
-def test_runs_that_cannot_be_ranked_are_refused(generator: MoleculeGenerator) -> None:
+def test_runs_that_cannot_be_ranked_are_refused(generator: Generator) -> None:
     like = Likeness(reference=HISTAMINE, rounds=1)
     with pytest.raises(MoldiffError, match=r"expected keep=\[valid\] and more"):
         generator.stream(2, keep=(), like=like)

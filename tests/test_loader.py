@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches, bucket_widths, evaluation_batches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches, bucket_widths, evaluation_batches
 from moldiff.diffusion.batch import collate
 from moldiff.errors import MoldiffError
 
@@ -17,7 +17,7 @@ FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 @pytest.fixture(scope="module")
 def sample():
-    return PreparedSet.load(SAMPLE)
+    return MoleculeDataset.load(SAMPLE)
 
 
 def test_widths_waste_little_with_few_shapes():
@@ -36,7 +36,7 @@ def test_widths_waste_little_with_few_shapes():
 
 
 def test_batches_are_the_collated_molecules(sample):
-    batches = DenseBatches(sample, sample.split("train"), batch_size=64, max_waste=0.02, properties=("gap", "mu"))
+    batches = BucketedBatches(sample, sample.split("train"), batch_size=64, max_waste=0.02, properties=("gap", "mu"))
     assert len(batches.widths) > 1
     for k in range(len(batches)):
         batch, ids = batches[k].validate(), batches.molecules(k)
@@ -49,7 +49,7 @@ def test_batches_are_the_collated_molecules(sample):
 
 def test_training_covers_every_molecule_with_full_batches(sample):
     train = sample.split("train")
-    batches = DenseBatches(sample, train, batch_size=64)
+    batches = BucketedBatches(sample, train, batch_size=64)
     assert batches.widths == [9]
     assert len(batches) == 13
     seen = torch.cat([batches.molecules(k) for k in range(13)])
@@ -59,7 +59,7 @@ def test_training_covers_every_molecule_with_full_batches(sample):
 
 
 def test_small_widths_hold_more_molecules(sample):
-    batches = DenseBatches(sample, sample.split("train"), batch_size=16, max_waste=0.02)
+    batches = BucketedBatches(sample, sample.split("train"), batch_size=16, max_waste=0.02)
     reference = batches.widths[-1]
     for width, size in zip(batches.widths, batches.batch_sizes, strict=True):
         assert size == int(16 * (reference / width) ** 2)
@@ -70,8 +70,8 @@ def test_small_widths_hold_more_molecules(sample):
 
 def test_order_follows_from_seed_and_epoch(sample):
     train = sample.split("train")
-    left, right = (DenseBatches(sample, train, batch_size=50, seed=3) for _ in range(2))
-    other = DenseBatches(sample, train, batch_size=50, seed=4)
+    left, right = (BucketedBatches(sample, train, batch_size=50, seed=3) for _ in range(2))
+    other = BucketedBatches(sample, train, batch_size=50, seed=4)
     orders = []
     for epoch in range(3):
         left.set_epoch(epoch)
@@ -86,8 +86,8 @@ def test_order_follows_from_seed_and_epoch(sample):
 
 def test_an_epoch_can_be_resumed_at_any_batch(sample):
     train = sample.split("train")
-    whole = list(DenseBatches(sample, train, batch_size=100, seed=1).epoch(5))
-    rest = list(DenseBatches(sample, train, batch_size=100, seed=1).epoch(5, start=3))
+    whole = list(BucketedBatches(sample, train, batch_size=100, seed=1).epoch(5))
+    rest = list(BucketedBatches(sample, train, batch_size=100, seed=1).epoch(5, start=3))
     assert len(whole) == 8
     assert len(rest) == 5
     for before, after in zip(whole[3:], rest, strict=True):
@@ -97,18 +97,18 @@ def test_an_epoch_can_be_resumed_at_any_batch(sample):
 
 def test_an_epoch_has_every_molecule_and_few_twice(sample):
     train = sample.split("train")
-    batches = DenseBatches(sample, train, batch_size=100, max_waste=0.02)
+    batches = BucketedBatches(sample, train, batch_size=100, max_waste=0.02)
     seen = torch.cat([batches.molecules(k) for k in range(len(batches))]).tolist()
     assert set(seen) == set(train.tolist())
     # Only the refill of the last step of a width may be met twice.
     assert len(seen) - len(train) < 100 * len(batches.widths)
-    exact = DenseBatches(sample, train, batch_size=100)
+    exact = BucketedBatches(sample, train, batch_size=100)
     assert sorted(i for k in range(len(exact)) for i in exact.molecules(k).tolist()) == sorted(train.tolist())
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_b63_sets_smaller_than_a_batch_still_make_a_step(sample, count):
-    batches = DenseBatches(sample, sample.split("train")[:count], batch_size=64)
+    batches = BucketedBatches(sample, sample.split("train")[:count], batch_size=64)
     assert len(batches) == 1
     assert batches[0].num_molecules == count
 
@@ -123,7 +123,7 @@ def test_evaluation_sees_every_molecule_once_in_order(sample):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_b62_worker_processes_give_the_same_batches(sample, num_workers):
-    batches = DenseBatches(sample, sample.split("train")[:20], batch_size=8, seed=2)
+    batches = BucketedBatches(sample, sample.split("train")[:20], batch_size=8, seed=2)
     assert len(pickle.loads(pickle.dumps(batches))) == len(batches)
     alone = list(DataLoader(batches, batch_size=None))
     spawned = list(DataLoader(batches, batch_size=None, num_workers=num_workers, multiprocessing_context="spawn"))
@@ -143,7 +143,7 @@ def test_b62_worker_processes_give_the_same_batches(sample, num_workers):
 def test_batches_refuse(sample, changes, message):
     options = {"indices": sample.split("train"), "batch_size": 4} | changes
     with pytest.raises(MoldiffError, match=message):
-        DenseBatches(sample, options.pop("indices"), **options)
+        BucketedBatches(sample, options.pop("indices"), **options)
 
 
 # QM9

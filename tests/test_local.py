@@ -13,7 +13,7 @@ from trainings import QUIET, config, rows
 
 from moldiff.cli.compose import compose_options
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.instantiate import construct
+from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.process.geometry_loss import Distances, LocalFrames, LocalLoss
 from moldiff.training.train import train
 
@@ -160,7 +160,7 @@ def test_pairs_without_noise_do_not_count_and_others_by_the_weight_of_the_noisie
 def test_a_local_loss_is_chosen_on_the_command_line(name: str, process: str) -> None:
     target = f"moldiff.diffusion.process.geometry_loss.{name}"
     config = compose_options("train", [f"process={process}", f"process.geometry={{_target_: {target}}}"])
-    assert type(construct(config["process"]).geometry).__name__ == name
+    assert type(instantiate(config["process"]).geometry).__name__ == name
     assert config["field_weights"]["geometry"] == 1.0
 
 

@@ -80,7 +80,7 @@ def test_lookup_equals_the_pairwise_rule_on_random_clouds():
 
 @pytest.mark.parametrize("smiles", ["C", "CC(=O)N", "FC(F)F", "C1CC1", "CCO"])
 def test_lookup_finds_the_bonds_of_plain_molecules(smiles):
-    found = fractions(scored([from_smiles(smiles, embed=True)]))
+    found = fractions(scored([from_smiles(smiles, embed_conformer=True)]))
     assert found["p1_molecule_stable"] == (1, 1)
     assert found["p1_valid"] == (1, 1)
 
@@ -99,7 +99,7 @@ def test_lookup_judges_real_benzene_unstable():
 
 
 def test_lookup_does_not_depend_on_the_other_molecules():
-    singles = [water(), from_smiles("CC(=O)NC", embed=True), from_smiles("c1ccccc1C#N", embed=True)]
+    singles = [water(), from_smiles("CC(=O)NC", embed_conformer=True), from_smiles("c1ccccc1C#N", embed_conformer=True)]
     together = look_up([all_atoms(one) for one in singles])
     for one, other in zip(singles, together, strict=True):
         alone = look_up([all_atoms(one)])[0]
@@ -286,7 +286,7 @@ def test_isotopes_and_charge_separated_sulfur_do_not_make_a_molecule_new():
 
 
 def test_strict_and_normalised_novelty_are_both_shown():
-    mirrored = from_smiles("C[C@H](N)C(=O)O", embed=True)
+    mirrored = from_smiles("C[C@H](N)C(=O)O", embed_conformer=True)
     found = fractions(scored([mirrored], ["C[C@@H](N)C(=O)O"]))
     assert found["p2_novel"] == (0, 1)
     assert found["p2_novel_strict"] == (1, 1)

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse.csgraph import shortest_path
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel
-from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
+from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.process.gaussian import GaussianProcess
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.process.schedule import PowerTimes
@@ -132,8 +132,8 @@ def test_start_is_the_prior_where_nothing_is_known_and_the_data_where_all_is(bat
     process = JointProcessConfig(pos=GaussianProcess()).build(torch.ones(3), torch.tensor([5.0, 2.0, 1.0, 1.0]))
     ones = torch.ones(len(SIZES))
 
-    def draws() -> MoleculeDraws:
-        return MoleculeDraws([molecule_generator(0, row) for row in range(len(SIZES))])
+    def draws() -> PerMoleculeNoise:
+        return PerMoleculeNoise([molecule_generator(0, row) for row in range(len(SIZES))])
 
     prior = process.prior(batch.node_mask, draws())
     start = process.start(batch, NoiseLevel.uniform(ones, batch.node_mask), draws())
@@ -147,8 +147,8 @@ def test_noise_of_a_start_on_the_way_is_independent(batch: MolBatch) -> None:
     mask = batch.node_mask
     level = NoiseLevel.uniform(torch.full((len(SIZES),), 0.5), mask)
 
-    def draws() -> MoleculeDraws:
-        return MoleculeDraws([molecule_generator(0, row) for row in range(len(SIZES))])
+    def draws() -> PerMoleculeNoise:
+        return PerMoleculeNoise([molecule_generator(0, row) for row in range(len(SIZES))])
 
     noise = process.prior(mask, draws())
     start = process.start(batch, level, draws())

@@ -13,10 +13,10 @@ from rdkit import Chem
 
 from moldiff.cli.main import main
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.sampling.config import Likeness
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 from moldiff.tasks import Analogues, Conformers, Formula, Grow
 
 FAST = PowerSampler(num_steps=6)
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def generator() -> MoleculeGenerator:
+def generator() -> Generator:
     model = MoleculeDiffusion(Overflowing(small_denoiser()), small_process(), VOCABULARY, STATISTICS).float().eval()
-    return MoleculeGenerator(
-        Checkpoint(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu")
+    return Generator(
+        PretrainedModel(model, Path("nowhere"), "small", "0123456789ab", MODEL_CONFIG), torch.device("cpu")
     )
 
 
@@ -47,7 +47,7 @@ def counted(results: Any) -> int:
     ],
     ids=lambda task: type(task).__name__,
 )
-def test_molecules_that_are_not_finite_are_counted(generator: MoleculeGenerator, task: Any) -> None:
+def test_molecules_that_are_not_finite_are_counted(generator: Generator, task: Any) -> None:
     samples = generator.sample(8, task=task, sampler=FAST, max_draws=60)
     assert counted(samples.results) > 0
     assert all(sample.molecule.is_finite for sample in samples)
@@ -55,7 +55,7 @@ def test_molecules_that_are_not_finite_are_counted(generator: MoleculeGenerator,
     assert counted(everything.results) > 0
 
 
-def test_filters_and_rankings_go_on_past_molecules_that_are_not_finite(generator: MoleculeGenerator) -> None:
+def test_filters_and_rankings_go_on_past_molecules_that_are_not_finite(generator: Generator) -> None:
     everything = generator.stream(8, sampler=FAST, keep=(), filters=["sa<9"])
     assert list(everything)
     assert counted(everything.results()) > 0

@@ -11,7 +11,7 @@ from moldiff.training.optim import MuonAdamW
 NUM_PROCESSES = 2
 
 
-class Blocks(nn.Module):
+class IndexBlocks(nn.Module):
     """Matrices of three shapes, one of them alone in its shape, and biases."""
 
     def __init__(self) -> None:
@@ -20,9 +20,9 @@ class Blocks(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 32), nn.Linear(20, 20)])
 
 
-def stepped(share: tuple[int, int]) -> Blocks:
+def stepped(share: tuple[int, int]) -> IndexBlocks:
     """The blocks after one step."""
-    blocks = Blocks()
+    blocks = IndexBlocks()
     optimizer = MuonAdamW(blocks.named_parameters())
     optimizer.share = share
     for seed, parameter in enumerate(blocks.parameters()):

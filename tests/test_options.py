@@ -12,15 +12,15 @@ import moldiff
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
 from moldiff.cli.options import COMMANDS, as_typed, options_in, options_of, readme_table, root_config
-from moldiff.diffusion.compute import Arithmetic
+from moldiff.diffusion.compute import Precision
 from moldiff.diffusion.guidance import STEERING
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides, described
-from moldiff.tasks.task import Request
+from moldiff.tasks.task import TaskSpec
 
 README = Path(__file__).parents[1] / "README.md"
-NAMES = {"Arithmetic": Arithmetic, "PowerSampler": PowerSampler, "Request": Request}
+NAMES = {"Arithmetic": Precision, "PowerSampler": PowerSampler, "Request": TaskSpec}
 
 
 def test_keywords_are_the_fields_of_the_config() -> None:

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moldiff.data import dataset, store, writer
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.frequencies import measure_statistics, rare_classes
-from moldiff.data.loader import DenseBatches
+from moldiff.data.loader import BucketedBatches
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
 from moldiff.data.store import blocks, load_arrays, pack, read_columns, save_arrays, take
@@ -22,18 +22,18 @@ FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 @pytest.fixture(scope="module")
 def sample():
-    return PreparedSet.load(SAMPLE)
+    return MoleculeDataset.load(SAMPLE)
 
 
 def test_a_mapped_set_gives_the_same_batches_and_molecules(sample, monkeypatch):
     monkeypatch.setattr(dataset, "MAP_FROM", 1)
-    mapped = PreparedSet.load(SAMPLE)
+    mapped = MoleculeDataset.load(SAMPLE)
     assert isinstance(mapped.flat["pos"], np.memmap)
     assert not isinstance(sample.flat["pos"], np.memmap)
     assert mapped.smiles == sample.smiles
     assert mapped.names[-1] == sample.names[999]
     train = sample.split("train")
-    left, right = (DenseBatches(made, train, batch_size=64, properties=("gap",)) for made in (sample, mapped))
+    left, right = (BucketedBatches(made, train, batch_size=64, properties=("gap",)) for made in (sample, mapped))
     for one, other in zip(left, right, strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in (*FIELDS, "condition"))
     one, other = sample.molecule(17), mapped.molecule(17)

@@ -12,7 +12,7 @@ from models import NUM_CLASSES, STATISTICS, VOCABULARY, random_batch
 from scipy.spatial.transform import Rotation
 from trainings import QUIET, SAMPLE
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import to_molecules
 from moldiff.diffusion.conditioning import Properties, half_of
 from moldiff.diffusion.nn.property_network import PropertyNetwork
@@ -108,7 +108,7 @@ def test_predictions_do_not_depend_on_their_company(tmp_path: Path) -> None:
 
 
 def test_the_shipped_predictor_knows_the_properties_of_qm9() -> None:
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     units, sizes = dict(prepared.properties), np.diff(prepared.flat["atom_slices"])
     made = predictor_for(Properties.of(units, prepared.flat["y"], sizes), "b")
     assert made is not None
@@ -139,7 +139,7 @@ def test_training_learns_from_one_half(tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert "step 12  mean absolute errors: mu" in shown
     made = load_predictor(out)
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     half = half_of(prepared.split("train"), "a")
     assert made.training["half"] == "a"
     assert (made.training["molecules"], made.training["steps"]) == (len(half), 12)
@@ -162,6 +162,6 @@ def test_training_learns_from_one_half(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_molecules_of_the_set_know_their_properties() -> None:
-    molecule = PreparedSet.load(SAMPLE).molecule(0)
+    molecule = MoleculeDataset.load(SAMPLE).molecule(0)
     assert isinstance(molecule, Molecule)
     assert set(molecule.properties) == {"mu", "alpha", "homo", "lumo", "gap", "cv"}

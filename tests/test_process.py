@@ -14,7 +14,7 @@ from models import NUM_CLASSES, random_batch, random_level, random_prediction, s
 from torch import Tensor
 
 from moldiff.diffusion.batch import NoiseLevel, Prediction
-from moldiff.diffusion.noise import BatchDraws, MoleculeDraws, molecule_generator
+from moldiff.diffusion.noise import BatchNoise, PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.process.categorical import (
     CategoricalProcess,
     absorbing_prior,
@@ -230,7 +230,7 @@ def test_draw_never_gives_a_class_without_weight(weights: list[float], uniform: 
 
 def test_joint_process_keeps_padding_empty_bonds_symmetric_and_known_parts_fixed() -> None:
     process, clean = small_process(), random_batch([5, 3])
-    draws = BatchDraws(torch.Generator().manual_seed(0), torch.double)
+    draws = BatchNoise(torch.Generator().manual_seed(0), torch.double)
     noise = process.prior(clean.node_mask, draws).validate()
     torch.testing.assert_close(noise.pos.sum(1), torch.zeros(2, 3).double(), atol=1e-12, rtol=0)
     level = random_level(clean)
@@ -269,7 +269,7 @@ def test_grid_starts_at_noise_and_ends_at_the_lowest_level() -> None:
 def test_molecule_draws_do_not_depend_on_batch_or_padding() -> None:
     def drawn(index: int, indices: list[int], sizes: list[int], width: int) -> list[Tensor]:
         mask = torch.arange(width) < torch.tensor(sizes)[:, None]
-        draws = MoleculeDraws([molecule_generator(7, k) for k in indices])
+        draws = PerMoleculeNoise([molecule_generator(7, k) for k in indices])
         row, size = indices.index(index), sizes[indices.index(index)]
         normal = draws.normal(mask, 4, 3)[row, :size]
         atoms, pairs = draws.uniform(mask)
@@ -279,7 +279,7 @@ def test_molecule_draws_do_not_depend_on_batch_or_padding() -> None:
     alone = drawn(3, [3], [4], 4)
     together = drawn(3, [1, 3, 8], [6, 4, 2], 9)
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
-    other_seed = MoleculeDraws([molecule_generator(8, 3)]).normal(torch.ones(1, 4, dtype=torch.bool), 4, 3)
+    other_seed = PerMoleculeNoise([molecule_generator(8, 3)]).normal(torch.ones(1, 4, dtype=torch.bool), 4, 3)
     assert not torch.equal(other_seed[0], alone[0])
 
 
@@ -392,7 +392,7 @@ def test_hydrogens_come_in_the_first_slots_nearest_the_middle_first_but_known_on
     clean = random_batch([4, 3])
     empty = torch.tensor([True, False, True, False])  # two hydrogens an atom, in slots 1 and 3
     clean = clean.replace(hydrogen=clean.hydrogen.masked_fill(empty[:, None], 0.0))
-    draws = BatchDraws(torch.Generator().manual_seed(0), torch.double)
+    draws = BatchNoise(torch.Generator().manual_seed(0), torch.double)
     free, known = torch.zeros_like(clean.node_mask), clean.node_mask
     ordered = ordered_slots(clean, free, draws)
     assert torch.equal(filled_slots(ordered), clean.node_mask[..., None] & torch.tensor([True, True, False, False]))

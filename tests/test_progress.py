@@ -12,9 +12,9 @@ import pytest
 import torch
 from trainings import QUIET, SAMPLE, config, rows, same_weights, weights
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import subset
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.callbacks import peak_memory
 from moldiff.training.loggers import MetricsTable, write_curve
@@ -78,7 +78,7 @@ def test_training_draws_its_curve_and_keeps_the_best_model(tmp_path: Path) -> No
     scores = {int(row["step"]): float(row["sample/p2_valid_unique"]) for row in rows(out) if row["valid/loss"]}
     assert list(scores) == [3, 6, 9]
     best = max(scores, key=lambda step: scores[step])
-    found = load_checkpoint(out / "best")
+    found = load_pretrained(out / "best")
     assert found.config["history"][-1]["steps"] == best
     assert found.config["quality"]["p2_valid_unique"] == pytest.approx(scores[best])
     assert (out / "best" / "novelty.safetensors").read_bytes() == (out / "novelty.safetensors").read_bytes()
@@ -88,7 +88,7 @@ def test_training_draws_its_curve_and_keeps_the_best_model(tmp_path: Path) -> No
 
 
 def test_a_set_without_validation_part_has_a_curve_and_a_best_model_too(tmp_path: Path) -> None:
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     parts = {"train": prepared.split("train")[:3], "valid": np.array([], int), "test": np.array([], int)}
     subset(prepared, parts, tmp_path / "few", name="few")
     small = {"data": {"folder": str(tmp_path / "few")}}
@@ -97,7 +97,7 @@ def test_a_set_without_validation_part_has_a_curve_and_a_best_model_too(tmp_path
     scored = {int(row["step"]): float(row["sample/p2_valid_unique"]) for row in rows(out) if row["sample/p2_valid"]}
     assert list(scored) == [3, 6, 9]
     best = max(scored, key=lambda step: scored[step])
-    assert load_checkpoint(out / "best").config["history"][-1]["steps"] == best
+    assert load_pretrained(out / "best").config["history"][-1]["steps"] == best
     assert "p2_valid_unique" in (out / "curve.svg").read_text()
 
 

@@ -14,7 +14,7 @@ from moldiff.cli.main import main
 from moldiff.diffusion.shipped import advice, available_models, of_atoms, shipped_models
 from moldiff.errors import MoldiffError
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
-from moldiff.tasks.task import Request
+from moldiff.tasks.task import TaskSpec
 
 pytestmark = [needs_weights, pytest.mark.usefixtures("one_thread")]
 IBUPROFEN = "CC(C)Cc1ccc(C(C)C(=O)O)cc1"
@@ -114,7 +114,7 @@ def test_charges_outside_are_said(options: Mapping[str, Any], charge: str, caplo
         (Grow(core=IBUPROFEN), "15 atoms are kept and the model has seen 9 at most"),
     ],
 )
-def test_elements_outside_name_the_model_that_has_learnt_them(task: Request, said: str) -> None:
+def test_elements_outside_name_the_model_that_has_learnt_them(task: TaskSpec, said: str) -> None:
     with pytest.raises(MoldiffError) as caught:
         moldiff.load("qm9").stream(1, task=task)
     assert said in str(caught.value)

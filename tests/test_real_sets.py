@@ -23,11 +23,11 @@ from own_files import own_files
 from rdkit import Chem, RDConfig, rdBase
 from trainings import QUIET, config
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.drugs import Drugs
 from moldiff.data.sources.pdb_ligands import Component, Dictionary, smiles_of
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.training.train import train
 
 pytestmark = QUIET
@@ -42,7 +42,7 @@ def installed(*names: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in names)
 
 
-def prepared(path: Path, out: Path, **options: object) -> PreparedSet:
+def prepared(path: Path, out: Path, **options: object) -> MoleculeDataset:
     """The set of a file or folder, once every record of it has been found among those kept or those rejected."""
     made = prepare(own_files(path, **({"num_workers": 2} | options)), out, min_count=None, progress=False)
     counts = made.meta["counts"]
@@ -56,11 +56,11 @@ def prepared(path: Path, out: Path, **options: object) -> PreparedSet:
     return made
 
 
-def learns(made: PreparedSet, out: Path) -> None:
+def learns(made: MoleculeDataset, out: Path) -> None:
     """A step of training runs on a set."""
     trainer = {"max_steps": 1, "validate_every": 1, "num_validation": 4}
     train(config(out, data={"folder": str(made.path)}, trainer=trainer, batch_size=4))
-    assert [part["steps"] for part in load_checkpoint(out).config["history"]] == [1]
+    assert [part["steps"] for part in load_pretrained(out).config["history"]] == [1]
 
 
 def write_sdf(components: Iterable[Component], path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import molecule_generator
-from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSampler, Start
+from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PartialState, PowerSampler
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec
 from moldiff.sampling.molecule_sampler import MemoryBudget, MoleculeSampler
@@ -93,8 +93,8 @@ class TwoOrThree(Task):
     def sizes(self) -> tuple[int, int]:
         return 2, 3
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
-        return Start.unknown(torch.ones(1, 3 if index == 7 else 2, dtype=torch.bool))
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
+        return PartialState.unknown(torch.ones(1, 3 if index == 7 else 2, dtype=torch.bool))
 
 
 def sampler_with(model: MoleculeDiffusion, task: Task, num_steps: int, *, seed: int = 0) -> MoleculeSampler:
@@ -121,7 +121,7 @@ def test_only_molecules_in_pieces_are_drawn_on(calls: int, restarts: int) -> Non
 
 
 def test_what_is_known_stays_and_the_rest_goes_back_part_of_the_way() -> None:
-    start = Start.unknown(torch.ones(1, 2, dtype=torch.bool))
+    start = PartialState.unknown(torch.ones(1, 2, dtype=torch.bool))
     known = torch.tensor([[False, True]])
     level = replace(
         start.level,

@@ -16,9 +16,9 @@ import torch
 from trainings import QUIET, Nursery, config, rows, same_weights, weights
 
 import moldiff.training.checkpoint
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import subset
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.checkpoint import STATE_FILE, load_state, save_state
 from moldiff.training.train import train
@@ -125,7 +125,7 @@ def test_an_interruption_before_the_first_validation_saves_state_and_model(
     assert nursery.wait(pid) == 130
     step = load_state(out / STATE_FILE)["global_step"]
     assert step >= 7
-    assert load_checkpoint(out).config["history"][0]["steps"] == step
+    assert load_pretrained(out).config["history"][0]["steps"] == step
     assert len(rows(out)) == step
     end = late | {"max_steps": step + 3}
     assert nursery.run(config(out, resume=True, trainer=end), log) == 0, log.read_text()
@@ -161,7 +161,7 @@ def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Pat
     assert same_weights(tmp_path / "parted", tmp_path / "whole")
     assert rows(tmp_path / "parted") == rows(tmp_path / "whole")
     assert [row["step"] for row in rows(tmp_path / "parted")] == [str(step) for step in range(1, 11)]
-    history = load_checkpoint(tmp_path / "parted").config["history"]
+    history = load_pretrained(tmp_path / "parted").config["history"]
     assert [part["steps"] for part in history] == [10]
     train(config(tmp_path / "other", seed=1, trainer={"max_steps": 10}))
     assert not same_weights(tmp_path / "other", tmp_path / "whole"), "the comparison can fail"
@@ -252,7 +252,7 @@ def test_other_options_are_refused_or_warned_of(tmp_path: Path, capsys: pytest.C
 
 def test_other_molecules_are_refused(tmp_path: Path) -> None:
     out = train(config(tmp_path / "run"))
-    prepared = PreparedSet.load(config(out)["data"]["folder"])
+    prepared = MoleculeDataset.load(config(out)["data"]["folder"])
     parts = {name: prepared.split(name)[:10] for name in ("train", "valid", "test")}
     subset(prepared, parts, tmp_path / "few", name="few")
     with pytest.raises(MoldiffError, match="few has changed since; to train on it, start anew with init="):

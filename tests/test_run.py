@@ -17,22 +17,22 @@ from faulty import Deadly, Narrow
 
 import moldiff
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.writer import Writer, finished_records
 from moldiff.sampling.batch import SampleSpec, in_batches, stack_starts
-from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.run import Done
+from moldiff.sampling.generator import Generator
+from moldiff.sampling.run import ResumePoint
 from moldiff.sampling.sample import Sample
-from moldiff.sampling.workers import Blocks, choose_workers
+from moldiff.sampling.workers import IndexBlocks, choose_workers
 from moldiff.tasks.task import NewMolecules
 
 FAST = PowerSampler(num_steps=3)
 
 
 @pytest.fixture(scope="module")
-def generator() -> MoleculeGenerator:
+def generator() -> Generator:
     return moldiff.load("qm9", device="cpu")
 
 
@@ -48,15 +48,15 @@ def bits(samples: Iterable[Sample]) -> list[object]:
     ]
 
 
-def narrow(generator: MoleculeGenerator, pairs: int, error: Exception) -> tuple[MoleculeGenerator, Narrow]:
+def narrow(generator: Generator, pairs: int, error: Exception) -> tuple[Generator, Narrow]:
     """The generator with a denoiser that runs out of memory."""
     model = generator.checkpoint.model
     denoiser = Narrow(model.denoiser, pairs, error)
     small = MoleculeDiffusion(denoiser, model.process, model.vocabulary, model.statistics)
-    return MoleculeGenerator(replace(generator.checkpoint, model=small), generator.device), denoiser
+    return Generator(replace(generator.checkpoint, model=small), generator.device), denoiser
 
 
-def test_workers_draw_the_molecules_of_one_process(generator: MoleculeGenerator) -> None:
+def test_workers_draw_the_molecules_of_one_process(generator: Generator) -> None:
     alone = generator.sample(20, sampler=FAST, workers=0, keep=("valid",))
     shared = generator.sample(20, sampler=FAST, workers=2, keep=("valid",))
     assert len(alone) == 20
@@ -65,16 +65,14 @@ def test_workers_draw_the_molecules_of_one_process(generator: MoleculeGenerator)
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_molecules_do_not_depend_on_the_number_of_threads(generator: MoleculeGenerator) -> None:
+def test_molecules_do_not_depend_on_the_number_of_threads(generator: Generator) -> None:
     alone = bits(generator.sample(20, sampler=FAST, keep=(), workers=0))
     torch.set_num_threads(4)
     assert bits(generator.sample(20, sampler=FAST, keep=(), workers=0)) == alone
     assert torch.get_num_threads() == 4
 
 
-def test_a_block_whose_worker_died_is_drawn_again(
-    generator: MoleculeGenerator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_block_whose_worker_died_is_drawn_again(generator: Generator, caplog: pytest.LogCaptureFixture) -> None:
     run, model = generator.stream(14, sampler=FAST, keep=(), workers=2), generator.checkpoint.model
     task = Deadly(*vars(NewMolecules.like_training(model.statistics, model.vocabulary)).values(), at=8)
     deadly = replace(run, molecules=replace(run.molecules, task=task))
@@ -86,9 +84,7 @@ def test_a_block_whose_worker_died_is_drawn_again(
     ]
 
 
-def test_without_workers_one_process_goes_on_alone(
-    generator: MoleculeGenerator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_workers_one_process_goes_on_alone(generator: Generator, caplog: pytest.LogCaptureFixture) -> None:
     class Unknown(Narrow):
         """Of a class that no other process can import."""
 
@@ -102,7 +98,7 @@ def test_without_workers_one_process_goes_on_alone(
 
 
 @pytest.mark.parametrize(("workers", "finished"), [(0, 12), (2, 18)])
-def test_ctrl_c_returns_what_is_finished(generator: MoleculeGenerator, workers: int, finished: int) -> None:
+def test_ctrl_c_returns_what_is_finished(generator: Generator, workers: int, finished: int) -> None:
     def interrupt(done: float) -> None:
         if done > 12:  # within the third block, or behind it where another process draws it
             raise KeyboardInterrupt
@@ -113,7 +109,7 @@ def test_ctrl_c_returns_what_is_finished(generator: MoleculeGenerator, workers: 
     assert bits(samples) == bits(generator.sample(finished, sampler=FAST, keep=(), workers=0))
 
 
-def test_two_shards_are_one_run(generator: MoleculeGenerator) -> None:
+def test_two_shards_are_one_run(generator: Generator) -> None:
     whole = generator.sample(20, sampler=FAST, keep=(), seed=3)
     shards = [*generator.sample(9, sampler=FAST, keep=(), seed=3)]
     shards += generator.sample(11, sampler=FAST, keep=(), seed=3, first=9)
@@ -126,7 +122,7 @@ def test_two_shards_are_one_run(generator: MoleculeGenerator) -> None:
 
 @pytest.mark.parametrize("keep", [(), ("valid",), ("valid", "unique", "novel")])
 def test_a_run_goes_on_behind_any_record_to_the_same_end(
-    generator: MoleculeGenerator, keep: tuple[str, ...], tmp_path: Path
+    generator: Generator, keep: tuple[str, ...], tmp_path: Path
 ) -> None:
     whole = bits(generator.stream(16, sampler=FAST, keep=keep, decode="raw", size=(3, 5), max_draws=4_000))
     assert len(whole) == 16
@@ -141,7 +137,7 @@ def test_a_run_goes_on_behind_any_record_to_the_same_end(
         assert (rest.kept, rest.complete) == (16, True)
 
 
-def test_a_file_of_another_run_is_not_continued(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_a_file_of_another_run_is_not_continued(generator: Generator, tmp_path: Path) -> None:
     path = tmp_path / "a.sdf"
     with Writer(path) as writer:
         for sample in generator.stream(3, sampler=FAST, keep=(), seed=1, decode="raw"):
@@ -160,14 +156,14 @@ def test_a_file_of_another_run_is_not_continued(generator: MoleculeGenerator, tm
             run.resumed(finished, path)
 
 
-def test_keys_of_records_are_those_of_the_molecules(generator: MoleculeGenerator) -> None:
+def test_keys_of_records_are_those_of_the_molecules(generator: Generator) -> None:
     samples = generator.sample(60, sampler=PowerSampler(num_steps=10), workers=0, keep=("valid",))
     from moldiff.molecules import identity
 
     assert [identity.canonical_key(s.smiles or "") for s in samples] == [s.verdict.canonical for s in samples]
 
 
-def test_nothing_but_keys_stays_in_memory(generator: MoleculeGenerator) -> None:
+def test_nothing_but_keys_stays_in_memory(generator: Generator) -> None:
     alive: list[weakref.ref[Sample]] = []
     most = 0
     for sample in generator.stream(15, sampler=FAST, keep=()):
@@ -190,7 +186,7 @@ def test_nothing_but_keys_stays_in_memory(generator: MoleculeGenerator) -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried to ..."),
     ],
 )
-def test_batches_are_halved_where_memory_runs_out(generator: MoleculeGenerator, error: Exception) -> None:
+def test_batches_are_halved_where_memory_runs_out(generator: Generator, error: Exception) -> None:
     small, denoiser = narrow(generator, 200, error)
     samples = small.sample(12, sampler=FAST, keep=(), workers=0)
     expected = generator.sample(12, sampler=FAST, keep=(), workers=0)
@@ -200,7 +196,7 @@ def test_batches_are_halved_where_memory_runs_out(generator: MoleculeGenerator, 
     assert 1 <= denoiser.failures <= 3, "the budget stays small for the blocks that follow"
 
 
-def test_what_does_not_fit_is_said(generator: MoleculeGenerator) -> None:
+def test_what_does_not_fit_is_said(generator: Generator) -> None:
     small, _ = narrow(generator, 10, MemoryError())
     with pytest.raises(MoldiffError, match="size: a molecule of 9 heavy atoms does not fit into memory"):
         small.sample(3, sampler=FAST, size=9, workers=0)
@@ -219,12 +215,12 @@ def test_batches_stay_within_their_budget() -> None:
 
 
 def test_blocks_cover_what_may_be_drawn_once() -> None:
-    blocks = Blocks(first=5, needed=20, limit=50, length=6)
+    blocks = IndexBlocks(first=5, needed=20, limit=50, length=6)
     found = list(blocks.behind(5))
     assert [index for block in found for index in block] == list(range(5, 55))
     assert found[3] == range(23, 25), "a block ends with the molecules that are needed"
     assert list(blocks.behind(12)) == found[1:]
-    assert list(Blocks(first=0, needed=9, limit=4, length=6).behind(0)) == [range(4)]
+    assert list(IndexBlocks(first=0, needed=9, limit=4, length=6).behind(0)) == [range(4)]
 
 
 def test_padding_of_starts_is_unknown() -> None:
@@ -239,7 +235,7 @@ def test_padding_of_starts_is_unknown() -> None:
     assert bool(stacked.allowed[1].all())
 
 
-def test_workers_are_for_long_runs(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_for_long_runs(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moldiff.sampling.workers.available_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     molecules = generator.stream(1).molecules
@@ -249,13 +245,13 @@ def test_workers_are_for_long_runs(generator: MoleculeGenerator, monkeypatch: py
     assert choose_workers(molecules, 0, 100_000) == 0
 
 
-def test_nothing_is_drawn_for_a_run_that_is_complete(generator: MoleculeGenerator) -> None:
-    run = replace(generator.stream(5, sampler=FAST), done=Done(5, 7))
+def test_nothing_is_drawn_for_a_run_that_is_complete(generator: Generator) -> None:
+    run = replace(generator.stream(5, sampler=FAST), done=ResumePoint(5, 7))
     assert list(run) == []
     assert (run.complete, run.drawn) == (True, 0)
 
 
-def test_a_number_of_workers_is_checked(generator: MoleculeGenerator) -> None:
+def test_a_number_of_workers_is_checked(generator: Generator) -> None:
     with pytest.raises(MoldiffError, match="workers: got -1, expected a whole number from 0 to"):
         generator.sample(1, workers=-1)
-    assert isinstance(generator.checkpoint, Checkpoint)
+    assert isinstance(generator.checkpoint, PretrainedModel)

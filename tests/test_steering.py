@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.guidance import GuidedDiffusion, Steering
+from moldiff.diffusion.guidance import GuidedDiffusion, PropertyFeedback
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts, num_bond_counts
-from moldiff.diffusion.noise import BatchDraws, MoleculeDraws, molecule_generator
-from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
+from moldiff.diffusion.noise import BatchNoise, PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 from moldiff.sampling.batch import stack_starts
 
 HYDROGENS = torch.from_numpy(VOCABULARY.table[:, 2]).float()
@@ -52,7 +52,7 @@ def test_the_network_is_told_more_of_what_is_lacking() -> None:
     found = contributions(expected_bond_counts(prediction, batch))[:, 0]
     asked = torch.stack([found + torch.tensor([0.5, 9.0, -0.1]), found - 0.4], dim=1)
     asked[0, 1] = math.nan
-    steering = Steering(contributions, asked, torch.tensor([True, True, False]), 0.5)
+    steering = PropertyFeedback(contributions, asked, torch.tensor([True, True, False]), 0.5)
     torch.testing.assert_close(steering.told(batch).condition, asked, equal_nan=True)
     steering.hear(prediction, batch)
     more = torch.tensor([[0.25, math.nan], [2.0, -0.05], [0.0, 0.0]])  # 2 is the farthest; nothing of the third is free
@@ -64,7 +64,7 @@ def test_the_network_is_told_more_of_what_is_lacking() -> None:
 
 def test_what_is_lacking_is_exact_where_the_network_is_not() -> None:
     batch = random_batch([4, 5])
-    steering = Steering(hydrogens_counted(), torch.tensor([[300.0], [301.0]]), torch.tensor([True, True]), 0.5)
+    steering = PropertyFeedback(hydrogens_counted(), torch.tensor([[300.0], [301.0]]), torch.tensor([True, True]), 0.5)
     lacking = steering.lacking(random_prediction(batch), batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(steering.lacking(random_prediction(batch), batch), lacking)
@@ -75,13 +75,13 @@ def test_the_nearest_draw_is_taken() -> None:
     prediction = random_prediction(batch)
     t, s = (NoiseLevel.uniform(torch.full((2,), level), batch.node_mask) for level in (0.5, 0.4))
     asked = torch.tensor([[9.0], [2.0]])
-    steering = Steering(hydrogens_counted(), asked, torch.tensor([True, True]), 0.5)
+    steering = PropertyFeedback(hydrogens_counted(), asked, torch.tensor([True, True]), 0.5)
 
     def off(found: MolBatch) -> Tensor:
         return ((HYDROGENS[found.atom_type] * found.node_mask).sum(1) - asked[:, 0]).abs()
 
-    chosen = steering.process(process).step(batch, prediction, t, s, BatchDraws(torch.Generator().manual_seed(3)))
-    draws = BatchDraws(torch.Generator().manual_seed(3))
+    chosen = steering.process(process).step(batch, prediction, t, s, BatchNoise(torch.Generator().manual_seed(3)))
+    draws = BatchNoise(torch.Generator().manual_seed(3))
     every = torch.stack([off(process.step(batch, prediction, t, s, draws)) for _ in range(8)])
     assert torch.equal(off(chosen), every.amin(0))
     assert (every.amin(0) < every.amax(0)).all()
@@ -94,8 +94,8 @@ def test_what_is_known_stays_and_counts() -> None:
     level = replace(level, atom=level.atom.clone())
     level.atom[0, :3] = 0
     lower = NoiseLevel(*(0.8 * field for field in vars(level).values()))
-    steering = Steering(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
-    draws = BatchDraws(torch.Generator().manual_seed(0))
+    steering = PropertyFeedback(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
+    draws = BatchNoise(torch.Generator().manual_seed(0))
     found = steering.process(process).step(batch, random_prediction(batch), level, lower, draws)
     assert torch.equal(found.atom_type[0, :3], batch.atom_type[0, :3])
 
@@ -103,7 +103,7 @@ def test_what_is_known_stays_and_counts() -> None:
 def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding() -> None:
     model = GuidedDiffusion(steerable_model(), scale=1.0)
     given = random_batch([3], width=3)
-    known = Start(
+    known = PartialState(
         given.replace(pos=given.pos.float(), hydrogen=given.hydrogen.float(), condition=torch.tensor([[1.0, 4.0]])),
         NoiseLevel(torch.ones(1, 3), torch.zeros(1, 3), torch.zeros(1, 3, 3), torch.ones(1, 3)),
     )
@@ -111,7 +111,7 @@ def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding()
     for starts in ([known], [known, start(5, (1.0, 4.0))]):
         stacked = stack_starts(starts)
         noisy = model.to_model_units(stacked.clean)
-        steering = Steering.of(model, noisy, stacked.level)
+        steering = PropertyFeedback.of(model, noisy, stacked.level)
         assert steering is not None
         steering.hear(random_prediction(noisy), noisy)
         told.append(steering.told(noisy).condition)
@@ -141,13 +141,15 @@ def sluggish_model() -> MoleculeDiffusion:
     return MoleculeDiffusion(Sluggish(), small_process(), VOCABULARY, STATISTICS, properties)
 
 
-def start(size: int, asked: Sequence[float]) -> Start:
-    one = Start.unknown(torch.ones(1, size, dtype=torch.bool))
-    return Start(one.clean.replace(condition=torch.tensor([list(asked)])), one.level)
+def start(size: int, asked: Sequence[float]) -> PartialState:
+    one = PartialState.unknown(torch.ones(1, size, dtype=torch.bool))
+    return PartialState(one.clean.replace(condition=torch.tensor([list(asked)])), one.level)
 
 
-def drawn(model: MoleculeDiffusion, starts: Sequence[Start], indices: Sequence[int], num_steps: int = 8) -> Prediction:
-    draws = MoleculeDraws([molecule_generator(5, index) for index in indices])
+def drawn(
+    model: MoleculeDiffusion, starts: Sequence[PartialState], indices: Sequence[int], num_steps: int = 8
+) -> Prediction:
+    draws = PerMoleculeNoise([molecule_generator(5, index) for index in indices])
     return run_sampler(model, PowerSampler(num_steps=num_steps), stack_starts(starts), draws)
 
 

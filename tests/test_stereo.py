@@ -14,7 +14,7 @@ from rdkit.Chem import AllChem
 from read_back import dihedral, findings
 
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.molecules import convert, identity
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.smiles import smiles_record
@@ -197,7 +197,7 @@ def test_what_is_kept_of_a_smiles_keeps_its_stereo(tmp_path: Path, task: str, co
 def test_prepared_molecules_have_the_stereo_of_the_file(tmp_path: Path, name: str) -> None:
     FILES[name](tmp_path / name, BUTENOL)
     assert main(["prepare", f"data.path={tmp_path / name}", f"out={tmp_path / 'set'}", "num_workers=1"]) == 0
-    write(tmp_path / "out.sdf", [PreparedSet.load(tmp_path / "set").molecule(0)])
+    write(tmp_path / "out.sdf", [MoleculeDataset.load(tmp_path / "set").molecule(0)])
     (mol,) = Chem.SDMolSupplier(str(tmp_path / "out.sdf"), removeHs=False)
     assert side(mol, "[CH3]C=C[CH2]") < 60
     assert findings(tmp_path / "out.sdf") == []
@@ -304,7 +304,7 @@ def test_s5_strict_keys_have_a_fixed_point(tmp_path: Path, smiles: str) -> None:
 
 
 def test_s5_strict_keys_of_coordinates_are_those_of_their_smiles() -> None:
-    sample = PreparedSet.load(Path(__file__).parents[1] / "data" / "sample")
+    sample = MoleculeDataset.load(Path(__file__).parents[1] / "data" / "sample")
     keys = [identity.strict_key(sample.molecule(index)) for index in range(400)]
     assert [identity.strict_key(key) for key in keys] == keys
     assert sum("/" in key or "@" in key for key in keys) > 100

@@ -22,7 +22,7 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import Denoiser, MoleculeDiffusion
 from moldiff.diffusion.nn.steerable import PairHarmonics, SteerableLayout
-from moldiff.diffusion.sampler import PowerSampler, Start, run_sampler
+from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 
 DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "pair_transformer": small_denoiser,
@@ -189,9 +189,9 @@ def test_whole_sampler_commutes_with_the_noises_rotation_translation_and_permuta
     sampler = PowerSampler(num_steps=10, churn=churn)
     matrix, order = orthogonal(3, reflect=reflect), torch.tensor([2, 0, 3, 1, 4])
     plain = run_sampler(
-        model, sampler, Start.unknown(mask), TransformedDraws(1, torch.eye(3).double(), torch.arange(5))
+        model, sampler, PartialState.unknown(mask), TransformedDraws(1, torch.eye(3).double(), torch.arange(5))
     )
-    moved = run_sampler(model, sampler, Start.unknown(mask), TransformedDraws(1, matrix, order, shift=2.5))
+    moved = run_sampler(model, sampler, PartialState.unknown(mask), TransformedDraws(1, matrix, order, shift=2.5))
     assert_same(moved, turned(permuted_prediction(plain, order), matrix), mask, tolerance=1e-8)
 
 

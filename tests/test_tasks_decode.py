@@ -10,8 +10,8 @@ import torch
 from models import NUM_CLASSES, VOCABULARY
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.decoding import Total, decode_raw, decode_valence, most_probable
-from moldiff.diffusion.sampler import Start, restrict
+from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence, solve_assignment
+from moldiff.diffusion.sampler import PartialState, mask_logits
 
 SIZE = 4
 HYDROGENS = VOCABULARY.table[:, 2]
@@ -41,10 +41,10 @@ def test_known_and_forbidden_entries_have_no_other_choice() -> None:
     clean, level = half_known(mask)
     allowed = torch.zeros(1, SIZE, NUM_CLASSES, dtype=torch.bool)
     allowed[0, :2, 2] = allowed[0, 2:, 3] = True  # methyl for the free ones
-    found = restrict(prediction, Start(clean, level, allowed))
+    found = mask_logits(prediction, PartialState(clean, level, allowed))
     assert found.atom_type.softmax(-1).argmax(-1).tolist() == [[2, 2, 3, 3]]
     assert (found.atom_type > -1e3).sum(-1).tolist() == [[1, 1, 1, 1]]
-    assert decode_raw(found, mask).bond[0, 0, 1] == 1
+    assert decode_argmax(found, mask).bond[0, 0, 1] == 1
     assert (found.bond[0] > -1e3).sum(-1).tolist() == [[1, 1, 4, 4], [1, 1, 4, 4], [4, 4, 4, 4], [4, 4, 4, 4]]
 
 
@@ -52,7 +52,7 @@ def test_known_and_forbidden_entries_have_no_other_choice() -> None:
 def test_decoding_keeps_what_is_known_and_obeys_valences(seed: int) -> None:
     prediction, mask = random_prediction(seed)
     clean, level = half_known(mask)
-    decoded = decode_valence(restrict(prediction, Start(clean, level)), mask, VOCABULARY)
+    decoded = decode_valence(mask_logits(prediction, PartialState(clean, level)), mask, VOCABULARY)
     assert not decoded.failed.any()
     assert decoded.batch.atom_type[0, :2].tolist() == [2, 2]
     assert decoded.batch.bond[0, 0, 1] == 1
@@ -78,7 +78,7 @@ def test_a_total_of_hydrogens_is_met_by_the_best_assignment(hydrogens: int) -> N
     prediction, _ = random_prediction(hydrogens)
     atoms = prediction.atom_type[0, :3].log_softmax(-1).numpy()
     pairs = prediction.bond[0, :3, :3].log_softmax(-1).numpy()
-    answer = most_probable(atoms, pairs, VOCABULARY, connected=False, totals=[Total(HYDROGENS, hydrogens)])
+    answer = solve_assignment(atoms, pairs, VOCABULARY, connected=False, totals=[SumConstraint(HYDROGENS, hydrogens)])
     assert answer is not None
     classes, orders = answer
     i, j = np.triu_indices(3, 1)
@@ -93,8 +93,8 @@ def test_a_molecule_that_obeys_valences_but_misses_its_total_is_mended() -> None
     hydrogens = int(HYDROGENS[plain.batch.atom_type[0].numpy()].sum())
     again = Prediction(prediction.pos, prediction.hydrogen, prediction.atom_type, prediction.bond)
     for asked in (hydrogens - 2, hydrogens):
-        decoded = decode_valence(again, mask, VOCABULARY, totals=[[Total(HYDROGENS, asked)]])
+        decoded = decode_valence(again, mask, VOCABULARY, totals=[[SumConstraint(HYDROGENS, asked)]])
         assert not decoded.failed.any()
         assert HYDROGENS[decoded.batch.atom_type[0].numpy()].sum() == asked
-    impossible = decode_valence(again, mask, VOCABULARY, totals=[[Total(HYDROGENS, 99)]])
+    impossible = decode_valence(again, mask, VOCABULARY, totals=[[SumConstraint(HYDROGENS, 99)]])
     assert impossible.failed.tolist() == [True]

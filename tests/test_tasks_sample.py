@@ -17,7 +17,7 @@ from rdkit.Chem import AllChem, rdMolAlign
 
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
-from moldiff.diffusion.pretrained import Checkpoint, save_model
+from moldiff.diffusion.pretrained import PretrainedModel, save_pretrained
 from moldiff.diffusion.process.categorical import absorbing_prior
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
@@ -26,7 +26,7 @@ from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.stereo import Match, compare, marks
-from moldiff.sampling.generator import MoleculeGenerator, load
+from moldiff.sampling.generator import Generator, load
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow
 
 FAST = PowerSampler(num_steps=3)
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def generator() -> MoleculeGenerator:
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    return MoleculeGenerator(checkpoint, torch.device("cpu"))
+def generator() -> Generator:
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    return Generator(checkpoint, torch.device("cpu"))
 
 
 def embedded(smiles: str, seed: int = 1) -> Chem.Mol:
@@ -94,7 +94,7 @@ def test_conformers_near_another_are_left_out() -> None:
     assert min(distances) >= 0.3
 
 
-def test_n_of_each_molecule_in_turn(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_n_of_each_molecule_in_turn(generator: Generator, tmp_path: Path) -> None:
     (tmp_path / "three.smi").write_text("CCO ethanol\nCC(C)O\nC1CC(\nCCOC\n")
     samples = generator.sample(2, sampler=FAST, keep=(), task=Conformers(input=str(tmp_path / "three.smi")))
     assert (samples.asked, len(samples)) == (6, 6)
@@ -103,7 +103,7 @@ def test_n_of_each_molecule_in_turn(generator: MoleculeGenerator, tmp_path: Path
     assert samples.notes == ["record 3 left out: cannot read 'C1CC(' as SMILES"]
 
 
-def test_smiles_come_from_standard_input(generator: MoleculeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smiles_come_from_standard_input(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("CCO ethanol\nCCC\n\n"))
     samples = generator.sample(1, sampler=FAST, keep=(), task=Conformers(smiles="-"))
     assert [sample.task["input"] for sample in samples] == ["ethanol", "CCC"]
@@ -112,7 +112,7 @@ def test_smiles_come_from_standard_input(generator: MoleculeGenerator, monkeypat
         generator.sample(1, task=Conformers(smiles="-"))
 
 
-def test_one_answer_for_each_set_of_coordinates(generator: MoleculeGenerator, tmp_path: Path) -> None:
+def test_one_answer_for_each_set_of_coordinates(generator: Generator, tmp_path: Path) -> None:
     blocks = [Chem.MolToXYZBlock(embedded(smiles)) for smiles in ("CCO", "CC=O", "CN")]
     (tmp_path / "a.xyz").write_text("".join(blocks))
     samples = generator.sample(50, sampler=FAST, keep=(), task=Bonds(input=str(tmp_path / "a.xyz")))
@@ -122,7 +122,7 @@ def test_one_answer_for_each_set_of_coordinates(generator: MoleculeGenerator, tm
     assert note.startswith("record 3 left out: atom 1 (N) with 2 hydrogens: the model does not know it")
 
 
-def test_a_sample_of_a_task_is_the_same_in_any_run(generator: MoleculeGenerator) -> None:
+def test_a_sample_of_a_task_is_the_same_in_any_run(generator: Generator) -> None:
     task = Grow(core="CCO", new_atoms=(1, 3))
     together = generator.sample(4, sampler=FAST, keep=(), task=task)
     for k, one in enumerate(together):
@@ -131,7 +131,7 @@ def test_a_sample_of_a_task_is_the_same_in_any_run(generator: MoleculeGenerator)
         np.testing.assert_allclose(alone.molecule.pos, one.molecule.pos, atol=1e-4)
 
 
-def test_films_end_where_the_molecule_is(generator: MoleculeGenerator) -> None:
+def test_films_end_where_the_molecule_is(generator: Generator) -> None:
     core = from_rdkit(embedded("CCO"))
     assert isinstance(core, Molecule)
     core = replace(core, pos=core.pos + np.array([40.0, 0.0, 0.0]))
@@ -154,13 +154,13 @@ def test_films_of_mirrored_conformers_are_mirrored() -> None:
 def test_the_mask_is_never_an_element(decode: str) -> None:
     model = small_model().float()
     model.process = small_process(atom_prior=absorbing_prior)
-    checkpoint = Checkpoint(model, Path("nowhere"), "small", "0123456789ab", {})
-    masked = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    checkpoint = PretrainedModel(model, Path("nowhere"), "small", "0123456789ab", {})
+    masked = Generator(checkpoint, torch.device("cpu"))
     samples = masked.sample(8, sampler=FAST, keep=(), decode=decode, elements=["C", "O"])
     assert {int(z) for sample in samples for z in sample.molecule.atomic_number} <= {6, 8}
 
 
-def test_the_record_says_what_was_known(generator: MoleculeGenerator) -> None:
+def test_the_record_says_what_was_known(generator: Generator) -> None:
     sample = generator.sample(1, sampler=FAST, keep=(), task=Grow(core="CCO", attach=0, new_atoms=1), forbid=["N"])[0]
     record = sample.record()
     assert (record["kept"], record["kept_from"], record["attach"]) == ("0 1 2", "0 1 2", "0")
@@ -173,7 +173,7 @@ def test_the_record_says_what_was_known(generator: MoleculeGenerator) -> None:
     }
 
 
-def test_only_elements_asked_for_in_every_sample(generator: MoleculeGenerator) -> None:
+def test_only_elements_asked_for_in_every_sample(generator: Generator) -> None:
     for decode in ("valence", "raw"):
         samples = generator.sample(12, sampler=FAST, keep=(), decode=decode, elements=["C", "H", "O"])
         assert {int(z) for sample in samples for z in sample.molecule.atomic_number} <= {6, 8}
@@ -187,7 +187,7 @@ def test_only_elements_asked_for_in_every_sample(generator: MoleculeGenerator) -
         generator.sample(1, task=Formula(formula="C2H6O"), forbid=["O"])
 
 
-def test_classes_run_ahead_where_elements_are_limited(generator: MoleculeGenerator) -> None:
+def test_classes_run_ahead_where_elements_are_limited(generator: Generator) -> None:
     for elements, lead in ((None, 1.0), (["C", "N", "O"], 1.0), (["C", "O"], 6.0)):
         sample = generator.sample(1, sampler=FAST, keep=(), elements=elements)[0]
         assert json.loads(str(sample.record()["sampler"]))["class_lead"] == lead
@@ -198,12 +198,12 @@ def test_classes_run_ahead_where_elements_are_limited(generator: MoleculeGenerat
         PowerSampler(class_lead=0.5)
 
 
-def test_a_size_and_a_task_contradict_one_another(generator: MoleculeGenerator) -> None:
+def test_a_size_and_a_task_contradict_one_another(generator: Generator) -> None:
     with pytest.raises(MoldiffError, match="size: got 5 together with a task"):
         generator.sample(1, size=5, task=Formula(formula="C2H6O"))
 
 
-def test_similarity_is_in_record_and_results(generator: MoleculeGenerator) -> None:
+def test_similarity_is_in_record_and_results(generator: Generator) -> None:
     samples = generator.sample(4, sampler=FAST, task=Analogues(of="CCCO", noise=0.2), keep=("valid",))
     found = {result.name: result for result in samples.results}["task_mean_similarity"]
     values = [float(sample.task["similarity"]) for sample in samples]  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ def test_similarity_is_in_record_and_results(generator: MoleculeGenerator) -> No
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     return tmp_path
 
 
@@ -322,9 +322,9 @@ def test_unquoted_smiles_arrive_exactly_or_are_refused_with_the_quoted_form(smil
 
 
 def test_every_task_builds() -> None:
-    from moldiff.diffusion.instantiate import construct
+    from moldiff.diffusion.instantiate import instantiate
 
     for path in (Path(__file__).parents[1] / "conf/task").glob("*.yaml"):
-        request = construct(compose_options("sample", [f"task={path.stem}"])["task"], None)
+        request = instantiate(compose_options("sample", [f"task={path.stem}"])["task"], None)
         assert type(request).__name__.lower() == path.stem
         assert request == type(request)()

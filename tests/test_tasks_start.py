@@ -13,8 +13,8 @@ from models import STATISTICS, VOCABULARY, small_model
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff.diffusion.decoding import Total
-from moldiff.diffusion.sampler import PowerSampler, Start
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.sampler import PartialState, PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.formats.writer import write
@@ -25,7 +25,7 @@ from moldiff.sampling.batch import SampleSpec, denoise_batch
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
 from moldiff.tasks.constraints import ConstrainedTask, element_mask
 from moldiff.tasks.formula import Composition
-from moldiff.tasks.task import NewMolecules, Request, Task, TaskOutcome, description
+from moldiff.tasks.task import NewMolecules, Task, TaskOutcome, TaskSpec, description
 
 FAST = PowerSampler(num_steps=3)
 WIDE = Vocabulary(
@@ -55,7 +55,7 @@ def turned(molecule: Molecule) -> Molecule:
     return replace(molecule, pos=moved, hydrogen_offset=molecule.hydrogen_offset @ turn)
 
 
-def prepared(request: Request) -> Task:
+def prepared(request: TaskSpec) -> Task:
     return request.prepare(VOCABULARY, STATISTICS)
 
 
@@ -265,7 +265,7 @@ def test_a_record_says_what_was_asked_for(tmp_path: Path) -> None:
 
 
 HYDROGEN = "attach: atom 7 is a hydrogen or *, expected the heavy atom it is bonded to"
-WRONG: list[tuple[Request, str]] = [
+WRONG: list[tuple[TaskSpec, str]] = [
     (Grow(), "core: nothing given, expected a file"),
     (Grow(core="CC(C"), "core: got 'CC(C', which is neither a file (.sdf, "),
     (Grow(core="nope.sdf"), "nope.sdf: no such file"),
@@ -313,7 +313,7 @@ WRONG: list[tuple[Request, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "said"), WRONG, ids=[f"{n}" for n in range(len(WRONG))])
-def test_wrong_requests_are_one_clear_line(request_: Request, said: str) -> None:
+def test_wrong_requests_are_one_clear_line(request_: TaskSpec, said: str) -> None:
     with pytest.raises(MoldiffError) as caught:
         prepared(request_)
     assert str(caught.value).startswith(said) or said in str(caught.value)
@@ -355,7 +355,7 @@ def test_a_start_allows_what_is_known_whatever_the_elements() -> None:
     mask = element_mask(VOCABULARY, forbid=["O"])
     assert mask is not None
     task = ConstrainedTask(task=prepared(Grow(core="CCO", attach=0, new_atoms=2)), mask=mask)
-    start: Start = task.begin(0, torch.Generator().manual_seed(0))
+    start: PartialState = task.begin(0, torch.Generator().manual_seed(0))
     assert start.allowed is not None
     assert bool(start.allowed[0, :3].all())
     assert start.allowed[0, 3:].sum(-1).tolist() == [int(mask.sum())] * 2
@@ -366,7 +366,7 @@ def test_total_charge_is_that_of_training_of_what_is_kept_or_as_asked() -> None:
     new = NewMolecules.like_training(STATISTICS, vocabulary)
     assert [total.value for total in new.totals(0)] == [0]
     assert NewMolecules.like_training(replace(STATISTICS, charge=None), vocabulary).totals(0) == ()
-    asked = ConstrainedTask(task=new, charge=Total.of_charge(vocabulary, -1))
+    asked = ConstrainedTask(task=new, charge=SumConstraint.of_charge(vocabulary, -1))
     assert [total.value for total in asked.totals(3)] == [-1]
     acetate = embedded("CC(=O)[O-]")
     task = Grow(core=acetate, attach=0, new_atoms=2).prepare(vocabulary, STATISTICS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moldiff.cli.main import main
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
@@ -54,7 +54,7 @@ def test_b63_few_molecules_train_with_a_warning(
     assert warning in " ".join(err.split())
     counts = json.loads(Path("prepared/mine/meta.json").read_text())["counts"]
     assert (counts["train"], counts["valid"]) == (train, valid)
-    history = load_checkpoint("runs/mine").config["history"]
+    history = load_pretrained("runs/mine").config["history"]
     assert [part["steps"] for part in history] == [2]
 
 
@@ -67,7 +67,7 @@ def test_own_molecules_are_prepared_once_and_fine_tune(folder: Path, capsys: pyt
     assert "prepared/mine: up to date" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "data.path=more.smi", "init=runs/mine", *TINY]) == 0
     assert "init: mine knows 4 of the 5 atom classes of the data; new, with fresh weights: S" in capsys.readouterr().out
-    assert [part["steps"] for part in load_checkpoint("runs/more").config["history"]] == [2, 2]
+    assert [part["steps"] for part in load_pretrained("runs/more").config["history"]] == [2, 2]
 
 
 def test_b55_relative_paths_are_those_of_the_folder_it_is_started_in(folder: Path) -> None:

@@ -16,16 +16,16 @@ import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
 from trainings import QUIET, SAMPLE, config, rows, weights
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import subset
 from moldiff.diffusion.batch import NoiseLevel
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import build_model, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.training.checkpoint import load_state
-from moldiff.training.finetune import take_over
+from moldiff.training.finetune import load_matching_weights
 from moldiff.training.optim import MuonAdamW, TrapezoidSchedule, orthogonalize
 from moldiff.training.train import train
 
@@ -60,7 +60,7 @@ def test_a_used_folder_is_refused_and_a_missing_state_named(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_sets_smaller_than_a_batch_train(tmp_path: Path, count: int) -> None:
-    prepared = PreparedSet.load(SAMPLE)
+    prepared = MoleculeDataset.load(SAMPLE)
     few = {
         "train": prepared.split("train")[:count],
         "valid": prepared.split("valid")[:0],
@@ -88,7 +88,7 @@ def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Pat
             optimizer={"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.0},
         )
     )
-    history = load_checkpoint(tmp_path / "second").config["history"]
+    history = load_pretrained(tmp_path / "second").config["history"]
     assert [part["steps"] for part in history] == [2, 1]
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -96,13 +96,13 @@ def test_training_starts_from_given_weights_of_the_same_vocabulary(tmp_path: Pat
 
 def test_init_keeps_the_weights_of_shared_classes_whatever_their_index(tmp_path: Path) -> None:
     start = small_model().float()
-    save_model(tmp_path / "start", start, MODEL_CONFIG)
+    save_pretrained(tmp_path / "start", start, MODEL_CONFIG)
     classes = (AtomClass(16, 0, 0), *reversed(VOCABULARY.atom_classes[1:]))  # sulfur is new, C without H is gone
     vocabulary = Vocabulary(classes, {})
     torch.manual_seed(1)
     model = build_model(MODEL_CONFIG, vocabulary, replace(STATISTICS, atom_marginal=(1 / 7,) * 7))
     fresh = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    line = take_over(model, load_checkpoint(tmp_path / "start"), MODEL_CONFIG["denoiser"])
+    line = load_matching_weights(model, load_pretrained(tmp_path / "start"), MODEL_CONFIG["denoiser"])
     assert line == (
         "init: start knows 6 of the 7 atom classes of the data; new, with fresh weights: S; not in the data, dropped: C"
     )
@@ -120,11 +120,11 @@ def test_init_keeps_the_weights_of_shared_classes_whatever_their_index(tmp_path:
 
 def test_shared_classes_predict_as_before(tmp_path: Path) -> None:
     start = small_model().float()
-    save_model(tmp_path / "start", start, MODEL_CONFIG)
+    save_pretrained(tmp_path / "start", start, MODEL_CONFIG)
     order = [3, 1, 0, 2, 6, 5, 4]
     vocabulary = Vocabulary(tuple(VOCABULARY.atom_classes[k] for k in order), {})
     model = build_model(MODEL_CONFIG, vocabulary, STATISTICS)
-    take_over(model, load_checkpoint(tmp_path / "start"), MODEL_CONFIG["denoiser"])
+    load_matching_weights(model, load_pretrained(tmp_path / "start"), MODEL_CONFIG["denoiser"])
     batch = random_batch([4, 5])
     batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
     level = NoiseLevel.uniform(torch.tensor([0.3, 0.7]), batch.node_mask)
@@ -140,7 +140,7 @@ def test_shared_classes_predict_as_before(tmp_path: Path) -> None:
 
 
 def test_init_with_another_network_names_the_difference(tmp_path: Path) -> None:
-    save_model(tmp_path / "start", small_model().float(), MODEL_CONFIG)
+    save_pretrained(tmp_path / "start", small_model().float(), MODEL_CONFIG)
     wider = MODEL_CONFIG["denoiser"] | {"pair_dim": 16}
     difference = r"start has denoiser\.pair_dim=8, this training denoiser\.pair_dim=16"
     with pytest.raises(MoldiffError, match=difference) as caught:
@@ -149,7 +149,7 @@ def test_init_with_another_network_names_the_difference(tmp_path: Path) -> None:
 
 
 def test_training_starts_from_a_model_of_other_molecules(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_model(tmp_path / "other", small_model().float(), MODEL_CONFIG)
+    save_pretrained(tmp_path / "other", small_model().float(), MODEL_CONFIG)
     train(
         config(
             tmp_path / "run",
@@ -159,13 +159,13 @@ def test_training_starts_from_a_model_of_other_molecules(tmp_path: Path, capsys:
         )
     )
     assert "init: other knows 7 of the" in capsys.readouterr().out
-    assert "O" in str(load_checkpoint(tmp_path / "run").model.vocabulary)
+    assert "O" in str(load_pretrained(tmp_path / "run").model.vocabulary)
 
 
 def test_sets_mapped_from_disk_train_as_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(config(tmp_path / "memory"))
     monkeypatch.setattr("moldiff.data.dataset.MAP_FROM", 0)
-    assert isinstance(PreparedSet.load(SAMPLE).flat["pos"], np.memmap)
+    assert isinstance(MoleculeDataset.load(SAMPLE).flat["pos"], np.memmap)
     train(config(tmp_path / "disk"))
     first, second = weights(tmp_path / "memory"), weights(tmp_path / "disk")
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -240,4 +240,4 @@ def test_trains_from_a_json_file_where_rdkit_and_hydra_cannot_be_imported(tmp_pa
     command = [sys.executable, "-m", "moldiff.training.train", str(tmp_path / "config.json")]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert load_checkpoint(tmp_path / "run").config["history"][0]["steps"] == 2
+    assert load_pretrained(tmp_path / "run").config["history"][0]["steps"] == 2

@@ -16,7 +16,7 @@ from trainings import QUIET, config
 
 import moldiff.sampling.workers
 import moldiff.training.autotune
-from moldiff.diffusion.compute import PLAIN, Arithmetic, compile_blocks, seconds, verdict
+from moldiff.diffusion.compute import FLOAT32, Precision, compile_blocks, seconds, verdict
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.sampling.generator import load
 from moldiff.sampling.workers import with_trial
@@ -27,8 +27,8 @@ from moldiff.training.train import train
 pytestmark = QUIET
 
 CPU = torch.device("cpu")
-LOW = Arithmetic(bfloat16=True)
-COMPILED = Arithmetic(bfloat16=True, compiled=True)
+LOW = Precision(bfloat16=True)
+COMPILED = Precision(bfloat16=True, compiled=True)
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def able(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settle(
     monkeypatch: pytest.MonkeyPatch,
-    figures: dict[Arithmetic, tuple[float, float]],
+    figures: dict[Precision, tuple[float, float]],
     *,
     steps: int = 10_000,
     bfloat16: bool | None = None,
     compiled: bool | None = None,
-) -> tuple[Arithmetic, list[Arithmetic]]:
+) -> tuple[Precision, list[Precision]]:
     """What is chosen when a batch takes so many seconds, the first one so many by the clock; and what was tried."""
-    tried: list[Arithmetic] = []
+    tried: list[Precision] = []
 
-    def measure(trainer: Any, module: Any, arithmetic: Arithmetic) -> tuple[float, float]:
+    def measure(trainer: Any, module: Any, arithmetic: Precision) -> tuple[float, float]:
         tried.append(arithmetic)
         return figures[arithmetic]
 
@@ -64,25 +64,25 @@ def settle(
         is_global_zero=True,
         train_dataloader=data,
     )
-    used: list[Arithmetic] = []
+    used: list[Precision] = []
     module = SimpleNamespace(device=CPU, use=used.append)
     ArithmeticTrial(bfloat16=bfloat16, compiled=compiled).on_train_start(trainer, module)
     return used[-1], tried
 
 
-FASTER = {PLAIN: (1.0, 1.2), LOW: (0.5, 0.6), COMPILED: (0.4, 60.0)}
+FASTER = {FLOAT32: (1.0, 1.2), LOW: (0.5, 0.6), COMPILED: (0.4, 60.0)}
 
 
 @pytest.mark.usefixtures("able")
 def test_the_fastest_is_chosen_and_one_line_says_what_each_took(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert settle(monkeypatch, FASTER) == (COMPILED, [PLAIN, LOW, COMPILED])
+    assert settle(monkeypatch, FASTER) == (COMPILED, [FLOAT32, LOW, COMPILED])
     assert capsys.readouterr().out == (
         "arithmetic: bfloat16, compiled (a batch took 1 s float32, 0.5 s bfloat16, 0.4 s bfloat16, compiled)\n"
     )
-    slower = {PLAIN: (1.0, 1.0), LOW: (1.5, 1.5), Arithmetic(compiled=True): (1.1, 60.0)}
-    assert settle(monkeypatch, slower)[0] == PLAIN
+    slower = {FLOAT32: (1.0, 1.0), LOW: (1.5, 1.5), Precision(compiled=True): (1.1, 60.0)}
+    assert settle(monkeypatch, slower)[0] == FLOAT32
 
 
 @pytest.mark.usefixtures("able")
@@ -91,7 +91,7 @@ def test_compiling_has_to_save_more_than_it_costs(monkeypatch: pytest.MonkeyPatc
     assert settle(monkeypatch, FASTER, steps=10_000)[0] == COMPILED
     dear = FASTER | {COMPILED: (0.4, 1300.0)}
     assert settle(monkeypatch, dear, steps=10_000)[0] == LOW
-    assert settle(monkeypatch, FASTER, steps=900) == (LOW, [PLAIN, LOW])  # 18 minutes: not even tried
+    assert settle(monkeypatch, FASTER, steps=900) == (LOW, [FLOAT32, LOW])  # 18 minutes: not even tried
     failing = FASTER | {COMPILED: (float("inf"), 0.0)}
     assert settle(monkeypatch, failing)[0] == LOW
 
@@ -99,17 +99,17 @@ def test_compiling_has_to_save_more_than_it_costs(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("able")
 def test_what_is_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settle(monkeypatch, FASTER, bfloat16=True, compiled=False) == (LOW, [])
-    assert settle(monkeypatch, FASTER, bfloat16=False, compiled=True) == (Arithmetic(compiled=True), [])
-    assert settle(monkeypatch, FASTER, compiled=False) == (LOW, [PLAIN, LOW])
+    assert settle(monkeypatch, FASTER, bfloat16=False, compiled=True) == (Precision(compiled=True), [])
+    assert settle(monkeypatch, FASTER, compiled=False) == (LOW, [FLOAT32, LOW])
 
 
 def test_a_short_training_or_a_plain_machine_has_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("has_fast_bfloat16", "can_compile"):
         monkeypatch.setattr(moldiff.training.autotune, name, lambda device: True)
-    assert settle(monkeypatch, FASTER, steps=199) == (PLAIN, [])
+    assert settle(monkeypatch, FASTER, steps=199) == (FLOAT32, [])
     for name in ("has_fast_bfloat16", "can_compile"):
         monkeypatch.setattr(moldiff.training.autotune, name, lambda device: False)
-    assert settle(monkeypatch, FASTER) == (PLAIN, [])
+    assert settle(monkeypatch, FASTER) == (FLOAT32, [])
 
 
 @pytest.mark.usefixtures("able")
@@ -141,7 +141,7 @@ def test_bfloat16_gives_every_weight_the_gradient_that_float32_gives_it() -> Non
     batch = batch.replace(pos=batch.pos.float(), hydrogen=batch.hydrogen.float())
     noised = model.noise(batch, PowerTimes(), torch.Generator().manual_seed(0))
     gradients = []
-    for arithmetic in (PLAIN, LOW):
+    for arithmetic in (FLOAT32, LOW):
         with arithmetic.autocast(CPU):
             losses = model.losses_of(noised, self_condition=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -183,15 +183,15 @@ def test_a_long_run_of_samples_is_compiled_where_that_pays(
         moldiff.sampling.workers, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted)
     )
     molecules = load("qm9", device="cpu").stream(100_000, steps=50).molecules
-    assert molecules.arithmetic == PLAIN
+    assert molecules.arithmetic == FLOAT32
     # 100,000 molecules are 1,562.5 batches, each 50 / 3 times as long as the trial, shared by two workers.
     with caplog.at_level("INFO"):
         taken[:] = [(0.3, 0.4), (0.25, 60.0)]
-        assert with_trial(molecules, 0, 100_000, 2).arithmetic == Arithmetic(compiled=True)
+        assert with_trial(molecules, 0, 100_000, 2).arithmetic == Precision(compiled=True)
     assert caplog.messages == ["arithmetic: float32, compiled (a batch took 0.3 s float32, 0.25 s float32, compiled)"]
     assert compiled == [False, True, False]
     taken[:] = [(0.3, 0.4), (0.25, 330.0)]  # it would save 651 s and cost each worker as much as the trial, at once
-    assert with_trial(molecules, 0, 100_000, 2).arithmetic == PLAIN
+    assert with_trial(molecules, 0, 100_000, 2).arithmetic == FLOAT32
     assert with_trial(molecules, 0, 1000, 2) is molecules
 
 
@@ -213,4 +213,4 @@ def test_the_least_of_the_repeats_counts() -> None:
 
     least, first = seconds(run, CPU)
     assert 0 < least < first
-    assert verdict(PLAIN, {PLAIN: 0.25}) == "arithmetic: float32 (a batch took 0.25 s float32)"
+    assert verdict(FLOAT32, {FLOAT32: 0.25}) == "arithmetic: float32 (a batch took 0.25 s float32)"

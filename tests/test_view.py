@@ -19,13 +19,13 @@ from rdkit import Chem
 
 import moldiff
 from moldiff.cli.main import main
-from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.pretrained import Checkpoint, save_model
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.diffusion.pretrained import PretrainedModel, save_pretrained
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 from moldiff.sampling.sample import Samples
 from moldiff.sampling.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
 from moldiff.view import view
@@ -76,14 +76,14 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def molecules() -> list[Molecule]:
-    prepared = PreparedSet.load(str(SAMPLE))
+    prepared = MoleculeDataset.load(str(SAMPLE))
     return [prepared.molecule(index) for index in range(40, 46)]
 
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = Generator(checkpoint, torch.device("cpu"))
     return generator.sample(3, sampler=PowerSampler(num_steps=6), keep=(), trajectory=True)
 
 
@@ -199,7 +199,7 @@ def test_reference_is_drawn_over_the_plots(tmp_path: Path, molecules: list[Molec
     moldiff.write(tmp_path / "a.sdf", molecules)
     reference = {"prepared": str(SAMPLE), "file": tmp_path / "b.smi", "model": tmp_path / "model"}[kind]
     moldiff.write(tmp_path / "b.smi", molecules)
-    save_model(tmp_path / "model", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "model", small_model(), MODEL_CONFIG, dtype=torch.float32)
     (tmp_path / "model" / "novelty.safetensors").write_bytes((SAMPLE / "novelty.safetensors").read_bytes())
     page = Page(view(tmp_path / "a.sdf", reference=reference))
     assert [tag for tag, _ in page.elements].count("figure") == 3
@@ -252,8 +252,8 @@ def test_drawings_hold_no_markup_of_the_file() -> None:
 
 
 def test_trajectory_leads_to_the_molecule_and_changes_nothing(samples: Samples) -> None:
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = Generator(checkpoint, torch.device("cpu"))
     plain = generator.sample(3, sampler=PowerSampler(num_steps=6), keep=())
     for one, other in zip(samples, plain, strict=True):
         assert other.trajectory is None
@@ -291,7 +291,7 @@ def test_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    save_model(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
+    save_pretrained(tmp_path / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     assert main(["sample", "model=tiny", "n=2", "steps=3", "keep=[]", "trajectory=true", "out=a.sdf.gz"]) == 0
     assert {path.name for path in tmp_path.glob("a.*")} == {"a.sdf.gz", "a.trajectory.sdf.gz"}
     frames = moldiff.read("a.trajectory.sdf.gz")

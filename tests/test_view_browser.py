@@ -14,10 +14,10 @@ import torch
 from models import small_model
 
 import moldiff
-from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 from moldiff.view import view
 
 pytestmark = [
@@ -64,8 +64,8 @@ def browser(folder: Path) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Path:
     """Eight molecules with films, one of them with charges that cannot be, one with a name that tries to run."""
-    checkpoint = Checkpoint(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
-    generator = MoleculeGenerator(checkpoint, torch.device("cpu"))
+    checkpoint = PretrainedModel(small_model().float(), Path("nowhere"), "small", "0123456789ab", {})
+    generator = Generator(checkpoint, torch.device("cpu"))
     samples = list(generator.sample(8, sampler=PowerSampler(num_steps=6), keep=(), trajectory=True))
     hostile = replace(samples[3].molecule, name="<img src=x onerror=window.ran=1>")
     samples[3] = replace(samples[3], molecule=hostile)
@@ -210,7 +210,7 @@ def test_dark_and_narrow(opened: Any) -> None:
 
 
 def test_a_thousand_molecules_open_at_once(browser: Any, folder: Path) -> None:
-    prepared = PreparedSet.load(str(resources.files("moldiff.example_data") / "sample"))
+    prepared = MoleculeDataset.load(str(resources.files("moldiff.example_data") / "sample"))
     path = view([prepared.molecule(index) for index in range(1000)], folder / "many.html")
     watched = _watched(browser, path)
     next(watched)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 
 SAMPLE = str(resources.files("moldiff.example_data") / "sample")
 
@@ -94,7 +94,7 @@ def rows(out: Path) -> list[dict[str, str]]:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     """Weights of the exported model."""
-    return dict(load_checkpoint(out).model.denoiser.state_dict())
+    return dict(load_pretrained(out).model.denoiser.state_dict())
 
 
 def same_weights(one: Path, other: Path) -> bool:

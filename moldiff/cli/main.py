@@ -194,9 +194,9 @@ def _prepare(options: Mapping[str, Any]) -> int:
 def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False) -> Path:
     """The folder of the set that a source makes; it is read only if it has changed."""
     from moldiff.data.prepare import prepare
-    from moldiff.diffusion.instantiate import construct
+    from moldiff.diffusion.instantiate import instantiate
 
-    source = construct(data["source"], None)
+    source = instantiate(data["source"], None)
     folder = out or f"prepared/{source.name}"
     return prepare(source, folder, min_count=data.get("min_count", 1), strict=strict).path
 
@@ -332,9 +332,9 @@ def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def _metrics(options: Mapping[str, Any]) -> list[Any]:
     """The metrics beside P1, P2, uniqueness and novelty."""
-    from moldiff.diffusion.instantiate import construct
+    from moldiff.diffusion.instantiate import instantiate
 
-    return [construct(config, None) for config in (options.get("metrics") or {}).values()]
+    return [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
 
 
 def _check_view(options: Mapping[str, Any]) -> None:

@@ -63,10 +63,10 @@ def _notices() -> Iterator[None]:
 
 def _ordered(options: Mapping[str, Any]) -> SamplingRun:
     """The run that the options ask for."""
-    from moldiff.diffusion.instantiate import construct
+    from moldiff.diffusion.instantiate import instantiate
 
-    task = construct(options["task"], None) if options.get("task") else None
-    like = construct(options["like"], None) if options["like"]["reference"] is not None else None
+    task = instantiate(options["task"], None) if options.get("task") else None
+    like = instantiate(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.diffusion.compute import PRECISIONS
     from moldiff.sampling.generator import load
 
@@ -74,7 +74,7 @@ def _ordered(options: Mapping[str, Any]) -> SamplingRun:
     sampler = dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
-    built = {"task": task, "like": like, "sampler": construct(sampler, None)}
+    built = {"task": task, "like": like, "sampler": instantiate(sampler, None)}
     arithmetic = PRECISIONS.get(options["precision"])
     return generator.stream(options["n"], config=_config(options, **built, arithmetic=arithmetic))
 

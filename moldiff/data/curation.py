@@ -52,7 +52,7 @@ class Treated(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
+class CurationRules:
     """Rules by which records become molecules.
 
     RDKit's clean-up comes first (in `moldiff.molecules.formats.record`): a nitro group drawn with two double bonds
@@ -176,7 +176,7 @@ class Treatment:
             return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
         if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()) and not self.radicals:
             return InvalidMolecule(Status.RADICAL, "unpaired electron")
-        embedded, made = conformers.embed(mol, self.seed)
+        embedded, made = conformers.embed_conformer(mol, self.seed)
         notes.extend(made)
         return embedded
 

@@ -50,7 +50,7 @@ MAP_FROM = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedSet:
+class MoleculeDataset:
     """A data set as training and evaluation use it.
 
     Attributes:

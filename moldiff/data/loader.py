@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import MolBatch
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
@@ -69,7 +69,7 @@ def _trace(cuts: Sequence[np.ndarray], widths: np.ndarray) -> list[int]:
     return chosen[::-1]
 
 
-class DenseBatches(Dataset[MolBatch]):
+class BucketedBatches(Dataset[MolBatch]):
     """The batches of one epoch as a sequence: `batches[k]` is the k-th, `for batch in batches` all of them.
 
     In training (`shuffle=True`) the order depends on (seed, epoch) alone, and batches that the molecules do not fill
@@ -95,7 +95,7 @@ class DenseBatches(Dataset[MolBatch]):
 
     def __init__(
         self,
-        prepared: PreparedSet,
+        prepared: MoleculeDataset,
         indices: np.ndarray,
         *,
         batch_size: int,
@@ -170,7 +170,7 @@ class DenseBatches(Dataset[MolBatch]):
 class _FlatTensors:
     """The packed arrays as tensors, ready to be gathered into padded batches."""
 
-    def __init__(self, prepared: PreparedSet, properties: Sequence[str]) -> None:
+    def __init__(self, prepared: MoleculeDataset, properties: Sequence[str]) -> None:
         flat = {name: torch.from_numpy(array) for name, array in prepared.flat.items() if name != "y"}
         self._start, self._size = flat["atom_slices"][:-1], flat["atom_slices"].diff()
         self._bond_start, self._bond_count = flat["bond_slices"][:-1], flat["bond_slices"].diff()
@@ -216,7 +216,7 @@ class _FlatTensors:
 
 
 def evaluation_batches(
-    prepared: PreparedSet, indices: np.ndarray, *, batch_size: int, properties: Sequence[str] = ()
-) -> DenseBatches:
+    prepared: MoleculeDataset, indices: np.ndarray, *, batch_size: int, properties: Sequence[str] = ()
+) -> BucketedBatches:
     """Batches in which every molecule of `indices` comes exactly once, in a fixed order."""
-    return DenseBatches(prepared, indices, batch_size=batch_size, shuffle=False, properties=properties)
+    return BucketedBatches(prepared, indices, batch_size=batch_size, shuffle=False, properties=properties)

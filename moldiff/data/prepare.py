@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
-from moldiff.data.dataset import FORMAT_VERSION, SPLITS, PreparedSet
+from moldiff.data.dataset import FORMAT_VERSION, SPLITS, MoleculeDataset
 from moldiff.data.frequencies import rare_classes
 from moldiff.data.sources.source import Fingerprinted, Resumable, Source, SourceRecord
 from moldiff.data.store import load_arrays, pack, save_arrays, unpack
@@ -32,7 +32,7 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 def prepare(
     source: Source, out: str | Path, *, min_count: int | None = 1, strict: bool = False, progress: bool = True
-) -> PreparedSet:
+) -> MoleculeDataset:
     """Read a source and write a prepared folder `out`, which replaces an older one as a whole.
 
     A source that has a fingerprint is not read again when `out` was made of the same content with the same options.
@@ -66,7 +66,7 @@ def prepare(
             if fingerprint is not None:
                 meta["fingerprint"] = fingerprint
             writer.write(writer.labelled_splits() or source.splits(writer.hashes[:, 0]), meta, notes)
-        ready = PreparedSet.load(out)
+        ready = MoleculeDataset.load(out)
         if isinstance(source, Resumable) and journal is not None and source.parts is None:
             journal.remove()
     elif strict and ready.meta["counts"]["rejected"]:
@@ -85,12 +85,12 @@ def _fingerprint(source: Source, min_count: int | None) -> str | None:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _up_to_date(out: Path, fingerprint: str | None, console: Console) -> PreparedSet | None:
+def _up_to_date(out: Path, fingerprint: str | None, console: Console) -> MoleculeDataset | None:
     """The set in `out` if it is whole and was made of the same; else None, with a note on why it is made again."""
     if fingerprint is None or not is_prepared(out):
         return None
     try:
-        ready = PreparedSet.load(out)
+        ready = MoleculeDataset.load(out)
     except MoldiffError as error:
         _say(console, f"{out}: damaged, so it is made again ({error})")
         return None
@@ -162,7 +162,7 @@ def _refuse_rejects(writer: DatasetWriter, name: str, *, strict: bool) -> None:
     raise MoldiffError(f"{name}: {count} of {count + len(writer)} records rejected, but strict=true; {reason}")
 
 
-def _remarks(prepared: PreparedSet) -> list[str]:
+def _remarks(prepared: MoleculeDataset) -> list[str]:
     """What a user should know of a set before training on it."""
     counts = prepared.meta["counts"]
     lines = []
@@ -187,7 +187,9 @@ def _remarks(prepared: PreparedSet) -> list[str]:
     return [*lines, f"{parts}; {sizes[0]} to {sizes[-1]} heavy atoms; {classes}"]
 
 
-def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | Path, *, name: str) -> PreparedSet:
+def subset(
+    prepared: MoleculeDataset, splits: Mapping[str, np.ndarray], out: str | Path, *, name: str
+) -> MoleculeDataset:
     """Write the chosen molecules of a prepared set as a prepared set of its own, with its own vocabulary.
 
     Args:
@@ -208,7 +210,7 @@ def subset(prepared: PreparedSet, splits: Mapping[str, np.ndarray], out: str | P
         writer.finish(prepared.properties)
         parts = writer.labelled_splits() or {}
         writer.write(parts, {"name": name, "subset_of": prepared.name} | origin, {})
-    return PreparedSet.load(out)
+    return MoleculeDataset.load(out)
 
 
 def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> dict[int, InvalidMolecule]:

@@ -107,7 +107,7 @@ _MANY_SHAPES = 64
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Precision:
     """How a network is computed.
 
     Attributes:
@@ -126,10 +126,10 @@ class Arithmetic:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16)
 
 
-PLAIN = Arithmetic()
+FLOAT32 = Precision()
 """float32, as the network is written."""
 
-PRECISIONS = {"float32": PLAIN, "bfloat16": Arithmetic(bfloat16=True)}
+PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}
 """By the names that users give them."""
 
 
@@ -184,7 +184,7 @@ def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = _
     return min(found), first
 
 
-def verdict(chosen: Arithmetic, figures: Mapping[Arithmetic, float]) -> str:
+def verdict(chosen: Precision, figures: Mapping[Precision, float]) -> str:
     """One line that says what was chosen and what each took."""
     each = ", ".join(f"{taken:.3g} s {arithmetic}" for arithmetic, taken in figures.items())
     return f"arithmetic: {chosen} (a batch took {each})"

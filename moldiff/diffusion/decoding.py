@@ -36,7 +36,7 @@ _MAX_CUTS = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Total:
+class SumConstraint:
     """A rule for one molecule: the weights of its atoms' classes add up to a value.
 
     Attributes:
@@ -66,12 +66,12 @@ class Decoded:
     """
 
     batch: MolBatch
-    mended: Tensor
+    repaired: Tensor
     failed: Tensor
     gained: Tensor
 
 
-def decode_raw(prediction: Prediction, node_mask: Tensor) -> MolBatch:
+def decode_argmax(prediction: Prediction, node_mask: Tensor) -> MolBatch:
     """The most probable class of every atom and pair on its own (argmax)."""
     atom_type = prediction.atom_type.argmax(-1) * node_mask
     bond = prediction.bond.argmax(-1) * pair_mask(node_mask)
@@ -84,7 +84,7 @@ def decode_valence(
     vocabulary: Vocabulary,
     *,
     connected: bool = True,
-    totals: Sequence[Sequence[Total]] = (),
+    totals: Sequence[Sequence[SumConstraint]] = (),
     time_limit: float = 5.0,
 ) -> Decoded:
     """The most probable assignment in which every atom obeys a valence rule.
@@ -102,28 +102,28 @@ def decode_valence(
         time_limit: for one molecule's programme (s).
     """
     totals = totals or [()] * len(node_mask)
-    raw = decode_raw(prediction, node_mask)
+    raw = decode_argmax(prediction, node_mask)
     atom_type, bond = raw.atom_type.clone(), raw.bond.clone()
-    mended, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
+    repaired, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
     for row in _broken(raw, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
         size = int(node_mask[row].sum())
         atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
         pairs = prediction.bond[row, :size, :size].double().log_softmax(-1).cpu().numpy()
         elements = vocabulary.table[raw.atom_type[row, :size].cpu().numpy(), 0]
         pairs = _within_reach(pairs, elements, prediction.pos[row, :size].double().cpu().numpy())
-        solve = partial(most_probable, atoms, pairs, vocabulary, totals=totals[row], time_limit=time_limit)
+        solve = partial(solve_assignment, atoms, pairs, vocabulary, totals=totals[row], time_limit=time_limit)
         answer = solve(connected=connected)
         failed[row] = answer is None
         answer = answer or (solve(connected=False) if connected else None)
         if answer:
             atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
             bond[row, :size, :size] = torch.from_numpy(answer[1]).to(bond)
-            mended[row] = not (
+            repaired[row] = not (
                 torch.equal(atom_type[row], raw.atom_type[row]) and torch.equal(bond[row], raw.bond[row])
             )
     hydrogens = torch.from_numpy(vocabulary.table[:, 2]).to(atom_type.device)
     gained = hydrogens[atom_type] > hydrogens[raw.atom_type]
-    return Decoded(raw.replace(atom_type=atom_type, bond=bond), mended, failed, gained)
+    return Decoded(raw.replace(atom_type=atom_type, bond=bond), repaired, failed, gained)
 
 
 def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:
@@ -141,7 +141,9 @@ def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> n
     return np.where(ruled_out, np.minimum(pairs, 2 * _NEVER), pairs)
 
 
-def _broken(batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[Total]], *, connected: bool) -> Tensor:
+def _broken(
+    batch: MolBatch, vocabulary: Vocabulary, totals: Sequence[Sequence[SumConstraint]], *, connected: bool
+) -> Tensor:
     """[B] True where a valence rule or a total is broken or, if asked for, there is more than one fragment."""
     sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
     allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
@@ -169,13 +171,13 @@ def _in_one_piece(batch: MolBatch) -> Tensor:
     return (reached | ~batch.node_mask).all(1)
 
 
-def most_probable(
+def solve_assignment(
     atoms: np.ndarray,
     pairs: np.ndarray,
     vocabulary: Vocabulary,
     *,
     connected: bool = True,
-    totals: Sequence[Total] = (),
+    totals: Sequence[SumConstraint] = (),
     time_limit: float = 5.0,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Solve the assignment exactly.
@@ -262,7 +264,7 @@ class _Programme:
         constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
         return cls(size, choice, bond, score, constraints)
 
-    def demand(self, total: Total) -> None:
+    def demand(self, total: SumConstraint) -> None:
         """Demand that the weights of the chosen classes add up to the value."""
         row = np.concatenate([total.weight[self.choice[:, 1]], np.zeros(len(self.bond))]).astype(float)
         self.constraints.append(LinearConstraint(row[None], total.value, total.value))

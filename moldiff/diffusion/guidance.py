@@ -16,7 +16,7 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
-from moldiff.diffusion.noise import Draws
+from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
@@ -27,7 +27,7 @@ _FARTHEST = 2.0
 """Standard deviations that a network is told more or less than what was asked for, at most."""
 
 
-class Steering:
+class PropertyFeedback:
     """One run of molecules on the way to values.
 
     Args:
@@ -61,11 +61,11 @@ class Steering:
         lacking = self.lacking(prediction, noisy)
         self._more = (self._more + self._gain * lacking).clamp(-_FARTHEST, _FARTHEST)
 
-    def lacking(self, prediction: Prediction, batch: MolBatch, settled: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def lacking(self, prediction: Prediction, batch: MolBatch, decided: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """What an estimate lacks of the values [B, C], see `expected_bond_counts`; NaN where none is asked for."""
         # Small differences of large sums, which bfloat16 would blur.
         with torch.autocast(batch.pos.device.type, enabled=False):
-            return self.asked - self.contributions(expected_bond_counts(prediction, batch, settled))
+            return self.asked - self.contributions(expected_bond_counts(prediction, batch, decided))
 
     def process(self, process: JointProcess) -> JointProcess:
         """The process with steps that draw the classes several times and take what adds up best."""
@@ -84,10 +84,10 @@ class SteeredProcess(JointProcess):
         steering: of the molecules that are drawn.
     """
 
-    steering: Steering
+    steering: PropertyFeedback
 
     def step_classes(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> tuple[Tensor, Tensor]:
         """Classes of the atoms [B, N] and bonds [B, N, N] after a step from level t to s, padding included."""
         best: tuple[Tensor, Tensor, Tensor] | None = None
@@ -106,7 +106,7 @@ class SteeredProcess(JointProcess):
         return best[1:]
 
     def _drawn(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> tuple[Tensor, Tensor, Tensor]:
         """How far off [B] a draw of the classes is, and the draw; what it does not redraw counts as it is expected."""
         atoms, pairs = draws.uniform(noisy.node_mask)

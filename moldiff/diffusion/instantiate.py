@@ -22,7 +22,7 @@ TRUST = "MOLDIFF_ALLOW"
 """The environment variable with further modules, separated by commas, for models with a network of one's own."""
 
 
-def construct(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
+def instantiate(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
     """Build what a config describes; mappings without `_target_`, lists and values are passed through.
 
     Args:
@@ -34,10 +34,10 @@ def construct(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arg
         MoldiffError: for a name that is not allowed or not found, or arguments that do not fit.
     """
     if isinstance(config, Sequence) and not isinstance(config, str):
-        return [construct(item, allowed) for item in config]
+        return [instantiate(item, allowed) for item in config]
     if not isinstance(config, Mapping):
         return config
-    inner = {key: construct(value, allowed) for key, value in config.items() if key not in ("_target_", "_partial_")}
+    inner = {key: instantiate(value, allowed) for key, value in config.items() if key not in ("_target_", "_partial_")}
     if "_target_" not in config:
         return inner
     target = config["_target_"]

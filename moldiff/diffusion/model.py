@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, take_rows
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
-from moldiff.diffusion.noise import BatchDraws, Draws
+from moldiff.diffusion.noise import BatchNoise, NoiseSource
 from moldiff.diffusion.process.joint import JointProcess, ordered_slots
 from moldiff.diffusion.process.schedule import log_snr
 from moldiff.diffusion.statistics import Statistics
@@ -38,11 +38,11 @@ class Denoiser(Protocol):
 class Process(Protocol):
     """The noising of whole molecules and its reversal."""
 
-    def prior(self, node_mask: Tensor, draws: Draws) -> MolBatch:
+    def prior(self, node_mask: Tensor, draws: NoiseSource) -> MolBatch:
         """Pure noise (level 1 everywhere) for the atoms of `node_mask` [B, N]."""
         ...
 
-    def corrupt(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+    def corrupt(self, clean: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
         """Clean molecules at the given noise levels."""
         ...
 
@@ -50,7 +50,9 @@ class Process(Protocol):
         """The training loss of each field, scalars, unweighted by the field weights."""
         ...
 
-    def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
+    def step(
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
+    ) -> MolBatch:
         """Go from level t to level s <= t; atoms and fields with t = 0 are known and stay as they are."""
         ...
 
@@ -67,7 +69,7 @@ TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], Noise
 
 
 @dataclass(frozen=True, eq=False)
-class Noised:
+class NoisyBatch:
     """Molecules of a training step with and without noise, in the model's units.
 
     Attributes:
@@ -80,9 +82,9 @@ class Noised:
     noisy: MolBatch
     level: NoiseLevel
 
-    def rows(self, place: slice) -> Noised:
+    def rows(self, place: slice) -> NoisyBatch:
         """The molecules at `place`."""
-        return Noised(*(take_rows(value, place) for value in vars(self).values()))
+        return NoisyBatch(*(take_rows(value, place) for value in vars(self).values()))
 
 
 class MoleculeDiffusion(nn.Module):
@@ -168,7 +170,7 @@ class MoleculeDiffusion(nn.Module):
         *,
         tasks: TaskDistribution | None = None,
         told: PropertyChoice | None = None,
-    ) -> Noised:
+    ) -> NoisyBatch:
         """Noise for a training step.
 
         Args:
@@ -178,7 +180,7 @@ class MoleculeDiffusion(nn.Module):
             tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
             told: which properties the network is told of each molecule; None = all that the batch has.
         """
-        mask, draws = batch.node_mask, BatchDraws(generator)
+        mask, draws = batch.node_mask, BatchNoise(generator)
         if tasks is None:
             level, known = NoiseLevel.uniform(times(batch.num_molecules, generator), mask), None
             level = replace(level, hydrogen=torch.ones_like(level.hydrogen))
@@ -189,9 +191,9 @@ class MoleculeDiffusion(nn.Module):
         noise = self.process.prior(mask, draws, known)
         if clean.condition is not None and told is not None:
             clean = clean.replace(condition=told(clean.condition, generator))
-        return Noised(clean, self.process.corrupt(clean, noise, level, draws), level)
+        return NoisyBatch(clean, self.process.corrupt(clean, noise, level, draws), level)
 
-    def losses_of(self, noised: Noised, *, self_condition: bool) -> dict[str, Tensor]:
+    def losses_of(self, noised: NoisyBatch, *, self_condition: bool) -> dict[str, Tensor]:
         """Loss of every field.
 
         Args:
@@ -208,7 +210,7 @@ class MoleculeDiffusion(nn.Module):
             losses["contributions"] = self._contribution_loss(prediction, noised, told)
         return losses
 
-    def counts_of(self, noised: Noised) -> dict[str, Tensor]:
+    def counts_of(self, noised: NoisyBatch) -> dict[str, Tensor]:
         """Over how many entries `losses_of` averages each loss; weighted by them, losses of parts of a batch add up."""
         counts = self.process.counts(noised.clean, noised.level)
         if (told := self._told(noised)) is not None:
@@ -220,7 +222,7 @@ class MoleculeDiffusion(nn.Module):
         """Of atoms and bonds to the properties; None = the network knows none."""
         return getattr(self.denoiser, "contributions", None) if self.properties else None
 
-    def _told(self, noised: Noised) -> Tensor | None:
+    def _told(self, noised: NoisyBatch) -> Tensor | None:
         """True [B, C] where the network is told a property of a molecule without known classes; None = of none ever."""
         clean, level = noised.clean, noised.level
         if clean.condition is None or self.contributions is None:
@@ -229,7 +231,7 @@ class MoleculeDiffusion(nn.Module):
         bonds = (level.bond > 0) | ~clean.pair_mask
         return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
 
-    def _contribution_loss(self, prediction: Prediction, noised: Noised, told: Tensor) -> Tensor:
+    def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, told: Tensor) -> Tensor:
         """Squared error of the contributions that the prediction expects in all, over the properties that are told.
 
         A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
@@ -267,7 +269,7 @@ class MoleculeDiffusion(nn.Module):
         `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out. Hydrogens are
         drawn last, with all else known.
         """
-        draws = BatchDraws(generator)
+        draws = BatchNoise(generator)
         clean = self.to_model_units(ordered_slots(batch, torch.zeros_like(batch.node_mask), draws))
         noise = self.process.prior(batch.node_mask, draws)
         schedule = self.process.pos.schedule
@@ -281,7 +283,7 @@ class MoleculeDiffusion(nn.Module):
         return {name: term * num_steps for name, term in terms.items()}
 
     def _bound_of_step(
-        self, clean: MolBatch, noise: MolBatch, t: NoiseLevel, s: NoiseLevel, draws: Draws
+        self, clean: MolBatch, noise: MolBatch, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> dict[str, Tensor]:
         """KL divergence of the step from t to s for every field [B] (nats)."""
         if bool((t.pos > 0).any()):  # hidden, as while coordinates are drawn

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Draws(Protocol):
+class NoiseSource(Protocol):
     """A source of random numbers shaped like the atoms or pairs of a padded batch; padding holds zeros."""
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
@@ -33,7 +33,7 @@ def _symmetric(pairs: Tensor) -> Tensor:
     return pairs + pairs.transpose(1, 2)
 
 
-class BatchDraws:
+class BatchNoise:
     """One `torch.Generator` for the whole batch: fast, but the numbers depend on the batch's shape."""
 
     def __init__(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> None:
@@ -81,7 +81,7 @@ def draw_size(generator: torch.Generator, counts: Mapping[int, int]) -> int:
     return sizes[int((uniform * totals[-1] >= totals).sum())]
 
 
-class MoleculeDraws:
+class PerMoleculeNoise:
     """One CPU generator per molecule of the batch.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from moldiff.diffusion.compute import in_float32
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.instantiate import MODEL_PREFIXES, construct
+from moldiff.diffusion.instantiate import MODEL_PREFIXES, instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.diffusion.shipped import CONFIG_FILE, available_models, shipped_folder
@@ -81,7 +81,7 @@ GONE: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PretrainedModel:
     """A model read from its folder.
 
     Attributes:
@@ -123,14 +123,14 @@ def build_model(
     A denoiser is only asked for properties (`num_properties`) if the model is to have some.
     """
     told = {"num_properties": len(properties)} if properties else {}
-    denoiser = construct(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
-    process = construct(config["process"], allowed).build(
+    denoiser = instantiate(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
+    process = instantiate(config["process"], allowed).build(
         torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     )
     return MoleculeDiffusion(denoiser, process, vocabulary, statistics, properties)
 
 
-def save_model(
+def save_pretrained(
     folder: Path, model: MoleculeDiffusion, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
 ) -> None:
     """Write weights and config, each to a temporary name first and then renamed.
@@ -179,9 +179,9 @@ def find_model(name_or_folder: str | Path) -> Path:
 
 
 @in_float32()
-def load_checkpoint(
+def load_pretrained(
     name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES, *, to_sample: bool = True
-) -> Checkpoint:
+) -> PretrainedModel:
     """Read a model.
 
     Args:
@@ -209,7 +209,7 @@ def load_checkpoint(
         model = build_model(config, vocabulary, statistics, allowed, properties=properties)
     _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
     weights_hash = hashlib.sha256(content).hexdigest()[:12]
-    return Checkpoint(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
+    return PretrainedModel(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

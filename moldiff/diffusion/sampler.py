@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, masked_mean
-from moldiff.diffusion.guidance import Steering
+from moldiff.diffusion.guidance import PropertyFeedback
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import Draws
+from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
 from moldiff.diffusion.stereo_guidance import LOWEST_LEVEL, StereoTargets
@@ -66,7 +66,7 @@ class SamplerState:
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class PartialState:
     """What is known of the molecules that are to be sampled.
 
     Attributes:
@@ -82,7 +82,7 @@ class Start:
     stereo: StereoTargets | None = None
 
     @classmethod
-    def unknown(cls, node_mask: Tensor) -> Start:
+    def unknown(cls, node_mask: Tensor) -> PartialState:
         """Nothing is known but the number of atoms (`node_mask` [B, N])."""
         batch, size = node_mask.shape
         device = node_mask.device
@@ -100,9 +100,9 @@ class Start:
         """Atoms of known position [B, N]."""
         return (self.level.pos == 0) & self.clean.node_mask
 
-    def restarted(self, estimate: Prediction) -> Start:
+    def restarted(self, estimate: Prediction) -> PartialState:
         """From `BROKEN_LEVEL` of an estimate (Å), for a molecule that came out in pieces; what is known stays."""
-        clean = settled(self.clean, estimate, self.level)
+        clean = most_probable_state(self.clean, estimate, self.level)
         return replace(self, clean=clean, level=self.level.at_most(BROKEN_LEVEL))
 
 
@@ -113,7 +113,7 @@ class Sampler(Protocol):
     """Turns noise into clean-data estimates; each yielded state is one network call, the last is the sample."""
 
     def __call__(
-        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
         """Run from `noisy` at `noise_level` (0 where known) down to the data; `denoise` is the network."""
         ...
@@ -177,7 +177,7 @@ class PowerSampler:
             raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
 
     def __call__(
-        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: Draws
+        self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
         """Yield every network call; the last one's prediction is the sample."""
         process, previous, step = self._stepping(process), None, 0
@@ -186,7 +186,7 @@ class PowerSampler:
         for stage in self.stages():
             levels = stage.levels(noise_level, joint, self.class_lead or 1.0)
             if previous is not None:
-                noisy = process.start(settled(noisy, previous, noise_level), levels[0], draws)
+                noisy = process.start(most_probable_state(noisy, previous, noise_level), levels[0], draws)
             graph = previous
             for place, level in enumerate(levels):
                 told = float(stage.grid[place]) <= self.self_condition
@@ -220,7 +220,7 @@ class PowerSampler:
         )
 
     def of_restart(self) -> PowerSampler:
-        """How a molecule in pieces is drawn on, see `Start.restarted`."""
+        """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
         return replace(self, num_steps=max(1, round(_BROKEN_SHARE * self.num_steps)))
 
     def stages(self) -> list[Stage]:
@@ -301,7 +301,7 @@ def extrapolate(
     )
 
 
-def settled(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
+def most_probable_state(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
     """The estimate as a molecule, its most probable classes included; what is known (level 0) stays as it is."""
     known = noise_level.pos == 0
     atom_type = prediction.atom_type.argmax(-1) * noisy.node_mask
@@ -314,7 +314,7 @@ def settled(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) ->
     )
 
 
-def restrict(prediction: Prediction, start: Start) -> Prediction:
+def mask_logits(prediction: Prediction, start: PartialState) -> Prediction:
     """The prediction with no weight on classes that what is known rules out."""
     clean, level = start.clean, start.level
     atom_type, bond = prediction.atom_type, prediction.bond
@@ -331,12 +331,12 @@ def restrict(prediction: Prediction, start: Start) -> Prediction:
 def run_sampler(
     model: MoleculeDiffusion,
     sampler: Sampler,
-    start: Start,
-    draws: Draws,
+    start: PartialState,
+    draws: NoiseSource,
     *,
     on_step: Callable[[SamplerState], None] | None = None,
 ) -> Prediction:
-    """Sample molecules from what is known of them; `Start.unknown(node_mask)` asks for whole new ones.
+    """Sample molecules from what is known of them; `PartialState.unknown(node_mask)` asks for whole new ones.
 
     Returns:
         The last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
@@ -346,7 +346,7 @@ def run_sampler(
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
 
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
-    steering = Steering.of(model, noisy, start.level)
+    steering = PropertyFeedback.of(model, noisy, start.level)
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         network = model.denoise
@@ -354,7 +354,7 @@ def run_sampler(
             guided, scale = start.stereo.guided, model.statistics.pos_scale
             network = partial(guided, model.denoise, process=model.process.pos, scale=scale)
         prediction = network(noisy if steering is None else steering.told(noisy), level, previous)
-        prediction = prediction if free else restrict(prediction, start)
+        prediction = prediction if free else mask_logits(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.hear(prediction, noisy)
         return prediction

@@ -85,9 +85,9 @@ def _key_source(entry: Record | Molecule) -> Any:
 
 
 def _of_prepared(path: Path, size: int) -> ReferenceSet:
-    from moldiff.data.dataset import PreparedSet
+    from moldiff.data.dataset import MoleculeDataset
 
-    prepared = PreparedSet.load(path)
+    prepared = MoleculeDataset.load(path)
     places = prepared.split("test")
     chosen = np.random.default_rng(0).permutation(places)[:size]
     molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])

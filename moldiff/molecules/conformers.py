@@ -18,7 +18,7 @@ _EMBED_ITERATIONS = 20
 _MINIMIZE_ITERATIONS = 500
 
 
-def embed(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecule, tuple[str, ...]]:
+def embed_conformer(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecule, tuple[str, ...]]:
     """The molecule with all hydrogens and one 3D conformer, and notes on how it was made.
 
     A second round from random coordinates is made where the first fails; there is no third. Minimised by MMFF94s

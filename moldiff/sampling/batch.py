@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, to_molecules
-from moldiff.diffusion.compute import PLAIN, Arithmetic, one_thread
-from moldiff.diffusion.decoding import Total, decode_raw, decode_valence
+from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
+from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import MoleculeDraws, molecule_generator
-from moldiff.diffusion.sampler import Sampler, SamplerState, Start, run_sampler
+from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.sampler import PartialState, Sampler, SamplerState, run_sampler
 from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
@@ -49,8 +49,8 @@ class SampleSpec:
 
     index: int
     generator: torch.Generator
-    start: Start
-    totals: Sequence[Total] = ()
+    start: PartialState
+    totals: Sequence[SumConstraint] = ()
     candidate: int = 0
 
     @classmethod
@@ -84,7 +84,7 @@ class DenoisedBatch:
 
     model: MoleculeDiffusion
     specs: Sequence[SampleSpec]
-    start: Start
+    start: PartialState
     prediction: Prediction
     frames: Sequence[tuple[Molecule, ...]] | None = None
 
@@ -96,7 +96,7 @@ class DenoisedBatch:
         node_mask, vocabulary = self.start.clean.node_mask, self.model.vocabulary
         unplaced = torch.zeros_like(node_mask) if self.model.statistics.hydrogens_placed else node_mask
         frames: Sequence[tuple[Molecule, ...] | None] = self.frames or [None] * len(self.specs)
-        raw = to_molecules(decode_raw(self.prediction, node_mask), vocabulary)
+        raw = to_molecules(decode_argmax(self.prediction, node_mask), vocabulary)
         raw = [_with_ideal_hydrogens(one, atoms) for one, atoms in zip(raw, unplaced.cpu().numpy(), strict=True)]
         if rule == "raw":
             return [
@@ -107,14 +107,14 @@ class DenoisedBatch:
         lacking, drawn = ((decoded.gained | unplaced).cpu().numpy(), (self.start.level.hydrogen > 0).cpu().numpy())
         found = []
         for row, molecule in enumerate(to_molecules(decoded.batch, vocabulary)):
-            atoms, mended = lacking[row, : molecule.num_heavy_atoms], bool(decoded.mended[row])
+            atoms, repaired = lacking[row, : molecule.num_heavy_atoms], bool(decoded.repaired[row])
             off = off_their_bonds(molecule) & drawn[row, : len(atoms)] & ~atoms
-            is_raw = not (mended or off.any())
+            is_raw = not (repaired or off.any())
             found.append(
                 DecodedMolecule(
                     molecule=raw[row] if is_raw else _with_ideal_hydrogens(molecule, atoms | off),
                     argmax=raw[row],
-                    mended=mended,
+                    repaired=repaired,
                     replaced_hydrogens=int(molecule.num_hydrogens[off].sum()),
                     trajectory=frames[row],
                 )
@@ -149,7 +149,7 @@ def denoise_batch(
     *,
     num_frames: int = 0,
     on_step: Callable[[SamplerState], None] | None = None,
-    arithmetic: Arithmetic = PLAIN,
+    arithmetic: Precision = FLOAT32,
 ) -> DenoisedBatch:
     """Draw molecules in one batch, on the model's device; their generators are left as they were.
 
@@ -165,7 +165,7 @@ def denoise_batch(
     start = stack_starts([spec.start for spec in specs])
     allowed = None if start.allowed is None else start.allowed.to(device)
     stereo = None if start.stereo is None else start.stereo.to(device)
-    start = Start(start.clean.to(device), start.level.to(device), allowed, stereo)
+    start = PartialState(start.clean.to(device), start.level.to(device), allowed, stereo)
     recorder = Recorder(model, start.clean.node_mask, num_frames) if num_frames else None
 
     def watch(state: SamplerState) -> None:
@@ -174,7 +174,7 @@ def denoise_batch(
         if recorder is not None:
             recorder(state)
 
-    draws = MoleculeDraws([spec.generator.clone_state() for spec in specs], device=device)
+    draws = PerMoleculeNoise([spec.generator.clone_state() for spec in specs], device=device)
     with one_thread(device), arithmetic.autocast(device):
         prediction = run_sampler(model, sampler, start, draws, on_step=watch)
     return DenoisedBatch(model, specs, start, prediction, None if recorder is None else recorder.trajectories())
@@ -192,7 +192,7 @@ def in_batches(specs: Iterable[SampleSpec], pairs: int = CPU_PAIRS) -> Iterator[
         yield batch
 
 
-def stack_starts(starts: Sequence[Start]) -> Start:
+def stack_starts(starts: Sequence[PartialState]) -> PartialState:
     """Starts of one or more molecules each as one, padded to the largest molecule; padding counts as unknown."""
     width = max(start.clean.max_atoms for start in starts)
 
@@ -204,10 +204,10 @@ def stack_starts(starts: Sequence[Start]) -> Start:
     levels = {name: stacked("level", name, fill=1) for name in ("pos", "atom", "hydrogen")}
     clean = MolBatch(**fields, bond=stacked("clean", "bond", 2), condition=_conditions(starts))
     level = NoiseLevel(**levels, bond=stacked("level", "bond", 2, fill=1))
-    return Start(clean, level, _allowed(starts, width), StereoTargets.stack([start.stereo for start in starts]))
+    return PartialState(clean, level, _allowed(starts, width), StereoTargets.stack([start.stereo for start in starts]))
 
 
-def _conditions(starts: Sequence[Start]) -> Tensor | None:
+def _conditions(starts: Sequence[PartialState]) -> Tensor | None:
     """The property targets of each [B, C]; where only some have any, none are given for the others."""
     widths = {start.clean.condition.shape[1] for start in starts if start.clean.condition is not None}
     if not widths:
@@ -217,7 +217,7 @@ def _conditions(starts: Sequence[Start]) -> Tensor | None:
     return torch.cat([other if rows is None else rows for rows, other in zip(given, none, strict=True)])
 
 
-def _allowed(starts: Sequence[Start], width: int) -> Tensor | None:
+def _allowed(starts: Sequence[PartialState], width: int) -> Tensor | None:
     """The allowed classes of each [B, N, K]; where only some restrict them, all are allowed in the others."""
     classes = {start.allowed.shape[-1] for start in starts if start.allowed is not None}
     if not classes:

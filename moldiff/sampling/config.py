@@ -11,10 +11,10 @@ from moldiff.errors import MoldiffError, check_at_least
 from moldiff.evaluation.result import KEEP
 
 if TYPE_CHECKING:
-    from moldiff.diffusion.compute import Arithmetic
+    from moldiff.diffusion.compute import Precision
     from moldiff.diffusion.sampler import PowerSampler
     from moldiff.tasks.inputs import Source
-    from moldiff.tasks.task import Request
+    from moldiff.tasks.task import TaskSpec
 
 DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""
@@ -125,7 +125,7 @@ class SamplingConfig:
         "molecules that the model has learnt from",
         beside=True,
     )
-    task: Request | None = option(
+    task: TaskSpec | None = option(
         None,
         "grow, link, replace, conformers, bonds, formula or analogues; explained by: moldiff sample task=NAME --help",
         full="what to start from, see below; by default whole new molecules",
@@ -183,7 +183,7 @@ class SamplingConfig:
         "processes; 0 = one alone",
         full="single-thread processes that share the work; by default where that pays, and none on a GPU; `0` = none",
     )
-    arithmetic: Arithmetic | None = option(
+    arithmetic: Precision | None = option(
         None,
         "how the network is computed",
         full="how the network is computed; by default in float32, compiled where a trial at the start of a long run "
@@ -226,7 +226,7 @@ class SamplingOverrides(TypedDict, total=False):
     steering: float
     candidates: int
     chooser: str | Path | None
-    task: Request | None
+    task: TaskSpec | None
     keep: Collection[str]
     filters: Sequence[str] | None
     columns: Sequence[str]
@@ -237,7 +237,7 @@ class SamplingOverrides(TypedDict, total=False):
     decode: str
     trajectory: bool
     workers: int | None
-    arithmetic: Arithmetic | None
+    arithmetic: Precision | None
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:

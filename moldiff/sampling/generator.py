@@ -11,11 +11,11 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from moldiff.diffusion.compute import PLAIN, choose_device, free_memory
-from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.compute import FLOAT32, choose_device, free_memory
+from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.guidance import GuidedDiffusion
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained
 from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor, predictor_for
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.diffusion.shipped import advice, available_models
@@ -27,14 +27,14 @@ from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole, default_max_draws
 from moldiff.sampling.filters import Filter, parse_filters
-from moldiff.sampling.molecule_sampler import MemoryBudget, MoleculeSampler, Nearest
-from moldiff.sampling.run import Done, SamplingRun
+from moldiff.sampling.molecule_sampler import BestOfN, MemoryBudget, MoleculeSampler
+from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.tasks.constraints import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, element_mask
 from moldiff.tasks.task import NewMolecules, Task, description
 
-__all__ = ["MoleculeGenerator", "Sample", "Samples", "available_models", "load"]
+__all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _PAIR_BYTES = 4_000
 
 
 @dataclass(eq=False)
-class MoleculeGenerator:
+class Generator:
     """A trained model that draws molecules.
 
     Attributes:
@@ -57,7 +57,7 @@ class MoleculeGenerator:
         novelty: index of the training molecules, if the model has one.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: PretrainedModel
     device: torch.device
     novelty: NoveltyIndex | None = field(default=None)
 
@@ -143,7 +143,7 @@ class MoleculeGenerator:
             decode=config.decode,
             trajectory=config.trajectory,
             budget=MemoryBudget.of(self.device),
-            arithmetic=config.arithmetic or PLAIN,
+            arithmetic=config.arithmetic or FLOAT32,
             choice=choice,
         )
         molecules = replace(molecules, filters=self._filters(config, molecules))
@@ -157,7 +157,7 @@ class MoleculeGenerator:
             novelty=self.novelty,
             asked=_asked(config, molecules.filters),
             search=search,
-            done=Done(0, config.first),
+            done=ResumePoint(0, config.first),
             on_progress=on_progress,
         )
 
@@ -200,7 +200,7 @@ class MoleculeGenerator:
             )
         return predictor
 
-    def _choice(self, config: SamplingConfig) -> Nearest | None:
+    def _choice(self, config: SamplingConfig) -> BestOfN | None:
         candidates, chooser = config.candidates, config.chooser
         if candidates == 1:
             if chooser is not None:
@@ -214,7 +214,7 @@ class MoleculeGenerator:
         if unknown := config.condition.keys() - {SIZE, *predictor.properties.names}:
             known = ", ".join(predictor.properties.names)
             raise MoldiffError(f"chooser: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
-        return Nearest(candidates, self.checkpoint.model.properties, predictor)
+        return BestOfN(candidates, self.checkpoint.model.properties, predictor)
 
     def _task(self, config: SamplingConfig) -> Task:
         """What is known of every molecule, and what it is drawn towards."""
@@ -233,7 +233,7 @@ class MoleculeGenerator:
         return ConstrainedTask(
             task=plain,
             mask=mask,
-            charge=None if config.charge is None else Total.of_charge(model.vocabulary, config.charge),
+            charge=None if config.charge is None else SumConstraint.of_charge(model.vocabulary, config.charge),
             properties=model.properties,
             asked=condition,
             predictor=predictor_for(model.properties, self.learnt_half) if condition else None,
@@ -328,7 +328,7 @@ def _asked(config: SamplingConfig, filters: Sequence[Filter]) -> dict[str, Any]:
     return wanted if config.like is None else wanted | {"like": description(config.like)}
 
 
-def load(model: str | Path = "qm9", *, device: str = "auto") -> MoleculeGenerator:
+def load(model: str | Path = "qm9", *, device: str = "auto") -> Generator:
     """A generator of a shipped model by its name, or of a trained one by its folder.
 
     Args:
@@ -338,8 +338,8 @@ def load(model: str | Path = "qm9", *, device: str = "auto") -> MoleculeGenerato
     Raises:
         MoldiffError: for an unknown or damaged model, or a device this machine lacks.
     """
-    checkpoint = load_checkpoint(model)
+    checkpoint = load_pretrained(model)
     chosen = choose_device(device)
     checkpoint.model.to(chosen)
     path = checkpoint.folder / NOVELTY_FILE
-    return MoleculeGenerator(checkpoint, chosen, NoveltyIndex.load(path) if path.is_file() else None)
+    return Generator(checkpoint, chosen, NoveltyIndex.load(path) if path.is_file() else None)

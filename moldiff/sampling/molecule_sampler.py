@@ -15,8 +15,8 @@ from math import inf, isfinite
 import torch
 
 from moldiff.diffusion.compute import (
-    PLAIN,
-    Arithmetic,
+    FLOAT32,
+    Precision,
     compile_blocks,
     in_float32,
     is_compiled,
@@ -40,7 +40,7 @@ _CONTACTS = Contacts()
 
 
 @dataclass(frozen=True, eq=False)
-class Nearest:
+class BestOfN:
     """Chooses the candidate that is nearest to the values that its spec asks for.
 
     Attributes:
@@ -107,8 +107,8 @@ class MoleculeSampler:
     trajectory: bool
     budget: MemoryBudget
     filters: tuple[Filter, ...] = ()
-    arithmetic: Arithmetic = PLAIN
-    choice: Nearest | None = None
+    arithmetic: Precision = FLOAT32
+    choice: BestOfN | None = None
 
     @property
     def num_candidates(self) -> int:
@@ -228,7 +228,7 @@ class MoleculeSampler:
             index=spec.index,
             molecule=molecule,
             argmax=molecule if is_raw else self._outcome(spec, end.argmax).molecule,
-            mended=end.mended,
+            repaired=end.repaired,
             replaced_hydrogens=end.replaced_hydrogens,
             restarts=end.restarts,
             trajectory=frames,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.lookup import COLUMNS
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
@@ -24,12 +24,12 @@ from moldiff.sampling.counts import RunCounts
 from moldiff.sampling.molecule_sampler import MoleculeSampler
 from moldiff.sampling.sample import Sample
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.sampling.workers import Blocks, choose_workers, draw_blocks, with_trial
+from moldiff.sampling.workers import IndexBlocks, choose_workers, draw_blocks, with_trial
 from moldiff.tasks.task import Admission
 
 
 @dataclass(frozen=True)
-class Done:
+class ResumePoint:
     """What an interrupted run had finished.
 
     Attributes:
@@ -69,11 +69,11 @@ class SamplingRun:
     max_draws: int
     config: SamplingConfig
     molecules: MoleculeSampler
-    checkpoint: Checkpoint
+    checkpoint: PretrainedModel
     novelty: NoveltyIndex | None
     asked: Mapping[str, Any]
     search: SimilaritySearch | None
-    done: Done
+    done: ResumePoint
     on_progress: Callable[[float], None] | None = None
     kept: int = 0
     interrupted: bool = False
@@ -118,7 +118,7 @@ class SamplingRun:
             number: of the round of a ranking, each of which has indices of its own.
         """
         first, before = self.config.first + number * self.max_draws, number * self.n
-        done = Done(0, first) if number else self.done
+        done = ResumePoint(0, first) if number else self.done
         self.kept, seen, drawn_before, shown = done.kept, set(done.seen), self.drawn, 0.0
         if self.complete:
             return
@@ -134,7 +134,7 @@ class SamplingRun:
                 shown = max(shown, min(self.n, self.kept + fraction * share))
                 self.on_progress(before + shown)
 
-        blocks = Blocks.of(molecules, first, self.n, self.max_draws)
+        blocks = IndexBlocks.of(molecules, first, self.n, self.max_draws)
         drawing = draw_blocks(molecules, blocks, behind=done.behind, num_workers=workers, on_fraction=on_fraction)
         admission = molecules.task.admission(self.n)
         try:
@@ -239,7 +239,7 @@ class SamplingRun:
         behind = indices[-1] + 1
         # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
         kept = len(indices) if self.config.keep or self.molecules.filters else behind - self.config.first
-        return replace(self, done=Done(kept, behind, frozenset(_keys(finished.fields))))
+        return replace(self, done=ResumePoint(kept, behind, frozenset(_keys(finished.fields))))
 
     def _checked(self, fields: Sequence[Mapping[str, str]], path: Path) -> list[int]:
         """The indices of the records, if the run would have written them."""

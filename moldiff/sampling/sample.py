@@ -9,7 +9,7 @@ from typing import Self
 
 from rdkit import Chem
 
-from moldiff.evaluation.metrics.validity import Verdict
+from moldiff.evaluation.metrics.validity import ValidityReport
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import convert
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -32,7 +32,7 @@ class DecodedMolecule:
 
     molecule: Molecule
     argmax: Molecule
-    mended: bool = False
+    repaired: bool = False
     replaced_hydrogens: int = 0
     restarts: int = 0
     trajectory: tuple[Molecule, ...] | None = None
@@ -60,7 +60,7 @@ class Sample(DecodedMolecule):
     """
 
     index: int
-    verdict: Verdict
+    verdict: ValidityReport
     unsound: InvalidMolecule | None
     task: Mapping[str, Value | None] = field(default_factory=dict)
     refusal: str | None = None
@@ -108,7 +108,7 @@ class Sample(DecodedMolecule):
             "reason": self.reason or None,
             "unique": self.unique,
             "novel": self.novel,
-            "mended": self.mended,
+            "mended": self.repaired,
             "replaced_hydrogens": self.replaced_hydrogens,
             "restarts": self.restarts,
             **self.task,

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, to_molecules
-from moldiff.diffusion.decoding import decode_raw
+from moldiff.diffusion.decoding import decode_argmax
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import SamplerState
 from moldiff.molecules.formats.writer import Recorded, Writer
@@ -46,7 +46,7 @@ class Recorder:
             return
         scales = self._model.statistics
         pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
-        frame = decode_raw(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
+        frame = decode_argmax(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
         self._batches.append(frame.to("cpu"))
         self._hidden.append(((state.level.hydrogen == 1) | (not scales.hydrogens_placed)).cpu().numpy())
 

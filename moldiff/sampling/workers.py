@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Blocks:
+class IndexBlocks:
     """The blocks of a run.
 
     Attributes:
@@ -56,7 +56,7 @@ class Blocks:
     length: int
 
     @classmethod
-    def of(cls, molecules: MoleculeSampler, first: int, needed: int, limit: int) -> Blocks:
+    def of(cls, molecules: MoleculeSampler, first: int, needed: int, limit: int) -> IndexBlocks:
         """Blocks of a length that suits the device and the size of the molecules."""
         gpu = molecules.device.type != "cpu"
         longest, pairs = (_MAX_GPU_BLOCK, _GPU_BLOCK_PAIRS) if gpu else (_MAX_BLOCK, _BLOCK_PAIRS)
@@ -130,7 +130,7 @@ def with_trial(molecules: MoleculeSampler, first: int, needed: int, num_workers:
 
 def draw_blocks(
     molecules: MoleculeSampler,
-    blocks: Blocks,
+    blocks: IndexBlocks,
     *,
     behind: int,
     num_workers: int = 0,

@@ -15,16 +15,16 @@ from rdkit import Chem, DataStructs, rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
 from moldiff.diffusion.batch import collate
-from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import molecule_generator
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import KeptPart
-from moldiff.tasks.inputs import Given, Source, usable
+from moldiff.tasks.fixed_part import FixedPart
+from moldiff.tasks.inputs import InputMolecule, Source, usable
 from moldiff.tasks.task import Task, TaskOfInputs, TaskOutcome, Value
 
 
@@ -42,7 +42,7 @@ class PartialDiffusion:
     vocabulary: Vocabulary
     hydrogens_placed: bool
 
-    def start(self, molecule: Molecule, start: Start) -> Start:
+    def start(self, molecule: Molecule, start: PartialState) -> PartialState:
         """A molecule (Å) at the level of noise; what is known at `start` has the values and the level of it."""
         clean, known = start.clean, start.known
         offset = molecule.hydrogen_offset if self.hydrogens_placed else np.zeros_like(molecule.hydrogen_offset)
@@ -81,8 +81,8 @@ class Analogues:
         if not 0 <= self.noise <= 1:
             raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
 
-        def known(one: Given) -> Given:
-            KeptPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
+        def known(one: InputMolecule) -> InputMolecule:
+            FixedPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
             return one
 
         found, rejected = usable("of", self.of, known)
@@ -91,7 +91,7 @@ class Analogues:
 
 
 @dataclass(frozen=True, eq=False)
-class AnalogueTask(TaskOfInputs[Given]):
+class AnalogueTask(TaskOfInputs[InputMolecule]):
     """Draws neighbours of known molecules, molecule after molecule in turn.
 
     Attributes:
@@ -100,13 +100,13 @@ class AnalogueTask(TaskOfInputs[Given]):
 
     way: PartialDiffusion
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """One of the molecules at the level of noise."""
         molecule = self.of(index).molecule
-        nothing = Start.unknown(torch.ones(1, molecule.num_heavy_atoms, dtype=torch.bool))
+        nothing = PartialState.unknown(torch.ones(1, molecule.num_heavy_atoms, dtype=torch.bool))
         return self.way.start(molecule, nothing)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, with its similarity to the input."""
         origin = self.of(index).molecule
         offset = origin.pos.mean(0)
@@ -168,15 +168,15 @@ class Descendants(Task):
         """Those of the task."""
         return self.task.notes()
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """One of the parents at the level of noise; what the task knows of it at that of the task."""
         return self.way.start(self._parent(index).molecule, self._known(index))
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """Those of the task."""
         return self.task.totals(self._parent(index).index)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """What the molecule is to the task, with the name of its parent."""
         parent = self._parent(index)
         outcome = self.task.finish(parent.index, self._known(index), molecule)
@@ -186,7 +186,7 @@ class Descendants(Task):
     def _parent(self, index: int) -> Parent:
         return self.parents[index % len(self.parents)]
 
-    def _known(self, index: int) -> Start:
+    def _known(self, index: int) -> PartialState:
         """What the task knew of the parent's ancestor."""
         ancestor = self._parent(index).index
         return self.task.begin(ancestor, molecule_generator(self.seed, ancestor))

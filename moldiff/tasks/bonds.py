@@ -11,8 +11,8 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from moldiff.diffusion.decoding import REACH, Total, most_probable
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.decoding import REACH, SumConstraint, solve_assignment
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
@@ -152,7 +152,7 @@ class _Skeleton:
         molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
         return cls(molecule, np.array(order), allowed, charge, number)
 
-    def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[Total, ...] | None:
+    def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[SumConstraint, ...] | None:
         """The total charge, and the fewest charges on atoms with which there is a structure; None = there is none.
 
         Atoms as near as bonds are count as bonded where that can be, those beyond any bond's length as not; of what
@@ -161,14 +161,14 @@ class _Skeleton:
         magnitude = np.abs(vocabulary.table[:, 1])
         atoms = np.where(self.allowed, -magnitude.astype(float), _RULED_OUT)
         share = _reach(self.molecule.atomic_number, self.molecule.pos)
-        total = Total.of_charge(vocabulary, charge)
+        total = SumConstraint.of_charge(vocabulary, charge)
         end = time.monotonic() + _TIME_LIMIT
         for surely_bonded in (_SURELY_BONDED, 0.0):
             pairs = np.zeros((*share.shape, 4))
             pairs[share < surely_bonded, 0] = pairs[share > REACH, 1:] = _RULED_OUT
-            answer = most_probable(atoms, pairs, vocabulary, totals=(total,), time_limit=end - time.monotonic())
+            answer = solve_assignment(atoms, pairs, vocabulary, totals=(total,), time_limit=end - time.monotonic())
             if answer is not None:
-                return total, Total(magnitude, int(magnitude[answer[0]].sum()))
+                return total, SumConstraint(magnitude, int(magnitude[answer[0]].sum()))
         return (total,) if time.monotonic() > end else None
 
 
@@ -187,13 +187,13 @@ class BondTask(TaskOfInputs[_Skeleton]):
         rules: sums that each has to meet, the total charge first.
     """
 
-    rules: tuple[tuple[Total, ...], ...]
+    rules: tuple[tuple[SumConstraint, ...], ...]
 
     def count(self, n: int) -> int:
         """One for each of the input."""
         return len(self.inputs)
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """Elements, hydrogens and coordinates of one of the molecules."""
         one = self.of(index)
         size = one.molecule.num_heavy_atoms
@@ -201,11 +201,11 @@ class BondTask(TaskOfInputs[_Skeleton]):
         free = np.ones((size, size))
         return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=free[0], bond=free, allowed=one.allowed)
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """The rule of the total charge."""
         return self.rules[index % len(self.rules)]
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule at exactly the input's coordinates."""
         one = self.of(index)
         exact = replace(

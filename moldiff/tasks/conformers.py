@@ -10,16 +10,16 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import KeptPart
-from moldiff.tasks.inputs import Given, Source, usable
-from moldiff.tasks.task import Admission, TaskOfInputs, TaskOutcome, Turns, start_at
+from moldiff.tasks.fixed_part import FixedPart
+from moldiff.tasks.inputs import InputMolecule, Source, usable
+from moldiff.tasks.task import Admission, RoundRobin, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""
@@ -70,8 +70,8 @@ class _Target:
     number: int
 
     @classmethod
-    def of(cls, name: str, source: Given, vocabulary: Vocabulary) -> _Target:
-        part = KeptPart.of(name, source, range(len(source.index)), vocabulary)
+    def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
+        part = FixedPart.of(name, source, range(len(source.index)), vocabulary)
         if part.pieces().max() > 0:
             raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
         if part.open.any():
@@ -108,7 +108,7 @@ class ConformerTask(TaskOfInputs[_Target]):
 
     rmsd: float | None = None
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """The graph of one of the molecules; nothing is known of its coordinates."""
         target = self.of(index)
         molecule = target.molecule
@@ -120,7 +120,7 @@ class ConformerTask(TaskOfInputs[_Target]):
         start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
         return replace(start, stereo=target.stereo())
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
         target = self.of(index)
         match = compare(target.marks, target.mol, positions(molecule))
@@ -131,10 +131,10 @@ class ConformerTask(TaskOfInputs[_Target]):
 
     def admission(self, n: int) -> Admission | None:
         """As many conformers of each molecule, none too near another."""
-        return super().admission(n) if self.rmsd is None else Apart(self.inputs, n, self.rmsd)
+        return super().admission(n) if self.rmsd is None else RMSDFilter(self.inputs, n, self.rmsd)
 
 
-class Apart(Turns):
+class RMSDFilter(RoundRobin):
     """Takes conformers until there are n in all, as many of each molecule, none nearer than `rmsd` (Å) to another."""
 
     def __init__(self, targets: Sequence[_Target], n: int, rmsd: float) -> None:

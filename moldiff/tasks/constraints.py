@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.decoding import Total
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS
@@ -97,7 +97,7 @@ class ConstrainedTask(Task):
 
     task: Task
     mask: np.ndarray | None = None
-    charge: Total | None = None
+    charge: SumConstraint | None = None
     properties: Properties = field(default_factory=Properties)
     asked: Mapping[str, float] = field(default_factory=dict)
     predictor: Predictor | None = None
@@ -123,13 +123,13 @@ class ConstrainedTask(Task):
             lines.append(f"each molecule is the nearest of {self.num_candidates} that were drawn for it")
         return lines
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """The start of the task with the values, its free atoms within the mask."""
         start = self.task.begin(index, generator)
         start = with_target(start, self.properties, self.asked) if self.asked else start
         return start if self.mask is None else limit(start, self.mask)
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """Those of the task, with the charge that is asked for instead of its own."""
         charge = self.charge
         if charge is None:
@@ -137,7 +137,7 @@ class ConstrainedTask(Task):
         others = [one for one in self.task.totals(index) if not np.array_equal(one.weight, charge.weight)]
         return [*others, charge]
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """That of the task; the record says what was asked for and, if there is a predictor, what it predicts."""
         outcome = self.task.finish(index, start, molecule)
         if not self.asked:
@@ -152,13 +152,13 @@ class ConstrainedTask(Task):
         return self.task.admission(n)
 
 
-def with_target(start: Start, properties: Properties, asked: Mapping[str, float]) -> Start:
+def with_target(start: PartialState, properties: Properties, asked: Mapping[str, float]) -> PartialState:
     """The same start with property values for all of its molecules."""
     rows = properties.row(asked).expand(start.clean.num_molecules, -1)
     return replace(start, clean=start.clean.replace(condition=rows))
 
 
-def limit(start: Start, mask: np.ndarray) -> Start:
+def limit(start: PartialState, mask: np.ndarray) -> PartialState:
     """The same start with free atoms limited to the classes of `mask` [K]; known atoms stay what they are.
 
     Raises:

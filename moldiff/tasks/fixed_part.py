@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import draw_size
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
-from moldiff.tasks.inputs import Given
+from moldiff.tasks.inputs import InputMolecule
 from moldiff.tasks.task import Task, TaskOutcome, Value, start_at
 
 
 @dataclass(frozen=True, eq=False)
-class KeptPart:
+class FixedPart:
     """Heavy atoms that stay, with their hydrogens and the bonds among them.
 
     Attributes:
@@ -34,10 +34,10 @@ class KeptPart:
     molecule: Molecule
     open: np.ndarray
     rows: tuple[int, ...]
-    source: Given
+    source: InputMolecule
 
     @classmethod
-    def of(cls, name: str, source: Given, rows: Sequence[int], vocabulary: Vocabulary) -> KeptPart:
+    def of(cls, name: str, source: InputMolecule, rows: Sequence[int], vocabulary: Vocabulary) -> FixedPart:
         """The part of `source` in `rows`.
 
         Raises:
@@ -95,7 +95,7 @@ class KeptPart:
         )
 
 
-def _valence(name: str, source: Given, row: int, vocabulary: Vocabulary) -> int:
+def _valence(name: str, source: InputMolecule, row: int, vocabulary: Vocabulary) -> int:
     """The smallest valence that holds all bonds which the atom has in the input."""
     whole = source.molecule
     total = int(whole.bond_sums()[row])
@@ -122,7 +122,7 @@ class KeptTask(Task):
     """
 
     name: str
-    part: KeptPart
+    part: FixedPart
     attach: tuple[int, ...]
     choices: tuple[tuple[int, ...], ...]
     size_weights: Mapping[int, int]
@@ -141,7 +141,7 @@ class KeptTask(Task):
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
         return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """The kept atoms with their open ends, and as many new ones as are drawn."""
         new = draw_size(generator, self.size_weights)
         losing = [atom for atom in self.attach if not self.part.open[atom]]
@@ -158,11 +158,11 @@ class KeptTask(Task):
         level = np.repeat([0.0, 1.0], [self.part.size, new])
         return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """The total charge is that of what is kept."""
-        return (Total.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
+        return (SumConstraint.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, what is kept exactly as it was, and whether it is attached."""
         part, size = self.part.molecule, self.part.size
         pos = molecule.pos + part.pos.mean(0)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moldiff.diffusion.decoding import Total
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
@@ -64,7 +64,7 @@ class Formula:
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
         if composition is None:
             raise MoldiffError(f"formula: {self.formula}: no combination of the model's atom classes makes it")
-        return FormulaTask(str(self.formula), composition, (Total.of_charge(vocabulary, charge),))
+        return FormulaTask(str(self.formula), composition, (SumConstraint.of_charge(vocabulary, charge),))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,23 +139,23 @@ class FormulaTask(Task):
 
     formula: str
     composition: Composition
-    charge: tuple[Total, ...]
+    charge: tuple[SumConstraint, ...]
 
     def sizes(self) -> tuple[int, int]:
         return len(self.composition.choices), len(self.composition.choices)
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """Atoms of drawn classes; nothing is known of bonds and coordinates."""
         classes = torch.from_numpy(self.composition.draw(generator))[None]
-        start = Start.unknown(torch.ones(classes.shape, dtype=torch.bool))
+        start = PartialState.unknown(torch.ones(classes.shape, dtype=torch.bool))
         level = replace(start.level, atom=torch.zeros_like(start.level.atom))
-        return Start(start.clean.replace(atom_type=classes), level)
+        return PartialState(start.clean.replace(atom_type=classes), level)
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """The total charge, which the drawn classes have."""
         return self.charge
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule."""
         return TaskOutcome(molecule, {"formula": self.formula})
 

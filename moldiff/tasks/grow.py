@@ -20,8 +20,8 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import KeptPart, KeptTask
-from moldiff.tasks.inputs import Choice, Given, Source, given, select
+from moldiff.tasks.fixed_part import FixedPart, KeptTask
+from moldiff.tasks.inputs import Choice, InputMolecule, Source, given, select
 
 Number = int | str | Sequence[int] | None
 """A number, or a smallest and a largest one: 6, "6..10", (6, 10)."""
@@ -130,27 +130,27 @@ class Replace:
         rows = [row for row in range(len(source.index)) if row not in removed]
         if not rows:
             raise MoldiffError("remove: takes all atoms, expected some to stay; whole new molecules need no task")
-        part = KeptPart.of("core", source, rows, vocabulary)
+        part = FixedPart.of("core", source, rows, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part, statistics)
         return _task("replace", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
 
 
-def _all_records(source: Any) -> list[Given]:
+def _all_records(source: Any) -> list[InputMolecule]:
     found, rejected = given("core", source)
     if rejected:
         raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
     return found
 
 
-def _one_molecule(source: Any) -> Given:
+def _one_molecule(source: Any) -> InputMolecule:
     first, *others = _all_records(source)
     if others:
         raise MoldiffError(f"core: got {1 + len(others)} molecules, expected one")
     return first
 
 
-def _all_molecules(source: Any) -> Given:
+def _all_molecules(source: Any) -> InputMolecule:
     """All records as one molecule of several pieces, atoms numbered through."""
     found = _all_records(source)
     if len(found) == 1:
@@ -170,12 +170,12 @@ def _all_molecules(source: Any) -> Given:
     )
 
 
-def _kept(source: Given, keep: Choice | None, vocabulary: Vocabulary) -> KeptPart:
+def _kept(source: InputMolecule, keep: Choice | None, vocabulary: Vocabulary) -> FixedPart:
     rows = range(len(source.index)) if keep is None else select("keep", keep, source)
-    return KeptPart.of("core", source, rows, vocabulary)
+    return FixedPart.of("core", source, rows, vocabulary)
 
 
-def _atoms_to_attach(attach: Choice | None, part: KeptPart) -> tuple[int, ...]:
+def _atoms_to_attach(attach: Choice | None, part: FixedPart) -> tuple[int, ...]:
     """The kept atoms that are to gain a bond; empty = left to chance."""
     ends = np.flatnonzero(part.open > 0).tolist()
     if attach is None:
@@ -190,7 +190,7 @@ def _atoms_to_attach(attach: Choice | None, part: KeptPart) -> tuple[int, ...]:
 
 def _task(
     name: str,
-    part: KeptPart,
+    part: FixedPart,
     attach: tuple[int, ...],
     groups: Iterable[tuple[int, ...]],
     sizes: Mapping[int, int],
@@ -215,7 +215,7 @@ def _task(
     return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
 
 
-def _check_apart(part: KeptPart) -> None:
+def _check_apart(part: FixedPart) -> None:
     """Refuse atoms that lie on one another."""
     pos = part.molecule.pos
     distance = cdist(pos, pos) + np.diag(np.full(len(pos), np.inf))
@@ -227,7 +227,7 @@ def _check_apart(part: KeptPart) -> None:
         )
 
 
-def _new_sizes(new_atoms: Number, part: KeptPart, statistics: Statistics) -> dict[int, int]:
+def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
     """Weight of every number of new atoms."""
     kept = part.size
     if new_atoms is None:
@@ -262,7 +262,7 @@ def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
     return low, high
 
 
-def _check_each_piece(attach: Sequence[int], part: KeptPart, pieces: np.ndarray, *, open_too: bool) -> None:
+def _check_each_piece(attach: Sequence[int], part: FixedPart, pieces: np.ndarray, *, open_too: bool) -> None:
     """Refuse atoms to attach to that leave a piece out, unless it was not the user who named them."""
     missing = set(range(pieces.max() + 1)) - set(pieces[list(attach)].tolist())
     if not missing or open_too:
@@ -274,7 +274,9 @@ def _check_each_piece(attach: Sequence[int], part: KeptPart, pieces: np.ndarray,
     )
 
 
-def _long_enough(sizes: Mapping[int, int], part: KeptPart, pieces: np.ndarray, attach: Sequence[int]) -> dict[int, int]:
+def _long_enough(
+    sizes: Mapping[int, int], part: FixedPart, pieces: np.ndarray, attach: Sequence[int]
+) -> dict[int, int]:
     """The numbers of new atoms that can bridge the gaps between the pieces."""
     ends = [
         [a for a in np.flatnonzero(pieces == piece) if a in attach] or list(np.flatnonzero(pieces == piece))

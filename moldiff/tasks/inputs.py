@@ -17,7 +17,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.conformers import embed
+from moldiff.molecules.conformers import embed_conformer
 from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import SUFFIXES, records
@@ -41,7 +41,7 @@ _FIRST_ISOTOPE = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class InputMolecule:
     """One molecule as it was given, with all its hydrogens.
 
     Attributes:
@@ -75,7 +75,7 @@ class Given:
 
 def given(
     name: str, source: Source | Iterable[Source] | None, *, coordinates: bool = True
-) -> tuple[list[Given], list[tuple[int, str]]]:
+) -> tuple[list[InputMolecule], list[tuple[int, str]]]:
     """All molecules of a source, and the number (from 1) and reason of each that cannot be used.
 
     Args:
@@ -86,11 +86,11 @@ def given(
     Raises:
         MoldiffError: when nothing is given, a file cannot be opened, or not one molecule can be used.
     """
-    found: list[Given] = []
+    found: list[InputMolecule] = []
     rejected: list[tuple[int, str]] = []
     for number, record in enumerate(_records(name, source), start=1):
         one = _prepared_or_why(record, number, coordinates)
-        if isinstance(one, Given):
+        if isinstance(one, InputMolecule):
             found.append(one)
         else:
             rejected.append((number, one))
@@ -101,7 +101,7 @@ def given(
 
 
 def usable(
-    name: str, source: Source | Iterable[Source] | None, use: Callable[[Given], T], *, coordinates: bool = True
+    name: str, source: Source | Iterable[Source] | None, use: Callable[[InputMolecule], T], *, coordinates: bool = True
 ) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
     """What `use` makes of the molecules of a source, and number and reason of each that cannot be used; see `given`.
 
@@ -164,7 +164,7 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         yield record
 
 
-def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | str:
+def _prepared_or_why(record: Record, number: int, coordinates: bool) -> InputMolecule | str:
     try:
         return _prepared(record, number, coordinates)
     except (MemoryError, MoldiffError):
@@ -173,7 +173,7 @@ def _prepared_or_why(record: Record, number: int, coordinates: bool) -> Given | 
         return unexpected(error).reason
 
 
-def _prepared(record: Record, number: int, coordinates: bool) -> Given | str:
+def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule | str:
     """The molecule of a record, or why it cannot be used."""
     if record.mol is None or record.problem is not None:
         return record.problem.reason if record.problem is not None else "no molecule"
@@ -194,7 +194,7 @@ def _prepared(record: Record, number: int, coordinates: bool) -> Given | str:
     heavy = [atom for atom in bare.GetAtoms() if atom.GetAtomicNum() != 1]
     index = np.array([atom.GetIntProp(_INDEX) for atom in heavy], dtype=np.int64)
     molecule = replace(molecule, name=record.name, properties={})
-    return Given(molecule, bare, index, size, anchors, placed, record.name, number)
+    return InputMolecule(molecule, bare, index, size, anchors, placed, record.name, number)
 
 
 def _mark_anchors(mol: Chem.RWMol) -> str | None:
@@ -234,7 +234,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool] | str:
             return _with_any_coordinates(Chem.AddHs(mol)), False
         if len(Chem.GetMolFrags(mol)) > 1:
             return "several pieces without coordinates, expected 3D ones that say how the pieces lie"
-        embedded, _ = embed(mol, 0)
+        embedded, _ = embed_conformer(mol, 0)
     return (embedded, True) if isinstance(embedded, Chem.Mol) else embedded.reason
 
 
@@ -294,7 +294,7 @@ Choice = int | str | Sequence[int]
 _NUMBERS = re.compile(r"\s*-?\d+([\s,]+-?\d+)*\s*")
 
 
-def select(name: str, choice: Choice, source: Given) -> tuple[int, ...]:
+def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
     """Rows of the heavy atoms that are meant, in the input's order.
 
     Args:
@@ -315,7 +315,7 @@ def select(name: str, choice: Choice, source: Given) -> tuple[int, ...]:
     return _by_number(name, numbers, source)
 
 
-def _by_number(name: str, numbers: Sequence[int], source: Given) -> tuple[int, ...]:
+def _by_number(name: str, numbers: Sequence[int], source: InputMolecule) -> tuple[int, ...]:
     if not numbers:
         raise MoldiffError(f"{name}: got no atom, expected at least one")
     rows = {int(number): row for row, number in enumerate(source.index)}
@@ -331,7 +331,7 @@ def _by_number(name: str, numbers: Sequence[int], source: Given) -> tuple[int, .
     return tuple(sorted(rows[number] for number in numbers))
 
 
-def _by_smarts(name: str, smarts: str, source: Given) -> tuple[int, ...]:
+def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]:
     with rdBase.BlockLogs():
         pattern = Chem.MolFromSmarts(smarts)
     if pattern is None or pattern.GetNumAtoms() == 0:

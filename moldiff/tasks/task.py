@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from moldiff.diffusion.batch import NoiseLevel, collate
-from moldiff.diffusion.decoding import Total
+from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import draw_size
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
@@ -70,7 +70,7 @@ class Task(ABC):
         """The smallest and largest number of heavy atoms."""
 
     @abstractmethod
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """The start of molecule `index` alone, on the CPU: [1, its heavy atoms, ...].
 
         Whatever is left to chance comes from `generator`, which then goes on to draw the molecule, so that molecule k
@@ -85,11 +85,11 @@ class Task(ABC):
         """What it made of what it was given, for the user, a line each."""
         return ()
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """Sums over the classes of molecule `index` that decoding has to meet."""
         return ()
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """What the decoded molecule `index` is to the task; `start` is what `begin` gave for it."""
         return TaskOutcome(molecule)
 
@@ -98,7 +98,7 @@ class Task(ABC):
         return None
 
 
-class Request(Protocol):
+class TaskSpec(Protocol):
     """A task as a user asks for it; a frozen dataclass of plain options."""
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
@@ -120,22 +120,22 @@ class NewMolecules(Task):
     """
 
     size_weights: Mapping[int, int]
-    sums: tuple[Total, ...] = ()
+    sums: tuple[SumConstraint, ...] = ()
 
     @classmethod
     def like_training(cls, statistics: Statistics, vocabulary: Vocabulary) -> Self:
         """Sizes and the total charge as in the training molecules."""
         charge = statistics.charge
-        return cls(statistics.size_counts, () if charge is None else (Total.of_charge(vocabulary, charge),))
+        return cls(statistics.size_counts, () if charge is None else (SumConstraint.of_charge(vocabulary, charge),))
 
     def sizes(self) -> tuple[int, int]:
         return min(self.size_weights), max(self.size_weights)
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """A start without anything known."""
-        return Start.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
+        return PartialState.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """The same for all."""
         return self.sums
 
@@ -183,9 +183,9 @@ class TaskOfInputs(Task, Generic[AnyInput]):
         """The inputs that are left out."""
         return [f"record {number} left out: {reason}" for number, reason in sorted(self.rejected)]
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         """The total charge is that of the input."""
-        return (Total.of_charge(self.vocabulary, int(self.of(index).molecule.formal_charge.sum())),)
+        return (SumConstraint.of_charge(self.vocabulary, int(self.of(index).molecule.formal_charge.sum())),)
 
     def fields(self, index: int) -> dict[str, Value | None]:
         """What a record says of its input."""
@@ -194,10 +194,10 @@ class TaskOfInputs(Task, Generic[AnyInput]):
 
     def admission(self, n: int) -> Admission | None:
         """As many of each."""
-        return None if len(self.inputs) == 1 else Turns(len(self.inputs), n // len(self.inputs))
+        return None if len(self.inputs) == 1 else RoundRobin(len(self.inputs), n // len(self.inputs))
 
 
-class Turns:
+class RoundRobin:
     """Takes molecules until there are n for each of several inputs; molecule k belongs to input k modulo their number.
 
     Args:
@@ -226,7 +226,7 @@ def start_at(
     atom: np.ndarray,
     bond: np.ndarray,
     allowed: np.ndarray | None = None,
-) -> Start:
+) -> PartialState:
     """A molecule at the given noise levels, atoms that `known` lacks behind those that it has.
 
     Hydrogens are known where coordinates are, and otherwise not at all.
@@ -241,7 +241,7 @@ def start_at(
     """
     clean = collate([known], vocabulary, len(pos))
     clean = clean.replace(node_mask=torch.ones(1, len(pos), dtype=torch.bool))
-    return Start(
+    return PartialState(
         clean,
         NoiseLevel(*(torch.from_numpy(level.astype(np.float32))[None] for level in (pos, atom, bond, pos > 0))),
         None if allowed is None else torch.from_numpy(allowed)[None],

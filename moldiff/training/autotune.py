@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from moldiff.diffusion.compute import Arithmetic, can_compile, has_fast_bfloat16, is_out_of_memory, seconds, verdict
+from moldiff.diffusion.compute import Precision, can_compile, has_fast_bfloat16, is_out_of_memory, seconds, verdict
 from moldiff.training.callbacks import remaining
 
 _TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
@@ -31,7 +31,7 @@ class ArithmeticTrial(Callback):
 
     def __init__(self, *, bfloat16: bool | None, compiled: bool | None) -> None:
         self.bfloat16, self.compiled = bfloat16, compiled
-        self._settled: tuple[str, Arithmetic] | None = None
+        self._settled: tuple[str, Precision] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         machine = f"{pl_module.device.type} {has_fast_bfloat16(pl_module.device)} {can_compile(pl_module.device)}"
@@ -39,16 +39,16 @@ class ArithmeticTrial(Callback):
             chosen = self._settled[1]
         else:
             chosen = self._by_trial(trainer, pl_module)
-        chosen = Arithmetic(
+        chosen = Precision(
             chosen.bfloat16 if self.bfloat16 is None else self.bfloat16,
             chosen.compiled if self.compiled is None else self.compiled,
         )
         self._settled = (machine, chosen)
         pl_module.use(chosen)
 
-    def _by_trial(self, trainer: Any, module: Any) -> Arithmetic:
+    def _by_trial(self, trainer: Any, module: Any) -> Precision:
         """Of what is left to choose, what takes least; the same on all ranks."""
-        chosen, device = Arithmetic(), module.device
+        chosen, device = Precision(), module.device
         precisions = (False, True) if self.bfloat16 is None and has_fast_bfloat16(device) else (bool(self.bfloat16),)
         compiles = self.compiled is None and can_compile(device)
         steps, left = remaining(trainer)
@@ -56,7 +56,7 @@ class ArithmeticTrial(Callback):
             return chosen
         figures, lasting = {}, 0.0
         for bfloat16 in precisions:
-            chosen = Arithmetic(bfloat16)
+            chosen = Precision(bfloat16)
             figures[chosen], first = self._measure(trainer, module, chosen)
             lasting = max(lasting, first)  # by the clock, and the first of all has to warm up
         chosen = min(figures, key=lambda one: figures[one])
@@ -73,7 +73,7 @@ class ArithmeticTrial(Callback):
         return chosen
 
     @staticmethod
-    def _measure(trainer: Any, module: Any, arithmetic: Arithmetic) -> tuple[float, float]:
+    def _measure(trainer: Any, module: Any, arithmetic: Precision) -> tuple[float, float]:
         """Seconds of a batch's losses and gradients, and of the first time; the means over all ranks."""
         module.use(arithmetic)
         noised, _ = module.own_part(trainer.train_dataloader[trainer.global_step].to(module.device), 0)
@@ -97,4 +97,4 @@ class ArithmeticTrial(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
-            self._settled = (state_dict["machine"], Arithmetic(state_dict["bfloat16"], state_dict["compiled"]))
+            self._settled = (state_dict["machine"], Precision(state_dict["bfloat16"], state_dict["compiled"]))

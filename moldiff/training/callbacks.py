@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, Timer
 
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import NOVELTY_FILE, save_model
+from moldiff.diffusion.pretrained import NOVELTY_FILE, save_pretrained
 from moldiff.molecules.formats.storage import write_atomically
 
 BEST_FOLDER = "best"
@@ -144,7 +144,7 @@ class ModelExport(Callback):
         batch_size = self.config["training"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
         stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
         config = {**self.config, "history": [*self.history, stretch], **facts}
-        save_model(self.folder / inside, pl_module.averaged, config)
+        save_pretrained(self.folder / inside, pl_module.averaged, config)
         keys = self.folder / inside / NOVELTY_FILE
         if self.novelty.is_file() and not keys.is_file():
             write_atomically(keys, self.novelty.read_bytes())

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches, evaluation_batches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.conditioning import Properties, half_of
 
@@ -30,7 +30,7 @@ class StepBatches:
         repeats: how often each comes, for as many parts of it that are worked on one after the other.
     """
 
-    def __init__(self, batches: DenseBatches, *, start: int = 0, repeats: int = 1) -> None:
+    def __init__(self, batches: BucketedBatches, *, start: int = 0, repeats: int = 1) -> None:
         self.batches, self.start, self.repeats = batches, start, repeats
 
     def __getitem__(self, step: int) -> MolBatch:
@@ -57,7 +57,7 @@ class TrainingData(lightning.LightningDataModule):
 
     def __init__(
         self,
-        prepared: PreparedSet,
+        prepared: MoleculeDataset,
         *,
         batch_size: int,
         seed: int,
@@ -73,7 +73,7 @@ class TrainingData(lightning.LightningDataModule):
     def train_dataloader(self) -> StepBatches:
         """Every process gets all molecules of a step, so that their noise does not depend on who works on which."""
         assert self.trainer is not None
-        batches = DenseBatches(
+        batches = BucketedBatches(
             self.prepared,
             half_of(self.prepared.split("train"), self.half),
             batch_size=self.batch_size * self._num_parts,
@@ -96,7 +96,7 @@ class TrainingData(lightning.LightningDataModule):
         return int(self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
 
-def learnt_properties(prepared: PreparedSet, names: Sequence[str], indices: np.ndarray) -> Properties:
+def learnt_properties(prepared: MoleculeDataset, names: Sequence[str], indices: np.ndarray) -> Properties:
     """Properties of a set, with their scales among the molecules `indices` that a network learns from."""
     return Properties.of(
         {name: prepared.learnable[name] for name in names},
@@ -106,7 +106,7 @@ def learnt_properties(prepared: PreparedSet, names: Sequence[str], indices: np.n
 
 
 def counted(
-    prepared: PreparedSet, properties: Properties, indices: np.ndarray, counts_of: Callable[[MolBatch, int], Tensor]
+    prepared: MoleculeDataset, properties: Properties, indices: np.ndarray, counts_of: Callable[[MolBatch, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Counts [M, F] (see `nn.contributions`) and normalised properties [M, C] of some of the molecules `indices`."""
     counts, targets = [], []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import Vocabulary
 
@@ -27,7 +27,7 @@ _FITTED = {"condition.slopes", "condition.unexplained"}
 Names = Sequence[str]
 
 
-def take_over(model: MoleculeDiffusion, start: Checkpoint, denoiser_config: Mapping[str, Any]) -> str:
+def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, denoiser_config: Mapping[str, Any]) -> str:
     """Give a fresh model the weights of a trained one; classes that only the fresh one has keep their fresh rows.
 
     Args:
@@ -103,7 +103,7 @@ def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: M
     return None
 
 
-def _difference(start: Checkpoint, ours: Mapping[str, Any], odd: str) -> str:
+def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> str:
     theirs: Mapping[str, Any] = start.config["denoiser"]
     expected = "expected the same network"
     for key in sorted(theirs.keys() | ours.keys(), key=lambda key: (key != "_target_", key)):

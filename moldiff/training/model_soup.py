@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint, save_model
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained, save_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
 
@@ -31,16 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.out.exists():
             raise MoldiffError(f"out: got {options.out}, which exists, expected a new folder")
-        models = [load_checkpoint(name) for name in options.models]
+        models = [load_pretrained(name) for name in options.models]
         average(models, options.out, dtype=torch.float16 if options.half else None)
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: weights {load_checkpoint(options.out).weights_hash}")
+    print(f"{options.out}: weights {load_pretrained(options.out).weights_hash}")
     return 0
 
 
-def average(models: Sequence[Checkpoint], folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write a model whose weights are the mean of those of models of the same network, classes and data.
 
     Args:
@@ -69,7 +69,7 @@ def average(models: Sequence[Checkpoint], folder: Path, *, dtype: torch.dtype | 
     model.denoiser.load_state_dict(mean)
     *before, last = first.config["history"]
     told = {**last, "averaged_with": ", ".join(other.weights_hash for other in others)}
-    save_model(folder, model, {**first.config, "history": [*before, told]}, dtype=dtype)
+    save_pretrained(folder, model, {**first.config, "history": [*before, told]}, dtype=dtype)
     if (keys := first.folder / NOVELTY_FILE).is_file():
         write_atomically(folder / NOVELTY_FILE, keys.read_bytes())
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from moldiff.diffusion.batch import MolBatch
-from moldiff.diffusion.compute import Arithmetic, compile_blocks, has_fast_bfloat16
-from moldiff.diffusion.model import MoleculeDiffusion, Noised, PropertyChoice, TaskDistribution, TimeDistribution
+from moldiff.diffusion.compute import Precision, compile_blocks, has_fast_bfloat16
+from moldiff.diffusion.model import MoleculeDiffusion, NoisyBatch, PropertyChoice, TaskDistribution, TimeDistribution
 from moldiff.training.callbacks import progress
 from moldiff.training.optim import MuonAdamW
 
@@ -118,10 +118,10 @@ class DiffusionTraining(AveragedTraining):
         super().__init__(model, **options)
         self.times, self.tasks, self.told = times, tasks, told
         self.field_weights, self.self_conditioning, self.seed = field_weights, self_conditioning, seed
-        self.arithmetic = Arithmetic()
+        self.arithmetic = Precision()
         self._logged: dict[str, Tensor] = {}
 
-    def use(self, arithmetic: Arithmetic) -> None:
+    def use(self, arithmetic: Precision) -> None:
         """Compute so from now on, in the optimizer's matrix products, too."""
         if arithmetic.compiled != self.arithmetic.compiled:
             compile_blocks(self.model.denoiser, arithmetic.compiled, dynamic=False)
@@ -134,7 +134,7 @@ class DiffusionTraining(AveragedTraining):
         """The source of a step's random numbers, the same in every process."""
         return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10))
 
-    def own_part(self, batch: MolBatch, part: int) -> tuple[Noised, dict[str, Tensor]]:
+    def own_part(self, batch: MolBatch, part: int) -> tuple[NoisyBatch, dict[str, Tensor]]:
         """What this process works on of the present step.
 
         Args:

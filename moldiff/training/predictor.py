@@ -20,8 +20,8 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches, evaluation_batches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import choose_device, has_fast_bfloat16
 from moldiff.diffusion.conditioning import Properties, half_of
@@ -162,7 +162,7 @@ class MeanErrors:
         return dict(zip(properties.names, self.means().tolist(), strict=True))
 
 
-def held_out_errors(predictor: PropertyPredictor, prepared: PreparedSet, split: str = "test") -> dict[str, float]:
+def held_out_errors(predictor: PropertyPredictor, prepared: MoleculeDataset, split: str = "test") -> dict[str, float]:
     """Mean absolute error of every property on a part of a prepared set, in the units of the data."""
     errors = MeanErrors(len(predictor.properties))
     names = predictor.properties.names
@@ -171,7 +171,7 @@ def held_out_errors(predictor: PropertyPredictor, prepared: PreparedSet, split: 
     return errors.named(predictor.properties)
 
 
-def train(prepared: PreparedSet, out: Path, config: PredictorConfig) -> PropertyPredictor:
+def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> PropertyPredictor:
     """Train a predictor and write it to the folder `out`.
 
     Raises:
@@ -202,7 +202,7 @@ def train(prepared: PreparedSet, out: Path, config: PredictorConfig) -> Property
 
     names = predictor.properties.names
     module = PredictorTraining(predictor, config, keep)
-    batches = DenseBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
+    batches = BucketedBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
     valid = evaluation_batches(prepared, prepared.split("valid")[:_VALIDATE], batch_size=256, properties=names)
     trainer = _trainer(config, choose_device("auto"), out)
     trainer.fit(module, StepBatches(batches), valid)
@@ -212,7 +212,7 @@ def train(prepared: PreparedSet, out: Path, config: PredictorConfig) -> Property
     return keep(stored.network, trainer.global_step, held_out_errors(stored, prepared))
 
 
-def settle(predictor: PropertyPredictor, prepared: PreparedSet, indices: np.ndarray) -> None:
+def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.ndarray) -> None:
     """Set the constant of every property so that the mean error on training molecules is zero, in place.
 
     What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
@@ -225,7 +225,7 @@ def settle(predictor: PropertyPredictor, prepared: PreparedSet, indices: np.ndar
     predictor.network.counts[-1] -= errors.means().to(predictor.network.counts)
 
 
-def _fresh(prepared: PreparedSet, indices: np.ndarray, config: PredictorConfig) -> PropertyPredictor:
+def _fresh(prepared: MoleculeDataset, indices: np.ndarray, config: PredictorConfig) -> PropertyPredictor:
     """A predictor with first weights, fitted to the counts of atoms and bonds."""
     names = list(prepared.properties)
     if not names:
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train or measure, and print the errors; the exit code is 2 for wrong input."""
     options = _parser().parse_args(arguments)
     try:
-        prepared = PreparedSet.load(options.data)
+        prepared = MoleculeDataset.load(options.data)
         if options.command == "train":
             config = PredictorConfig(**{one.name: getattr(options, one.name) for one in fields(PredictorConfig)})
             predictor = train(prepared, options.out, config)

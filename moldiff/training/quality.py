@@ -9,15 +9,15 @@ from statistics import mean, median
 
 import numpy as np
 
-from moldiff.diffusion.compute import PLAIN
+from moldiff.diffusion.compute import FLOAT32
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.evaluation.scores import quality
 from moldiff.molecules import convert, validity
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 
 _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
 
@@ -27,9 +27,9 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Power
 
     The geometry is that of the valid ones, see `geometry`.
     """
-    nowhere = Checkpoint(model, Path(), "model in training", "", {})
-    run = MoleculeGenerator(nowhere, next(model.parameters()).device).stream(
-        num_samples, sampler=sampler, keep=(), workers=0, arithmetic=PLAIN
+    nowhere = PretrainedModel(model, Path(), "model in training", "", {})
+    run = Generator(nowhere, next(model.parameters()).device).stream(
+        num_samples, sampler=sampler, keep=(), workers=0, arithmetic=FLOAT32
     )
     samples = list(run)
     if run.interrupted:

@@ -14,26 +14,26 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.compute import choose_device, is_out_of_memory
 from moldiff.diffusion.conditioning import Properties, PropertyDropout, half_of
-from moldiff.diffusion.instantiate import construct
+from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_checkpoint, with_present_names
+from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_pretrained, with_present_names
 from moldiff.errors import MoldiffError
 from moldiff.processes import handled, rank
 from moldiff.training.autotune import ArithmeticTrial
 from moldiff.training.callbacks import ModelExport, ProgressLine, SampleQuality
 from moldiff.training.checkpoint import STATE_FILE, StateFile, StateKeeper, check_options, claimed
 from moldiff.training.datamodule import TrainingData, counted, learnt_properties
-from moldiff.training.finetune import take_over
+from moldiff.training.finetune import load_matching_weights
 from moldiff.training.module import STEP_BY_STEP, DiffusionTraining
 
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}}
 _PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
-"""Names of precision that are an `Arithmetic`; Lightning takes care of all others."""
+"""Names of precision that are an `Precision`; Lightning takes care of all others."""
 
 _FEW = 1000
 """Below so many molecules a model of millions of parameters remembers each."""
@@ -48,7 +48,7 @@ def train(config: Mapping[str, Any]) -> Path:
     """
     config = with_present_names(config)
     out = Path(config["out"])
-    prepared = PreparedSet.load(config["data"]["folder"])
+    prepared = MoleculeDataset.load(config["data"]["folder"])
     with claimed(out, config) as state:
         facts = {"config": dict(config), "data": prepared.meta["sha256"]}
         if state is not None:
@@ -110,10 +110,10 @@ def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
 def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTraining:
     return DiffusionTraining(
         model,
-        optimizer=construct(config["optimizer"], None),
-        schedule=construct(config["schedule"], None),
-        times=construct(config["times"], None),
-        tasks=construct(config["tasks"], None) if config.get("tasks") else None,
+        optimizer=instantiate(config["optimizer"], None),
+        schedule=instantiate(config["schedule"], None),
+        times=instantiate(config["times"], None),
+        tasks=instantiate(config["tasks"], None) if config.get("tasks") else None,
         told=_dropout(config),
         field_weights=config["field_weights"],
         self_conditioning=config["self_conditioning"],
@@ -124,10 +124,10 @@ def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTra
 
 def _dropout(config: Mapping[str, Any]) -> PropertyDropout | None:
     """How much of the properties the network is told; None = it takes none."""
-    return construct(config["condition"], None) if config.get("condition") else None
+    return instantiate(config["condition"], None) if config.get("condition") else None
 
 
-def _properties(config: Mapping[str, Any], prepared: PreparedSet) -> Properties:
+def _properties(config: Mapping[str, Any], prepared: MoleculeDataset) -> Properties:
     """The properties that the network is told, with their scales in the training molecules."""
     dropout = _dropout(config)
     if dropout is None:
@@ -136,7 +136,7 @@ def _properties(config: Mapping[str, Any], prepared: PreparedSet) -> Properties:
     return learnt_properties(prepared, chosen, half_of(prepared.split("train"), config.get("half")))
 
 
-def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: PreparedSet) -> None:
+def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: MoleculeDataset) -> None:
     """Fit what a network knows beforehand of properties to the training molecules, if it has such a thing."""
     fit = getattr(model.denoiser, "fit_counts", None)
     if fit is not None and model.properties:
@@ -146,14 +146,14 @@ def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: P
 
 def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
     """Take over the weights of a trained model; returns its history."""
-    start = load_checkpoint(config["init"], to_sample=False)
-    line = take_over(model, start, config["denoiser"])
+    start = load_pretrained(config["init"], to_sample=False)
+    line = load_matching_weights(model, start, config["denoiser"])
     if rank() == 0:
         print(line, flush=True)
     return list(start.config.get("history", []))
 
 
-def _warn_of_few(prepared: PreparedSet) -> None:
+def _warn_of_few(prepared: MoleculeDataset) -> None:
     count = len(prepared.split("train"))
     if count < _FEW and rank() == 0:
         print(
@@ -196,7 +196,7 @@ def _trainer(
     )
     callbacks: list[Callback] = [ProgressLine(options["log_every"]), export, trial]
     if options["num_quality_samples"] and config["quality"] is not None:
-        score = construct(config["quality"], None, num_samples=options["num_quality_samples"])
+        score = instantiate(config["quality"], None, num_samples=options["num_quality_samples"])
         often = {"steps": options["validate_every"], "every": options["sample_every"]}
         callbacks.append(SampleQuality(score, export=export, **often, best_by=options.get("best_by")))
     if options["max_time"]:
@@ -212,7 +212,7 @@ def _trainer(
         callbacks=[*callbacks, keeper],  # last, for it saves what the others know
         plugins=[StateFile()],
         accumulate_grad_batches=parts,
-        logger=[construct(logger, None, folder=out, step=step) for logger in loggers.values()],
+        logger=[instantiate(logger, None, folder=out, step=step) for logger in loggers.values()],
         log_every_n_steps=options["log_every"],
         val_check_interval=options["validate_every"] * parts,
         use_distributed_sampler=False,

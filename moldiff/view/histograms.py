@@ -67,9 +67,9 @@ def reference_distributions(path: str | Path) -> Distributions:
     """Counts of a reference: a file of molecules, a prepared folder, or a model's folder (sizes and elements alone)."""
     path = Path(path)
     if (path / "meta.json").is_file():
-        from moldiff.data.dataset import PreparedSet
+        from moldiff.data.dataset import MoleculeDataset
 
-        prepared = PreparedSet.load(path)
+        prepared = MoleculeDataset.load(path)
         chosen = np.unique(np.linspace(0, len(prepared) - 1, _MAX_REFERENCE).astype(int)).tolist()
         return Distributions.of(to_rdkit(prepared.molecule(index), stereo=False) for index in chosen)
     if path.is_dir():
@@ -81,9 +81,9 @@ def reference_distributions(path: str | Path) -> Distributions:
 
 
 def _of_model(folder: Path) -> Distributions:
-    from moldiff.diffusion.pretrained import load_checkpoint
+    from moldiff.diffusion.pretrained import load_pretrained
 
-    model = load_checkpoint(folder).model
+    model = load_pretrained(folder).model
     share: Counter[str] = Counter()
     for index, frequency in enumerate(model.statistics.atom_marginal):
         atomic_number = int(model.vocabulary.decode(np.array([index]))[0][0])

@@ -23,7 +23,7 @@ import torch
 from documents import add, fill, known
 from evaluation import processor
 
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.training.quality import sample_quality
 
@@ -87,7 +87,7 @@ def measure(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
     """Train and score; the figures and what they are of."""
     torch.set_num_threads(1)
     train(name, folder, args)
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_pretrained(folder)
     seen = sum(stretch["steps"] * stretch["batch_size"] for stretch in checkpoint.config["history"])
     sampler = PowerSampler(num_steps=args.steps)
     scores = sample_quality(checkpoint.model.eval(), num_samples=args.samples, sampler=sampler)

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.report import versions
 from moldiff.molecules.formats.writer import write
 
@@ -32,8 +32,8 @@ AIM_SECONDS, AIM_GB = 60.0, 1.5
 """For 10,000 molecules."""
 
 _IN_MEMORY = (
-    "import sys, moldiff; from itertools import cycle, islice; from moldiff.data.dataset import PreparedSet; "
-    "data = PreparedSet.load(sys.argv[1]); places = islice(cycle(data.split(sys.argv[2]).tolist()), int(sys.argv[3])); "
+    "import sys, moldiff; from itertools import cycle, islice; from moldiff.data.dataset import MoleculeDataset; "
+    "data = MoleculeDataset.load(sys.argv[1]); places = islice(cycle(data.split(sys.argv[2]).tolist()), int(sys.argv[3])); "
     "moldiff.evaluate([data.molecule(place) for place in places])"
 )
 
@@ -68,7 +68,7 @@ def processor() -> str:
 
 def measure(folder: Path, split: str, number: int) -> dict[str, Any]:
     """All figures for so many molecules of a part of a prepared set."""
-    data = PreparedSet.load(folder)
+    data = MoleculeDataset.load(folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     figures: dict[str, Any] = {
         "machine": {

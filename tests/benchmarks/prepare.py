@@ -35,7 +35,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_real_sets import NCI, approved_drugs, write_sdf
 
-from moldiff.data.dataset import SPLITS, PreparedSet
+from moldiff.data.dataset import SPLITS, MoleculeDataset
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
 from moldiff.data.sources.pdb_ligands import Dictionary
@@ -67,9 +67,9 @@ _DRUG_SIZE = range(18, 31)
 _REPEATS = 3
 
 
-def sample() -> PreparedSet:
+def sample() -> MoleculeDataset:
     """The molecules of QM9 that come with the package."""
-    return PreparedSet.load(str(files("moldiff.example_data") / "sample"))
+    return MoleculeDataset.load(str(files("moldiff.example_data") / "sample"))
 
 
 def real_set(name: str, folder: Path) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def stream(folder: Path, gigabytes: float, *, rejected: bool = False) -> dict[st
             file.write(text)
     workers = available_cpus()
     seconds, peak = memory_of("prepare", f"data.path={path}", f"out={folder / 'large'}", f"num_workers={workers}")
-    size, counts = path.stat().st_size / 1e9, PreparedSet.load(folder / "large").meta["counts"]
+    size, counts = path.stat().st_size / 1e9, MoleculeDataset.load(folder / "large").meta["counts"]
     path.unlink()
     shutil.rmtree(folder / "large")
     found = {"file_gb": size, "records": counts["seen"], "rejected": counts["rejected"]}
@@ -210,7 +210,7 @@ def measure(what: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
         "large_sdf": lambda: stream(folder, args.sdf_gb),
         "rejected_sdf": lambda: stream(folder, args.sdf_gb, rejected=True),
         "large_set": lambda: train(folder, args.molecules),
-        "drugs": lambda: PreparedSet.load(args.drugs).meta["counts"],
+        "drugs": lambda: MoleculeDataset.load(args.drugs).meta["counts"],
     }
     machine = {"processor": processor(), "cpus": available_cpus(), **versions()}
     return {what: {**runs[what](), "machine": machine}}

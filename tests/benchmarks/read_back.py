@@ -23,7 +23,7 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from read_back import KINDS, counts, findings, isomer, num_records
@@ -42,7 +42,7 @@ def sampled(model: str, number: int, folder: Path, more: list[str]) -> Path:
 
 def conformers(model: str, data: str, number: int, folder: Path, more: list[str]) -> tuple[Path, list[str]]:
     """A conformer of each of so many test molecules with centres or double bonds, and their SMILES."""
-    prepared = PreparedSet.load(data)
+    prepared = MoleculeDataset.load(data)
     places = np.random.default_rng(0).permutation(prepared.split("test")).tolist()
     lines = [text for place in places if set(text := prepared.smiles[place]) & set("@/\\")][:number]
     given, out = folder / f"{model}.smi", folder / f"{model}.conformers.sdf"

@@ -23,7 +23,7 @@ from moldiff.molecules.molecule import Molecule
 
 sys.path.append(str(Path(__file__).parents[2]))
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.scores import quality
 from moldiff.molecules.hydrogens import off_their_bonds
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
-    prepared = PreparedSet.load(args.data)
+    prepared = MoleculeDataset.load(args.data)
     test = np.random.default_rng(0).permutation(prepared.split("test"))[: 2 * args.samples]
     real, reference = ([prepared.molecule(int(k)) for k in part] for part in np.array_split(test, 2))
     known = figures(real, reference)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.pretrained import load_checkpoint
+from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.sampling.batch import CPU_PAIRS
 from moldiff.sampling.generator import load
 
@@ -94,7 +94,7 @@ def random_batch(model: MoleculeDiffusion, size: int, count: int) -> MolBatch:
 @cache
 def flop_a_call(model: str | Path, size: int) -> float:
     """Arithmetic of one network call for one molecule (FLOP), counted."""
-    network = load_checkpoint(model).model
+    network = load_pretrained(model).model
     batch = random_batch(network, size, 2)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.denoise(batch, NoiseLevel.uniform(torch.full((2,), 0.5), batch.node_mask))
@@ -103,7 +103,7 @@ def flop_a_call(model: str | Path, size: int) -> float:
 
 def network_call(size: int) -> float:
     """Seconds of one network call for one molecule in a batch as the sampler makes them, the median of five."""
-    model = load_checkpoint("qm9").model
+    model = load_pretrained("qm9").model
     count = max(1, CPU_PAIRS // size**2)
     batch = random_batch(model, size, count)
     level = NoiseLevel.uniform(torch.full((count,), 0.5), batch.node_mask)

@@ -20,7 +20,7 @@ import numpy as np
 import rdkit
 from rdkit import Chem
 
-from moldiff.data.curation import Treatment
+from moldiff.data.curation import CurationRules
 from moldiff.data.sources.pdb_ligands import MAX_HEAVY_ATOMS, MIN_HEAVY_ATOMS, Component, Dictionary, smiles_of
 from moldiff.data.sources.source import SourceRecord, both_keys, check_shares
 from moldiff.errors import MoldiffError
@@ -80,7 +80,7 @@ class DrugWork:
         text = entry.molecule if isinstance(entry.molecule, str) else smiles_of(entry.molecule)
         if isinstance(text, InvalidMolecule):
             return _rejected(entry, text)
-        treatment = Treatment(fragments="reject", max_heavy_atoms=MAX_HEAVY_ATOMS, seed=self.seed)
+        treatment = CurationRules(fragments="reject", max_heavy_atoms=MAX_HEAVY_ATOMS, seed=self.seed)
         outcome, notes = treatment.apply(smiles_record(entry.number, text, entry.name, {}))
         if isinstance(outcome, InvalidMolecule):
             return _rejected(entry, outcome)

@@ -17,7 +17,7 @@ import numpy as np
 import rdkit
 from rdkit import Chem
 
-from moldiff.data.curation import Treatment
+from moldiff.data.curation import CurationRules
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
 from moldiff.data.sources.source import SourceRecord, Split, both_keys
 from moldiff.errors import MoldiffError
@@ -49,7 +49,7 @@ class RecordWork:
         split_field: data field that says to which part a record belongs; None = none does.
     """
 
-    rules: Treatment
+    rules: CurationRules
     split_field: str | None
 
     def __call__(self, item: _Item) -> SourceRecord:
@@ -99,7 +99,7 @@ class Files:
         self,
         path: str | Path,
         *,
-        rules: Treatment | None = None,
+        rules: CurationRules | None = None,
         columns: Columns = DEFAULT_COLUMNS,
         split: Split | None = None,
         properties: Sequence[str] | None = None,
@@ -111,7 +111,7 @@ class Files:
             raise MoldiffError(f"time_limit: got {time_limit}, expected seconds above 0")
         self.files = find_files(path)
         self.name = name_of(path)
-        self._rules, self._columns, self._split = rules or Treatment(), columns, split or Split()
+        self._rules, self._columns, self._split = rules or CurationRules(), columns, split or Split()
         self._asked = None if properties is None else tuple(properties)
         self._limit, self._num_workers, self._time_limit = limit, num_workers, time_limit
         self._root = Path(os.path.commonpath([file.parent for file in self.files]))

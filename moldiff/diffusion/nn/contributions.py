@@ -38,22 +38,22 @@ def bond_counts(batch: MolBatch, num_atom_classes: int) -> Tensor:
 
 
 def expected_bond_counts(
-    prediction: Prediction, batch: MolBatch, settled: tuple[Tensor, Tensor] | None = None
+    prediction: Prediction, batch: MolBatch, decided: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """`bond_counts` of a prediction for the molecules of a batch, as if its classes were independent: [B, F].
 
     Args:
         prediction: logits of the classes.
         batch: the molecules.
-        settled: atoms [B, N] and pairs [B, N, N] that have the class of the batch already, whatever the prediction.
+        decided: atoms [B, N] and pairs [B, N, N] that have the class of the batch already, whatever the prediction.
     """
     atoms = prediction.atom_type.float().softmax(-1) * batch.node_mask[..., None]
     orders = prediction.bond.float().softmax(-1)[..., 1:] * batch.pair_mask[..., None]
-    if settled is not None:
+    if decided is not None:
         ones = _shares(batch, atoms.shape[-1])
         atoms, orders = (
             torch.where(mask[..., None], one.to(share), share)
-            for mask, one, share in zip(settled, ones, (atoms, orders), strict=True)
+            for mask, one, share in zip(decided, ones, (atoms, orders), strict=True)
         )
     return torch.cat([_by_class(atoms, orders), _by_ends(atoms, orders)], dim=1)
 

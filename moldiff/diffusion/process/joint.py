@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, masked_mean, pair_mask
-from moldiff.diffusion.noise import Draws
+from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.diffusion.process.gaussian import GaussianProcess
 from moldiff.diffusion.process.geometry_loss import LocalLoss
@@ -40,14 +40,14 @@ class JointProcess:
     bond: CategoricalProcess
     geometry: LocalLoss | None = None
 
-    def prior(self, node_mask: Tensor, draws: Draws, known: Tensor | None = None) -> MolBatch:
+    def prior(self, node_mask: Tensor, draws: NoiseSource, known: Tensor | None = None) -> MolBatch:
         """Pure noise for the atoms of `node_mask` [B, N].
 
         Coordinates have zero mean, save in molecules with atoms of known position (`known` [B, N]).
         """
         return self._noise(node_mask, draws, known)[0]
 
-    def _noise(self, node_mask: Tensor, draws: Draws, known: Tensor | None) -> tuple[MolBatch, Tensor, Tensor]:
+    def _noise(self, node_mask: Tensor, draws: NoiseSource, known: Tensor | None) -> tuple[MolBatch, Tensor, Tensor]:
         """Pure noise and, for atoms [B, N] and pairs [B, N, N], the uniform numbers it has left over."""
         pos = self._around_origin(draws.normal(node_mask, 3), node_mask, known)
         hydrogen = draws.normal(node_mask, MAX_HYDROGENS, 3)
@@ -62,13 +62,13 @@ class JointProcess:
         centred = center(noise, node_mask)
         return centred if known is None else torch.where(known.any(1)[:, None, None], noise, centred)
 
-    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
         """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior."""
         known = (noise_level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
         return self._mix(clean, noise, noise_level, atoms, pairs)
 
-    def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: Draws) -> MolBatch:
+    def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
         """Clean molecules mixed with prior noise at the given levels."""
         atoms, pairs = draws.uniform(clean.node_mask)
         return self._mix(clean, noise, noise_level, atoms[..., 0], pairs[..., 0])
@@ -116,7 +116,9 @@ class JointProcess:
             counts["geometry"] = (self.geometry.pairs(clean) & (_noisier(noise_level.pos) > 0)).sum()
         return counts
 
-    def step(self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws) -> MolBatch:
+    def step(
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
+    ) -> MolBatch:
         """From level t to level s <= t; known entries (t = 0) stay as they are."""
         mask = noisy.node_mask
         pos_noise = hydrogen_noise = None
@@ -139,7 +141,7 @@ class JointProcess:
         )
 
     def step_classes(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: Draws
+        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> tuple[Tensor, Tensor]:
         """Classes of the atoms [B, N] and bonds [B, N, N] after a step from level t to s, padding included."""
         atoms, pairs = draws.uniform(noisy.node_mask)
@@ -171,7 +173,7 @@ def filled_slots(clean: MolBatch) -> Tensor:
     return clean.hydrogen.square().sum(-1) > 0
 
 
-def ordered_slots(clean: MolBatch, known: Tensor, draws: Draws) -> MolBatch:
+def ordered_slots(clean: MolBatch, known: Tensor, draws: NoiseSource) -> MolBatch:
     """The hydrogens (Å) of every atom in its first slots, those nearest the middle of the heavy atoms first.
 
     The order means nothing. But were it at random, each slot would be a choice among all hydrogens of its atom until

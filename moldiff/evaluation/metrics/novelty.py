@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.validity import Verdict
+from moldiff.evaluation.metrics.validity import ValidityReport
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.convert import atoms
@@ -125,7 +125,7 @@ class NoveltyCounts:
     _canonical: set[str] = field(default_factory=set)
     _strict: set[str] = field(default_factory=set)
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: ValidityReport) -> None:
         """Count one record."""
         self._total += 1
         self._valid += verdict.problem is None
@@ -156,7 +156,7 @@ class NoveltyCounts:
         return [MetricResult(*count) for count in counts]
 
 
-def parent_novelty(verdicts: Iterable[Verdict], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
+def parent_novelty(verdicts: Iterable[ValidityReport], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
     """How many distinct valid molecules are novel by parent (`novel_parents`), and their normalised keys.
 
     Without SMILES of the reference that is 0/0, whose value is None.

@@ -34,7 +34,7 @@ FAILURES = (
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ValidityReport:
     """What protocol P2 says of one record.
 
     Attributes:
@@ -65,28 +65,28 @@ class Verdict:
 
 def judge(
     molecule: Molecule | InvalidMolecule, vocabulary: Vocabulary | None = None, drawing: Chem.Mol | None = None
-) -> Verdict:
+) -> ValidityReport:
     """The verdict on one record; an `InvalidMolecule` is a record that could not be read.
 
     With a `drawing` of the molecule, its stereo is what the drawing's marks say, not what the coordinates do.
     """
     if isinstance(molecule, InvalidMolecule):
-        return Verdict(molecule, 0, 0, 0)
+        return ValidityReport(molecule, 0, 0, 0)
     found = guarded(_judged, molecule, vocabulary, drawing)
-    return Verdict(found, 0, 0, 0) if isinstance(found, InvalidMolecule) else found
+    return ValidityReport(found, 0, 0, 0) if isinstance(found, InvalidMolecule) else found
 
 
-def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> Verdict:
+def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> ValidityReport:
     problem = check(molecule, vocabulary)
     counts = molecule.num_atoms, _num_stable(molecule, vocabulary), molecule.pieces()[0]
     if problem is not None:
-        return Verdict(problem, *counts)
+        return ValidityReport(problem, *counts)
     strict = identity.strict_key(molecule if drawing is None else drawing)
     try:
         canonical = identity.canonical_key(molecule)
     except (MoldiffError, Chem.MolSanitizeException):
         canonical = strict  # normalising failed, which must not stop the evaluation of all the others
-    return Verdict(None, *counts, canonical, strict)
+    return ValidityReport(None, *counts, canonical, strict)
 
 
 def _num_stable(molecule: Molecule, vocabulary: Vocabulary | None) -> int:
@@ -111,7 +111,7 @@ class ValidityCounts:
     _connected: int = 0
     _statuses: Counter[Status] = field(default_factory=Counter)
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: ValidityReport) -> None:
         """Count one record."""
         self.total += 1
         self._atoms += verdict.num_atoms

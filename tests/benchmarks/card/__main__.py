@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.pretrained import NOVELTY_FILE, Checkpoint, load_checkpoint
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.molecule import Molecule
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the commands; 0 = well."""
     options = _parser().parse_args(arguments)
     try:
-        checkpoint = load_checkpoint(options.model)
+        checkpoint = load_pretrained(options.model)
         {"write": write, "curve": curve, "learning": learning_curve}[options.command](checkpoint, options)
     except MoldiffError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+def write(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
     """Draw the molecules, evaluate them beside real ones, and write the card."""
-    prepared = PreparedSet.load(options.data)
+    prepared = MoleculeDataset.load(options.data)
     first = dict(FIRST) | _numbers(options.first)
     sampler = sampler_of(options.sampler, num_steps=options.steps)
     if unknown := [name for name in options.not_raw if name not in METRICS]:
@@ -97,8 +97,8 @@ def write(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
 
 
 def evaluate_columns(
-    checkpoint: Checkpoint,
-    prepared: PreparedSet,
+    checkpoint: PretrainedModel,
+    prepared: MoleculeDataset,
     raw: Sequence[Molecule],
     delivered: Delivered,
     first: Mapping[str, int] = FIRST,
@@ -131,7 +131,7 @@ def _show(start: float, title: str, metric: str) -> None:
     print(f"moldiff: evaluating for {minutes:.0f} minutes; {title}: {metric}", file=sys.stderr)
 
 
-def curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+def curve(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
     """Measure the points that are not there yet, and put them into the card."""
     steps = [_whole("steps", text) for text in options.steps.split(",")]
     samplers = [sampler_of(text, num_steps=number) for text in options.sampler for number in steps]
@@ -140,7 +140,7 @@ def curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     print(table(points))
 
 
-def learning_curve(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
+def learning_curve(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
     """Add the points of trainings and cards, and put the curve into the card."""
     new = [
         point for folder in options.trainings for point in learning.points_of_training(Path(folder), options.machine)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.data.loader import DenseBatches
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches
 from moldiff.diffusion.model import BOUND_LEVELS, MoleculeDiffusion
 from moldiff.evaluation.metric import average
 from moldiff.evaluation.result import MetricResult
@@ -20,7 +20,7 @@ _SEED = 0
 _BATCH = 128
 
 
-def bounds(model: MoleculeDiffusion, prepared: PreparedSet, number: int) -> Mapping[str, Sequence[MetricResult]]:
+def bounds(model: MoleculeDiffusion, prepared: MoleculeDataset, number: int) -> Mapping[str, Sequence[MetricResult]]:
     """The bound on as many training and test molecules, per field and in all (nats a molecule).
 
     Args:
@@ -32,11 +32,11 @@ def bounds(model: MoleculeDiffusion, prepared: PreparedSet, number: int) -> Mapp
     return {title: _bound(model, prepared, prepared.split(split), number) for title, split in parts.items()}
 
 
-def _bound(model: MoleculeDiffusion, prepared: PreparedSet, split: np.ndarray, number: int) -> list[MetricResult]:
+def _bound(model: MoleculeDiffusion, prepared: MoleculeDataset, split: np.ndarray, number: int) -> list[MetricResult]:
     chosen = np.random.default_rng(_SEED).permutation(split)[:number]
     if not len(chosen):
         return []
-    batches = DenseBatches(prepared, chosen, batch_size=_BATCH, shuffle=False)
+    batches = BucketedBatches(prepared, chosen, batch_size=_BATCH, shuffle=False)
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(_SEED)
     drawn = [[model.bound(batch.to(device), generator) for batch in batches] for _ in range(DRAWS)]

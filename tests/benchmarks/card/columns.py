@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
@@ -61,7 +61,7 @@ class Background:
     training: MoleculeSet
 
     @classmethod
-    def of(cls, prepared: PreparedSet, index: NoveltyIndex, number: int) -> Background:
+    def of(cls, prepared: MoleculeDataset, index: NoveltyIndex, number: int) -> Background:
         """As many validation molecules as are in a column, and all training molecules of a set."""
         places = np.random.default_rng(0).permutation(prepared.split("valid"))[:number]
         heldout = subjects_of([prepared.molecule(int(place)) for place in places])[1]

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.evaluation.report import versions
 from moldiff.evaluation.scores import score
@@ -31,7 +31,7 @@ Point = Mapping[str, Any]
 
 
 def measure_curve(
-    checkpoint: Checkpoint, samplers: Sequence[PowerSampler], number: int, *, num_workers: int | None = None
+    checkpoint: PretrainedModel, samplers: Sequence[PowerSampler], number: int, *, num_workers: int | None = None
 ) -> list[Point]:
     """Draw and score molecules with every sampler, writing the file after each; those that it has are not drawn again.
 
@@ -69,7 +69,7 @@ def _is_of(point: Point, sampler: PowerSampler, number: int) -> bool:
     return bool(_sampler(point["settings"]) == sampler and point["samples"] == number and point["seed"] == SEED)
 
 
-def _point(checkpoint: Checkpoint, sampler: PowerSampler, number: int, num_workers: int | None) -> Point:
+def _point(checkpoint: PretrainedModel, sampler: PowerSampler, number: int, num_workers: int | None) -> Point:
     drawn = draw(checkpoint.folder, sampler, number, num_workers=num_workers)
     lists = {"raw": drawn.raw, "decoded": drawn.decoded}
     return {

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from moldiff.data.dataset import PreparedSet
-from moldiff.diffusion.pretrained import Checkpoint
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSampler
 from moldiff.evaluation.report import markdown, versions, write_json
 from moldiff.evaluation.result import MetricResult
@@ -29,8 +29,8 @@ refused and drawn anew, and "drawn valid" counts all that were drawn for those d
 
 
 def write_card(
-    checkpoint: Checkpoint,
-    prepared: PreparedSet,
+    checkpoint: PretrainedModel,
+    prepared: MoleculeDataset,
     columns: Mapping[str, Column],
     bound: Mapping[str, Sequence[MetricResult]],
     *,
@@ -67,7 +67,7 @@ def write_card(
     write_text(checkpoint)
 
 
-def write_text(checkpoint: Checkpoint) -> Path | None:
+def write_text(checkpoint: PretrainedModel) -> Path | None:
     """Make `card.md` of what the folder has of the card and the curve; None = it has no `card.json` yet."""
     path = checkpoint.folder / JSON_FILE
     if not path.is_file():
@@ -80,7 +80,7 @@ def write_text(checkpoint: Checkpoint) -> Path | None:
 
 
 def _facts(
-    checkpoint: Checkpoint, prepared: PreparedSet, drawn: Drawn, delivered: Delivered, sampler: PowerSampler
+    checkpoint: PretrainedModel, prepared: MoleculeDataset, drawn: Drawn, delivered: Delivered, sampler: PowerSampler
 ) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in checkpoint.model.denoiser.parameters())
     splits = ", ".join(f"{len(prepared.split(name)):,} {name}" for name in ("train", "valid", "test"))
@@ -107,7 +107,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes, bound included"
 
 
-def _package(prepared: PreparedSet) -> str:
+def _package(prepared: MoleculeDataset) -> str:
     """Where the set comes from, and at which level of theory its geometries are."""
     source = dict(prepared.meta.get("source", {}))
     if "package" in source:
@@ -129,7 +129,7 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> list[MetricResult]:
     return [MetricResult.from_dict(row) for row in rows]
 
 
-def _text(checkpoint: Checkpoint, document: Mapping[str, Any], points: Sequence[Point]) -> str:
+def _text(checkpoint: PretrainedModel, document: Mapping[str, Any], points: Sequence[Point]) -> str:
     columns = {title: _results(rows) for title, rows in document["results"].items()}
     bound = {title: _results(rows) for title, rows in document.get("bound", {}).items()}
     data = _results(document.get("of_the_data", []))

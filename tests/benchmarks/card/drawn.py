@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from moldiff.diffusion.compute import PLAIN
+from moldiff.diffusion.compute import FLOAT32
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
@@ -101,7 +101,7 @@ def draw(
         sampler=sampler,
         keep=(),
         workers=processes if processes > 1 else 0,
-        arithmetic=PLAIN,
+        arithmetic=FLOAT32,
     )
     raw, decoded, problems = list[Molecule](), list[Molecule](), list[InvalidMolecule | None]()
     progress, num_valid, start = Progress(number), 0, _processor_seconds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.fragments import largest_ring
 
@@ -17,7 +17,7 @@ _RINGS_OF = 5_000
 _NONMETALS = frozenset({1, 2, 5, 6, 7, 8, 9, 10, 14, 15, 16, 17, 18, 33, 34, 35, 36, 52, 53, 54})
 
 
-def limits(prepared: PreparedSet) -> list[str]:
+def limits(prepared: MoleculeDataset) -> list[str]:
     """One sentence or two for each thing that a model of a set cannot do."""
     return [
         "**Stereochemistry** cannot be asked for in new molecules: the network is blind to mirror images, and both "
@@ -35,7 +35,7 @@ def limits(prepared: PreparedSet) -> list[str]:
     ]
 
 
-def _charges(prepared: PreparedSet) -> str:
+def _charges(prepared: MoleculeDataset) -> str:
     charges = prepared.flat["formal_charge"].astype(np.int64)
     starts = np.asarray(prepared.flat["atom_slices"][:-1])
     train = prepared.split("train")
@@ -53,14 +53,14 @@ def _charges(prepared: PreparedSet) -> str:
     )
 
 
-def _elements(prepared: PreparedSet) -> str:
+def _elements(prepared: MoleculeDataset) -> str:
     numbers = sorted({1, *(atom.atomic_number for atom in prepared.vocabulary.atom_classes)})
     names = ", ".join(SYMBOLS[number] for number in numbers)
     others = "no others" if set(numbers) - _NONMETALS else "no metals and no others"
     return f"**Elements** are {names}, {others}."
 
 
-def _sizes(prepared: PreparedSet) -> str:
+def _sizes(prepared: MoleculeDataset) -> str:
     counts = prepared.statistics.size_counts
     low, high = min(counts), max(counts)
     return (
@@ -69,7 +69,7 @@ def _sizes(prepared: PreparedSet) -> str:
     )
 
 
-def _macrocycles(prepared: PreparedSet) -> str:
+def _macrocycles(prepared: MoleculeDataset) -> str:
     chosen = np.random.default_rng(0).permutation(prepared.split("train"))[:_RINGS_OF]
     largest = [largest_ring(prepared.smiles[int(place)]) for place in chosen]
     count = sum(size >= MACROCYCLE for size in largest)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metrics.fcd import FrechetDistance
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.report import format_fraction, format_value, markdown
@@ -24,7 +24,7 @@ _SURE = 2.0
 """Standard errors of a difference from which on it counts as one."""
 
 
-def of_the_data(prepared: PreparedSet, drawn: int) -> list[MetricResult]:
+def of_the_data(prepared: MoleculeDataset, drawn: int) -> list[MetricResult]:
     """How novel and distinct molecules would be that are drawn from the data itself.
 
     With replacement, n draws from N molecules give N (1 - (1 - 1/N)^n) distinct ones on average.
@@ -51,7 +51,7 @@ def of_the_data(prepared: PreparedSet, drawn: int) -> list[MetricResult]:
     ]
 
 
-def frechet_of_training(prepared: PreparedSet, number: int) -> list[MetricResult]:
+def frechet_of_training(prepared: MoleculeDataset, number: int) -> list[MetricResult]:
     """Fréchet ChemNet Distance of training molecules to as many others: what a perfect memory of the data would have.
 
     That of the real molecules is to a held-out part, which may be of other scaffolds.

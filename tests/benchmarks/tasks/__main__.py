@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from moldiff.cli.help import EXIT_INTERRUPTED
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.guidance import STEERING
 from moldiff.diffusion.pretrained import find_model
 from moldiff.diffusion.property_predictor import load_predictor
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _held_out(folder: str, split: str, count: int, seed: int, suits: Callable[[Molecule], bool]) -> Iterator[Molecule]:
-    prepared = PreparedSet.load(folder)
+    prepared = MoleculeDataset.load(folder)
     places = np.random.default_rng(seed).permutation(prepared.split(split))
     yield from islice(filter(suits, (prepared.molecule(int(place)) for place in places)), count)
 
@@ -140,7 +140,7 @@ def _measured_properties(options: argparse.Namespace) -> tuple[Columns, dict[str
     protocol = Protocol(
         generator=generator,
         predictor=load_predictor(options.predictor),
-        prepared=PreparedSet.load(options.data),
+        prepared=MoleculeDataset.load(options.data),
         samples=options.samples or _PROPERTY_SAMPLES,
         properties=options.properties.split(",") if options.properties else None,
         guidance=options.guidance,

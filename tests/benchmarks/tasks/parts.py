@@ -11,19 +11,19 @@ import torch
 from rdkit import Chem
 from scipy.spatial.distance import pdist
 
-from moldiff.diffusion.decoding import Total
-from moldiff.diffusion.sampler import Start
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
-from moldiff.evaluation.metrics.validity import Verdict
+from moldiff.evaluation.metrics.validity import ValidityReport
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks import Grow, Link, Replace
 from moldiff.tasks.fixed_part import is_attached
-from moldiff.tasks.task import Admission, Request, Task, TaskOutcome, Turns
+from moldiff.tasks.task import Admission, RoundRobin, Task, TaskOutcome, TaskSpec
 from tests.benchmarks.tasks.conformers import sanitized
 from tests.benchmarks.tasks.settings import Columns, Row, Settings
 
@@ -67,14 +67,14 @@ class Parts:
         """Heavy atoms to remove; None = there are none."""
         return choose_part(whole, self.kind, random)
 
-    def _request(self, whole: Molecule, removed: Sequence[int]) -> Request:
+    def _request(self, whole: Molecule, removed: Sequence[int]) -> TaskSpec:
         kept = [atom for atom in range(whole.num_heavy_atoms) if atom not in removed]
         if self.kind == "replace":
             return Replace(core=whole, remove=removed)
         return (Grow if self.kind == "grow" else Link)(core=whole, keep=kept, new_atoms=len(removed))
 
     def _found(
-        self, molecule: Molecule, verdict: Verdict, ends: Sequence[int], whole: Molecule, removed: Sequence[int]
+        self, molecule: Molecule, verdict: ValidityReport, ends: Sequence[int], whole: Molecule, removed: Sequence[int]
     ) -> Counter[str]:
         """Which definitions hold for a sample whose atoms `ends` were to gain bonds."""
         kept = np.setdiff1d(np.arange(whole.num_heavy_atoms), removed)
@@ -121,7 +121,7 @@ class Series:
         tasks: any that need not decide on several molecules together.
     """
 
-    tasks: Sequence[Request]
+    tasks: Sequence[TaskSpec]
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> SeriesTask:
         """The tasks for a model.
@@ -158,18 +158,18 @@ class SeriesTask(Task):
         """Those of all."""
         return [note for task in self.tasks for note in task.notes()]
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         return self.of(index).begin(index, generator)
 
-    def totals(self, index: int) -> Sequence[Total]:
+    def totals(self, index: int) -> Sequence[SumConstraint]:
         return self.of(index).totals(index)
 
-    def finish(self, index: int, start: Start, molecule: Molecule) -> TaskOutcome:
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         return self.of(index).finish(index, start, molecule)
 
     def admission(self, n: int) -> Admission | None:
         """As many of each."""
-        return Turns(len(self.tasks), n // len(self.tasks))
+        return RoundRobin(len(self.tasks), n // len(self.tasks))
 
 
 def choose_part(molecule: Molecule, kind: str, random: np.random.Generator) -> list[int] | None:

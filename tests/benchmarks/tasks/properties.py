@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from moldiff.data.dataset import PreparedSet
+from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import HALVES, Properties, half_of
 from moldiff.diffusion.guidance import STEERING, GuidedDiffusion
 from moldiff.diffusion.property_predictor import PropertyPredictor
-from moldiff.diffusion.sampler import PowerSampler, Start
+from moldiff.diffusion.sampler import PartialState, PowerSampler
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.sampling.generator import MoleculeGenerator
-from moldiff.sampling.molecule_sampler import Nearest
+from moldiff.sampling.generator import Generator
+from moldiff.sampling.molecule_sampler import BestOfN
 from moldiff.sampling.sample import Sample
 from moldiff.tasks.constraints import SIZE, with_target
 from moldiff.tasks.task import Task
@@ -58,9 +58,9 @@ class Protocol:
         chooser: name or folder of the predictor that chooses among them; None = the shipped one that suits.
     """
 
-    generator: MoleculeGenerator
+    generator: Generator
     predictor: PropertyPredictor
-    prepared: PreparedSet
+    prepared: MoleculeDataset
     samples: int
     properties: Sequence[str] | None = None
     guidance: float = 1.0
@@ -161,7 +161,7 @@ class Targets:
             max_draws=len(pairs),
         )
         if protocol.chosen_by is not None:
-            choice = Nearest(protocol.candidates, model.properties, protocol.chosen_by)
+            choice = BestOfN(protocol.candidates, model.properties, protocol.chosen_by)
             run.molecules = replace(run.molecules, choice=choice)
         found: list[Sample] = []
         for sample in run:
@@ -225,9 +225,9 @@ class Pairs(Task):
         """The smallest and largest number of heavy atoms."""
         return min(self.heavy_atoms), max(self.heavy_atoms)
 
-    def begin(self, index: int, generator: torch.Generator) -> Start:
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
         """Nothing but the size is known, and the value is asked for."""
-        start = Start.unknown(torch.ones(1, self.heavy_atoms[index % len(self.heavy_atoms)], dtype=torch.bool))
+        start = PartialState.unknown(torch.ones(1, self.heavy_atoms[index % len(self.heavy_atoms)], dtype=torch.bool))
         return with_target(start, self.properties, self.asked[index % len(self.asked)])
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.evaluation.metrics.validity import Verdict, judge
+from moldiff.evaluation.metrics.validity import ValidityReport, judge
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.generator import MoleculeGenerator
+from moldiff.sampling.generator import Generator
 from moldiff.sampling.sample import Sample
-from moldiff.tasks.task import Request
+from moldiff.tasks.task import TaskSpec
 
 Columns = dict[str, list[MetricResult]]
 """Results by who made the molecules, or how."""
@@ -41,7 +41,7 @@ class Settings:
         sampler: how to step; None = the default.
     """
 
-    generator: MoleculeGenerator
+    generator: Generator
     molecules: Sequence[Molecule]
     samples: int
     seed: int = 0
@@ -51,7 +51,7 @@ class Settings:
         """Index of the first molecule that is drawn for the held-out molecule at that place."""
         return place * _INDICES
 
-    def draw(self, task: Request, *, first: int, samples: int = 1, max_draws: int | None = None) -> list[Sample]:
+    def draw(self, task: TaskSpec, *, first: int, samples: int = 1, max_draws: int | None = None) -> list[Sample]:
         """Molecules as they come, decoded."""
         run = self.generator.stream(
             samples, task=task, first=first, max_draws=max_draws, sampler=self.sampler, seed=self.seed, keep=()
@@ -61,7 +61,7 @@ class Settings:
             raise KeyboardInterrupt
         return found
 
-    def forms(self, sample: Sample) -> Mapping[str, tuple[Molecule, Verdict]]:
+    def forms(self, sample: Sample) -> Mapping[str, tuple[Molecule, ValidityReport]]:
         """A molecule as the network says it and decoded, each with what validity says of it."""
         vocabulary = self.generator.checkpoint.model.vocabulary
         same = sample.argmax is sample.molecule
