@@ -20,7 +20,7 @@ from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides,
 from moldiff.tasks.task import TaskSpec
 
 README = Path(__file__).parents[1] / "README.md"
-NAMES = {"Arithmetic": Precision, "PowerSampler": PowerSampler, "Request": TaskSpec}
+NAMES = {"Precision": Precision, "PowerSampler": PowerSampler, "TaskSpec": TaskSpec}
 
 
 def test_keywords_are_the_fields_of_the_config() -> None:

@@ -33,7 +33,8 @@ AIM_SECONDS, AIM_GB = 60.0, 1.5
 
 _IN_MEMORY = (
     "import sys, moldiff; from itertools import cycle, islice; from moldiff.data.dataset import MoleculeDataset; "
-    "data = MoleculeDataset.load(sys.argv[1]); places = islice(cycle(data.split(sys.argv[2]).tolist()), int(sys.argv[3])); "
+    "data = MoleculeDataset.load(sys.argv[1]); "
+    "places = islice(cycle(data.split(sys.argv[2]).tolist()), int(sys.argv[3])); "
     "moldiff.evaluate([data.molecule(place) for place in places])"
 )
 
