@@ -3,7 +3,7 @@
 `python tests/fuzz/readers.py --seconds 3600 --out findings [--formats .sdf .xyz]`, after `pip install atheris`. The
 time is shared out among the formats. What breaks a reader is kept in `findings/FORMAT/`: a file for every place in the
 code from which an exception comes, and the one that a crash or a hang of the process left. Each belongs into
-`FOUND` of tests/test_fuzz_read.py, which the default suite runs.
+`FOUND` of tests/molecules/test_fuzz_read.py, which the default suite runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "molecules"), str(TESTS / "data")]
 
 FORMATS = (".sdf", ".xyz", ".smi", ".csv", ".mol2")
 TOKENS = (

@@ -24,7 +24,7 @@ from moldiff.molecules.elements import COVALENT
 from moldiff.molecules.molecule import Status
 from moldiff.molecules.validity import check
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
-from moldiff.sampling.batch import Chunk
+from moldiff.sampling.batch import DenoisedBatch, SampleSpec
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -185,6 +185,11 @@ def test_non_finite_predictions_are_kept_and_marked_as_failed() -> None:
     assert decoded.repaired.tolist() == [False]
 
 
+def one_of(model: Any, start: PartialState, prediction: Prediction) -> DenoisedBatch:
+    """A batch of one molecule."""
+    return DenoisedBatch(cast(Any, model), [SampleSpec(0, torch.Generator(), start)], start, prediction)
+
+
 def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
     """CH2-CH2-OH by the argmax becomes CH3-CH2-OH, but the network gave the third hydrogen no place."""
     prediction, mask = prediction_of([2, 2, 6], {(0, 1): 1, (1, 2): 1})
@@ -194,7 +199,7 @@ def test_hydrogens_that_decoding_adds_are_placed_and_the_others_stay() -> None:
     pos = torch.tensor([[[0.0, 0, 0], [1.53, 0, 0], [2.0, 1.35, 0]]]).double()
     prediction = replace(prediction, pos=pos, hydrogen=offset)
     model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
-    (found,) = Chunk(cast(Any, model), PartialState.unknown(mask), prediction, [()]).decode("valence")
+    (found,) = one_of(model, PartialState.unknown(mask), prediction).decode("valence")
     molecule = found.molecule
     assert (found.repaired, found.replaced_hydrogens) == (True, 0)
     assert molecule.num_hydrogens.tolist() == [3, 2, 1]
@@ -215,7 +220,7 @@ def test_hydrogens_off_their_bonds_are_put_at_ideal_places_and_counted(length: f
     offset[0, 2, 0] = torch.tensor([length, 0.0, 0.0])
     prediction = replace(prediction, pos=pos, hydrogen=offset)
     model = SimpleNamespace(vocabulary=VOCABULARY, statistics=SimpleNamespace(hydrogens_placed=True))
-    chunk = Chunk(cast(Any, model), PartialState.unknown(mask), prediction, [()])
+    chunk = one_of(model, PartialState.unknown(mask), prediction)
     (found,) = chunk.decode("valence")
     belongs = length == 0.95
     assert found.replaced_hydrogens == (0 if belongs else 1)

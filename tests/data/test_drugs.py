@@ -20,7 +20,7 @@ from moldiff.molecules.identity import canonical_key, strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.vocabulary import AtomClass
 
-COMPONENTS = Path(__file__).parent / "data" / "components.json"
+COMPONENTS = Path(__file__).parents[1] / "data" / "components.json"
 MOSES = [
     "CCCS(=O)c1ccc2[nH]c(=NC(=O)OC)[nH]c2c1",
     "CC(C)(C)C(=O)C(Oc1ccc(Cl)cc1)n1ccnc1",

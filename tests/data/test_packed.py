@@ -16,7 +16,7 @@ from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files
 from moldiff.data.store import blocks, load_arrays, pack, read_columns, save_arrays, take
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 

@@ -1,4 +1,4 @@
-"""Molecules of a seed stay the same from version to version; `python tests/test_same_molecules.py` stores them.
+"""Molecules of a seed stay the same from version to version; `python tests/sampling/test_same_molecules.py` stores them.
 
 Only where a change is meant to draw other molecules are they to be stored anew, and the changelog has to say so.
 """
@@ -20,7 +20,7 @@ from moldiff.sampling.sample import Sample
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Replace
 
 LIGAND = str(files("moldiff.example_data") / "ligands" / "histamine.sdf")
-STORED = Path(__file__).parent / "data" / "same_molecules.json"
+STORED = Path(__file__).parents[1] / "data" / "same_molecules.json"
 ALL: dict[str, Any] = {"keep": (), "workers": 0, "steps": 10}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {**ALL, "seed": 3, "size": (5, 9)},

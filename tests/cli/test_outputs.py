@@ -25,7 +25,7 @@ from moldiff.molecules.formats.storage import locked, set_aside, temporary_of, w
 from moldiff.molecules.formats.writer import Writer, finished_records
 from moldiff.molecules.molecule import Molecule
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FAST = ("n=2", "steps=3", "keep=[valid]", "workers=0", "device=cpu")
 
 
@@ -265,7 +265,7 @@ def test_a_command_in_the_background_ends_on_sigterm_with_everything_kept(folder
 
 
 def test_tests_of_interruptions_pass_where_ctrl_c_is_ignored() -> None:
-    words = [sys.executable, "-m", "pytest", "-q", "tests/test_io.py", "-k", "interrupt or neither"]
+    words = [sys.executable, "-m", "pytest", "-q", "tests/molecules/test_io.py", "-k", "interrupt or neither"]
     ignoring = (
         "import signal, os, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     )

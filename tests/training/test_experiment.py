@@ -13,7 +13,7 @@ from moldiff.training.train import train
 
 pytestmark = QUIET
 
-CURVE = Path(__file__).parent / "curves" / "quick.csv"
+CURVE = Path(__file__).parents[1] / "curves" / "quick.csv"
 """Losses of `moldiff train experiment=quick` with the options below, as first measured."""
 OPTIONS = ["trainer.max_time=null", "trainer.max_steps=24", "trainer.validate_every=8", "trainer.accelerator=cpu"]
 OPTIONS += ["trainer.precision=32-true", "compile=false", "batch_size=32", "trainer.num_validation=48"]

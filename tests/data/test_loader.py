@@ -11,7 +11,7 @@ from moldiff.data.loader import BucketedBatches, bucket_widths, evaluation_batch
 from moldiff.diffusion.batch import collate
 from moldiff.errors import MoldiffError
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 

@@ -19,7 +19,7 @@ from moldiff.errors import MoldiffError
 from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides, described
 from moldiff.tasks.task import TaskSpec
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 NAMES = {"Precision": Precision, "PowerSampler": PowerSampler, "TaskSpec": TaskSpec}
 
 
@@ -44,14 +44,14 @@ def test_a_config_is_checked_where_it_is_made() -> None:
 
 def with_table(text: str) -> str:
     """The README with its table of options as the dataclasses have them."""
-    begin, end = "<!-- options: written by `python tests/test_options.py` -->\n", "<!-- end of options -->"
+    begin, end = "<!-- options: written by `python tests/cli/test_options.py` -->\n", "<!-- end of options -->"
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n{readme_table('sample')}\n{end}{rest.partition(end)[2]}"
 
 
 def test_the_table_of_the_readme_is_written_from_the_options() -> None:
     text = README.read_text(encoding="utf-8")
-    assert text == with_table(text), "python tests/test_options.py writes it"
+    assert text == with_table(text), "python tests/cli/test_options.py writes it"
     assert text.count("| option | default | meaning |") == 1
 
 

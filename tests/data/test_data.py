@@ -25,7 +25,7 @@ from moldiff.molecules import identity, validity
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import AtomClass
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 FIELDS = ("pos", "hydrogen", "atom_type", "bond", "node_mask")
 
 

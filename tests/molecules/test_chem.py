@@ -15,7 +15,7 @@ from moldiff.molecules import convert, identity, validity
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,11 @@ canonical_key("C[S+](C)[O-]")
 print("now it speaks", file=sys.stderr, flush=True)
 Chem.MolFromSmiles("C(C)(C)(C)(C)C")
 """
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}){script}"]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}{script}",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     before, _, after = said.partition("now it speaks\n")
     assert before == ""

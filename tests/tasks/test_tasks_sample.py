@@ -253,7 +253,7 @@ def test_help_of_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    groups = [path.stem for path in (Path(__file__).parents[1] / "conf/task").glob("*.yaml")]
+    groups = [path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")]
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in groups)
     for name in groups:
         for option in compose_options("sample", [f"task={name}"])["task"]:
@@ -324,7 +324,7 @@ def test_unquoted_smiles_arrive_exactly_or_are_refused_with_the_quoted_form(smil
 def test_every_task_builds() -> None:
     from moldiff.diffusion.instantiate import instantiate
 
-    for path in (Path(__file__).parents[1] / "conf/task").glob("*.yaml"):
+    for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml"):
         request = instantiate(compose_options("sample", [f"task={path.stem}"])["task"], None)
         assert type(request).__name__.lower() == path.stem
         assert request == type(request)()

@@ -26,7 +26,7 @@ from moldiff.view.depict import draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OWN_E = Path(__file__).parent / "data" / "own_e.sdf"
+OWN_E = Path(__file__).parents[1] / "data" / "own_e.sdf"
 BUTENE, BUTENOL = r"C/C=C\C", r"C/C=C\CO"
 
 
@@ -304,7 +304,7 @@ def test_s5_strict_keys_have_a_fixed_point(tmp_path: Path, smiles: str) -> None:
 
 
 def test_s5_strict_keys_of_coordinates_are_those_of_their_smiles() -> None:
-    sample = MoleculeDataset.load(Path(__file__).parents[1] / "data" / "sample")
+    sample = MoleculeDataset.load(Path(__file__).parents[2] / "data" / "sample")
     keys = [identity.strict_key(sample.molecule(index)) for index in range(400)]
     assert [identity.strict_key(key) for key in keys] == keys
     assert sum("/" in key or "@" in key for key in keys) > 100

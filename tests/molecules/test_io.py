@@ -15,7 +15,7 @@ from moldiff.molecules.formats.reader import read, records
 from moldiff.molecules.formats.writer import Writer, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
-SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 WATER = [("O", 0, 0, 0.1173), ("H", 0, 0.7572, -0.4692), ("H", 0, -0.7572, -0.4692)]
 WATER_BONDS = [(1, 2, 1), (1, 3, 1)]
 TMAO = [("N", 0, 0, 0), ("C", 1.4, 0, -0.5), ("C", -0.7, 1.21, -0.5), ("C", -0.7, -1.21, -0.5), ("O", 0, 0, 1.36)]

@@ -10,7 +10,7 @@ import pytest
 
 from moldiff.cli.compose import compose_options
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 
