@@ -1,4 +1,4 @@
-"""Molecules of a seed stay the same from version to version; `python tests/sampling/test_same_molecules.py` stores them.
+"""Molecules of a seed stay the same between versions; `python tests/sampling/test_same_molecules.py` stores them.
 
 Only where a change is meant to draw other molecules are they to be stored anew, and the changelog has to say so.
 """
