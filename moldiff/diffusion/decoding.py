@@ -59,7 +59,7 @@ class Decoded:
 
     Attributes:
         batch: the molecules, coordinates as in the prediction.
-        mended: [B] True where the argmax broke a rule and the integer programme found another assignment.
+        repaired: [B] True where the argmax broke a rule and the integer programme found another assignment.
         failed: [B] True where no assignment obeys all rules: the batch has the most probable one in several fragments
             that obeys the others or, where there is none either, the argmax.
         gained: [B, N] True where an atom has more hydrogens than its argmax, so that some have no place of their own.

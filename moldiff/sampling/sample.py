@@ -24,7 +24,7 @@ class DecodedMolecule:
         molecule: the molecule (Å).
         argmax: the most probable class of each atom and pair at the first end of the way from noise (Å); the same
             object where nothing was changed to make the molecule of it.
-        mended: the most probable classes broke a valence rule, and decoding found others.
+        repaired: the most probable classes broke a valence rule, and decoding found others.
         replaced_hydrogens: hydrogens that decoding put at ideal places, for their bonds were too short or too long.
         restarts: it came out in pieces, and was drawn on from so many, see `moldiff.sampling.batch`.
         trajectory: frames from noise on, through all restarts (Å), see `moldiff.sampling.trajectory`; None = not kept.
@@ -108,7 +108,7 @@ class Sample(DecodedMolecule):
             "reason": self.reason or None,
             "unique": self.unique,
             "novel": self.novel,
-            "mended": self.repaired,
+            "repaired": self.repaired,
             "replaced_hydrogens": self.replaced_hydrogens,
             "restarts": self.restarts,
             **self.task,

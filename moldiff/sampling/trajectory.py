@@ -25,7 +25,7 @@ class Recorder:
     """Collects the frames of a batch while it is sampled.
 
     A frame holds the noisy coordinates that went into a network call (Å) and the classes of atoms and bonds that came
-    out as the most probable ones; nothing is mended. Hydrogens are there as soon as the network is told of any.
+    out as the most probable ones; nothing is repaired. Hydrogens are there as soon as the network is told of any.
 
     Args:
         model: brings the vocabulary and the scales of the coordinates.
