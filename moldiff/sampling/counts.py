@@ -14,7 +14,7 @@ from moldiff.sampling.sample import Sample
 from moldiff.tasks.task import Value
 
 _REPAIRS = {
-    "repaired": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all drawn.",
+    "repaired": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all.",
     "restarts": "Molecules that came out in pieces and were drawn on from noise, over all drawn.",
     "replaced_hydrogens": "Molecules with a hydrogen off its bond, put at its ideal place, over all drawn.",
 }
