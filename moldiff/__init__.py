@@ -7,17 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moldiff.diffusion.shipped import available_models
+    from moldiff.errors import MoldiffError
     from moldiff.evaluation.evaluate import evaluate
     from moldiff.molecules.formats.reader import read
     from moldiff.molecules.formats.writer import write
+    from moldiff.molecules.molecule import Molecule
     from moldiff.sampling.config import SamplingConfig
-    from moldiff.sampling.generator import load
+    from moldiff.sampling.generator import Generator, load
+    from moldiff.sampling.sample import Sample, Samples
 
 __version__ = "0.1.0"
 
-__all__ = ["SamplingConfig", "__version__", "available_models", "evaluate", "load", "read", "write"]
+__all__ = [
+    "Generator",
+    "MoldiffError",
+    "Molecule",
+    "Sample",
+    "Samples",
+    "SamplingConfig",
+    "__version__",
+    "available_models",
+    "evaluate",
+    "load",
+    "read",
+    "write",
+]
 
 _HOMES = {
+    "Generator": "moldiff.sampling.generator",
+    "MoldiffError": "moldiff.errors",
+    "Molecule": "moldiff.molecules.molecule",
+    "Sample": "moldiff.sampling.sample",
+    "Samples": "moldiff.sampling.sample",
     "SamplingConfig": "moldiff.sampling.config",
     "available_models": "moldiff.sampling.generator",
     "load": "moldiff.sampling.generator",

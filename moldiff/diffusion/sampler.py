@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -110,12 +110,26 @@ Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
 
 
 class Sampler(Protocol):
-    """Turns noise into clean-data estimates; each yielded state is one network call, the last is the sample."""
+    """Turns noise into clean-data estimates; a frozen dataclass of its settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def num_steps(self) -> int:
+        """Network calls a molecule."""
+        ...
+
+    def of_restart(self) -> Sampler:
+        """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
+        ...
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
-        """Run from `noisy` at `noise_level` (0 where known) down to the data; `denoise` is the network."""
+        """Run from `noisy` at `noise_level` (0 where known) down to the data; `denoise` is the network.
+
+        Each state that it yields is one network call, the last one's prediction is the sample.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from moldiff.evaluation.result import KEEP
 
 if TYPE_CHECKING:
     from moldiff.diffusion.compute import Precision
-    from moldiff.diffusion.sampler import PowerSampler
+    from moldiff.diffusion.sampler import Sampler
     from moldiff.tasks.inputs import Source
     from moldiff.tasks.task import TaskSpec
 
@@ -160,7 +160,7 @@ class SamplingConfig:
         full="network calls a molecule; by default the model's own number: 50 for `qm9` and `qm9_properties`, 80 for "
         "`drugs`",
     )
-    sampler: PowerSampler | None = option(
+    sampler: Sampler | None = option(
         None,
         "sampler.grid_power=2.0 .corrector=null .churn=null ...",
         full="how to step; by default in the model's own number of network calls",
@@ -233,7 +233,7 @@ class SamplingOverrides(TypedDict, total=False):
     like: Likeness | None
     max_draws: int | None
     steps: int | None
-    sampler: PowerSampler | None
+    sampler: Sampler | None
     decode: str
     trajectory: bool
     workers: int | None

@@ -17,7 +17,7 @@ from moldiff.diffusion.guidance import GuidedDiffusion
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained
 from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor, predictor_for
-from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.sampler import PowerSampler, Sampler
 from moldiff.diffusion.shipped import advice, available_models
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
@@ -161,12 +161,13 @@ class Generator:
             on_progress=on_progress,
         )
 
-    def _sampler(self, config: SamplingConfig, task: Task) -> PowerSampler:
-        sampler = config.sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
-        if sampler.class_lead is None:
+    def _sampler(self, config: SamplingConfig, task: Task) -> Sampler:
+        sampler: Any = config.sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
+        if isinstance(sampler, PowerSampler) and sampler.class_lead is None:
             is_limited = isinstance(task, ConstrainedTask) and task.mask is not None
             sampler = replace(sampler, class_lead=LIMITED_CLASS_LEAD if is_limited else 1.0)
-        return sampler if config.steps is None else replace(sampler, num_steps=config.steps)
+        own: Sampler = sampler if config.steps is None else replace(sampler, num_steps=config.steps)
+        return own
 
     def _filters(self, config: SamplingConfig, molecules: MoleculeSampler) -> tuple[Filter, ...]:
         """Those asked for, or the model's own for a run that keeps something and draws both bonds and coordinates."""

@@ -25,7 +25,7 @@ from moldiff.diffusion.compute import (
 )
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.sampler import BROKEN_RESTARTS, PowerSampler, SamplerState
+from moldiff.diffusion.sampler import BROKEN_RESTARTS, Sampler, SamplerState
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.validity import judge
@@ -100,7 +100,7 @@ class MoleculeSampler:
     """
 
     model: MoleculeDiffusion
-    sampler: PowerSampler
+    sampler: Sampler
     task: Task
     seed: int
     decode: str
@@ -159,7 +159,7 @@ class MoleculeSampler:
     def _denoised(
         self,
         specs: Iterable[SampleSpec],
-        sampler: PowerSampler,
+        sampler: Sampler,
         on_step: Callable[[SamplerState], None] | None = None,
     ) -> Iterator[DenoisedBatch]:
         """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out.

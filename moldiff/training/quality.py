@@ -12,7 +12,7 @@ import numpy as np
 from moldiff.diffusion.compute import FLOAT32
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import PretrainedModel
-from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.sampler import Sampler
 from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.evaluation.scores import quality
 from moldiff.molecules import convert, validity
@@ -22,7 +22,7 @@ from moldiff.sampling.generator import Generator
 _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_valid", "p2_valid_unique")
 
 
-def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: PowerSampler) -> dict[str, float]:
+def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Sampler) -> dict[str, float]:
     """P1, P2 and geometry of raw molecules and validity of decoded ones, for molecules 0 to num_samples - 1 of seed 0.
 
     The geometry is that of the valid ones, see `geometry`.

@@ -14,13 +14,13 @@ from moldiff.cli.main import main
 from moldiff.cli.options import COMMANDS, as_typed, options_in, options_of, readme_table, root_config
 from moldiff.diffusion.compute import Precision
 from moldiff.diffusion.guidance import STEERING
-from moldiff.diffusion.sampler import PowerSampler
+from moldiff.diffusion.sampler import Sampler
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides, described
 from moldiff.tasks.task import TaskSpec
 
 README = Path(__file__).parents[2] / "README.md"
-NAMES = {"Precision": Precision, "PowerSampler": PowerSampler, "TaskSpec": TaskSpec}
+NAMES = {"Precision": Precision, "Sampler": Sampler, "TaskSpec": TaskSpec}
 
 
 def test_keywords_are_the_fields_of_the_config() -> None:
