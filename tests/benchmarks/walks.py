@@ -23,7 +23,12 @@ import moldiff
 from moldiff.cli.main import main as command
 
 PACKAGE = str(Path(moldiff.__file__).parent) + os.sep
-IMPORTS = ("moldiff", "moldiff.molecules.molecule", "moldiff.evaluation.evaluate", "moldiff.sampling.generator")
+IMPORTS = (
+    "moldiff",
+    "moldiff.molecules.formats.reader",
+    "moldiff.evaluation.evaluate",
+    "moldiff.sampling.generator",
+)
 
 
 def walk(run: Callable[[], Any]) -> tuple[set[str], set[tuple[str, str]]]:
