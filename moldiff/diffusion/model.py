@@ -1,7 +1,4 @@
-"""Network, process, vocabulary and statistics as one module: what is trained, saved and sampled from.
-
-The seams a user extends. Structural types only: nothing here needs to be inherited from.
-"""
+"""Network, process, vocabulary and statistics as one module: what is trained, saved and sampled from."""
 
 from __future__ import annotations
 
@@ -31,29 +28,6 @@ class Denoiser(Protocol):
 
         pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
         """
-        ...
-
-
-@runtime_checkable
-class Process(Protocol):
-    """The noising of whole molecules and its reversal."""
-
-    def prior(self, node_mask: Tensor, draws: NoiseSource) -> MolBatch:
-        """Pure noise (level 1 everywhere) for the atoms of `node_mask` [B, N]."""
-        ...
-
-    def corrupt(self, clean: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
-        """Clean molecules at the given noise levels."""
-        ...
-
-    def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
-        """The training loss of each field, scalars, unweighted by the field weights."""
-        ...
-
-    def step(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
-    ) -> MolBatch:
-        """Go from level t to level s <= t; atoms and fields with t = 0 are known and stay as they are."""
         ...
 
 
@@ -132,12 +106,6 @@ class MoleculeDiffusion(nn.Module):
         known_values = batch.condition if self.properties else None
         return in_units(batch, self.statistics, known).replace(
             condition=None if known_values is None else self.properties.normalised(known_values),
-        )
-
-    def to_angstrom(self, batch: MolBatch) -> MolBatch:
-        """Unit variance -> Å."""
-        return batch.replace(
-            pos=batch.pos * self.statistics.pos_scale, hydrogen=batch.hydrogen * self.statistics.hydrogen_scale
         )
 
     def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
