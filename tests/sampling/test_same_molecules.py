@@ -1,6 +1,7 @@
-"""Molecules of a seed stay the same between versions; `python tests/sampling/test_same_molecules.py` stores them.
+"""Molecules of a seed stay the same from version to version.
 
-Only where a change is meant to draw other molecules are they to be stored anew, and the changelog has to say so.
+`PYTHONPATH=tests python tests/sampling/test_same_molecules.py` stores them anew, which is only right where a change is
+meant to draw other molecules, and the changelog says so.
 """
 
 from __future__ import annotations
