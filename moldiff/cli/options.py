@@ -138,7 +138,7 @@ class FieldWeights:
 class TrainerOptions:
     """How long a training takes, on what, and what is looked at on the way."""
 
-    max_steps: int | None = option(20000, "null = no limit", least=1)
+    max_steps: int | None = option(20000, "null = none", least=1)
     max_time: str | None = option(None, "8 hours", typed="trainer.max_time=00:08:00:00", beside=True)
     accelerator: str = option("auto", "auto, cpu or gpu")
     devices: int | str = option(
@@ -150,7 +150,10 @@ class TrainerOptions:
         "auto", "32-true, bf16-mixed, auto = the faster in a trial at the start; or another of Lightning's", hidden=True
     )
     accumulate_grad_batches: int = option(
-        1, "batches that make up a step, one after the other, where a larger one does not fit into memory", least=1
+        1,
+        "batches to a step, to save memory",
+        full="batches that make up a step, one after the other, where a larger one does not fit into memory",
+        least=1,
     )
     log_every: int = option(50, "steps", hidden=True, least=1)
     validate_every: int = option(500, "steps; state and model are saved as often", least=1)

@@ -270,9 +270,9 @@ def test_training_side_needs_neither_rdkit_nor_hydra():
         for name in ("rdkit", "hydra", "qm9pack"):
             sys.modules[name] = None
         from moldiff.data.dataset import MoleculeDataset
-        from moldiff.data.loader import DenseBatches
+        from moldiff.data.loader import BucketedBatches
         prepared = MoleculeDataset.load(sys.argv[1])
-        batches = DenseBatches(prepared, prepared.split("train"), batch_size=16)
+        batches = BucketedBatches(prepared, prepared.split("train"), batch_size=16)
         print(batches[0].validate().num_molecules, len(prepared.to_pyg()), prepared.molecule(3).num_heavy_atoms)
     """
     run = [sys.executable, "-c", textwrap.dedent(code), str(SAMPLE)]

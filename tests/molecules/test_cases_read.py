@@ -437,9 +437,9 @@ def test_prepared_files_are_trained_on_without_rdkit(tmp_path):
 import sys
 sys.modules["rdkit"] = None
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.loader import DenseBatches
+from moldiff.data.loader import BucketedBatches
 made = MoleculeDataset.load(sys.argv[1])
-print(sum(batch.validate().num_molecules for batch in DenseBatches(made, made.split("train"), batch_size=4)))
+print(sum(batch.validate().num_molecules for batch in BucketedBatches(made, made.split("train"), batch_size=4)))
 """
     done = subprocess.run([sys.executable, "-c", code, str(made.path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 4
