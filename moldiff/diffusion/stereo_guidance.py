@@ -25,7 +25,7 @@ LOWEST_LEVEL = 0.25
 _SCALE = 100.0
 """How many times further than its law asks for guidance goes; there are few calls, and the estimate follows late."""
 
-_FARTHEST = 6.0
+_FARTHEST = 8.0
 """How far it moves an estimate at most, in the model's units, over all atoms of a molecule."""
 
 _HEIGHT = 0.5
