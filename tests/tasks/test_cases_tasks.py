@@ -214,10 +214,11 @@ def test_b72_conformers_have_the_stereochemistry_of_the_smiles(folder: Path) -> 
         Chem.RemoveStereochemistry(mol)
         Chem.AssignStereochemistryFrom3D(mol)  # by nothing but coordinates
         assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles(asked)
-    samples = load("qm9").sample(10, task=Conformers(smiles=asked), steps=15, workers=0)
+    hard = Conformers(smiles="OC[C@@H]1O[C@H]1C#N")  # of which few draws are right
+    samples = load("qm9").sample(3, task=hard, steps=10, workers=0)
     counts = {result.name: result for result in samples.results}
-    assert counts["task_met"].numerator == 10
-    assert counts["task_status_stereo"].numerator == counts["task_met"].denominator - 10  # dropped and counted
+    assert counts["task_met"].numerator == 3
+    assert counts["task_status_stereo"].numerator == counts["task_met"].denominator - 3 > 0  # dropped and counted
 
 
 @pytest.fixture(scope="module")

@@ -78,9 +78,6 @@ def test_every_conformer_has_the_stereochemistry_that_was_asked_for() -> None:
     wanted = Chem.CanonSmiles(asked)
     assert {stereo_smiles(to_rdkit(sample.molecule)) for sample in samples} == {wanted}
     assert {sample.smiles for sample in samples} == {wanted}
-    found = {result.name: result for result in samples.results}
-    assert found["task_met"].numerator == 10
-    assert found["task_status_stereo"].numerator == found["task_met"].denominator - 10
     assert samples.drawn < 20  # of which one in four would be right without guidance, and as many mirror images
 
 
