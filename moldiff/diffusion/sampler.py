@@ -365,8 +365,7 @@ def run_sampler(
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         network = model.denoise
         if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
-            guided, scale = start.stereo.guided, model.statistics.pos_scale
-            network = partial(guided, model.denoise, process=model.process.pos, scale=scale)
+            network = partial(start.stereo.guided, model)
         prediction = network(noisy if steering is None else steering.told(noisy), level, previous)
         prediction = prediction if free else mask_logits(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):

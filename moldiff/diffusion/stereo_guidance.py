@@ -9,7 +9,7 @@ without a classifier. Sides of double bonds likewise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, take_rows
-from moldiff.diffusion.process.gaussian import GaussianProcess
+from moldiff.diffusion.model import MoleculeDiffusion
 
 LOWEST_LEVEL = 0.25
 """Noise level down to which hands are guided; below it the network alone makes the geometry that goes with them."""
@@ -74,47 +74,27 @@ class StereoTargets:
         return StereoTargets(*(value.to(device) for value in vars(self).values()))
 
     def guided(
-        self,
-        denoise: Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction],
-        noisy: MolBatch,
-        level: NoiseLevel,
-        previous: Prediction | None,
-        *,
-        process: GaussianProcess,
-        scale: float,
+        self, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel, previous: Prediction | None
     ) -> Prediction:
-        """The estimate of `denoise`, its coordinates moved towards these targets.
-
-        Args:
-            denoise: the network.
-            noisy: in the model's units, as all coordinates here.
-            level: of `noisy`.
-            previous: the estimate before; None = not told.
-            process: of the coordinates.
-            scale: Å in a unit.
-        """
+        """What `model.denoise` estimates, its coordinates moved towards these targets."""
         step, parts = max(1, _PAIRS_AT_ONCE // noisy.max_atoms**2), []
         for first in range(0, noisy.num_molecules, step):
             rows = slice(first, first + step)
             told = None if previous is None else take_rows(previous, rows)
             here, batch, at = take_rows(self, rows), take_rows(noisy, rows), take_rows(level, rows)
-            parts.append(here._guided(denoise, batch, at, told, process, scale))
+            parts.append(here._guided_together(model, batch, at, told))
         return Prediction(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
 
-    def _guided(
-        self,
-        denoise: Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction],
-        noisy: MolBatch,
-        level: NoiseLevel,
-        previous: Prediction | None,
-        process: GaussianProcess,
-        scale: float,
+    def _guided_together(
+        self, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel, previous: Prediction | None
     ) -> Prediction:
         with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
             pos = noisy.pos.detach().clone().requires_grad_()
-            prediction = denoise(noisy.replace(pos=pos), level, previous)
-            (gradient,) = torch.autograd.grad(self.log_odds(prediction.pos * scale).sum(), pos)
-        alpha, sigma = (part(level.pos)[..., None] for part in (process.schedule.alpha, process.schedule.sigma))
+            prediction = model.denoise(noisy.replace(pos=pos), level, previous)
+            odds = self.log_odds(prediction.pos * model.statistics.pos_scale)
+            (gradient,) = torch.autograd.grad(odds.sum(), pos)
+        schedule = model.process.pos.schedule
+        alpha, sigma = schedule.alpha(level.pos)[..., None], schedule.sigma(level.pos)[..., None]
         shift = _SCALE * sigma.square() / alpha.clamp(min=0.05) * gradient
         length = shift.square().sum((1, 2), keepdim=True).sqrt()
         shift = center(shift * (_FARTHEST / length.clamp(min=_FARTHEST)), noisy.node_mask)

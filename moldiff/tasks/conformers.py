@@ -68,6 +68,7 @@ class _Target:
     mol: Chem.Mol  # heavy atoms first, then the hydrogens, those of atom 0 first
     marks: Marks
     number: int
+    stereo: StereoTargets | None
 
     @classmethod
     def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
@@ -83,19 +84,21 @@ class _Target:
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
         ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
         ordered.RemoveAllConformers()
-        return cls(source.molecule, ordered, marks(ordered), source.number)
+        stated = marks(ordered)
+        return cls(source.molecule, ordered, stated, source.number, stereo_targets(ordered, stated))
 
-    def stereo(self) -> StereoTargets | None:
-        """What is stated of its centres and double bonds; None = nothing."""
-        hands, sides = self.marks
-        if not hands and not sides:
-            return None
-        centres, bonds = turns(self.mol, hands), heavy_sides(self.mol, sides)
-        return StereoTargets(
-            torch.tensor(centres, dtype=torch.long).reshape(1, -1, 4),
-            torch.tensor([chain for chain, _ in bonds], dtype=torch.long).reshape(1, -1, 4),
-            torch.tensor([[same for _, same in bonds]], dtype=torch.bool),
-        )
+
+def stereo_targets(mol: Chem.Mol, stated: Marks) -> StereoTargets | None:
+    """What is stated of the centres and double bonds of `mol`, heavy atoms first; None = nothing."""
+    hands, sides = stated
+    if not hands and not sides:
+        return None
+    centres, bonds = turns(mol, hands), heavy_sides(mol, sides)
+    return StereoTargets(
+        torch.tensor(centres, dtype=torch.long).reshape(1, -1, 4),
+        torch.tensor([chain for chain, _ in bonds], dtype=torch.long).reshape(1, -1, 4),
+        torch.tensor([[same for _, same in bonds]], dtype=torch.bool),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,7 @@ class ConformerTask(TaskOfInputs[_Target]):
             molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=np.zeros_like(molecule.hydrogen_offset)
         )
         start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
-        return replace(start, stereo=target.stereo())
+        return replace(start, stereo=target.stereo)
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""

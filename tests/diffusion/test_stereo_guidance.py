@@ -12,7 +12,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.diffusion.stereo_guidance import StereoTargets
-from moldiff.molecules.stereo import heavy_sides, marks, turns
+from moldiff.molecules.stereo import marks
+from moldiff.tasks.conformers import stereo_targets
 
 SMILES = [
     "C[C@H](O)CC",
@@ -39,13 +40,9 @@ def embedded(smiles: str) -> tuple[Chem.Mol, torch.Tensor]:
 
 
 def targets_of(mol: Chem.Mol) -> StereoTargets:
-    hands, sides = marks(mol)
-    bonds = heavy_sides(mol, sides)
-    return StereoTargets(
-        torch.tensor(turns(mol, hands), dtype=torch.long).reshape(1, -1, 4),
-        torch.tensor([chain for chain, _ in bonds], dtype=torch.long).reshape(1, -1, 4),
-        torch.tensor([[same for _, same in bonds]], dtype=torch.bool),
-    )
+    found = stereo_targets(mol, marks(mol))
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("smiles", SMILES)
