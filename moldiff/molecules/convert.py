@@ -7,6 +7,7 @@ stays missing and a radical is never completed to a closed shell.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,14 @@ BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType
 _ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 _HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+
+_THREE_OF_FOUR = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
+
+_LEAST_TURN = 0.1
+"""Triple product of three unit arms below which they do not say how a centre turns; 0.77 in a tetrahedron."""
+
+_LEAST_VOLUME = 0.5
+"""Sum of the four triple products below which a centre is flat; 3.08 in a tetrahedron."""
 
 _SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
@@ -44,16 +53,49 @@ def _explicit_graph(molecule: Molecule) -> Chem.Mol:
     elements = molecule.atomic_number.tolist()
     for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
         mol.AddAtom(explicit_atom(atomic_number, charge))
-    for i, j, order in molecule.bonds.tolist():
-        mol.AddBond(i, j, BOND_TYPES[order])
+    rows = molecule.bonds.tolist()
     positions = [np.asarray(molecule.pos, dtype=np.float64)]
     for heavy, count in enumerate(molecule.num_hydrogens.tolist()):
         for slot in range(count):
-            mol.AddBond(heavy, mol.AddAtom(explicit_atom(1)), Chem.BondType.SINGLE)
+            rows.append([heavy, mol.AddAtom(explicit_atom(1)), 1])
             positions.append(positions[0][heavy : heavy + 1] + molecule.hydrogen_offset[heavy, slot])
-    set_positions(mol, np.concatenate(positions))
+    pos = np.concatenate(positions)
+    for i, j, order in _in_reading_order(rows, pos):
+        mol.AddBond(i, j, BOND_TYPES[order])
+    set_positions(mol, pos)
     mol.SetProp("_Name", molecule.name)
     return mol.GetMol()
+
+
+def _in_reading_order(rows: list[list[int]], pos: np.ndarray) -> list[list[int]]:
+    """Bonds [b][3] in an order in which RDKit reads the right hand of every centre off the coordinates [a, 3].
+
+    It looks at the first three bonds of a centre. In a strained cage these can lie in one plane or be turned inside
+    out; a bond whose absence among the three makes them so comes first then.
+    """
+    places: dict[int, list[int]] = {}
+    for place, (i, j, _) in enumerate(rows):
+        places.setdefault(i, []).append(place)
+        places.setdefault(j, []).append(place)
+    centres = [(atom, own) for atom, own in places.items() if len(own) == 4]
+    neighbours = [[sum(rows[place][:2]) - atom for place in own] for atom, own in centres]
+    turns = _turns(pos, [atom for atom, _ in centres], neighbours)
+    misleading = turns * np.sign(turns.sum(1, keepdims=True)) < _LEAST_TURN
+    first = {
+        own[arm] for (_, own), row in zip(centres, misleading, strict=True) if row[3] for arm in np.flatnonzero(row)
+    }
+    return [rows[place] for place in sorted(first)] + [bond for place, bond in enumerate(rows) if place not in first]
+
+
+def _turns(pos: np.ndarray, centres: Sequence[int], neighbours: Sequence[Sequence[int]]) -> np.ndarray:
+    """Triple products of three of the four unit arms of each centre, by which is left out [c, 4].
+
+    Their signs are those with which they add up to the volume that all four span: positive for a centre marked `@@`.
+    """
+    arms = pos[np.array(neighbours, dtype=np.int64).reshape(-1, 4)] - pos[np.array(centres, dtype=np.int64), None]
+    arms /= np.sqrt((arms * arms).sum(2, keepdims=True)).clip(1e-6)
+    turns: np.ndarray = np.linalg.det(arms[:, _THREE_OF_FOUR]) * (1, -1, 1, -1)
+    return turns
 
 
 def set_positions(mol: Chem.Mol, pos: np.ndarray) -> None:
@@ -95,7 +137,7 @@ def _copy_stereo(source: Chem.Mol, target: Chem.Mol) -> None:
     for atom in atoms(source):
         if atom.GetChiralTag() != _NO_HAND:
             target.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
-    for bond in source.GetBonds():
+    for bond in bonds(source):
         same = target.GetBondWithIdx(bond.GetIdx())
         same.SetBondDir(bond.GetBondDir())
         if len(bond.GetStereoAtoms()) == 2:
@@ -109,13 +151,27 @@ def stereo_of_coordinates(mol: Chem.Mol) -> None:
     That holds for a double bond marked as "either" too. Only tetrahedral centres are marked: neither do files that
     people exchange have words for others, nor are they what the model learns.
     """
-    for bond in mol.GetBonds():
+    for bond in bonds(mol):
         if bond.GetBondType() == Chem.BondType.DOUBLE:
             bond.SetBondDir(Chem.BondDir.NONE)
             bond.SetStereo(Chem.BondStereo.STEREONONE)
     with rdBase.BlockLogs():
-        Chem.AssignStereochemistryFrom3D(mol, replaceExistingTags=True)
+        Chem.DetectBondStereochemistry(mol)
+        Chem.AssignAtomChiralTagsFromStructure(mol, replaceExistingTags=True)
+        _hands_by_all_four(mol)
+        Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     drop_exotic_stereo(mol)
+
+
+def _hands_by_all_four(mol: Chem.Mol) -> None:
+    """Correct the hands that RDKit read off three bonds where all four say otherwise, in place."""
+    centres = [atom for atom in atoms(mol) if atom.GetDegree() == 4 and atom.GetChiralTag() in _HANDS]
+    neighbours = [[other.GetIdx() for other in atom.GetNeighbors()] for atom in centres]
+    turns = _turns(mol.GetConformer().GetPositions(), [atom.GetIdx() for atom in centres], neighbours)
+    for atom, turn in zip(centres, turns, strict=True):
+        volume = turn.sum()
+        if turn[3] * volume < _LEAST_TURN * abs(volume) and abs(volume) > _LEAST_VOLUME:
+            atom.SetChiralTag(_HANDS[1] if volume > 0 else _HANDS[2])
 
 
 def assign_stereo(mol: Chem.Mol) -> None:
@@ -209,8 +265,8 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
             return InvalidMolecule(Status.VALENCE, reason, heavy)
         offset[row, count[row]] = pos[hydrogen.GetIdx()] - pos[heavy]
         count[row] += 1
-    bonds = []
-    for bond in (mol.GetBondWithIdx(number) for number in range(mol.GetNumBonds())):
+    rows = []
+    for bond in bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         if i not in index or j not in index:
             continue
@@ -219,14 +275,14 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
             what = f"atom {i} ({_symbol(mol, i)}): bond to {_symbol(mol, j)} of type {bond.GetBondType()}"
             reason = f"{what}, expected single, double, triple or aromatic"
             return InvalidMolecule(Status.UNREADABLE, reason, i)
-        bonds.append((*sorted((index[i], index[j])), order))
+        rows.append((*sorted((index[i], index[j])), order))
     return Molecule(
         pos=pos[list(index)],
         atomic_number=np.array([atom.GetAtomicNum() for atom in carriers], dtype=np.int64),
         formal_charge=np.array([atom.GetFormalCharge() for atom in carriers], dtype=np.int64),
         num_hydrogens=count,
         hydrogen_offset=offset,
-        bonds=np.array(sorted(bonds), dtype=np.int64).reshape(-1, 3),
+        bonds=np.array(sorted(rows), dtype=np.int64).reshape(-1, 3),
         properties=_numbers(mol),
         name=_text(mol, "_Name"),
     )
@@ -246,6 +302,11 @@ def _is_hydrogen(atom: Chem.Atom) -> bool:
 def atoms(mol: Chem.Mol) -> list[Chem.Atom]:
     """The atoms; a list takes a third of the time that RDKit's own sequence does."""
     return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+
+
+def bonds(mol: Chem.Mol) -> list[Chem.Bond]:
+    """The bonds, for the same reason."""
+    return [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
 
 
 def _carrier(hydrogen: Chem.Atom) -> int | None:
