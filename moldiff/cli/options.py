@@ -52,6 +52,11 @@ class SampleOptions:
         typed="like=FILE",
         built=True,
     )
+    unrelaxed: bool = option(
+        False,
+        "with relax: true = also as they were drawn, in molecules.unrelaxed.sdf",
+        full="with `relax`: `true` = also write the molecules as they were drawn, to `molecules.unrelaxed.sdf`",
+    )
     overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
     resume: bool = option(
         False,

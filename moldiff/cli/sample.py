@@ -84,8 +84,11 @@ def check(options: Mapping[str, Any]) -> None:
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
-    if options["resume"] and options["trajectory"]:
-        raise MoldiffError("resume: trajectories cannot be continued, expected trajectory=false")
+    for name in ("trajectory", "unrelaxed"):
+        if options["resume"] and options[name]:
+            raise MoldiffError(f"resume: a second file cannot be continued, expected {name}=false")
+    if options["unrelaxed"] and options["relax"] == "none":
+        raise MoldiffError("unrelaxed: got true without relax, expected relax=mmff94s or relax=xtb")
     _config(options)
     if filters := _as_list(options["filters"]):  # what these need is imported only where one is asked for
         from moldiff.sampling.filters import parse_filters
@@ -154,7 +157,7 @@ def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
 def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecords | None) -> list[str]:
     """Draw and write what can be written; returns why the others cannot."""
     from moldiff.molecules.formats.writer import Writer
-    from moldiff.sampling.trajectory import trajectory_path, write_frames
+    from moldiff.sampling.trajectory import beside, trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
     keep_older = not (options["overwrite"] or options["resume"])
@@ -163,13 +166,18 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             writer = files.enter_context(Writer(out, streamed=run.search is None, keep_older=keep_older))
         else:
             writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
-        films = None
+        films = drawn = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
+        if options["unrelaxed"]:
+            drawn = files.enter_context(Writer(beside(out, "unrelaxed.sdf"), streamed=True, keep_older=keep_older))
         try:
             for sample in run:
                 try:
                     writer.write(sample.molecule, sample.record())
+                    if drawn is not None:
+                        as_drawn = {name: value for name, value in sample.record().items() if name != "relaxed"}
+                        drawn.write(sample.unrelaxed or sample.molecule, as_drawn)
                 except MoldiffError as error:
                     reasons.append(str(error))
                 if films is not None:
@@ -195,7 +203,7 @@ def _advice(writer: Writer, options: Mapping[str, Any]) -> str:
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:
     is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
-    return is_sdf and options["like"]["reference"] is None and not options["trajectory"]
+    return is_sdf and options["like"]["reference"] is None and not (options["trajectory"] or options["unrelaxed"])
 
 
 def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:

@@ -134,6 +134,8 @@ def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
         found = [Oddity(remark) for remark in item.remarks]
         if item.mol is not None and item.problem is None:
             found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
+            if item.mol.HasProp("relax") and item.mol.HasProp("relaxed") and item.mol.GetProp("relaxed") == "ok":
+                found.append(Oddity(f"not as drawn but relaxed by {item.mol.GetProp('relax')}"))
             contradictions = guarded(odd_smiles, item.mol)
             found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
     entry = molecules.entries[place]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from moldiff.tasks.inputs import Source
     from moldiff.tasks.task import TaskSpec
 
+RELAX = ("none", "mmff94s", "xtb")
+"""Where delivered molecules lie: as they were drawn, or at the next minimum of a force field or of GFN2-xTB."""
+
 DECODE = ("valence", "raw")
 """`valence` = the most probable molecule that obeys valence rules; `raw` = the most probable class of each entry."""
 
@@ -173,6 +176,12 @@ class SamplingConfig:
         full="`valence` = the most probable molecule that obeys valence rules, and what comes in pieces is noised part "
         "of the way and drawn on, at most twice; `raw` = the most probable classes",
     )
+    relax: str = option(
+        "none",
+        "mmff94s or xtb = to the next minimum",
+        full="`mmff94s` or `xtb` (GFN2-xTB) = take each molecule that passes to the next minimum; atoms that a task "
+        "keeps stay where they are, and so does a molecule whose stereo would change",
+    )
     trajectory: bool = option(
         False,
         "true = keep the way from noise to each, for moldiff view",
@@ -198,6 +207,8 @@ class SamplingConfig:
         check_whole("workers", 0 if self.workers is None else self.workers, 0, 1024)
         if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
             raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
+        if self.relax not in RELAX:
+            raise MoldiffError(f"relax: got {self.relax!r}, expected {' or '.join(RELAX)}")
         if self.decode not in DECODE:
             raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
 
@@ -235,6 +246,7 @@ class SamplingOverrides(TypedDict, total=False):
     steps: int | None
     sampler: Sampler | None
     decode: str
+    relax: str
     trajectory: bool
     workers: int | None
     arithmetic: Precision | None

@@ -21,6 +21,8 @@ _REPAIRS = {
 _MET = "Molecules that are what the task asked for, over those that `keep` lets pass."
 _ATTACHED = "Kept molecules in one piece in which every atom to attach to is bonded to a new one, over all kept."
 _ERROR = "Mean absolute difference of what was asked for and what the shipped predictor says of kept molecules."
+_RELAXED = "Kept molecules that lie at a minimum, over all kept; the record of each other says why it does not."
+_ENERGY_LOST = "Mean energy (kcal/mol) that kept molecules lost on the way to the minimum."
 _SIMILARITY = "Mean Tanimoto similarity (Morgan fingerprints, radius 2, 2,048 bits) of kept molecules to their input."
 
 
@@ -71,6 +73,10 @@ class RunCounts:
         self._kept += 1
         if "attached" in task:
             self._add("attached", bool(task["attached"]))
+        if "relaxed" in task:
+            self._add("relaxed", task["relaxed"] == "ok")
+        if task.get("energy_lost") is not None:
+            self._add("energy_lost", float(task["energy_lost"] or 0))
         if task.get("similarity") is not None:
             self._add("similarity", float(task["similarity"] or 0))
         for name, value in task.items():
@@ -113,14 +119,15 @@ class RunCounts:
         for reason, count in sorted(self._missed.items()):
             definition = f"Molecules left out because of '{reason}', over those that `keep` lets pass."
             found.append(MetricResult(f"task_status_{reason}", count, total, definition))
-        if attached := self._sums.get("attached"):
-            found.append(MetricResult("task_attached", int(attached[0]), int(attached[1]), _ATTACHED))
+        for name, definition in {"attached": _ATTACHED, "relaxed": _RELAXED}.items():
+            if counted := self._sums.get(name):
+                found.append(MetricResult(f"task_{name}", int(counted[0]), int(counted[1]), definition))
         errors = (name for name in self._sums if name.startswith("error_"))
-        means = {"similarity": _SIMILARITY} | dict.fromkeys(errors, _ERROR)
+        means = {"similarity": _SIMILARITY, "energy_lost": _ENERGY_LOST} | dict.fromkeys(errors, _ERROR)
         for name, definition in means.items():
             if name in self._sums:
-                value, counted = self._sums[name]
-                found.append(MetricResult(f"task_mean_{name}", value, float(counted), definition, int(counted)))
+                value, number = self._sums[name]
+                found.append(MetricResult(f"task_mean_{name}", value, float(number), definition, int(number)))
         return found
 
     def _passes(self, filters: Sequence[Filter]) -> list[MetricResult]:

@@ -21,6 +21,7 @@ from moldiff.diffusion.sampler import PowerSampler, Sampler
 from moldiff.diffusion.shipped import advice, available_models
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metric import require
 from moldiff.evaluation.metrics.lookup import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
@@ -119,6 +120,8 @@ class Generator:
             columns=tuple(dict.fromkeys(check_columns(config.columns))),
         )
         choice, task = self._choice(config), self._task(config)
+        if config.relax == "xtb":
+            require("tblite")
         _check_memory(task.sizes()[1], self.device)
         sizes = task.sizes() if config.size is None else _bounds(config.size)
         for line in _warnings(task, sizes, model.vocabulary, model.statistics):
@@ -144,9 +147,12 @@ class Generator:
             trajectory=config.trajectory,
             budget=MemoryBudget.of(self.device),
             arithmetic=config.arithmetic or FLOAT32,
+            relax=config.relax,
             choice=choice,
         )
         molecules = replace(molecules, filters=self._filters(config, molecules))
+        if config.relax != "none" and not bool(molecules.spec(config.first).start.level.pos.any()):
+            raise MoldiffError(f"relax: got {config.relax!r} with coordinates that are given, expected relax=none")
         search = SimilaritySearch.of(config, molecules, n)
         return SamplingRun(
             n=n,

@@ -32,6 +32,7 @@ from moldiff.evaluation.metrics.validity import judge
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import Filter, apply_filters
+from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.tasks.constraints import Predictor, predicted
 from moldiff.tasks.task import Task, TaskOutcome
@@ -95,6 +96,7 @@ class MoleculeSampler:
         trajectory: keep the way from noise.
         budget: how large a batch may be.
         filters: what molecules have to pass.
+        relax: how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not.
         arithmetic: how the network is computed.
         choice: which of several candidates is the molecule; None = there is one.
     """
@@ -107,6 +109,7 @@ class MoleculeSampler:
     trajectory: bool
     budget: MemoryBudget
     filters: tuple[Filter, ...] = ()
+    relax: str = "none"
     arithmetic: Precision = FLOAT32
     choice: BestOfN | None = None
 
@@ -223,20 +226,25 @@ class MoleculeSampler:
             values |= measured
         verdict = judge(molecule, self.model.vocabulary)
         frames = None if end.trajectory is None else tuple(outcome.in_its_frame(frame) for frame in end.trajectory)
-        is_raw = end.argmax is end.molecule
+        argmax = molecule if end.argmax is end.molecule else self._outcome(spec, end.argmax).molecule
+        problem, drawn = verdict.problem or _CONTACTS.check(molecule), molecule
+        if self.relax != "none" and problem is None and outcome.problem is None and not failed:
+            molecule, fields = relaxed(drawn, self.relax, kept_atoms(spec.start, drawn))
+            values |= fields
         return Sample(
             index=spec.index,
             molecule=molecule,
-            argmax=molecule if is_raw else self._outcome(spec, end.argmax).molecule,
+            argmax=argmax,
             repaired=end.repaired,
             replaced_hydrogens=end.replaced_hydrogens,
             restarts=end.restarts,
             trajectory=frames,
             verdict=verdict,
-            unsound=_CONTACTS.check(molecule) if verdict.problem is None else None,
+            unsound=problem if verdict.problem is None else None,
             task=values,
             refusal=outcome.problem,
             failed_filters=tuple(failed),
+            unrelaxed=None if molecule is drawn else drawn,
         )
 
     def _outcome(self, spec: SampleSpec, molecule: Molecule) -> TaskOutcome:

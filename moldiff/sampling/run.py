@@ -27,6 +27,9 @@ from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.sampling.workers import IndexBlocks, choose_workers, draw_blocks, with_trial
 from moldiff.tasks.task import Admission
 
+_NOT_ALWAYS = ("task", "precision", "relax")
+"""Settings that records have only where they differ from the default."""
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -164,6 +167,7 @@ class SamplingRun:
             sample,
             molecule=molecule,
             argmax=molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name),
+            unrelaxed=None if sample.unrelaxed is None else replace(sample.unrelaxed, name=name),
             unique=None if key is None else key not in seen,
             novel=None if key is None or self.novelty is None else not self.novelty.contains(key),
             origin={**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms},
@@ -183,6 +187,7 @@ class SamplingRun:
             "seed": self.config.seed,
             "steps": sampler.num_steps,
             "decode": self.config.decode,
+            **({"relax": self.config.relax} if self.config.relax != "none" else {}),
             "sampler": json.dumps(asdict(sampler)),
             **asked,
         }
@@ -247,9 +252,11 @@ class SamplingRun:
         settings = {name: " ".join(str(value).split()) for name, value in self.settings().items()}  # as written
         for number, record in enumerate(fields, start=1):
             where = f"resume: {path}: record {number}"
-            for name, value in settings.items():
-                if record.get(name) != value:
-                    raise MoldiffError(f"{where} was drawn with {name}={record.get(name)}, expected {value}")
+            for name in (*settings, *_NOT_ALWAYS):
+                if record.get(name) != settings.get(name):
+                    raise MoldiffError(
+                        f"{where} was drawn with {name}={record.get(name)}, expected {settings.get(name)}"
+                    )
             index = int(record["index"]) if record.get("index", "").isdecimal() else -1
             if index < (indices[-1] + 1 if indices else self.config.first):
                 raise MoldiffError(f"{where} has index {record.get('index')}, expected a larger one")

@@ -54,6 +54,7 @@ class Sample(DecodedMolecule):
         task: what its record says of the task it was drawn for, and the values that filters decided on.
         refusal: why it is not what the task asked for; None = it is.
         failed_filters: those that it does not pass.
+        unrelaxed: as it was drawn (Å), where it was relaxed; None = it was not.
         novel: not among the training molecules; None = not valid, or the model has no list of them.
         unique: the first valid one of its run with its structure; None = not valid.
         origin: model, weights, seed, index and settings: all that is needed to draw it again.
@@ -65,6 +66,7 @@ class Sample(DecodedMolecule):
     task: Mapping[str, Value | None] = field(default_factory=dict)
     refusal: str | None = None
     failed_filters: tuple[str, ...] = ()
+    unrelaxed: Molecule | None = None
     novel: bool | None = None
     unique: bool | None = None
     origin: Mapping[str, str | int | float] = field(default_factory=dict)

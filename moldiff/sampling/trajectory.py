@@ -75,8 +75,13 @@ def _without_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
 
 def trajectory_path(path: str | Path) -> Path:
     """Where the frames of the molecules of a file are kept: "a.sdf" -> "a.trajectory.sdf.gz", beside it."""
+    return beside(path, "trajectory.sdf.gz")
+
+
+def beside(path: str | Path, ending: str) -> Path:
+    """A file that belongs to a file of molecules: "a.sdf.gz" -> "a.ENDING"."""
     path = Path(path)
-    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.trajectory.sdf.gz")
+    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.{ending}")
 
 
 def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
+from math import inf
+from time import process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +48,8 @@ from moldiff.processes import Failure, run_limited
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 627.5094740631  # kcal/mol, CODATA 2018
 VARIANT = "MMFF94s"
+_BLOCK = 500
+"""Steps of a force field between two looks at the clock."""
 
 
 class RelaxationInput(NamedTuple):
@@ -195,8 +199,22 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
     ]
 
 
-def relax(task: RelaxationInput, *, gradient_tolerance: float, max_iterations: int) -> Relaxed:
+def relax(
+    task: RelaxationInput,
+    *,
+    gradient_tolerance: float,
+    max_iterations: int,
+    fixed: Sequence[int] | np.ndarray = (),
+    limit: float = inf,
+) -> Relaxed:
     """Relax one molecule in this process.
+
+    Args:
+        task: the molecule.
+        gradient_tolerance: largest component of the gradient at a minimum (Hartree/Bohr).
+        max_iterations: steps of L-BFGS after which it has failed.
+        fixed: atoms that stay where they are.
+        limit: seconds of processor time after which it has failed.
 
     Raises:
         RuntimeError: when the electronic structure or the relaxation does not converge.
@@ -207,25 +225,39 @@ def relax(task: RelaxationInput, *, gradient_tolerance: float, max_iterations: i
     calculator = Calculator("GFN2-xTB", task.atomic_number, task.pos / BOHR, charge=float(task.charge))
     calculator.set("verbosity", 0)
     last = calculator.singlepoint()
-    start = float(last.get("energy"))
+    start, end = float(last.get("energy")), process_time() + limit
+    moving = np.delete(np.arange(len(task.pos)), fixed)
+    pos = task.pos / BOHR
 
     def energy_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal last
-        calculator.update(positions=flat.reshape(-1, 3))
+        if process_time() > end:
+            raise RuntimeError(f"not relaxed in {limit:g} s")
+        pos[moving] = flat.reshape(-1, 3)
+        calculator.update(positions=pos)
         last = calculator.singlepoint(last)
-        return float(last.get("energy")), np.array(last.get("gradient")).ravel()
+        return float(last.get("energy")), np.array(last.get("gradient"))[moving].ravel()
 
     options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": gradient_tolerance, "ftol": 1e-10}
     found = minimize(
-        energy_and_gradient, task.pos.ravel() / BOHR, jac=True, method="L-BFGS-B", options={**options, "maxcor": 20}
+        energy_and_gradient, pos[moving].ravel(), jac=True, method="L-BFGS-B", options={**options, "maxcor": 20}
     )
+    pos[moving] = found.x.reshape(-1, 3)
     if np.abs(found.jac).max() > 10 * gradient_tolerance:
         raise RuntimeError(f"not relaxed after {found.nit} steps: largest gradient {np.abs(found.jac).max():.2g} Eh/a0")
-    return compare(task, found.x.reshape(-1, 3) * BOHR, (start - float(found.fun)) * HARTREE, int(found.nfev))
+    return compare(task, pos * BOHR, (start - float(found.fun)) * HARTREE, int(found.nfev))
 
 
-def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
+def relax_by_force_field(
+    mol: Chem.Mol, *, max_iterations: int, fixed: Sequence[int] | np.ndarray = (), limit: float = inf
+) -> Relaxed:
     """Relax one sanitised molecule with explicit hydrogens and one conformer, in this process.
+
+    Args:
+        mol: the molecule.
+        max_iterations: steps of BFGS after which it has failed.
+        fixed: atoms that stay where they are.
+        limit: seconds of processor time after which it has failed.
 
     Raises:
         RuntimeError: when the force field lacks parameters for it, or the relaxation does not converge.
@@ -235,9 +267,16 @@ def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
         field = _force_field(mol)
         if field is None:
             raise RuntimeError(f"{VARIANT} has no parameters for it")
-        start = field.CalcEnergy()
-        if field.Minimize(maxIts=max_iterations):
-            raise RuntimeError(f"not relaxed after {max_iterations} steps")
+        for atom in fixed:
+            field.AddFixedPoint(int(atom))
+        start, end, steps = field.CalcEnergy(), process_time() + limit, 0
+        block = max_iterations if limit == inf else _BLOCK
+        while field.Minimize(maxIts=block):
+            steps += block
+            if process_time() > end:
+                raise RuntimeError(f"not relaxed in {limit:g} s")
+            if steps >= max_iterations:
+                raise RuntimeError(f"not relaxed after {steps} steps")
         return compare(before, mol.GetConformer().GetPositions(), start - field.CalcEnergy())
 
 
