@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moldiff.sampling.config import SamplingConfig
     from moldiff.sampling.generator import Generator, load
     from moldiff.sampling.sample import Sample, Samples
+    from moldiff.sampling.verify import verify
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "evaluate",
     "load",
     "read",
+    "verify",
     "write",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "load": "moldiff.sampling.generator",
     "evaluate": "moldiff.evaluation.evaluate",
     "read": "moldiff.molecules.formats.reader",
+    "verify": "moldiff.sampling.verify",
     "write": "moldiff.molecules.formats.writer",
 }
 

@@ -132,7 +132,7 @@ class MoleculeSampler:
         return sum(size**2 for size in sizes) / len(sizes)
 
     @in_float32()
-    def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
+    def draw(self, indices: Sequence[int], on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
         """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
         candidates = range(self.num_candidates)
         specs = [self.spec(index, number) for index in indices for number in candidates]

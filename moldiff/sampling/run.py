@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import moldiff
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.lookup import COLUMNS
@@ -182,6 +183,7 @@ class SamplingRun:
         asked = {"task": json.dumps(self.asked)} if self.asked else {}
         asked |= {"precision": "bfloat16"} if self.molecules.arithmetic.bfloat16 else {}
         return {
+            "version": moldiff.__version__,
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,
             "seed": self.config.seed,
