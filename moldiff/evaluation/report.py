@@ -44,7 +44,7 @@ TITLES = {
 MISSING = "–"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """Everything an evaluation says.
 
@@ -69,6 +69,11 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
     remarks: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        main = [one for one in self.results if one.name in ("p2_valid", "p2_unique", "p2_novel") and one.denominator]
+        said = [f"{format_value(one)} {one.name.removeprefix('p2_')}" for one in main]
+        return f"<Report on {len(self.rows)} molecules: {', '.join([*said, f'{len(self.results)} numbers'])}>"
 
     def __getitem__(self, name: str) -> MetricResult:
         """The result or detail of that name.

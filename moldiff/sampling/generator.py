@@ -48,7 +48,7 @@ _PAIR_BYTES = 4_000
 """Memory that a pair of atoms takes in the network (measured from 100 to 300 heavy atoms)."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Generator:
     """A trained model that draws molecules.
 
@@ -61,6 +61,11 @@ class Generator:
     checkpoint: PretrainedModel
     device: torch.device
     novelty: NoveltyIndex | None = field(default=None)
+
+    def __repr__(self) -> str:
+        size = sum(one.numel() for one in self.checkpoint.model.parameters())
+        weights = f"weights {self.checkpoint.weights_hash}, {size / 1e6:.1f} million parameters"
+        return f"<Generator {self.checkpoint.name}: {weights}, on {self.device}>"
 
     def sample(
         self,

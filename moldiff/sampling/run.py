@@ -47,7 +47,7 @@ class ResumePoint:
     seen: frozenset[str] = frozenset()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SamplingRun:
     """Iterating draws the molecules and yields those that are kept; nothing of them stays in memory but their keys.
 
@@ -82,6 +82,9 @@ class SamplingRun:
     kept: int = 0
     interrupted: bool = False
     counts: RunCounts = field(default_factory=RunCounts)
+
+    def __repr__(self) -> str:
+        return f"<SamplingRun of {self.checkpoint.name}: {self.kept} of {self.n} kept, {self.drawn} drawn>"
 
     @property
     def drawn(self) -> int:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from rdkit import Chem
 
+from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.validity import ValidityReport
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import convert
+from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.sampling import notebook
 from moldiff.tasks.task import Value
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +51,7 @@ class DecodedMolecule:
         return replace(self, argmax=earlier.argmax, restarts=earlier.restarts + 1, trajectory=frames)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Sample(DecodedMolecule):
     """One drawn molecule with what is known of it; it lies in the frame of what its task was given.
 
@@ -70,6 +78,13 @@ class Sample(DecodedMolecule):
     novel: bool | None = None
     unique: bool | None = None
     origin: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.molecule.name or self.index}: {self.smiles or self.reason}, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        lines = [repr(self)[1:-1], notebook.numbers(self)]
+        return notebook.solid(self.molecule) + "".join(f"<div>{escape(line)}</div>" for line in lines)
 
     @cached_property
     def mol(self) -> Chem.Mol:
@@ -142,7 +157,30 @@ class Samples(list[Sample]):
         super().__init__(kept)
         self.asked, self.drawn, self.results, self.complete, self.notes = asked, drawn, results, complete, notes
 
+    def __repr__(self) -> str:
+        ended = "" if self.complete else ", ended early"
+        return f"<Samples: {len(self)} of {self.asked} asked for, {self.drawn} drawn{ended}>"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{escape(repr(self)[1:-1])}</div>{notebook.grid(self)}"
+
     @property
     def mols(self) -> list[Chem.Mol]:
         """The RDKit molecules."""
         return [sample.mol for sample in self]
+
+    def to_sdf(self, path: str | Path) -> int:
+        """Write them as `moldiff sample` does, also as .xyz, .smi or .csv, each with .gz; returns how many."""
+        return write(path, self)
+
+    def to_dataframe(self) -> DataFrame:
+        """A row for each with the data fields of its record, and the RDKit molecule as `mol`.
+
+        Raises:
+            MoldiffError: without pandas.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise MoldiffError('pandas is not installed; to install it: pip install "moldiff[notebook]"') from None
+        return DataFrame([{"name": one.molecule.name, **one.record(), "mol": one.mol} for one in self])
