@@ -31,8 +31,7 @@ from moldiff.sampling.molecule_sampler import BestOfN, MemoryBudget, MoleculeSam
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.tasks.constraints import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, element_mask
-from moldiff.tasks.task import NewMolecules, Task, description
+from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
 __all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
 

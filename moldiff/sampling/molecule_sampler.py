@@ -25,6 +25,7 @@ from moldiff.diffusion.compute import (
 )
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.model import MoleculeDiffusion
+from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import BROKEN_RESTARTS, Sampler, SamplerState
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
@@ -33,8 +34,7 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import Filter, apply_filters
 from moldiff.sampling.sample import DecodedMolecule, Sample
-from moldiff.tasks.constraints import Predictor, predicted
-from moldiff.tasks.task import Task, TaskOutcome
+from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()
 
@@ -52,7 +52,7 @@ class BestOfN:
 
     num_candidates: int
     properties: Properties
-    predictor: Predictor
+    predictor: PropertyPredictor
 
     def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
         """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
