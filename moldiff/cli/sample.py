@@ -154,7 +154,7 @@ def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
 def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecords | None) -> list[str]:
     """Draw and write what can be written; returns why the others cannot."""
     from moldiff.molecules.formats.writer import Writer
-    from moldiff.sampling.trajectory import trajectory_path, write_frames
+    from moldiff.sampling.sample import trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
     keep_older = not (options["overwrite"] or options["resume"])

@@ -8,6 +8,7 @@ arXiv:2306.14878). Here only those molecules get it that could not be delivered,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +26,6 @@ from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.sample import DecodedMolecule
-from moldiff.sampling.trajectory import Recorder
 from moldiff.tasks.task import Task
 
 CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
@@ -33,6 +33,10 @@ CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
 
 A pair takes about 4 kB, so that a batch of many on a CPU stays below 30 MB; there, larger ones are slower, too.
 """
+
+
+MAX_FRAMES = 50
+"""Frames that are kept of a molecule; of a longer run every second, third, ... network call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +144,58 @@ def _with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
     """The molecule with ideal places of the hydrogens of the heavy atoms marked in [N >= n]."""
     atoms = atoms[: molecule.num_heavy_atoms]
     return with_ideal_hydrogens(molecule, atoms) if atoms.any() else molecule
+
+
+class Recorder:
+    """Collects the frames of a batch while it is sampled.
+
+    A frame holds the noisy coordinates that went into a network call (Å) and the classes of atoms and bonds that came
+    out as the most probable ones; nothing is repaired. Hydrogens are there as soon as the network is told of any.
+
+    Args:
+        model: brings the vocabulary and the scales of the coordinates.
+        node_mask: [B, N].
+        num_steps: network calls of the run.
+    """
+
+    def __init__(self, model: MoleculeDiffusion, node_mask: Tensor, num_steps: int) -> None:
+        self._model = model
+        self._node_mask = node_mask
+        self._every = math.ceil(num_steps / MAX_FRAMES)
+        self._batches: list[MolBatch] = []
+        self._hidden: list[np.ndarray] = []
+
+    def __call__(self, state: SamplerState) -> None:
+        """Keep the state, if it is one of the frames."""
+        if state.step % self._every:
+            return
+        scales = self._model.statistics
+        pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
+        frame = decode_argmax(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
+        self._batches.append(frame.to("cpu"))
+        self._hidden.append(((state.level.hydrogen == 1) | (not scales.hydrogens_placed)).cpu().numpy())
+
+    def trajectories(self) -> list[tuple[Molecule, ...]]:
+        """The frames of every molecule of the batch, noise first.
+
+        A model of heavy atoms alone knows no place for a hydrogen, so its frames have none.
+        """
+        frames = [
+            [_without_hydrogens(molecule, atoms) for molecule, atoms in zip(molecules, hidden, strict=True)]
+            for batch, hidden in zip(self._batches, self._hidden, strict=True)
+            for molecules in [to_molecules(batch, self._model.vocabulary)]
+        ]
+        return list(zip(*frames, strict=True))
+
+
+def _without_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
+    """The molecule without the hydrogens of the heavy atoms marked in [N >= n]."""
+    atoms = atoms[: molecule.num_heavy_atoms]
+    return replace(
+        molecule,
+        num_hydrogens=np.where(atoms, 0, molecule.num_hydrogens),
+        hydrogen_offset=np.where(atoms[:, None, None], 0.0, molecule.hydrogen_offset),
+    )
 
 
 def denoise_batch(

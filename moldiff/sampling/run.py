@@ -20,11 +20,9 @@ from moldiff.molecules import identity
 from moldiff.molecules.formats.writer import FinishedRecords
 from moldiff.molecules.molecule import Status
 from moldiff.sampling.config import SamplingConfig
-from moldiff.sampling.counts import RunCounts
-from moldiff.sampling.molecule_sampler import MoleculeSampler
-from moldiff.sampling.sample import Sample
+from moldiff.sampling.molecule_sampler import IndexBlocks, MoleculeSampler, choose_workers, draw_blocks, with_trial
+from moldiff.sampling.sample import RunCounts, Sample
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.sampling.workers import IndexBlocks, choose_workers, draw_blocks, with_trial
 from moldiff.tasks.task import Admission
 
 
