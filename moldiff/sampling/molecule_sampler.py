@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from math import inf, isfinite
+from typing import Any
 
 import torch
 
@@ -38,7 +40,7 @@ from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.validity import judge
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import Failure, available_cpus, stream_limited
-from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, DenoisedBatch, SampleSpec, denoise_batch, in_batches
+from moldiff.sampling.batch import DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import Filter, apply_filters
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.tasks.task import Task, TaskOutcome, predicted
@@ -72,16 +74,13 @@ _log = logging.getLogger(__name__)
 class BestOfN:
     """Chooses the candidate that is nearest to the values that its spec asks for.
 
-    Attributes:
-        num_candidates: drawn for each molecule.
-        properties: those of the model.
-        predictor: says what the candidates have. It should have learnt from the same molecules as the generator:
-            another one can then judge what is chosen.
+    The predictor should have learnt from the same molecules as the generator: another one can then judge what is
+    chosen.
     """
 
-    num_candidates: int
-    properties: Properties
-    predictor: PropertyPredictor
+    num_candidates: int  # drawn for each molecule
+    properties: Properties  # those of the model
+    predictor: PropertyPredictor  # says what the candidates have
 
     def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
         """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
@@ -97,47 +96,25 @@ class BestOfN:
 
 @dataclass(eq=False)
 class MemoryBudget:
-    """How large a batch may be.
-
-    Attributes:
-        pairs: padded pairs of atoms; it shrinks where memory runs out.
-    """
+    """How large a batch may be, in padded pairs of atoms; it shrinks where memory runs out."""
 
     pairs: int
-
-    @classmethod
-    def of(cls, device: torch.device) -> MemoryBudget:
-        """What a device takes."""
-        return cls(CPU_PAIRS if device.type == "cpu" else GPU_PAIRS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MoleculeSampler:
-    """All that decides what molecule k is; a worker process gets a copy.
+    """All that decides what molecule k is; a worker process gets a copy."""
 
-    Attributes:
-        model: in evaluation mode, on the device where it is to run.
-        sampler: how to step.
-        task: what is known of every molecule.
-        seed: of the run.
-        decode: "valence" or "raw".
-        trajectory: keep the way from noise.
-        budget: how large a batch may be.
-        filters: what molecules have to pass.
-        arithmetic: how the network is computed.
-        choice: which of several candidates is the molecule; None = there is one.
-    """
-
-    model: MoleculeDiffusion
+    model: MoleculeDiffusion  # in evaluation mode, on the device where it is to run
     sampler: Sampler
     task: Task
     seed: int
-    decode: str
-    trajectory: bool
+    decode: str  # "valence" or "raw"
+    trajectory: bool  # keep the way from noise
     budget: MemoryBudget
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Filter, ...] = ()  # what molecules have to pass
     arithmetic: Precision = FLOAT32
-    choice: BestOfN | None = None
+    choice: BestOfN | None = None  # which of several candidates is the molecule; None = there is one
 
     @property
     def num_candidates(self) -> int:
@@ -154,18 +131,16 @@ class MoleculeSampler:
 
     def mean_pairs(self, first: int) -> float:
         """Pairs of atoms of a molecule, an atom with itself included, from the first few of a run."""
-        sizes = [self.spec(first + k).size for k in range(8)]
-        return sum(size**2 for size in sizes) / len(sizes)
+        return sum(self.spec(first + k).size ** 2 for k in range(8)) / 8
 
     @in_float32()
     def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
         """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
-        candidates = range(self.num_candidates)
-        specs = [self.spec(index, number) for index in indices for number in candidates]
+        specs = [self.spec(index, number) for index in indices for number in range(self.num_candidates)]
 
         def on_drawn(number: float) -> None:
             if on_fraction is not None:
-                on_fraction(number / len(candidates))
+                on_fraction(number / self.num_candidates)
 
         return self._chosen(specs, self.draw_each(specs, on_drawn))
 
@@ -186,10 +161,7 @@ class MoleculeSampler:
         return [found[spec.key] for spec in specs]
 
     def _denoised(
-        self,
-        specs: Iterable[SampleSpec],
-        sampler: Sampler,
-        on_step: Callable[[SamplerState], None] | None = None,
+        self, specs: Iterable[SampleSpec], sampler: Sampler, on_step: Callable[[SamplerState], None] | None = None
     ) -> Iterator[DenoisedBatch]:
         """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out.
 
@@ -197,13 +169,12 @@ class MoleculeSampler:
             MoldiffError: for a single molecule that does not fit into memory.
         """
         num_frames = sampler.num_steps if self.trajectory else 0
+        how: dict[str, Any] = {"num_frames": num_frames, "on_step": on_step, "arithmetic": self.arithmetic}
         waiting = deque(in_batches(specs, self.budget.pairs))
         while waiting:
             batch = waiting[0]
             try:
-                drawn = denoise_batch(
-                    self.model, sampler, batch, num_frames=num_frames, on_step=on_step, arithmetic=self.arithmetic
-                )
+                drawn = denoise_batch(self.model, sampler, batch, **how)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -216,7 +187,7 @@ class MoleculeSampler:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.budget.pairs = max(1, len(batch) * max(one.size for one in batch) ** 2 // 2)
-            waiting = deque(in_batches((one for group in waiting for one in group), self.budget.pairs))
+            waiting = deque(in_batches(chain.from_iterable(waiting), self.budget.pairs))
 
     def decoded(self, batch: DenoisedBatch) -> list[DecodedMolecule]:
         """The molecules of a batch; by valence rules, those that come in pieces are drawn on from restarts.
@@ -227,20 +198,14 @@ class MoleculeSampler:
         if self.decode == "raw":
             return found
         rows = {spec.key: row for row, spec in enumerate(batch.specs)}
-        sampler = self.sampler.of_restart()
         parts = [(batch, found)]
         for _ in range(BROKEN_RESTARTS):
-            again = [
-                part.restart(row)
-                for part, ends in parts
-                for row, end in enumerate(ends)
-                if end.molecule.pieces()[0] > 1
-            ]
-            parts = [(part, part.decode(self.decode)) for part in self._denoised(again, sampler)]
-            for part, ends in parts:
-                for spec, end in zip(part.specs, ends, strict=True):
-                    row = rows[spec.key]
-                    found[row] = end.behind(found[row])
+            ends = ((part, row, end) for part, decoded in parts for row, end in enumerate(decoded))
+            again = [part.restart(row) for part, row, end in ends if end.molecule.pieces()[0] > 1]
+            parts = [(part, part.decode(self.decode)) for part in self._denoised(again, self.sampler.of_restart())]
+            for part, decoded in parts:
+                for spec, end in zip(part.specs, decoded, strict=True):
+                    found[rows[spec.key]] = end.behind(found[rows[spec.key]])
         return found
 
     def _finished(self, spec: SampleSpec, end: DecodedMolecule) -> Sample:
@@ -290,19 +255,12 @@ class MoleculeSampler:
 
 @dataclass(frozen=True)
 class IndexBlocks:
-    """The blocks of a run.
+    """The blocks of a run; behind those that are needed they are shorter, as the run may end any time."""
 
-    Attributes:
-        first: index of the first molecule.
-        needed: how many have to be drawn at the least.
-        limit: how many may be drawn.
-        length: molecules of a block; behind those that are needed blocks are shorter, as the run may end any time.
-    """
-
-    first: int
-    needed: int
-    limit: int
-    length: int
+    first: int  # index of the first molecule
+    needed: int  # how many have to be drawn at the least
+    limit: int  # how many may be drawn
+    length: int  # molecules of a block
 
     @classmethod
     def of(cls, molecules: MoleculeSampler, first: int, needed: int, limit: int) -> IndexBlocks:
@@ -387,14 +345,8 @@ def draw_blocks(
 ) -> Generator[list[Sample], None, None]:
     """The molecules of the blocks that are not wholly below index `behind`, block by block in order.
 
-    A block whose worker ended is drawn again here, and so is everything if workers cannot start.
-
-    Args:
-        molecules: how to draw.
-        blocks: which.
-        behind: index of the first molecule that is wanted.
-        num_workers: processes; 0 = none, all is done here.
-        on_fraction: hears how many molecules of the block that is drawn here are done, in fractions.
+    A block whose worker ended is drawn again here, and so is everything if workers cannot start or there are none.
+    `on_fraction` is called with the number of molecules that are done, in fractions, of the block that is drawn here.
     """
     if num_workers:
         outcomes = stream_limited(molecules.draw, blocks.behind(behind), num_workers=num_workers, limit=_NO_LIMIT)
@@ -405,7 +357,8 @@ def draw_blocks(
                 except StopIteration:
                     return
                 except Exception as error:  # a model of a class that cannot be pickled, no memory for a process, ...
-                    _log.warning("workers cannot be used, one process goes on alone: %s", _one_line(error))
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    _log.warning("workers cannot be used, one process goes on alone: %s", reason)
                     break
                 if isinstance(outcome, Failure):
                     _log.warning("molecules %d to %d are drawn again: %s", block[0], block[-1], outcome.reason)
@@ -414,7 +367,3 @@ def draw_blocks(
                 yield outcome
     for block in blocks.behind(behind):
         yield molecules.draw(block, on_fraction)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

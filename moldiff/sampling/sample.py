@@ -1,4 +1,4 @@
-"""What a sampling run gives: drawn molecules with what is known of them, and counts over all that were drawn."""
+"""What a sampling run gives: drawn molecules, what is known of them, their ways from noise, and counts over all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from moldiff.evaluation.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.evaluation.metrics.validity import ValidityCounts, ValidityReport
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import convert
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import Recorded, Writer
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.sampling.filters import Filter
-from moldiff.tasks.task import Value
 
 _REPAIRS = {
     "repaired": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all.",
@@ -169,9 +169,7 @@ def trajectory_path(path: str | Path) -> Path:
 
 
 def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:
-    """Write the frames of molecules, each followed by the molecule itself, to a file of molecules; how many frames.
-
-    The frames are a sample's `trajectory`.
+    """Write the `trajectory` of samples, each followed by the molecule itself, to a file of molecules; how many frames.
 
     A record's title is the molecule's name, its data fields are `frame` (0 = noise) and `frames` (how many there are).
     Molecules without frames, or with a coordinate that is not finite, are left out.
@@ -193,14 +191,10 @@ def write_frames(writer: Writer, sample: Recorded) -> None:
 
 
 class RunCounts:
-    """Counts the molecules of a run, rounds of steering included.
-
-    Attributes:
-        likeness: results of the rounds, in their order.
-    """
+    """Counts the molecules of a run, rounds of steering included."""
 
     def __init__(self) -> None:
-        self.likeness: list[MetricResult] = []
+        self.likeness: list[MetricResult] = []  # of the rounds, in their order
         self._validity, self._novelty = ValidityCounts(), NoveltyCounts()
         self._repaired: Counter[str] = Counter()
         self._unsound: Counter[str] = Counter()
@@ -235,27 +229,21 @@ class RunCounts:
 
     def keep(self, sample: Sample) -> None:
         """Count one that is kept, by what its record says of the task."""
-        task = sample.task
         self._kept += 1
-        if "attached" in task:
-            self._add("attached", bool(task["attached"]))
-        if task.get("similarity") is not None:
-            self._add("similarity", float(task["similarity"] or 0))
-        for name, value in task.items():
+        task = {name: float(value) for name, value in sample.task.items() if isinstance(value, int | float)}
+        values: dict[str, float] = {name: task[name] for name in ("attached", "similarity") if name in task}
+        for name in task:
             asked = name.removeprefix("asked_")
-            predicted = task.get(f"predicted_{asked}")
-            if name.startswith("asked_") and predicted is not None:
-                self._add(f"error_{asked}", abs(float(value or 0) - float(predicted)))
+            if name.startswith("asked_") and f"predicted_{asked}" in task:
+                values[f"error_{asked}"] = abs(task[name] - task[f"predicted_{asked}"])
+        for name, value in values.items():
+            self._sums[name][0] += value
+            self._sums[name][1] += 1
 
-    def _add(self, name: str, value: float) -> None:
-        self._sums[name][0] += value
-        self._sums[name][1] += 1
-
-    def look_up(self, columns: Iterable[tuple[str, Value | None]]) -> None:
+    def look_up(self, columns: Mapping[str, Value | None]) -> None:
         """Count what the columns of a delivered molecule say."""
         self._with_columns += 1
-        for name, value in columns:
-            self._columns[name] += value not in (None, False, "none")
+        self._columns.update(name for name, value in columns.items() if value not in (None, False, "none"))
 
     def results(
         self, novelty: NoveltyIndex | None, filters: Sequence[Filter], columns: Sequence[str]

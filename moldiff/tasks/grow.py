@@ -21,10 +21,11 @@ from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.inputs import Choice, FixedPart, InputMolecule, Source, given, select
-from moldiff.tasks.task import Task, TaskOutcome, Value, start_at
+from moldiff.tasks.task import Task, TaskOutcome, start_at
 
 Number = int | str | Sequence[int] | None
 """A number, or a smallest and a largest one: 6, "6..10", (6, 10)."""
