@@ -1,9 +1,7 @@
 """Molecules that share a batch: what is known of each, what the network says of all, and the molecules it stands for.
 
-Restarts: a molecule that came out in pieces is noised again, part of the way, and drawn on from there.
-
-Noise that is added again lets a sampler correct what it got wrong before (Restart sampling, Xu et al. 2023,
-arXiv:2306.14878). Here only those molecules get it that could not be delivered, which is cheaper than drawing others.
+A molecule that came out in pieces is noised again, part of the way, and drawn on from there, which is cheaper than
+drawing another (Restart sampling, Xu et al. 2023, arXiv:2306.14878).
 """
 
 from __future__ import annotations

@@ -53,34 +53,25 @@ _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
 _MAX_GPU_BLOCK, _GPU_BLOCK_PAIRS = 1_000, 600_000
 _MIN_TAIL = 8  # molecules of a block behind those that are needed at the least
 
-_CALL_SECONDS = 1.4e-3
-"""A network call for one molecule of 9 heavy atoms on one core of the machine the shipped model was trained on."""
-
-_START_SECONDS = 5.0
-"""What workers take to start."""
+_CALL_SECONDS = 1.4e-3  # for a molecule of 9 heavy atoms on one core of the machine the shipped model was trained on
+_START_SECONDS = 5.0  # what workers take to start
+_NO_LIMIT = 1e8  # seconds that a worker may spend on a block: three years
 
 _TRIAL_SECONDS, _GPU_TRIAL_SECONDS = 3_600.0, 360_000.0
 """Seconds on one core from which on compiling, which takes some minutes, is tried."""
 
 _TRIAL_STEPS = 3
 
-_NO_LIMIT = 1e8
-"""Seconds that a worker may spend on a block: three years."""
-
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class BestOfN:
-    """Chooses the candidate that is nearest to the values that its spec asks for.
-
-    The predictor should have learnt from the same molecules as the generator: another one can then judge what is
-    chosen.
-    """
+    """Chooses the candidate that is nearest to the values that its spec asks for."""
 
     num_candidates: int  # drawn for each molecule
     properties: Properties  # those of the model
-    predictor: PropertyPredictor  # says what the candidates have
+    predictor: PropertyPredictor  # best of the molecules the generator has learnt: another can judge what is chosen
 
     def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
         """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
@@ -135,7 +126,7 @@ class MoleculeSampler:
 
     @in_float32()
     def draw(self, indices: range, on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
-        """The molecules of a block in order; `on_fraction` hears how many of them are done, in fractions."""
+        """The molecules of a block in order; `on_fraction` is called with how many are done, in fractions."""
         specs = [self.spec(index, number) for index in indices for number in range(self.num_candidates)]
 
         def on_drawn(number: float) -> None:
@@ -145,7 +136,7 @@ class MoleculeSampler:
         return self._chosen(specs, self.draw_each(specs, on_drawn))
 
     def draw_each(self, specs: Sequence[SampleSpec], on_drawn: Callable[[float], None]) -> list[Sample]:
-        """What becomes of each spec; `on_drawn` hears how many of them are done, in fractions."""
+        """What becomes of each spec; `on_drawn` is called with how many are done, in fractions."""
         finished = 0
         found: dict[tuple[int, int], Sample] = {}
 
@@ -163,11 +154,7 @@ class MoleculeSampler:
     def _denoised(
         self, specs: Iterable[SampleSpec], sampler: Sampler, on_step: Callable[[SamplerState], None] | None = None
     ) -> Iterator[DenoisedBatch]:
-        """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out.
-
-        Raises:
-            MoldiffError: for a single molecule that does not fit into memory.
-        """
+        """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out."""
         num_frames = sampler.num_steps if self.trajectory else 0
         how: dict[str, Any] = {"num_frames": num_frames, "on_step": on_step, "arithmetic": self.arithmetic}
         waiting = deque(in_batches(specs, self.budget.pairs))
@@ -216,16 +203,14 @@ class MoleculeSampler:
             failed, measured = apply_filters(molecule, self.filters)
             values |= measured
         verdict = judge(molecule, self.model.vocabulary)
-        frames = None if end.trajectory is None else tuple(outcome.in_its_frame(frame) for frame in end.trajectory)
-        is_raw = end.argmax is end.molecule
+        moved: dict[str, Any] = {
+            "molecule": molecule,
+            "argmax": molecule if end.argmax is end.molecule else self._outcome(spec, end.argmax).molecule,
+            "trajectory": end.trajectory and tuple(outcome.in_its_frame(frame) for frame in end.trajectory),
+        }
         return Sample(
+            **vars(end) | moved,
             index=spec.index,
-            molecule=molecule,
-            argmax=molecule if is_raw else self._outcome(spec, end.argmax).molecule,
-            repaired=end.repaired,
-            replaced_hydrogens=end.replaced_hydrogens,
-            restarts=end.restarts,
-            trajectory=frames,
             verdict=verdict,
             unsound=_CONTACTS.check(molecule) if verdict.problem is None else None,
             task=values,
@@ -234,9 +219,9 @@ class MoleculeSampler:
         )
 
     def _outcome(self, spec: SampleSpec, molecule: Molecule) -> TaskOutcome:
-        if molecule.is_finite:
-            return self.task.finish(spec.index, spec.start, molecule)
-        return TaskOutcome(molecule)  # of which no task can say anything
+        """What a molecule is to the task, which can say nothing of one with a coordinate that is not finite."""
+        is_finite = molecule.is_finite
+        return self.task.finish(spec.index, spec.start, molecule) if is_finite else TaskOutcome(molecule)
 
     def _chosen(self, specs: Sequence[SampleSpec], every: Sequence[Sample]) -> list[Sample]:
         """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""

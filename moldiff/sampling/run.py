@@ -128,20 +128,16 @@ class SamplingRun:
     def _judged(self, sample: Sample, seen: set[str]) -> Sample:
         """Count a drawn molecule and say what the run knows of it."""
         self.counts.draw(sample)
-        key = sample.verdict.canonical
         name = f"{self.checkpoint.name}-{self.config.seed}-{sample.index}"
-        molecule = replace(sample.molecule, name=name)
-        judged = replace(
-            sample,
-            molecule=molecule,
-            argmax=molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name),
-            unique=None if key is None else key not in seen,
-            novel=None if key is None or self.novelty is None else not self.novelty.contains(key),
-            origin={**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms},
-        )
+        molecule, key, known = replace(sample.molecule, name=name), sample.verdict.canonical, dict[str, Any]()
         if key is not None:
+            known["unique"] = key not in seen
             seen.add(key)
-        return judged
+            if self.novelty is not None:
+                known["novel"] = not self.novelty.contains(key)
+        argmax = molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name)
+        origin = {**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms}
+        return replace(sample, molecule=molecule, argmax=argmax, origin=origin, **known)
 
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
@@ -168,13 +164,13 @@ class SamplingRun:
         """Whether it is what the task asked for and passes the filters; otherwise the reason is counted."""
         refusal = sample.refusal
         if refusal is None and sample.failed_filters:
-            self.counts.fail(sample.failed_filters)
+            self.counts.failed[sample.failed_filters] += 1
             return False
         if refusal is None and admission is not None:
             finite = sample.molecule.is_finite
             refusal = admission.admit(sample.index, sample.molecule) if finite else str(Status.NON_FINITE)
         if refusal is not None:
-            self.counts.miss(refusal)
+            self.counts.missed[refusal] += 1
         else:
             self.counts.keep(sample)
         return refusal is None
@@ -190,8 +186,6 @@ class SamplingRun:
 
     def resumed(self, finished: FinishedRecords, path: str | Path) -> SamplingRun:
         """This run, not begun, behind the records that one with the same options had written to `path`.
-
-        It ends with the records of the uninterrupted run.
 
         Raises:
             MoldiffError: for records that the run would not have written.

@@ -34,24 +34,18 @@ _SIMILARITY = "Mean Tanimoto similarity (Morgan fingerprints, radius 2, 2,048 bi
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DecodedMolecule:
-    """A drawn molecule and what it took.
+    """A drawn molecule (Å) and what it took.
 
-    Attributes:
-        molecule: the molecule (Å).
-        argmax: the most probable class of each atom and pair at the first end of the way from noise (Å); the same
-            object where nothing was changed to make the molecule of it.
-        repaired: the most probable classes broke a valence rule, and decoding found others.
-        replaced_hydrogens: hydrogens that decoding put at ideal places, for their bonds were too short or too long.
-        restarts: it came out in pieces, and was drawn on from so many, see `moldiff.sampling.batch`.
-        trajectory: frames from noise on, through all restarts (Å), see `moldiff.sampling.sample`; None = not kept.
+    `argmax` has the most probable class of each atom and pair at the first end of the way from noise; it is the same
+    object where nothing was changed to make the molecule of it.
     """
 
     molecule: Molecule
     argmax: Molecule
-    repaired: bool = False
-    replaced_hydrogens: int = 0
-    restarts: int = 0
-    trajectory: tuple[Molecule, ...] | None = None
+    repaired: bool = False  # the most probable classes broke a valence rule, and decoding found others
+    replaced_hydrogens: int = 0  # put at ideal places by decoding, for their bonds were too short or too long
+    restarts: int = 0  # it came out in pieces, and was drawn on from so many, see `moldiff.sampling.batch`
+    trajectory: tuple[Molecule, ...] | None = None  # frames from noise on, through all restarts; None = not kept
 
     def behind(self, earlier: DecodedMolecule) -> Self:
         """As it came out of a restart from an earlier one."""
@@ -63,26 +57,18 @@ class DecodedMolecule:
 class Sample(DecodedMolecule):
     """One drawn molecule with what is known of it; it lies in the frame of what its task was given.
 
-    Attributes:
-        index: its number within the run.
-        verdict: outcome of the validity check.
-        unsound: what is impossible about the distances of a valid molecule; None = nothing.
-        task: what its record says of the task it was drawn for, and the values that filters decided on.
-        refusal: why it is not what the task asked for; None = it is.
-        failed_filters: those that it does not pass.
-        novel: not among the training molecules; None = not valid, or the model has no list of them.
-        unique: the first valid one of its run with its structure; None = not valid.
-        origin: model, weights, seed, index and settings: all that is needed to draw it again.
+    `task` is what its record says of the task it was drawn for, with the values that filters decided on; `origin` holds
+    model, weights, seed, index and settings: all that is needed to draw it again.
     """
 
-    index: int
+    index: int  # within the run
     verdict: ValidityReport
-    unsound: InvalidMolecule | None
+    unsound: InvalidMolecule | None  # what is impossible about the distances of a valid molecule; None = nothing
     task: Mapping[str, Value | None] = field(default_factory=dict)
-    refusal: str | None = None
+    refusal: str | None = None  # why it is not what the task asked for; None = it is
     failed_filters: tuple[str, ...] = ()
-    novel: bool | None = None
-    unique: bool | None = None
+    novel: bool | None = None  # not among the training molecules; None = not valid, or the model has no list of them
+    unique: bool | None = None  # the first valid one of its run with its structure; None = not valid
     origin: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @cached_property
@@ -135,12 +121,8 @@ class Sample(DecodedMolecule):
 class Samples(list[Sample]):
     """The molecules that were kept, in the order of their index or the likest first, and counts over all drawn.
 
-    Attributes:
-        asked: how many were asked for.
-        drawn: how many were drawn.
-        results: numbers over all that were drawn, the rejected ones included.
-        complete: False when the limit of draws or an interruption ended the run early.
-        notes: what the task made of what it was given, a line each.
+    How many were `asked` for and `drawn`; `results` over all that were drawn, the rejected ones included; whether they
+    are `complete`, which the limit of draws or an interruption prevents; `notes` on what the task was given.
     """
 
     def __init__(
@@ -199,8 +181,8 @@ class RunCounts:
         self._repaired: Counter[str] = Counter()
         self._unsound: Counter[str] = Counter()
         self._kept = 0
-        self._missed: Counter[str] = Counter()
-        self._failed: Counter[tuple[str, ...]] = Counter()
+        self.missed: Counter[str] = Counter()  # why molecules are not what the task asked for
+        self.failed: Counter[tuple[str, ...]] = Counter()  # the filters that they do not pass
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         self._columns: Counter[str] = Counter()
         self._with_columns = 0
@@ -218,14 +200,6 @@ class RunCounts:
             self._unsound[str(sample.unsound.status)] += 1
         for name in _REPAIRS:
             self._repaired[name] += bool(getattr(sample, name))
-
-    def miss(self, reason: str) -> None:
-        """Count one that is not what the task asked for."""
-        self._missed[reason] += 1
-
-    def fail(self, filters: tuple[str, ...]) -> None:
-        """Count one that does not pass these filters."""
-        self._failed[filters] += 1
 
     def keep(self, sample: Sample) -> None:
         """Count one that is kept, by what its record says of the task."""
@@ -263,10 +237,10 @@ class RunCounts:
 
     def _of_task(self) -> list[MetricResult]:
         found = []
-        total = self._kept + self._missed.total() + self._failed.total()
+        total = self._kept + self.missed.total() + self.failed.total()
         if total > self._kept:
             found.append(MetricResult("task_met", self._kept, total, _MET))
-        for reason, count in sorted(self._missed.items()):
+        for reason, count in sorted(self.missed.items()):
             definition = f"Molecules left out because of '{reason}', over those that `keep` lets pass."
             found.append(MetricResult(f"task_status_{reason}", count, total, definition))
         if attached := self._sums.get("attached"):
@@ -281,10 +255,10 @@ class RunCounts:
 
     def _passes(self, filters: Sequence[Filter]) -> list[MetricResult]:
         """How many pass each filter, whatever the others say, and how many are left out by any."""
-        results, failed = [], self._failed.total()
+        results, failed = [], self.failed.total()
         total = self._kept + failed
         for one in filters:
-            missed = sum(count for names, count in self._failed.items() if str(one) in names)
+            missed = sum(count for names, count in self.failed.items() if str(one) in names)
             definition = f"Molecules that pass {one.definition}, over those that `keep` and the task let pass."
             results.append(MetricResult(f"task_passes_{one}", total - missed, total, definition))
         if failed:

@@ -2,11 +2,7 @@
 
 Ranking needs all molecules of a run, so they stay in memory and come out at the end, best first. A round of steering
 noises the best ones part of the way, draws new molecules from there while what the run's task keeps stays as it is, and
-goes on with the best of all.
-
-Example:
-    samples = load("qm9").sample(50, like=Likeness(reference="ligand.sdf", rounds=3))
-    print(samples[0].smiles, samples[0].task["like_score"])
+goes on with the best of all: `load("qm9").sample(50, like=Likeness(reference="ligand.sdf", rounds=3))`.
 """
 
 from __future__ import annotations
@@ -26,9 +22,6 @@ from moldiff.tasks.inputs import given
 
 if TYPE_CHECKING:
     from moldiff.sampling.run import SamplingRun
-
-_PARENTS = 0.1
-"""Share of the molecules asked for from near which a round draws, unless their number is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +45,8 @@ class Candidate:
 
     def ranked(self, is_unique: bool) -> Sample:
         """The molecule in the reference's frame, its record with the score."""
-        fields = {
-            "like_score": self.overlay.score,
-            "like_shape": self.overlay.shape,
-            "like_pharmacophore": self.overlay.pharmacophore,
-            "like_round": self.number,
-        }
-        task = {**self.sample.task, **fields}
+        scores = {f"like_{name}": getattr(self.overlay, name) for name in ("score", "shape", "pharmacophore")}
+        task = {**self.sample.task, **scores, "like_round": self.number}
         return replace(self.sample, molecule=self.overlay.molecule, unique=is_unique, task=task)
 
 
@@ -77,11 +65,7 @@ class SimilaritySearch:
 
     @classmethod
     def of(cls, config: SamplingConfig, molecules: MoleculeSampler, n: int) -> SimilaritySearch | None:
-        """The search that a config asks for, if any.
-
-        Raises:
-            MoldiffError: for a reference that cannot be used, or a run that cannot be ranked or steered.
-        """
+        """The search that a config asks for, if any."""
         likeness = config.like
         if likeness is None:
             return None
@@ -103,7 +87,7 @@ class SimilaritySearch:
     def ranked(self, run: SamplingRun) -> Generator[Sample, None, None]:
         """Draw the molecules of a run and of the rounds of steering; the n best of all come out, the best first."""
         candidates: list[Candidate] = []
-        num_parents = min(run.n, self.likeness.parents or max(1, round(_PARENTS * run.n)))
+        num_parents = min(run.n, self.likeness.parents or max(1, round(0.1 * run.n)))
         for number in range(self.likeness.rounds + 1):
             found = self._round(run, number, _best(run, candidates, num_parents))
             candidates += found

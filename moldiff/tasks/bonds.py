@@ -88,11 +88,7 @@ class _Skeleton(Input):
 
     @classmethod
     def of(cls, number: int, record: Record, vocabulary: Vocabulary) -> _Skeleton:
-        """Part the atoms of a record, whose bonds are left out of account, into heavy atoms and hydrogens.
-
-        Raises:
-            MoldiffError: why that cannot be.
-        """
+        """Part the atoms of a record, whose bonds are left out of account, into heavy atoms and hydrogens."""
         element, pos, charge = _atoms(record)
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
         if not len(heavy):
@@ -125,13 +121,10 @@ class _Skeleton(Input):
         return cls(molecule, number, order, allowed, charge)
 
     def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[SumConstraint, ...]:
-        """The total charge, and the fewest charges on atoms with which there is a structure.
+        """The total charge, and the fewest charges on atoms with which there is a structure; refuses one without any.
 
         Atoms as near as bonds are count as bonded where that can be, those beyond any bond's length as not; of what
         lies between and of all orders, anything goes.
-
-        Raises:
-            MoldiffError: where there is none.
         """
         magnitude = np.abs(vocabulary.table[:, 1])
         atoms = np.where(self.allowed, -magnitude.astype(float), _RULED_OUT)

@@ -67,12 +67,9 @@ class InputMolecule(Input):
 def given(
     name: str, source: Source | Iterable[Source] | None, *, coordinates: bool = True
 ) -> tuple[list[InputMolecule], list[tuple[int, str]]]:
-    """All molecules of a source, and the number (from 1) and reason of each that cannot be used.
+    """All molecules of a source or several, and the number (from 1) and reason of each that cannot be used.
 
-    Args:
-        name: of the option, for messages.
-        source: see `Source`; also several of them.
-        coordinates: whether 3D is needed. A SMILES then gets a conformer (ETKDGv3, MMFF94s), a drawing is refused.
+    Where 3D `coordinates` are needed, a SMILES gets a conformer (ETKDGv3, MMFF94s), and a drawing is refused.
 
     Raises:
         MoldiffError: when nothing is given, a file cannot be opened, or not one molecule can be used.
@@ -97,11 +94,7 @@ def given(
 def usable(
     name: str, source: Source | Iterable[Source] | None, use: Callable[[InputMolecule], T], *, coordinates: bool = True
 ) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
-    """What `use` makes of the molecules of a source, and number and reason of each that cannot be used; see `given`.
-
-    Raises:
-        MoldiffError: when not one molecule can be used; `use` raises it for one.
-    """
+    """What `use` makes of the molecules of a source, and number and reason of each for which it raises; see `given`."""
     found, rejected = given(name, source, coordinates=coordinates)
     used = []
     for one in found:
@@ -160,11 +153,7 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
 
 
 def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
-    """The molecule of a record.
-
-    Raises:
-        MoldiffError: why it cannot be used.
-    """
+    """The molecule of a record; raises why it cannot be used."""
     if record.mol is None or record.problem is not None:
         raise MoldiffError(record.problem.reason if record.problem is not None else "no molecule")
     marked = Chem.RWMol(record.mol)
@@ -250,9 +239,7 @@ def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mo
 def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
     """Rows of the heavy atoms of `source` that are meant, in the input's order; `name` is the option's, for messages.
 
-    Raises:
-        MoldiffError: for a number that is no heavy atom or comes twice, a SMARTS that cannot be read, matches nowhere
-            or at several places, or no atom at all.
+    A SMARTS has to match at one place alone.
     """
     if isinstance(choice, str) and not _NUMBERS.fullmatch(choice):
         return _by_smarts(name, choice, source)
@@ -307,11 +294,7 @@ class FixedPart:
 
     @classmethod
     def of(cls, name: str, source: InputMolecule, rows: Sequence[int], vocabulary: Vocabulary) -> FixedPart:
-        """The part of `source` in `rows`.
-
-        Raises:
-            MoldiffError: for an atom with more bonds than any of its valences.
-        """
+        """The part of `source` in `rows`; refuses an atom with more bonds than any of its valences."""
         whole, chosen = source.molecule, np.array(sorted(rows), dtype=np.int64)
         place = np.full(whole.num_heavy_atoms, -1)
         place[chosen] = np.arange(len(chosen))

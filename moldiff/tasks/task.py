@@ -27,11 +27,8 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 
 LIMITED_CLASS_LEAD = 6.0
-"""How far classes and bonds run ahead of the coordinates (`PowerSampler.class_lead`) where elements are limited.
-
-Of 60 molecules without oxygen, drawn in 30 steps by a model that had learnt separate noise levels, 57 had sound
-distances; with classes, bonds and coordinates at one level, 38 had.
-"""
+"""How far classes and bonds run ahead of the coordinates (`PowerSampler.class_lead`) where elements are limited: of 60
+molecules without oxygen, drawn in 30 steps, 57 had sound distances; with all at one level, 38 had."""
 
 SIZE = "atoms"
 """The property that is counted and not predicted: the number of atoms, hydrogens included."""
@@ -42,21 +39,13 @@ NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
 
 @dataclass(frozen=True, eq=False)
 class TaskOutcome:
-    """A drawn molecule as its task sees it.
+    """A drawn molecule as its task sees it."""
 
-    Attributes:
-        molecule: in the frame of what was known of it (Å).
-        fields: what its record says of the task; None is left out.
-        problem: why it is not what was asked for, in a word or two; None = it is.
-        offset: what was added to its coordinates to come into that frame [3] (Å).
-        mirrored: whether its third coordinate was inverted before.
-    """
-
-    molecule: Molecule
-    fields: Mapping[str, Value | None] = field(default_factory=dict)
-    problem: str | None = None
-    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    mirrored: bool = False
+    molecule: Molecule  # in the frame of what was known of it (Å)
+    fields: Mapping[str, Value | None] = field(default_factory=dict)  # what its record says of the task but for None
+    problem: str | None = None  # why it is not what was asked for, in a word or two; None = it is
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))  # added to come into that frame [3] (Å)
+    mirrored: bool = False  # whether its third coordinate was inverted before
 
     def in_its_frame(self, frame: Molecule) -> Molecule:
         """A frame of the way to it, moved as it was."""
@@ -232,13 +221,7 @@ def start_at(
 def element_mask(
     vocabulary: Vocabulary, elements: Sequence[str] | None = None, forbid: Sequence[str] = ()
 ) -> np.ndarray | None:
-    """Classes [K] that a free atom may have, of `elements` alone (and H) and not of `forbid`; None = any.
-
-    Raises:
-        MoldiffError: for what is no element of the model, or when no class is left.
-    """
-    if elements is None and not forbid:
-        return None
+    """Classes [K] that a free atom may have, of `elements` alone (and H) and not of `forbid`; None = any."""
     table = vocabulary.table
     mask = np.ones(len(table), dtype=bool)
     if elements is not None:
@@ -325,11 +308,7 @@ def with_target(start: PartialState, properties: Properties, asked: Mapping[str,
 
 
 def limit(start: PartialState, mask: np.ndarray) -> PartialState:
-    """The same start with free atoms limited to the classes of `mask` [K]; known atoms stay what they are.
-
-    Raises:
-        MoldiffError: when the task leaves an atom no class within the mask, or no atom free.
-    """
+    """The same start with free atoms limited to the classes of `mask` [K]; refuses one that leaves no atom or class."""
     known = start.level.atom[..., None] == 0
     if bool(known.all()):
         raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
