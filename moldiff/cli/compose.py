@@ -143,9 +143,6 @@ def each_combination(arguments: Sequence[str]) -> list[list[str]]:
     """The arguments of every job, where options have several values in Hydra's syntax; the last option runs fastest.
 
     Several values are `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
-
-    Raises:
-        MoldiffError: for an argument that cannot be read, or of which there is no value.
     """
     with _hydra() as loader:
         values: dict[str, list[str]] = {}
@@ -166,11 +163,7 @@ def each_combination(arguments: Sequence[str]) -> list[list[str]]:
 
 
 def without_hydra(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments but `hydra.job.chdir=true`, and whether it was among them.
-
-    Raises:
-        MoldiffError: for another option of Hydra's own.
-    """
+    """The arguments but `hydra.job.chdir=true`, and whether it was among them; other options of Hydra are refused."""
     rest, chdir = [], False
     for text in arguments:
         key, _, value = text.lstrip("+~").partition("=")
@@ -288,12 +281,10 @@ def _parse(text: str) -> Override:
 
 def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Path]) -> None:
     group, value = override.key_or_group, override.value()
-    if override.is_delete():
-        return
-    known = set(loader.get_group_options(group))
-    known |= {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    known = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    known |= set(loader.get_group_options(group))
     for choice in value if isinstance(value, list) else [value]:
-        if str(choice) not in known:
+        if str(choice) not in known and not override.is_delete():
             raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 from moldiff.cli.options import check_limits
+from moldiff.cli.sample import bars, check_sample, sample
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
 
@@ -46,12 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except MoldiffError as error:
         return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
-    except OSError as error:
-        if error.filename is None:
-            return _say(_unexpected(error), EXIT_FAILED, debug=debug)
-        return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:
-        return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return _say(f"error: unexpected {reason} (debug=true shows where)", EXIT_FAILED, debug=debug)
 
 
 def _termination_interrupts() -> AbstractContextManager[None]:
@@ -74,11 +74,6 @@ def _say(message: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     print(f"moldiff: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _unexpected(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    return f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)"
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -179,7 +174,13 @@ def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False)
 
 
 def _train(options: Mapping[str, Any]) -> int:
-    _make_own_set(options)
+    data, together = options["data"], started_together()
+    if data.get("path") is not None:
+        if together and not Path(data["folder"], "meta.json").is_file():
+            first = f"run first: moldiff prepare data.path={data['path']} out={data['folder']}"
+            raise MoldiffError(f"data.path: several processes were started together; {first}")
+        if rank() == 0 and not together:
+            _make_set(data, data["folder"])
     from moldiff.training.checkpoint import STATE_FILE
     from moldiff.training.train import train
 
@@ -210,19 +211,6 @@ def _check_train(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
 
 
-def _make_own_set(options: Mapping[str, Any]) -> None:
-    """Make the set that `data.path` asks for, if it does."""
-    data = options["data"]
-    if data.get("path") is None:
-        return
-    folder = data["folder"]
-    if started_together() and not Path(folder, "meta.json").is_file():
-        raise MoldiffError(f"data.path: several processes were started together; run first: moldiff prepare "
-                           f"data.path={data['path']} out={folder}")  # fmt: skip
-    if rank() == 0 and not started_together():
-        _make_set(data, folder)
-
-
 @contextmanager
 def _without_tips() -> Iterator[None]:
     """Keep Lightning's advice and notices off the screen; errors come through."""
@@ -237,18 +225,6 @@ def _without_tips() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _sample(options: Mapping[str, Any]) -> int:
-    from moldiff.cli.sample import sample
-
-    return sample(options)
-
-
-def _check_sample(options: Mapping[str, Any]) -> None:
-    from moldiff.cli.sample import check
-
-    check(options)
-
-
 def _check_input(options: Mapping[str, Any]) -> None:
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
@@ -259,8 +235,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
 
     from moldiff.evaluation.evaluate import evaluate
 
-    with _metric_bars() as on_progress:
-        shared = _shared(options, on_progress)
+    with _judged(options) as shared:
         report = evaluate(options["input"], out=options["out"], reference_size=options["reference_size"], **shared)
     console = Console()
     for table in report.tables():
@@ -277,28 +252,25 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     return EXIT_OK
 
 
-def _metric_bars() -> AbstractContextManager[Callable[[str, float, int], None]]:
-    """A bar for each metric that reports its progress."""
+@contextmanager
+def _judged(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What evaluating and viewing have in common, and a bar for each metric that reports its progress."""
     from rich.progress import MofNCompleteColumn
 
-    from moldiff.cli.sample import bars
-
-    return bars(MofNCompleteColumn())
-
-
-def _shared(options: Mapping[str, Any], on_progress: Callable[[str, float, int], None]) -> dict[str, Any]:
-    """What evaluating and viewing have in common: the metrics are those beside P1, P2, uniqueness and novelty."""
     from moldiff.diffusion.instantiate import instantiate
-    from moldiff.diffusion.pretrained import find_model
-    from moldiff.diffusion.shipped import available_models
+    from moldiff.diffusion.shipped import available_models, shipped_folder
 
     reference = options["reference"]  # of a shipped model its folder, which lists its training molecules
-    return {
-        "reference": find_model(reference) if reference in available_models() else reference,
-        "metrics": [instantiate(config, None) for config in (options.get("metrics") or {}).values()],
-        "hydrogens": options["hydrogens"],
-        "on_progress": on_progress,
-    }
+    if reference in available_models():
+        reference = shipped_folder() / reference
+    metrics = [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
+    with bars(MofNCompleteColumn()) as show:
+        yield {
+            "reference": reference,
+            "metrics": metrics,
+            "hydrogens": options["hydrogens"],
+            "on_progress": show,
+        }
 
 
 def _check_view(options: Mapping[str, Any]) -> None:
@@ -311,17 +283,16 @@ def _check_view(options: Mapping[str, Any]) -> None:
 def _view(options: Mapping[str, Any]) -> int:
     from moldiff.view import view
 
-    with _metric_bars() as on_progress:
-        page = view(options["input"], options["out"], **_shared(options, on_progress))
+    with _judged(options) as shared:
+        page = view(options["input"], options["out"], **shared)
     print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 
 
-_Options = Mapping[str, Any]
-_COMMANDS: Mapping[str, tuple[Callable[[_Options], None], Callable[[_Options], int]]] = {
+_COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], int]]] = {
     "prepare": (_check_prepare, _prepare),
     "train": (_check_train, _train),
-    "sample": (_check_sample, _sample),
+    "sample": (check_sample, sample),
     "evaluate": (_check_input, _evaluate),
     "view": (_check_view, _view),
 }

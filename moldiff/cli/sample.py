@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def sample(options: Mapping[str, Any]) -> int:
-    """Run the command with options that `check` lets pass; returns the exit code."""
+    """Run the command with options that `check_sample` lets pass; returns the exit code."""
     if options["model"] == "?":
         from moldiff.diffusion.pretrained import model_lines
 
@@ -82,7 +82,7 @@ def _ordered(options: Mapping[str, Any]) -> SamplingRun:
     return generator.stream(options["n"], config=_config(options, **built, arithmetic=arithmetic))
 
 
-def check(options: Mapping[str, Any]) -> None:
+def check_sample(options: Mapping[str, Any]) -> None:
     """Refuse impossible values before anything slow happens."""
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
