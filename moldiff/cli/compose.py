@@ -11,7 +11,7 @@ import itertools
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from importlib import resources
@@ -26,7 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import moldiff
@@ -56,19 +56,8 @@ def _store_metrics() -> None:
 
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
-    "out",
-    "input",
-    "reference",
-    "model",
-    "init",
-    "chooser",
-    "data.folder",
-    "data.path",
-    "data.source.path",
-    "task.core",
-    "task.input",
-    "task.of",
-    "like.reference",
+    *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
+    *("task.core", "task.input", "task.of", "like.reference"),
 )
 """Options that name files and folders, some of them also models or molecules."""
 
@@ -101,65 +90,67 @@ _KINDS = {name: kinds_of(annotation) for annotation, names in _TYPES.items() for
 
 
 def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """Options of a command with all references between them resolved.
+    """Options of a command with all references between them resolved, from `key=value` as typed.
 
-    Args:
-        command: name of a root config.
-        arguments: `key=value` as typed.
-        config_dirs: further folders in which options of the groups are looked for, before the package's own.
+    Options of the groups are looked for in `config_dirs`, too, before the package's own.
 
     Raises:
         MoldiffError: for the first argument that cannot be used.
     """
-    _check_installed()
     if "metrics" in options_of(command):
         _store_metrics()
     kinds = _KINDS | {name: one.kinds for name, one in options_of(command).items() if one.kinds}
     folders = [_config_folder(folder) for folder in config_dirs]
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
-    arguments = [_written_out(text) for text in _with_implied(arguments)]
-    overrides = [_parse(text) for text in arguments]
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = _groups(command, search)
+    with _hydra() as loader:
+        overrides = [_parse(_written_out(text)) for text in _with_implied(arguments)]
+        choices = compose(command, overrides=search, return_hydra_config=True).hydra.runtime.choices
+        groups = sorted(str(name) for name in choices if not str(name).startswith("hydra/"))
+        chosen = [override for override in overrides if override.key_or_group in groups]
+        for override in chosen:
+            _check_choice(override, loader, folders)
+        defaults = _composed(command, search, chosen)
+        overrides = [_parse(_in_its_group(override, defaults)) for override in overrides]
         for override in overrides:
-            if override.key_or_group in groups:
-                _check_choice(override, loader, folders)
-        chosen = [text for text, o in zip(arguments, overrides, strict=True) if o.key_or_group in groups]
-        defaults = _resolved(_compose(command, [*search, *chosen]))
-        arguments = [_in_task(text, o, defaults) for text, o in zip(arguments, overrides, strict=True)]
-        arguments = [_in_open_group(text, defaults) for text in arguments]
-        overrides = [_parse(text) for text in arguments]
-        for text, override in zip(arguments, overrides, strict=True):
             if override.key_or_group not in groups:
-                _check_value(text, override, defaults, groups, kinds)
-        options = _resolved(_compose(command, [*search, *arguments]))
+                _check_value(override, defaults, groups, kinds)
+        options = _composed(command, search, overrides)
     return _with_paths(options)
 
 
-def _check_installed() -> None:
+@contextmanager
+def _hydra() -> Iterator[ConfigLoader]:
+    """Hydra over the configs of the package; the first lines of its messages as one."""
     if find_spec(CONFIG_MODULE) is None:
-        raise MoldiffError(
-            f"{CONFIG_MODULE} not found: {moldiff.__path__[0]} is a bare source folder; start from another folder, or "
-            "pip install -e there"
-        )
+        bare = f"{moldiff.__path__[0]} is a bare source folder"
+        raise MoldiffError(f"{CONFIG_MODULE} not found: {bare}; start from another folder, or pip install -e there")
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    except MoldiffError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise MoldiffError(" ".join(line.strip() for line in str(error).splitlines()[:2])) from error
+
+
+def _composed(command: str, search: Sequence[str], overrides: Sequence[Override]) -> dict[str, Any]:
+    config = compose(command, overrides=[*search, *(str(override.input_line) for override in overrides)])
+    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return options
 
 
 def each_combination(arguments: Sequence[str]) -> list[list[str]]:
     """The arguments of every job, where options have several values in Hydra's syntax; the last option runs fastest.
 
-    Args:
-        arguments: `key=value` as typed, also `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
-
-    Raises:
-        MoldiffError: for an argument that cannot be read, or of which there is no value.
+    Several values are `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
     """
-    _check_installed()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with _hydra() as loader:
         values: dict[str, list[str]] = {}
         for text in arguments:
-            override = _read_several(text, loader)
+            try:
+                override = _read(text, loader)
+            except MoldiffError:
+                override = _read(_written_out(text), loader)
             key = override.get_key_element()
             values[key] = [text]
             if override.is_discrete_sweep():
@@ -171,19 +162,8 @@ def each_combination(arguments: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*values.values())]
 
 
-def _read_several(text: str, loader: ConfigLoader) -> Override:
-    try:
-        return _read(text, loader)
-    except MoldiffError:
-        return _read(_written_out(text), loader)
-
-
 def without_hydra(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments but `hydra.job.chdir=true`, and whether it was among them.
-
-    Raises:
-        MoldiffError: for another option of Hydra's own.
-    """
+    """The arguments but `hydra.job.chdir=true`, and whether it was among them; other options of Hydra are refused."""
     rest, chdir = [], False
     for text in arguments:
         key, _, value = text.lstrip("+~").partition("=")
@@ -213,12 +193,12 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     path = str(_parse(typed).value())
     if not path:
         return list(arguments)
-    chosen = any(text.startswith("data=") for text in arguments)
-    named = any(text.startswith("data.name=") for text in arguments)
-    from moldiff.data.sources.files import name_of  # here, for it loads RDKit
+    keys = {text.partition("=")[0] for text in arguments}
+    implied = [] if "data" in keys else ["data=files"]
+    if "data.name" not in keys:
+        from moldiff.data.sources.files import name_of  # here, for it loads RDKit
 
-    implied = [] if chosen else ["data=files"]
-    implied += [] if named else [f"data.name={_quoted(name_of(path))}"]
+        implied.append(f"data.name={_quoted(name_of(path))}")
     return [*implied, *arguments]
 
 
@@ -239,26 +219,21 @@ def as_yaml(options: Mapping[str, Any]) -> str:
     return str(OmegaConf.to_yaml(OmegaConf.create(dict(options))))
 
 
-def _in_task(text: str, override: Override, defaults: Mapping[str, Any]) -> str:
-    """`core=...` for `task.core=...`, where the chosen task has such an option and the command none of that name.
+def _in_its_group(override: Override, defaults: Mapping[str, Any]) -> str:
+    """`task.core=...` for `core=...`, where the chosen task has such an option and the command none of that name.
 
-    Both may have a `keep`: what a molecule must be, in the words for that, and which atoms stay.
+    Both may have a `keep`: what a molecule must be, in the words for that, and which atoms stay. Where a config does
+    not have a name yet, Hydra wants `+condition.gap=...` for `condition.gap=...`.
     """
-    key = override.key_or_group
+    text, key = str(override.input_line), override.key_or_group
+    group, dot, _ = text.partition("=")[0].partition(".")
+    if dot and group in _OPEN and defaults.get(group) == {}:
+        return f"+{text}"
     if override.is_delete() or override.is_add() or key not in (defaults.get("task") or {}):
         return text
-    if key in defaults:
-        value = override.value()
-        words = value if isinstance(value, list) else [value]
-        if all(word in KEEP for word in words):
-            return text
-    return f"task.{text}"
-
-
-def _in_open_group(text: str, defaults: Mapping[str, Any]) -> str:
-    """`+condition.gap=...` for `condition.gap=...`, as Hydra wants it where the config does not have the name yet."""
-    group, dot, _ = text.partition("=")[0].partition(".")
-    return f"+{text}" if dot and group in _OPEN and defaults.get(group) == {} else text
+    value = override.value()
+    words = value if isinstance(value, list) else [value]
+    return text if key in defaults and all(word in KEEP for word in words) else f"task.{text}"
 
 
 def _config_folder(folder: str) -> Path:
@@ -304,54 +279,29 @@ def _parse(text: str) -> Override:
     return override
 
 
-def _compose(command: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
-    try:
-        return compose(command, overrides=list(overrides), return_hydra_config=with_hydra)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise MoldiffError(_first_lines(error)) from error
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:2])
-
-
-def _groups(command: str, search: Sequence[str]) -> list[str]:
-    """The groups from which a command takes options."""
-    choices = _compose(command, search, with_hydra=True).hydra.runtime.choices
-    return sorted(str(name) for name in choices if not str(name).startswith("hydra/"))
-
-
 def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Path]) -> None:
     group, value = override.key_or_group, override.value()
-    if override.is_delete():
-        return
-    known = set(loader.get_group_options(group))
-    known |= {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    known = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    known |= set(loader.get_group_options(group))
     for choice in value if isinstance(value, list) else [value]:
-        if str(choice) in known:
-            continue
-        raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
+        if str(choice) not in known and not override.is_delete():
+            raise MoldiffError(f"{group}: got {choice!r}, expected one of: {', '.join(sorted(known))}")
 
 
 def _check_value(
-    text: str,
     override: Override,
     defaults: Mapping[str, Any],
     groups: Sequence[str],
     known_kinds: Mapping[str, tuple[type, ...]],
 ) -> None:
-    known = dict(_flatten(defaults))
-    key = override.key_or_group
+    known, key, text = dict(_flatten(defaults)), override.key_or_group, str(override.input_line)
     if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):
         raise MoldiffError(f"unknown option {key!r}; {_closest(key, list(dict.fromkeys([*known, *groups])))}")
     if override.is_delete():
         raise MoldiffError(f"{text}: an option cannot be taken away, expected key=value")
-    if key not in known:
+    if key not in known or (known[key] is None and key not in known_kinds):
         return
-    value, default = override.value(), known[key]
-    kinds = known_kinds.get(key, (type(default),))
-    if default is None and key not in known_kinds:
-        return
+    value, kinds = override.value(), known_kinds.get(key, (type(known[key]),))
     if type(value) in kinds or (type(value) is int and float in kinds):
         return
     expected = " or ".join(_NAMES[kind] for kind in kinds)
@@ -380,36 +330,24 @@ def _closest(key: str, known: Sequence[str]) -> str:
     return f"expected one of: {', '.join(name for name in visible if '.' not in name)}"
 
 
-def _resolved(config: DictConfig) -> dict[str, Any]:
-    try:
-        options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise MoldiffError(_first_lines(error)) from error
-    return options
-
-
 def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
     """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
     for key in PATHS:
         place, name = entry(options, key)
-        if place.get(name) == "":
+        path = place.get(name)
+        if path == "":
             raise MoldiffError(f"{key}: got nothing, expected a name or path")
-        if isinstance(place.get(name), str):
-            place[name] = _expand(place[name])
+        if isinstance(path, str) and path.startswith(_PACKAGE_PREFIX):
+            package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
+            place[name] = str(resources.files(package).joinpath(inner))
+        elif isinstance(path, str):
+            place[name] = os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone
     return options
 
 
 def entry(options: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The innermost group of an option, empty where there is none, and the option's name in it."""
-    *parents, name = key.split(".")
-    place = options
-    for parent in parents:
-        place = place.get(parent) or {}
-    return place, name
-
-
-def _expand(path: str) -> str:
-    if path.startswith(_PACKAGE_PREFIX):
-        package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
-        return str(resources.files(package).joinpath(inner))
-    return os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone
+    *groups, name = key.split(".")
+    for group in groups:
+        options = options.get(group) or {}
+    return options, name

@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 from moldiff.cli.options import check_limits
+from moldiff.cli.sample import bars, check_sample, sample
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
 
-_DURATION = re.compile(r"\d+:\d+:\d+:\d+")
+_NO_DATA = "data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,12 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except MoldiffError as error:
         return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
-    except OSError as error:
-        if error.filename is None:
-            return _say(_unexpected(error), EXIT_FAILED, debug=debug)
-        return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:
-        return _say(_unexpected(error), EXIT_FAILED, debug=debug)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _say(f"error: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=debug)
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return _say(f"error: unexpected {reason} (debug=true shows where)", EXIT_FAILED, debug=debug)
 
 
 def _termination_interrupts() -> AbstractContextManager[None]:
@@ -76,22 +76,14 @@ def _say(message: str, code: int, *, debug: bool) -> int:
     return code
 
 
-def _unexpected(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    return f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)"
-
-
 def _dispatch(arguments: list[str]) -> int:
     wants_help = any(text in ("-h", "--help") for text in arguments)
     command = arguments[0] if arguments else ""
-    if command in COMMANDS:
-        if wants_help:
-            print(_help(command, arguments), end="")
-            return EXIT_OK
-        return _run(command, arguments[1:])
     if wants_help:
-        print(GENERAL, end="")
+        print(_help(command, arguments), end="")
         return EXIT_OK
+    if command in COMMANDS:
+        return _run(command, arguments[1:])
     if command == "models":
         if arguments[1:]:
             raise MoldiffError(f"models: got {arguments[1]!r}, expected nothing")
@@ -112,20 +104,29 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _help(command: str, arguments: Sequence[str]) -> str:
-    """The help of a command, or of what its arguments ask about."""
+    """The help of a command, of what its arguments ask about, or of all commands."""
     if command == "sample" and any(text.startswith("task=") for text in arguments):
         return TASKS
     if command == "sample" and any(text.startswith(("filters=", "columns=", "like")) for text in arguments):
         return CHOICE
-    return COMMANDS[command]
+    return COMMANDS.get(command, GENERAL)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     from moldiff.cli.compose import as_yaml, compose_options, each_combination, without_hydra
-    from moldiff.cli.paths import return_to_start, with_outputs, work_in_run_folder
+    from moldiff.cli.jobs import plan, return_to_start, run_jobs, with_outputs, work_in_run_folder
 
     return_to_start()
-    overrides, config_dirs, only_print, is_multirun = _split(arguments)
+    only_print, is_multirun = "--cfg" in arguments, not {"-m", "--multirun"}.isdisjoint(arguments)
+    overrides, config_dirs = [], []
+    rest = iter([text for text in arguments if text not in ("--cfg", "-m", "--multirun")])
+    for text in rest:
+        if text == "--config-dir":
+            config_dirs.append(next(rest, ""))
+        elif text.startswith("--config-dir="):
+            config_dirs.append(text.partition("=")[2])
+        else:
+            overrides.append(text)
     overrides, chdir = without_hydra(overrides)
     every = each_combination(overrides) if is_multirun else [overrides]
     composed = [compose_options(command, texts, config_dirs) for texts in every]
@@ -133,47 +134,18 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         print("---\n".join(map(as_yaml, composed)), end="")
         return EXIT_OK
     composed = [with_outputs(command, options) for options in composed]
+    check, run = _COMMANDS[command]
     for options in composed:
         check_limits(command, options)
-        _CHECKS[command](options)
+        check(options)
     if is_multirun:
-        from moldiff.cli.multirun import plan, run_jobs
-
         more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
         return run_jobs(command, plan(command, every, composed), more)
     (options,) = composed
     if not chdir:
-        return _RUNNERS[command](options)
+        return run(options)
     with work_in_run_folder(command, options) as options:
-        return _RUNNERS[command](options)
-
-
-class _Typed(NamedTuple):
-    """The arguments of a command, parted into overrides, folders of own configs, and what else is asked for."""
-
-    overrides: list[str]
-    config_dirs: list[str]
-    only_print: bool
-    is_multirun: bool
-
-
-def _split(arguments: Sequence[str]) -> _Typed:
-    overrides: list[str] = []
-    config_dirs: list[str] = []
-    only_print = is_multirun = False
-    rest = iter(arguments)
-    for text in rest:
-        if text == "--cfg":
-            only_print = True
-        elif text in ("-m", "--multirun"):
-            is_multirun = True
-        elif text == "--config-dir":
-            config_dirs.append(next(rest, ""))
-        elif text.startswith("--config-dir="):
-            config_dirs.append(text.partition("=")[2])
-        else:
-            overrides.append(text)
-    return _Typed(overrides, config_dirs, only_print, is_multirun)
+        return run(options)
 
 
 def _check_prepare(options: Mapping[str, Any]) -> None:
@@ -181,7 +153,7 @@ def _check_prepare(options: Mapping[str, Any]) -> None:
     if data["source"] is None:
         raise MoldiffError(f"data: got {data['name']}, which is prepared already ({data['folder']}); expected data=qm9")
     if data.get("path", "") is None:
-        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
+        raise MoldiffError(_NO_DATA)
     for name in ("min_count", "max_heavy_atoms"):
         check_at_least(f"data.{name}", data.get(name), 1)
 
@@ -202,7 +174,13 @@ def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False)
 
 
 def _train(options: Mapping[str, Any]) -> int:
-    _make_own_set(options)
+    data, together = options["data"], started_together()
+    if data.get("path") is not None:
+        if together and not Path(data["folder"], "meta.json").is_file():
+            first = f"run first: moldiff prepare data.path={data['path']} out={data['folder']}"
+            raise MoldiffError(f"data.path: several processes were started together; {first}")
+        if rank() == 0 and not together:
+            _make_set(data, data["folder"])
     from moldiff.training.checkpoint import STATE_FILE
     from moldiff.training.train import train
 
@@ -226,24 +204,11 @@ def _train(options: Mapping[str, Any]) -> int:
 
 def _check_train(options: Mapping[str, Any]) -> None:
     if options["data"]["folder"] is None and options["data"].get("path") is None:
-        raise MoldiffError("data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf")
+        raise MoldiffError(_NO_DATA)
     duration = options["trainer"]["max_time"]
-    if duration is not None and not _DURATION.fullmatch(duration):
+    if duration is not None and not re.fullmatch(r"\d+:\d+:\d+:\d+", duration):
         expected = "days:hours:minutes:seconds, such as 00:08:00:00"
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
-
-
-def _make_own_set(options: Mapping[str, Any]) -> None:
-    """Make the set that `data.path` asks for, if it does."""
-    data = options["data"]
-    if data.get("path") is None:
-        return
-    folder = data["folder"]
-    if started_together() and not Path(folder, "meta.json").is_file():
-        raise MoldiffError(f"data.path: several processes were started together; run first: moldiff prepare "
-                           f"data.path={data['path']} out={folder}")  # fmt: skip
-    if rank() == 0 and not started_together():
-        _make_set(data, folder)
 
 
 @contextmanager
@@ -260,18 +225,6 @@ def _without_tips() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _sample(options: Mapping[str, Any]) -> int:
-    from moldiff.cli.sample import sample
-
-    return sample(options)
-
-
-def _check_sample(options: Mapping[str, Any]) -> None:
-    from moldiff.cli.sample import check
-
-    check(options)
-
-
 def _check_input(options: Mapping[str, Any]) -> None:
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
@@ -282,16 +235,8 @@ def _evaluate(options: Mapping[str, Any]) -> int:
 
     from moldiff.evaluation.evaluate import evaluate
 
-    with _metric_bars() as on_progress:
-        report = evaluate(
-            options["input"],
-            reference=_reference(options["reference"]),
-            metrics=_metrics(options),
-            out=options["out"],
-            reference_size=options["reference_size"],
-            hydrogens=options["hydrogens"],
-            on_progress=on_progress,
-        )
+    with _judged(options) as shared:
+        report = evaluate(options["input"], out=options["out"], reference_size=options["reference_size"], **shared)
     console = Console()
     for table in report.tables():
         console.print(table)
@@ -308,33 +253,24 @@ def _evaluate(options: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def _metric_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each metric that reports its progress."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _judged(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What evaluating and viewing have in common, and a bar for each metric that reports its progress."""
+    from rich.progress import MofNCompleteColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars, tasks = Progress(*columns, console=Console(stderr=True)), {}
-
-    def on_progress(name: str, done: int, total: int) -> None:
-        bars.start()  # only now, so that fast metrics leave no empty bar; later calls do nothing
-        if name not in tasks:
-            tasks[name] = bars.add_task(escape(name), total=total)
-        bars.update(tasks[name], completed=done)
-
-    try:
-        yield on_progress
-    finally:
-        if bars.live.is_started:
-            bars.stop()
-
-
-def _metrics(options: Mapping[str, Any]) -> list[Any]:
-    """The metrics beside P1, P2, uniqueness and novelty."""
     from moldiff.diffusion.instantiate import instantiate
+    from moldiff.diffusion.shipped import available_models, shipped_folder
 
-    return [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
+    reference = options["reference"]  # of a shipped model its folder, which lists its training molecules
+    if reference in available_models():
+        reference = shipped_folder() / reference
+    metrics = [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
+    with bars(MofNCompleteColumn()) as show:
+        yield {
+            "reference": reference,
+            "metrics": metrics,
+            "hydrogens": options["hydrogens"],
+            "on_progress": show,
+        }
 
 
 def _check_view(options: Mapping[str, Any]) -> None:
@@ -347,46 +283,20 @@ def _check_view(options: Mapping[str, Any]) -> None:
 def _view(options: Mapping[str, Any]) -> int:
     from moldiff.view import view
 
-    known = _reference(options["reference"])
-    with _metric_bars() as on_progress:
-        page = view(
-            options["input"],
-            options["out"],
-            reference=known,
-            metrics=_metrics(options),
-            hydrogens=options["hydrogens"],
-            on_progress=on_progress,
-        )
+    with _judged(options) as shared:
+        page = view(options["input"], options["out"], **shared)
     print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 
 
-def _reference(name: str | None) -> str | Path | None:
-    """The folder of a shipped model, which lists its training molecules, or the path as given."""
-    if name is None:
-        return None
-    from moldiff.diffusion.pretrained import find_model
-    from moldiff.diffusion.shipped import available_models
-
-    return find_model(name) if name in available_models() else name
-
-
-_CHECKS: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "prepare": _check_prepare,
-    "train": _check_train,
-    "sample": _check_sample,
-    "evaluate": _check_input,
-    "view": _check_view,
+_COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], int]]] = {
+    "prepare": (_check_prepare, _prepare),
+    "train": (_check_train, _train),
+    "sample": (check_sample, sample),
+    "evaluate": (_check_input, _evaluate),
+    "view": (_check_view, _view),
 }
-"""Refuse impossible values before anything slow happens."""
-
-_RUNNERS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
-    "prepare": _prepare,
-    "train": _train,
-    "sample": _sample,
-    "evaluate": _evaluate,
-    "view": _view,
-}
+"""Of each command what refuses impossible values before anything slow happens, and what runs it."""
 
 if __name__ == "__main__":
     sys.exit(main())

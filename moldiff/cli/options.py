@@ -230,19 +230,12 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 
 class Option(NamedTuple):
-    """An option of a command.
+    """An option of a command."""
 
-    Attributes:
-        name: dotted where it is in a group.
-        default: its value unless told otherwise.
-        kinds: of value that may be typed; () = any.
-        field: where it is defined.
-    """
-
-    name: str
+    name: str  # dotted where it is in a group
     default: Any
-    kinds: tuple[type, ...]
-    field: Field[Any]
+    kinds: tuple[type, ...]  # of value that may be typed; () = any
+    field: Field[Any]  # where it is defined
 
     @property
     def typed(self) -> str:

@@ -16,14 +16,14 @@ from moldiff.errors import MoldiffError
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from moldiff.molecules.formats.writer import FinishedRecords, Writer
     from moldiff.sampling.run import SamplingRun
 
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
-
 
 def sample(options: Mapping[str, Any]) -> int:
-    """Run the command with options that `check` lets pass; returns the exit code."""
+    """Run the command with options that `check_sample` lets pass; returns the exit code."""
     if options["model"] == "?":
         from moldiff.diffusion.pretrained import model_lines
 
@@ -41,7 +41,10 @@ def sample(options: Mapping[str, Any]) -> int:
             run = run.resumed(finished, out)
             if len(finished):
                 print(f"moldiff: going on behind {len(finished)} records of {out}", file=sys.stderr)
-        with _notices(), _progress_bar(run.num_wanted) as run.on_progress:
+        from rich.progress import TextColumn
+
+        with _notices(), bars(TextColumn("{task.completed:.0f}/{task.total:.0f}")) as show:
+            run.on_progress = lambda done: show("sampling", done, run.num_wanted)
             unwritten = _write(run, options, finished)
         return _conclude(run, options, unwritten)
 
@@ -79,7 +82,7 @@ def _ordered(options: Mapping[str, Any]) -> SamplingRun:
     return generator.stream(options["n"], config=_config(options, **built, arithmetic=arithmetic))
 
 
-def check(options: Mapping[str, Any]) -> None:
+def check_sample(options: Mapping[str, Any]) -> None:
     """Refuse impossible values before anything slow happens."""
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
@@ -124,10 +127,9 @@ def _as_list(value: Any) -> list[Any] | None:
 
 
 def _parse_size(size: int | str | None) -> tuple[int, int] | None:
-    """The smallest and largest number of heavy atoms that is meant."""
     if size is None:
         return None
-    found = _RANGE.fullmatch(str(size))
+    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", str(size))
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= low <= high:
         raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
@@ -135,29 +137,32 @@ def _parse_size(size: int | str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[float], None]]:
+def bars(count: ProgressColumn) -> Iterator[Callable[[str, float, int], None]]:
+    """Bars on standard error, one for each name that is shown to be so far done, of so many."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
-    task = bar.add_task("", total=total)
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    progress, tasks = Progress(*columns, console=Console(stderr=True)), {}
 
-    def on_progress(done: float) -> None:
-        bar.start()  # only now, so that values refused by the model leave no empty bar; later calls do nothing
-        bar.update(task, completed=done)
+    def show(name: str, done: float, total: int) -> None:
+        progress.start()  # only now, so that what is fast or refused leaves no empty bar; later calls do nothing
+        if name not in tasks:
+            tasks[name] = progress.add_task(escape(name), total=total)
+        progress.update(tasks[name], completed=done)
 
     try:
-        yield on_progress
+        yield show
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecords | None) -> list[str]:
     """Draw and write what can be written; returns why the others cannot."""
     from moldiff.molecules.formats.writer import Writer
-    from moldiff.sampling.trajectory import beside, trajectory_path, write_frames
+    from moldiff.sampling.sample import beside, trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
     keep_older = not (options["overwrite"] or options["resume"])
@@ -218,10 +223,10 @@ def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
 
 def _hardest(run: SamplingRun) -> str:
     """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
-    passes = [result for result in run.results() if result.name.startswith("task_passes_") and (result.value or 0) < 1]
-    if not passes:
+    passes = [result for result in run.results() if result.name.startswith("task_passes_")]
+    least = min(passes, key=lambda result: result.value or 0, default=None)
+    if least is None or least.value == 1:
         return ""
-    least = min(passes, key=lambda result: result.value or 0)
     name = least.name.removeprefix("task_passes_")
     return f"; the hardest filter is {name}, which {least.numerator:.0f} of {least.denominator:.0f} pass"
 

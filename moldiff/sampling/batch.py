@@ -1,13 +1,12 @@
 """Molecules that share a batch: what is known of each, what the network says of all, and the molecules it stands for.
 
-Restarts: a molecule that came out in pieces is noised again, part of the way, and drawn on from there.
-
-Noise that is added again lets a sampler correct what it got wrong before (Restart sampling, Xu et al. 2023,
-arXiv:2306.14878). Here only those molecules get it that could not be delivered, which is cheaper than drawing others.
+A molecule that came out in pieces is noised again, part of the way, and drawn on from there, which is cheaper than
+drawing another (Restart sampling, Xu et al. 2023, arXiv:2306.14878).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +24,6 @@ from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.sample import DecodedMolecule
-from moldiff.sampling.trajectory import Recorder
 from moldiff.tasks.task import Task
 
 CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
@@ -35,23 +33,19 @@ A pair takes about 4 kB, so that a batch of many on a CPU stays below 30 MB; the
 """
 
 
+MAX_FRAMES = 50
+"""Frames that are kept of a molecule; of a longer run every second, third, ... network call."""
+
+
 @dataclass(frozen=True, eq=False)
 class SampleSpec:
-    """A molecule that is about to be drawn.
+    """A molecule that is about to be drawn."""
 
-    Attributes:
-        index: its number within the run.
-        generator: source of all its random numbers.
-        start: what is known of it.
-        totals: sums over its classes that decoding has to meet.
-        candidate: its number among the candidates for the molecule.
-    """
-
-    index: int
-    generator: torch.Generator
-    start: PartialState
-    totals: Sequence[SumConstraint] = ()
-    candidate: int = 0
+    index: int  # its number within the run
+    generator: torch.Generator  # source of all its random numbers
+    start: PartialState  # what is known of it
+    totals: Sequence[SumConstraint] = ()  # sums over its classes that decoding has to meet
+    candidate: int = 0  # its number among the candidates for the molecule
 
     @classmethod
     def of(cls, task: Task, seed: int, index: int, candidate: int = 0) -> SampleSpec:
@@ -72,21 +66,13 @@ class SampleSpec:
 
 @dataclass(frozen=True, eq=False)
 class DenoisedBatch:
-    """Molecules that were drawn together, before they are decoded.
-
-    Attributes:
-        model: what drew them.
-        specs: what was asked for, row by row.
-        start: the same as a batch.
-        prediction: the last network call's (Å).
-        frames: the way from noise to each of them (Å); None = not kept.
-    """
+    """Molecules that were drawn together, before they are decoded."""
 
     model: MoleculeDiffusion
     specs: Sequence[SampleSpec]
-    start: PartialState
-    prediction: Prediction
-    frames: Sequence[tuple[Molecule, ...]] | None = None
+    start: PartialState  # of all, row by row
+    prediction: Prediction  # the last network call's (Å)
+    frames: Sequence[tuple[Molecule, ...]] | None = None  # the way from noise to each of them (Å); None = not kept
 
     def decode(self, rule: str) -> list[DecodedMolecule]:
         """The molecules by a rule, "valence" or "raw", see `moldiff.diffusion.decoding`.
@@ -99,12 +85,11 @@ class DenoisedBatch:
         raw = to_molecules(decode_argmax(self.prediction, node_mask), vocabulary)
         raw = [_with_ideal_hydrogens(one, atoms) for one, atoms in zip(raw, unplaced.cpu().numpy(), strict=True)]
         if rule == "raw":
-            return [
-                DecodedMolecule(molecule=one, argmax=one, trajectory=way) for one, way in zip(raw, frames, strict=True)
-            ]
+            both = zip(raw, frames, strict=True)
+            return [DecodedMolecule(molecule=one, argmax=one, trajectory=way) for one, way in both]
         totals = [spec.totals for spec in self.specs]
         decoded = decode_valence(self.prediction, node_mask, vocabulary, totals=totals)
-        lacking, drawn = ((decoded.gained | unplaced).cpu().numpy(), (self.start.level.hydrogen > 0).cpu().numpy())
+        lacking, drawn = (decoded.gained | unplaced).cpu().numpy(), (self.start.level.hydrogen > 0).cpu().numpy()
         found = []
         for row, molecule in enumerate(to_molecules(decoded.batch, vocabulary)):
             atoms, repaired = lacking[row, : molecule.num_heavy_atoms], bool(decoded.repaired[row])
@@ -124,13 +109,9 @@ class DenoisedBatch:
     def restart(self, row: int) -> SampleSpec:
         """A molecule at its estimate, with random numbers of its own; what is known of it stays as it is."""
         spec = self.specs[row]
-        size, clean, batch = spec.size, spec.start.clean, self.prediction
-        estimate = Prediction(
-            pos=batch.pos[row, :size][None].to(clean.pos),
-            hydrogen=batch.hydrogen[row, :size][None].to(clean.hydrogen),
-            atom_type=batch.atom_type[row, :size][None].to(clean.pos),
-            bond=batch.bond[row, :size, :size][None].to(clean.pos),
-        )
+        own = (value[row : row + 1, : spec.size] for value in vars(self.prediction).values())
+        estimate = Prediction(*(value.to(spec.start.clean.pos) for value in own))
+        estimate = replace(estimate, bond=estimate.bond[:, :, : spec.size])
         seed = torch.randint(2**62, (1,), generator=spec.generator.clone_state())
         generator = torch.Generator().manual_seed(int(seed))
         return replace(spec, generator=generator, start=spec.start.restarted(estimate))
@@ -142,6 +123,50 @@ def _with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
     return with_ideal_hydrogens(molecule, atoms) if atoms.any() else molecule
 
 
+class Recorder:
+    """Collects the frames of a batch while it is sampled.
+
+    A frame holds the noisy coordinates that went into a network call (Å) and the classes of atoms and bonds that came
+    out as the most probable ones; nothing is repaired. Hydrogens are there as soon as the network is told of any; a
+    model of heavy atoms alone knows no place for one, so its frames have none.
+    """
+
+    def __init__(self, model: MoleculeDiffusion, node_mask: Tensor, num_steps: int) -> None:
+        self._model = model
+        self._node_mask = node_mask
+        self._every = math.ceil(num_steps / MAX_FRAMES)
+        self._batches: list[MolBatch] = []
+        self._hidden: list[np.ndarray] = []
+
+    def __call__(self, state: SamplerState) -> None:
+        if state.step % self._every:
+            return
+        scales = self._model.statistics
+        pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
+        frame = decode_argmax(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
+        self._batches.append(frame.to("cpu"))
+        self._hidden.append(((state.level.hydrogen == 1) | (not scales.hydrogens_placed)).cpu().numpy())
+
+    def trajectories(self) -> list[tuple[Molecule, ...]]:
+        """The frames of every molecule of the batch, noise first."""
+        frames = [
+            [_without_hydrogens(molecule, atoms) for molecule, atoms in zip(molecules, hidden, strict=True)]
+            for batch, hidden in zip(self._batches, self._hidden, strict=True)
+            for molecules in [to_molecules(batch, self._model.vocabulary)]
+        ]
+        return list(zip(*frames, strict=True))
+
+
+def _without_hydrogens(molecule: Molecule, atoms: np.ndarray) -> Molecule:
+    """The molecule without the hydrogens of the heavy atoms marked in [N >= n]."""
+    atoms = atoms[: molecule.num_heavy_atoms]
+    return replace(
+        molecule,
+        num_hydrogens=np.where(atoms, 0, molecule.num_hydrogens),
+        hydrogen_offset=np.where(atoms[:, None, None], 0.0, molecule.hydrogen_offset),
+    )
+
+
 def denoise_batch(
     model: MoleculeDiffusion,
     sampler: Sampler,
@@ -151,28 +176,25 @@ def denoise_batch(
     on_step: Callable[[SamplerState], None] | None = None,
     arithmetic: Precision = FLOAT32,
 ) -> DenoisedBatch:
-    """Draw molecules in one batch, on the model's device; their generators are left as they were.
+    """Draw molecules, best of similar sizes, in one batch on the model's device; their generators stay as they were.
 
     Args:
         model: the network and what gives its numbers meaning.
         sampler: how to step.
-        specs: of the molecules; similar sizes waste least.
+        specs: of the molecules.
         num_frames: network calls of the sampler, if the way from noise is to be kept; 0 = it is not.
         on_step: called after every network call.
         arithmetic: how the network is computed; compiling it is left to the caller.
     """
     device = next(model.parameters()).device
     start = stack_starts([spec.start for spec in specs])
-    allowed = None if start.allowed is None else start.allowed.to(device)
-    stereo = None if start.stereo is None else start.stereo.to(device)
-    start = PartialState(start.clean.to(device), start.level.to(device), allowed, stereo)
+    start = replace(start, **{name: part.to(device) for name, part in vars(start).items() if part is not None})
     recorder = Recorder(model, start.clean.node_mask, num_frames) if num_frames else None
 
     def watch(state: SamplerState) -> None:
-        if on_step is not None:
-            on_step(state)
-        if recorder is not None:
-            recorder(state)
+        for watcher in (on_step, recorder):
+            if watcher is not None:
+                watcher(state)
 
     draws = PerMoleculeNoise([spec.generator.clone_state() for spec in specs], device=device)
     with one_thread(device), arithmetic.autocast(device):
@@ -193,7 +215,11 @@ def in_batches(specs: Iterable[SampleSpec], pairs: int = CPU_PAIRS) -> Iterator[
 
 
 def stack_starts(starts: Sequence[PartialState]) -> PartialState:
-    """Starts of one or more molecules each as one, padded to the largest molecule; padding counts as unknown."""
+    """Starts of one or more molecules each as one, padded to the largest molecule; padding counts as unknown.
+
+    Where only some have property targets, none are given for the others, and where only some restrict the classes of
+    atoms, all are allowed in the others.
+    """
     width = max(start.clean.max_atoms for start in starts)
 
     def stacked(part: str, name: str, dims: int = 1, fill: float = 0) -> Tensor:
@@ -202,29 +228,22 @@ def stack_starts(starts: Sequence[PartialState]) -> PartialState:
 
     fields = {name: stacked("clean", name) for name in ("pos", "hydrogen", "atom_type", "node_mask")}
     levels = {name: stacked("level", name, fill=1) for name in ("pos", "atom", "hydrogen")}
-    clean = MolBatch(**fields, bond=stacked("clean", "bond", 2), condition=_conditions(starts))
+    targets = _filled([start.clean.condition for start in starts], [start.clean.pos for start in starts], 1, torch.nan)
+    allowed = _filled([start.allowed for start in starts], [start.clean.pos for start in starts], 2, True)
+    condition = torch.cat(targets) if targets else None
+    clean = MolBatch(**fields, bond=stacked("clean", "bond", 2), condition=condition)
     level = NoiseLevel(**levels, bond=stacked("level", "bond", 2, fill=1))
-    return PartialState(clean, level, _allowed(starts, width), StereoTargets.stack([start.stereo for start in starts]))
+    classes = torch.cat([_padded(value, width, 1, True) for value in allowed]) if allowed else None
+    return PartialState(clean, level, classes, StereoTargets.stack([start.stereo for start in starts]))
 
 
-def _conditions(starts: Sequence[PartialState]) -> Tensor | None:
-    """The property targets of each [B, C]; where only some have any, none are given for the others."""
-    widths = {start.clean.condition.shape[1] for start in starts if start.clean.condition is not None}
-    if not widths:
-        return None
-    none = (start.clean.pos.new_full((start.clean.num_molecules, *widths), torch.nan) for start in starts)
-    given = (start.clean.condition for start in starts)
-    return torch.cat([other if rows is None else rows for rows, other in zip(given, none, strict=True)])
-
-
-def _allowed(starts: Sequence[PartialState], width: int) -> Tensor | None:
-    """The allowed classes of each [B, N, K]; where only some restrict them, all are allowed in the others."""
-    classes = {start.allowed.shape[-1] for start in starts if start.allowed is not None}
-    if not classes:
-        return None
-    anything = (torch.ones(*start.clean.atom_type.shape, *classes, dtype=torch.bool) for start in starts)
-    found = [free if start.allowed is None else start.allowed for start, free in zip(starts, anything, strict=True)]
-    return torch.cat([_padded(value, width, 1, True) for value in found])
+def _filled(values: Sequence[Tensor | None], like: Sequence[Tensor], dims: int, fill: float) -> list[Tensor]:
+    """The values with all of `fill` where there is none, its first `dims` sizes those of `like`; [] = there is none."""
+    given = next((value for value in values if value is not None), None)
+    if given is None:
+        return []
+    blanks = (given.new_full((*other.shape[:dims], given.shape[-1]), fill) for other in like)
+    return [blank if value is None else value for value, blank in zip(values, blanks, strict=True)]
 
 
 def _padded(value: Tensor, width: int, dims: int, fill: float) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import ge, gt, le, lt
+from typing import NamedTuple
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdMolDescriptors
@@ -15,9 +16,8 @@ from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.druglike import first_alert
 from moldiff.molecules import identity
 from moldiff.molecules.descriptors import DESCRIPTORS, Descriptor
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
-
-Value = str | float | int | bool
 
 _FORM = re.compile(r"\s*(\w+)\s*(?:(<=|>=|<|>)\s*(\S+?))?\s*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -41,19 +41,12 @@ CATALOGUES: Mapping[str, str] = {
 """Lists of unwanted substructures."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Bounds that most good molecules keep.
+class Rule(NamedTuple):
+    """Bounds that most good molecules keep."""
 
-    Attributes:
-        bounds: the largest value of each quantity.
-        forgiven: how many of them may be broken.
-        definition: where it comes from.
-    """
-
-    bounds: Mapping[str, float]
-    forgiven: int
-    definition: str
+    bounds: Mapping[str, float]  # the largest value of each quantity
+    forgiven: int  # how many of them may be broken
+    definition: str  # with its source
 
 
 RULES: Mapping[str, Rule] = {
@@ -74,16 +67,10 @@ RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class Filter:
-    """One filter.
-
-    Attributes:
-        name: a catalogue, a rule or a quantity.
-        sign: of a comparison, "" for the others.
-        bound: what the quantity is compared with.
-    """
+    """A catalogue, a rule, or the comparison of a quantity with a bound."""
 
     name: str
-    sign: str = ""
+    sign: str = ""  # of a comparison
     bound: float = 0.0
 
     def __str__(self) -> str:
@@ -123,26 +110,23 @@ def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
 
 
 def _parsed(text: str) -> Filter:
+    words = [*CATALOGUES, *RULES]
+    expected = f"expected any of {', '.join(words)}, or a bound such as sa<4.5 on {', '.join(QUANTITIES)}"
     found = _FORM.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise MoldiffError(f"filters: got {text!r}, expected {_expected()}")
+        raise MoldiffError(f"filters: got {text!r}, {expected}")
     name, sign, number = found[1].lower(), found[2] or "", found[3] or ""
     if name in QUANTITIES:
         if not _NUMBER.fullmatch(number):
             raise MoldiffError(f"filters: got {text!r}, expected a bound on {name}, such as {name}<4.5")
         return Filter(name, sign, float(number))
-    words = [*CATALOGUES, *RULES]
-    if name in words and not sign:
-        return Filter(name)
     if name in words:
+        if not sign:
+            return Filter(name)
         raise MoldiffError(f"filters: got {text!r}, expected {name} alone, without a number")
     close = get_close_matches(name, [*words, *QUANTITIES], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise MoldiffError(f"filters: got {text!r}; {hint}expected {_expected()}")
-
-
-def _expected() -> str:
-    return f"any of {', '.join([*CATALOGUES, *RULES])}, or a bound such as sa<4.5 on {', '.join(QUANTITIES)}"
+    raise MoldiffError(f"filters: got {text!r}; {hint}{expected}")
 
 
 def apply_filters(molecule: Molecule, filters: Sequence[Filter]) -> tuple[list[str], dict[str, Value]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,20 +26,18 @@ from moldiff.evaluation.metric import require
 from moldiff.evaluation.metrics.lookup import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
-from moldiff.sampling.batch import SampleSpec
+from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole, default_max_draws
 from moldiff.sampling.filters import Filter, parse_filters
 from moldiff.sampling.molecule_sampler import BestOfN, MemoryBudget, MoleculeSampler
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.tasks.constraints import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, element_mask
-from moldiff.tasks.task import NewMolecules, Task, description
+from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
 __all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
 
 _log = logging.getLogger(__name__)
-
 
 LARGEST_SIZE = 250
 """Heavy atoms of a molecule at most, unless the model has learnt from larger ones; decoding a larger one takes
@@ -50,17 +49,11 @@ _PAIR_BYTES = 4_000
 
 @dataclass(eq=False, repr=False)
 class Generator:
-    """A trained model that draws molecules.
+    """A trained model that draws molecules."""
 
-    Attributes:
-        checkpoint: the model and where it came from.
-        device: where the network runs.
-        novelty: index of the training molecules, if the model has one.
-    """
-
-    checkpoint: PretrainedModel
-    device: torch.device
-    novelty: NoveltyIndex | None = field(default=None)
+    checkpoint: PretrainedModel  # the model and where it came from
+    device: torch.device  # where the network runs
+    novelty: NoveltyIndex | None = None  # index of the training molecules, if the model has one
 
     def __repr__(self) -> str:
         size = sum(one.numel() for one in self.checkpoint.model.parameters())
@@ -94,9 +87,8 @@ class Generator:
         """
         run = self.stream(n, config=config, on_progress=on_progress, **overrides)
         kept = list(run)
-        return Samples(
-            kept, asked=run.n, drawn=run.drawn, results=run.results(), complete=run.complete, notes=run.notes()
-        )
+        counts: dict[str, Any] = {"asked": run.n, "drawn": run.drawn, "results": run.results()}
+        return Samples(kept, **counts, complete=run.complete, notes=run.notes())
 
     def stream(
         self,
@@ -137,9 +129,8 @@ class Generator:
         max_draws = default_max_draws(n) if config.max_draws is None else config.max_draws
         check_whole("first", config.first, 0, 2**31 - max_draws)
         if "novel" in config.keep and self.novelty is None:
-            raise MoldiffError(
-                f"keep: model {checkpoint.name} has no list of its training molecules to be novel against"
-            )
+            unlisted = f"model {checkpoint.name} has no list of its training molecules"
+            raise MoldiffError(f"keep: {unlisted} to be novel against")
         guided: MoleculeDiffusion = model
         if config.condition:
             guided = GuidedDiffusion(model, scale=float(config.guidance), steering=float(config.steering))
@@ -150,7 +141,7 @@ class Generator:
             seed=config.seed,
             decode=config.decode,
             trajectory=config.trajectory,
-            budget=MemoryBudget.of(self.device),
+            budget=MemoryBudget(CPU_PAIRS if self.device.type == "cpu" else GPU_PAIRS),
             arithmetic=config.arithmetic or FLOAT32,
             relax=config.relax,
             choice=choice,
@@ -158,7 +149,6 @@ class Generator:
         molecules = replace(molecules, filters=self._filters(config, molecules))
         if config.relax != "none" and not bool(molecules.spec(config.first).start.level.pos.any()):
             raise MoldiffError(f"relax: got {config.relax!r} with coordinates that are given, expected relax=none")
-        search = SimilaritySearch.of(config, molecules, n)
         return SamplingRun(
             n=n,
             max_draws=max_draws,
@@ -167,7 +157,7 @@ class Generator:
             checkpoint=checkpoint,
             novelty=self.novelty,
             asked=_asked(config, molecules.filters),
-            search=search,
+            search=SimilaritySearch.of(config, molecules, n),
             done=ResumePoint(0, config.first),
             on_progress=on_progress,
         )
@@ -201,9 +191,9 @@ class Generator:
         Raises:
             MoldiffError: where no predictor knows the model's properties.
         """
-        properties = self.checkpoint.model.properties
         if name is not None:
             return load_predictor(name)
+        properties = self.checkpoint.model.properties
         predictor = predictor_for(properties, self.learnt_half, same=True)
         if predictor is None:
             raise MoldiffError(
@@ -273,40 +263,21 @@ def _check_memory(size: int, device: torch.device) -> None:
     """Refuse molecules that would not fit into the memory that is free: some systems end the program instead."""
     needed, free = size**2 * _PAIR_BYTES, free_memory(device)
     if free is not None and needed > free:
-        raise MoldiffError(
-            f"size: a molecule of {size} heavy atoms takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB "
-            "are free"
-        )
-
-
-_LOOKED_AT = 100
-"""Molecules of a task that are looked at."""
+        takes = f"takes about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        raise MoldiffError(f"size: a molecule of {size} heavy atoms {takes}")
 
 
 def _warnings(task: Task, sizes: tuple[int, int], vocabulary: Vocabulary, statistics: Statistics) -> Iterator[str]:
-    """A line for the sizes and one for the charges that a model has not learnt; nothing where it has.
-
-    Args:
-        task: what is to be drawn.
-        sizes: the smallest and largest number of heavy atoms that is asked for.
-        vocabulary: classes of the model.
-        statistics: what it has learnt from.
-    """
+    """A line for the sizes and one for the charges that a model has not learnt, from a task's first molecules."""
     learnt = min(statistics.size_counts), max(statistics.size_counts)
-    numbers = range(min(task.count(1), _LOOKED_AT))
+    numbers = range(min(task.count(1), 100))
     if sizes[0] < learnt[0] or sizes[1] > learnt[1]:
         other = advice(_known_atoms(task, numbers, vocabulary), sizes)
         asked = str(sizes[0]) if sizes[0] == sizes[1] else f"{sizes[0]} to {sizes[1]}"
-        yield (
-            f"warning: size: got {asked} heavy atoms, the model has learnt {learnt[0]} to {learnt[1]}, others may come "
-            f"out badly{other}"
-        )
-    charges = {
-        total.value
-        for number in numbers
-        for total in task.totals(number)
-        if np.array_equal(total.weight, vocabulary.table[:, 1])
-    }
+        got = f"got {asked} heavy atoms, the model has learnt {learnt[0]} to {learnt[1]}"
+        yield f"warning: size: {got}, others may come out badly{other}"
+    totals = (total for number in numbers for total in task.totals(number))
+    charges = {total.value for total in totals if np.array_equal(total.weight, vocabulary.table[:, 1])}
     if statistics.charge is not None and (strange := sorted(charges - {statistics.charge})):
         shown = " and ".join(f"{charge:+d}" for charge in strange)
         only = "neutral molecules" if statistics.charge == 0 else f"a charge of {statistics.charge:+d}"
@@ -321,31 +292,30 @@ def _known_atoms(task: Task, numbers: Sequence[int], vocabulary: Vocabulary) -> 
         known = start.level.atom[0] == 0
         found += [{vocabulary.atom_classes[index]} for index in start.clean.atom_type[0][known].tolist()]
         if start.allowed is not None:
-            for allowed in start.allowed[0][~known].tolist():
-                found.append({one for one, may in zip(vocabulary.atom_classes, allowed, strict=True) if may})
+            found += [set(compress(vocabulary.atom_classes, may)) for may in start.allowed[0][~known].tolist()]
     return found
 
 
 def _asked(config: SamplingConfig, filters: Sequence[Filter]) -> dict[str, Any]:
     """What is asked for beside the size, in JSON's types."""
-    wanted = {} if config.task is None else description(config.task)
-    wanted |= {} if config.charge is None else {"charge": config.charge}
-    wanted |= {} if config.elements is None else {"elements": list(config.elements)}
-    wanted |= {"forbid": list(config.forbid)} if config.forbid else {}
-    if config.condition:
-        strength = {"guidance": float(config.guidance), "steering": float(config.steering)}
-        wanted |= {"condition": config.condition, **strength}
-    wanted |= {"candidates": config.candidates} if config.candidates > 1 else {}
-    wanted |= {"filters": [str(one) for one in filters]} if filters else {}
-    return wanted if config.like is None else wanted | {"like": description(config.like)}
+    condition = config.condition or None
+    wanted = {
+        "charge": config.charge,
+        "elements": None if config.elements is None else list(config.elements),
+        "forbid": list(config.forbid) or None,
+        "condition": condition,
+        "guidance": condition and float(config.guidance),
+        "steering": condition and float(config.steering),
+        "candidates": config.candidates if config.candidates > 1 else None,
+        "filters": [str(one) for one in filters] or None,
+        "like": None if config.like is None else description(config.like),
+    }
+    task = {} if config.task is None else description(config.task)
+    return task | {name: value for name, value in wanted.items() if value is not None}
 
 
 def load(model: str | Path = "qm9", *, device: str = "auto") -> Generator:
-    """A generator of a shipped model by its name, or of a trained one by its folder.
-
-    Args:
-        model: name or folder.
-        device: "auto", "cpu", "cuda", ...
+    """A generator of a shipped model by its name, or of a trained one by its folder, on "auto", "cpu", "cuda", ...
 
     Raises:
         MoldiffError: for an unknown or damaged model, or a device this machine lacks.

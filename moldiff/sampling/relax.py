@@ -10,9 +10,9 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.relaxation import Relaxed, input_of, relax, relax_by_force_field
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.tasks.task import Value
 
 LIMIT = 60.0
 """Seconds of processor time after which a molecule stays as it was drawn."""

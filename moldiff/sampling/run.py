@@ -6,10 +6,10 @@ A run that was ended goes on from the file that it was writing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import moldiff
 from moldiff.diffusion.pretrained import PretrainedModel
@@ -21,30 +21,21 @@ from moldiff.molecules import identity
 from moldiff.molecules.formats.writer import FinishedRecords
 from moldiff.molecules.molecule import Status
 from moldiff.sampling.config import SamplingConfig
-from moldiff.sampling.counts import RunCounts
-from moldiff.sampling.molecule_sampler import MoleculeSampler
-from moldiff.sampling.sample import Sample
+from moldiff.sampling.molecule_sampler import IndexBlocks, MoleculeSampler, choose_workers, draw_blocks, with_trial
+from moldiff.sampling.sample import RunCounts, Sample
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.sampling.workers import IndexBlocks, choose_workers, draw_blocks, with_trial
 from moldiff.tasks.task import Admission
 
 _NOT_ALWAYS = ("task", "precision", "relax")
 """Settings that records have only where they differ from the default."""
 
 
-@dataclass(frozen=True)
-class ResumePoint:
-    """What an interrupted run had finished.
+class ResumePoint(NamedTuple):
+    """What an interrupted run had finished."""
 
-    Attributes:
-        kept: molecules it had kept.
-        behind: index of the first molecule that it had not dealt with.
-        seen: normalised keys of the molecules that it kept.
-    """
-
-    kept: int
-    behind: int
-    seen: frozenset[str] = frozenset()
+    kept: int  # molecules it had kept
+    behind: int  # index of the first molecule that it had not dealt with
+    seen: frozenset[str] = frozenset()  # normalised keys of the molecules that it kept
 
 
 @dataclass(eq=False, repr=False)
@@ -52,36 +43,21 @@ class SamplingRun:
     """Iterating draws the molecules and yields those that are kept; nothing of them stays in memory but their keys.
 
     Where they are ranked by likeness, all stay, and the likest come out at the end.
-
-    Attributes:
-        n: molecules to keep.
-        max_draws: give up after so many.
-        config: the options of the run.
-        molecules: how they are drawn.
-        checkpoint: where the model came from.
-        novelty: index of the training molecules, if the model has one.
-        asked: what is asked for beside the size, in JSON's types.
-        search: how they are ranked; None = they are not.
-        done: what is finished already; its molecules are not drawn again.
-        on_progress: called with the number of molecules kept so far, in fractions; see `num_wanted`.
-        kept: molecules kept so far, those of `done` included.
-        interrupted: Ctrl-C ended the run.
-        counts: of all molecules drawn.
     """
 
-    n: int
-    max_draws: int
+    n: int  # molecules to keep
+    max_draws: int  # give up after so many
     config: SamplingConfig
-    molecules: MoleculeSampler
-    checkpoint: PretrainedModel
-    novelty: NoveltyIndex | None
-    asked: Mapping[str, Any]
-    search: SimilaritySearch | None
-    done: ResumePoint
-    on_progress: Callable[[float], None] | None = None
-    kept: int = 0
-    interrupted: bool = False
-    counts: RunCounts = field(default_factory=RunCounts)
+    molecules: MoleculeSampler  # how they are drawn
+    checkpoint: PretrainedModel  # where the model came from
+    novelty: NoveltyIndex | None  # index of the training molecules, if the model has one
+    asked: Mapping[str, Any]  # what is asked for beside the size, in JSON's types
+    search: SimilaritySearch | None  # how they are ranked; None = they are not
+    done: ResumePoint  # what is finished already; its molecules are not drawn again
+    on_progress: Callable[[float], None] | None = None  # called with the number of those kept, in fractions
+    kept: int = 0  # so far, those of `done` included
+    interrupted: bool = False  # by Ctrl-C
+    counts: RunCounts = field(default_factory=RunCounts)  # of all molecules drawn
 
     def __repr__(self) -> str:
         return f"<SamplingRun of {self.checkpoint.name}: {self.kept} of {self.n} kept, {self.drawn} drawn>"
@@ -118,12 +94,7 @@ class SamplingRun:
             samples.close()
 
     def round(self, molecules: MoleculeSampler, number: int = 0) -> Generator[Sample, None, None]:
-        """Draw until n are kept.
-
-        Args:
-            molecules: how they are drawn.
-            number: of the round of a ranking, each of which has indices of its own.
-        """
+        """Draw until n are kept; each round of a ranking, by its number, has indices of its own."""
         first, before = self.config.first + number * self.max_draws, number * self.n
         done = ResumePoint(0, first) if number else self.done
         self.kept, seen, drawn_before, shown = done.kept, set(done.seen), self.drawn, 0.0
@@ -164,21 +135,18 @@ class SamplingRun:
     def _judged(self, sample: Sample, seen: set[str]) -> Sample:
         """Count a drawn molecule and say what the run knows of it."""
         self.counts.draw(sample)
-        key = sample.verdict.canonical
         name = f"{self.checkpoint.name}-{self.config.seed}-{sample.index}"
-        molecule = replace(sample.molecule, name=name)
-        judged = replace(
-            sample,
-            molecule=molecule,
-            argmax=molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name),
-            unrelaxed=None if sample.unrelaxed is None else replace(sample.unrelaxed, name=name),
-            unique=None if key is None else key not in seen,
-            novel=None if key is None or self.novelty is None else not self.novelty.contains(key),
-            origin={**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms},
-        )
+        molecule, key, known = replace(sample.molecule, name=name), sample.verdict.canonical, dict[str, Any]()
         if key is not None:
+            known["unique"] = key not in seen
             seen.add(key)
-        return judged
+            if self.novelty is not None:
+                known["novel"] = not self.novelty.contains(key)
+        argmax = molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name)
+        if sample.unrelaxed is not None:
+            known["unrelaxed"] = replace(sample.unrelaxed, name=name)
+        origin = {**self.settings(), "index": sample.index, "size": molecule.num_heavy_atoms}
+        return replace(sample, molecule=molecule, argmax=argmax, origin=origin, **known)
 
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
@@ -200,20 +168,20 @@ class SamplingRun:
     def _is_wanted(self, sample: Sample) -> bool:
         is_valid = sample.verdict.canonical is not None
         is_sound = is_valid and sample.unsound is None
-        has = {"valid": is_valid, "sound": is_sound, "unique": bool(sample.unique), "novel": bool(sample.novel)}
+        has = {"valid": is_valid, "sound": is_sound, "unique": sample.unique, "novel": sample.novel}
         return all(has[item] for item in self.config.keep)
 
     def _is_admitted(self, sample: Sample, admission: Admission | None) -> bool:
         """Whether it is what the task asked for and passes the filters; otherwise the reason is counted."""
         refusal = sample.refusal
         if refusal is None and sample.failed_filters:
-            self.counts.fail(sample.failed_filters)
+            self.counts.failed[sample.failed_filters] += 1
             return False
         if refusal is None and admission is not None:
             finite = sample.molecule.is_finite
             refusal = admission.admit(sample.index, sample.molecule) if finite else str(Status.NON_FINITE)
         if refusal is not None:
-            self.counts.miss(refusal)
+            self.counts.missed[refusal] += 1
         else:
             self.counts.keep(sample)
         return refusal is None
@@ -222,18 +190,13 @@ class SamplingRun:
         """A delivered molecule with what known lists say of it."""
         if not self.config.columns:
             return sample
-        values = {
-            name: None if sample.smiles is None else COLUMNS[name][0](sample.smiles) for name in self.config.columns
-        }
-        self.counts.look_up(values.items())
+        smiles = sample.smiles
+        values = {name: None if smiles is None else COLUMNS[name][0](smiles) for name in self.config.columns}
+        self.counts.look_up(values)
         return replace(sample, task={**sample.task, **values})
 
     def resumed(self, finished: FinishedRecords, path: str | Path) -> SamplingRun:
-        """This run, not begun, behind the records that are finished; it ends with those of the uninterrupted run.
-
-        Args:
-            finished: what the first run, one with the same options, had written.
-            path: where, for the message.
+        """This run, not begun, behind the records that one with the same options had written to `path`.
 
         Raises:
             MoldiffError: for records that the run would not have written.
@@ -249,7 +212,8 @@ class SamplingRun:
         behind = indices[-1] + 1
         # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
         kept = len(indices) if self.config.keep or self.molecules.filters else behind - self.config.first
-        return replace(self, done=ResumePoint(kept, behind, frozenset(_keys(finished.fields))))
+        keys = (identity.canonical_key(record["SMILES"]) for record in finished.fields if "SMILES" in record)
+        return replace(self, done=ResumePoint(kept, behind, frozenset(keys)))
 
     def _checked(self, fields: Sequence[Mapping[str, str]], path: Path) -> list[int]:
         """The indices of the records, if the run would have written them."""
@@ -265,22 +229,12 @@ class SamplingRun:
             index = int(record["index"]) if record.get("index", "").isdecimal() else -1
             if index < (indices[-1] + 1 if indices else self.config.first):
                 raise MoldiffError(f"{where} has index {record.get('index')}, expected a larger one")
-            missing = [item for item in sorted(self.config.keep) if not _has(record, item)]
+            has = {"valid": "SMILES" in record, "sound": record.get("status") == "ok"}
+            missing = [one for one in sorted(self.config.keep) if not has.get(one, record.get(one) == "true")]
             if missing:
                 raise MoldiffError(f"{where} is not {missing[0]}, expected one of a run with the same `keep`")
             indices.append(index)
         size, got = self.molecules.spec(indices[-1]).size, fields[-1].get("size")
         if got != str(size):
-            raise MoldiffError(
-                f"resume: {path}: record {len(fields)} has {got} heavy atoms, expected {size} by the options"
-            )
+            raise MoldiffError(f"{where} has {got} heavy atoms, expected {size} by the options")
         return indices
-
-
-def _has(record: Mapping[str, str], item: str) -> bool:
-    has = {"valid": "SMILES" in record, "sound": record.get("status") == "ok"}
-    return has.get(item, record.get(item) == "true")
-
-
-def _keys(fields: Iterable[Mapping[str, str]]) -> Iterable[str]:
-    return (identity.canonical_key(record["SMILES"]) for record in fields if "SMILES" in record)

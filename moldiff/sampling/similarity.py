@@ -2,11 +2,7 @@
 
 Ranking needs all molecules of a run, so they stay in memory and come out at the end, best first. A round of steering
 noises the best ones part of the way, draws new molecules from there while what the run's task keeps stays as it is, and
-goes on with the best of all.
-
-Example:
-    samples = load("qm9").sample(50, like=Likeness(reference="ligand.sdf", rounds=3))
-    print(samples[0].smiles, samples[0].task["like_score"])
+goes on with the best of all: `load("qm9").sample(50, like=Likeness(reference="ligand.sdf", rounds=3))`.
 """
 
 from __future__ import annotations
@@ -27,41 +23,30 @@ from moldiff.tasks.inputs import given
 if TYPE_CHECKING:
     from moldiff.sampling.run import SamplingRun
 
-_SCORE = "score (shape and pharmacophore, 0 to 1)"
-_PARENTS = 0.1
-"""Share of the molecules asked for from near which a round draws, unless their number is given."""
-
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A drawn molecule over the reference.
+    """A drawn molecule over the reference."""
 
-    Attributes:
-        sample: as it was drawn, in its own frame (Å).
-        overlay: the same over the reference.
-        origin: index of the molecule of the first drawing that it descends from.
-        number: of the round that it was drawn in; 0 = the first drawing.
-    """
-
-    sample: Sample
-    overlay: Overlay
-    origin: int
-    number: int
+    sample: Sample  # as it was drawn, in its own frame (Å)
+    overlay: Overlay  # the same over the reference
+    origin: int  # index of the molecule of the first drawing that it descends from
+    number: int  # of the round that it was drawn in; 0 = the first drawing
 
     @property
     def key(self) -> str:
         """What tells its structure from others."""
         return str(self.sample.verdict.canonical)
 
+    @property
+    def rank(self) -> tuple[float, int]:
+        """The best come first."""
+        return -self.overlay.score, self.sample.index
+
     def ranked(self, is_unique: bool) -> Sample:
         """The molecule in the reference's frame, its record with the score."""
-        fields = {
-            "like_score": self.overlay.score,
-            "like_shape": self.overlay.shape,
-            "like_pharmacophore": self.overlay.pharmacophore,
-            "like_round": self.number,
-        }
-        task = {**self.sample.task, **fields}
+        scores = {f"like_{name}": getattr(self.overlay, name) for name in ("score", "shape", "pharmacophore")}
+        task = {**self.sample.task, **scores, "like_round": self.number}
         return replace(self.sample, molecule=self.overlay.molecule, unique=is_unique, task=task)
 
 
@@ -72,24 +57,15 @@ class SimilaritySearch:
     Their coordinates come to lie over the reference, and their records hold `like_score` (0 to 1), of which
     `like_shape` and `like_pharmacophore` are the parts, `like_round`, and in rounds `like_parent`, a name. Numbers of
     every round are among the results. Ctrl-C ranks what is finished.
-
-    Attributes:
-        likeness: what the molecules are to be like.
-        reference: the same for comparing.
-        notes: what was made of it, for the user.
     """
 
     likeness: Likeness
     reference: ShapeReference
-    notes: Sequence[str]
+    notes: Sequence[str]  # what was made of it, for the user
 
     @classmethod
     def of(cls, config: SamplingConfig, molecules: MoleculeSampler, n: int) -> SimilaritySearch | None:
-        """The search that a config asks for, if any.
-
-        Raises:
-            MoldiffError: for a reference that cannot be used, or a run that cannot be ranked or steered.
-        """
+        """The search that a config asks for, if any."""
         likeness = config.like
         if likeness is None:
             return None
@@ -111,7 +87,7 @@ class SimilaritySearch:
     def ranked(self, run: SamplingRun) -> Generator[Sample, None, None]:
         """Draw the molecules of a run and of the rounds of steering; the n best of all come out, the best first."""
         candidates: list[Candidate] = []
-        num_parents = min(run.n, self.likeness.parents or max(1, round(_PARENTS * run.n)))
+        num_parents = min(run.n, self.likeness.parents or max(1, round(0.1 * run.n)))
         for number in range(self.likeness.rounds + 1):
             found = self._round(run, number, _best(run, candidates, num_parents))
             candidates += found
@@ -127,10 +103,9 @@ class SimilaritySearch:
 
     def _round(self, run: SamplingRun, number: int, parents: Sequence[Candidate]) -> list[Candidate]:
         """What one round draws, the first one from noise, later ones from near parents."""
-        molecules, found = run.molecules, list[Candidate]()
+        molecules, model, found = run.molecules, run.molecules.model, list[Candidate]()
         if number:
             near = tuple(Parent(one.sample.molecule, one.origin) for one in parents)
-            model = molecules.model
             way = PartialDiffusion(self.likeness.noise, model.vocabulary, model.statistics.hydrogens_placed)
             molecules = replace(molecules, task=Descendants(molecules.task, molecules.seed, near, way))
         try:
@@ -144,24 +119,22 @@ class SimilaritySearch:
 
 def _best(run: SamplingRun, candidates: Sequence[Candidate], n: int) -> list[Candidate]:
     """The n best, the best first: one of each structure, and others of the same only where these are too few."""
-    ranked = sorted(candidates, key=lambda one: (-one.overlay.score, one.sample.index))
+    ranked = sorted(candidates, key=lambda one: one.rank)
     first = {one.key: one for one in reversed(ranked)}
     others = [] if "unique" in run.config.keep else [one for one in ranked if first[one.key] is not one]
-    chosen = ([one for one in ranked if first[one.key] is one] + others)[:n]
-    return sorted(chosen, key=lambda one: (-one.overlay.score, one.sample.index))
+    chosen = [one for one in ranked if first[one.key] is one] + others
+    return sorted(chosen[:n], key=lambda one: one.rank)
 
 
 def _round_results(number: int, found: Sequence[Candidate], best: Sequence[Candidate]) -> list[MetricResult]:
     """Scores of those drawn in a round, and of the best of all until then."""
     if not best:
         return []
-    name = f"task_like_round_{number}"
-    drawn = [one.overlay.score for one in found]
-    kept = [one.overlay.score for one in best]
+    name, score = f"task_like_round_{number}", "score (shape and pharmacophore, 0 to 1)"
+    drawn, kept = [one.overlay.score for one in found], [one.overlay.score for one in best]
+    many, few = len(drawn), len(kept)
     return [
-        MetricResult(
-            f"{name}_drawn", sum(drawn), float(len(drawn)), f"Mean {_SCORE} of those drawn in it.", len(drawn)
-        ),
-        MetricResult(f"{name}_kept", sum(kept), float(len(kept)), f"Mean {_SCORE} of the best until then.", len(kept)),
-        MetricResult(f"{name}_best", max(kept), 1.0, f"Best {_SCORE} until then.", len(kept)),
+        MetricResult(f"{name}_drawn", sum(drawn), float(many), f"Mean {score} of those drawn in it.", many),
+        MetricResult(f"{name}_kept", sum(kept), float(few), f"Mean {score} of the best until then.", few),
+        MetricResult(f"{name}_best", max(kept), 1.0, f"Best {score} until then.", few),
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,24 +23,17 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import FixedPart
-from moldiff.tasks.inputs import InputMolecule, Source, usable
-from moldiff.tasks.task import Task, TaskOfInputs, TaskOutcome, Value
+from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, usable
+from moldiff.tasks.task import Task, TaskOfInputs, TaskOutcome
 
 
 @dataclass(frozen=True)
 class PartialDiffusion:
-    """Takes molecules part of the way to noise.
+    """Takes molecules part of the way to noise."""
 
-    Attributes:
-        noise: level that they are noised to.
-        vocabulary: classes of the model.
-        hydrogens_placed: whether the model knows places of hydrogens.
-    """
-
-    noise: float
+    noise: float  # level that they are noised to
     vocabulary: Vocabulary
-    hydrogens_placed: bool
+    hydrogens_placed: bool  # whether the model knows places of hydrogens
 
     def start(self, molecule: Molecule, start: PartialState) -> PartialState:
         """A molecule (Å) at the level of noise; what is known at `start` has the values and the level of it."""
@@ -73,16 +66,11 @@ class Analogues:
     noise: float = 0.6
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> AnalogueTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for molecules that cannot be used or that the model does not know.
-        """
         if not 0 <= self.noise <= 1:
             raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
 
         def known(one: InputMolecule) -> InputMolecule:
-            FixedPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", (), vocabulary)
+            FixedPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", vocabulary)
             return one
 
         found, rejected = usable("of", self.of, known)
@@ -92,16 +80,11 @@ class Analogues:
 
 @dataclass(frozen=True, eq=False)
 class AnalogueTask(TaskOfInputs[InputMolecule]):
-    """Draws neighbours of known molecules, molecule after molecule in turn.
-
-    Attributes:
-        way: how far they are noised.
-    """
+    """Draws neighbours of known molecules, molecule after molecule in turn."""
 
     way: PartialDiffusion
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """One of the molecules at the level of noise."""
         molecule = self.of(index).molecule
         nothing = PartialState.unknown(torch.ones(1, molecule.num_heavy_atoms, dtype=torch.bool))
         return self.way.start(molecule, nothing)
@@ -131,32 +114,19 @@ def _fingerprint(molecule: Molecule) -> Any:
     return rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048).GetFingerprint(bare)
 
 
-@dataclass(frozen=True, eq=False)
-class Parent:
-    """A molecule from near which others are drawn.
+class Parent(NamedTuple):
+    """A molecule from near which others are drawn."""
 
-    Attributes:
-        molecule: in the frame in which the task handed it over (Å).
-        index: of the molecule that it descends from, among those that the task itself began.
-    """
-
-    molecule: Molecule
-    index: int
+    molecule: Molecule  # in the frame in which the task handed it over (Å)
+    ancestor: int  # index of the molecule that it descends from, among those that the task itself began
 
 
 @dataclass(frozen=True, eq=False)
 class Descendants(Task):
-    """Draws molecules near parents in turn, each noised as far as the task does not know it anyway.
+    """Draws molecules near parents in turn, each noised as far as the task does not know it anyway."""
 
-    Attributes:
-        task: what the parents were drawn for.
-        seed: of the run that drew them.
-        parents: where to begin.
-        way: how far they are noised.
-    """
-
-    task: Task
-    seed: int
+    task: Task  # what the parents were drawn for
+    seed: int  # of the run that drew them
     parents: tuple[Parent, ...]
     way: PartialDiffusion
 
@@ -165,28 +135,24 @@ class Descendants(Task):
         return min(sizes), max(sizes)
 
     def notes(self) -> Sequence[str]:
-        """Those of the task."""
         return self.task.notes()
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """One of the parents at the level of noise; what the task knows of it at that of the task."""
         return self.way.start(self._parent(index).molecule, self._known(index))
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        """Those of the task."""
-        return self.task.totals(self._parent(index).index)
+        return self.task.totals(self._parent(index).ancestor)
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """What the molecule is to the task, with the name of its parent."""
         parent = self._parent(index)
-        outcome = self.task.finish(parent.index, self._known(index), molecule)
-        fields: dict[str, Value | None] = {**outcome.fields, "like_parent": parent.molecule.name}
-        return replace(outcome, fields=fields)
+        outcome = self.task.finish(parent.ancestor, self._known(index), molecule)
+        return replace(outcome, fields={**outcome.fields, "like_parent": parent.molecule.name})
 
     def _parent(self, index: int) -> Parent:
         return self.parents[index % len(self.parents)]
 
     def _known(self, index: int) -> PartialState:
         """What the task knew of the parent's ancestor."""
-        ancestor = self._parent(index).index
+        ancestor = self._parent(index).ancestor
         return self.task.begin(ancestor, molecule_generator(self.seed, ancestor))

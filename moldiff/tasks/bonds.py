@@ -16,11 +16,12 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import COVALENT, SYMBOLS
+from moldiff.molecules.elements import SYMBOLS, covalent_radii
+from moldiff.molecules.formats.record import Record, total_charge
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
-from moldiff.tasks.inputs import Source, atom_records
-from moldiff.tasks.task import TaskOfInputs, TaskOutcome, start_at
+from moldiff.tasks.inputs import Source, given_records
+from moldiff.tasks.task import Input, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_HYDROGEN_DISTANCE = 1.8
 """Å; no hydrogen of a molecule is farther from its heavy atom (H-I has 1.61)."""
@@ -52,31 +53,23 @@ class Bonds:
     any_charge: bool = False
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> BondTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for molecules that cannot be used or that the model does not know.
-        """
-        records = list(atom_records("input", self.input))
+        records = list(given_records("input", self.input))
         skeletons, rules, rejected = [], [], []
         for number, (record, charge) in enumerate(zip(records, self._charges(len(records)), strict=True), start=1):
-            found = record if isinstance(record, str) else _Skeleton.of(number, *record, vocabulary)
-            if not isinstance(found, str):
-                charge = found.charge if charge is None else charge
-                totals = () if self.any_charge else found.totals(vocabulary, charge)
-                if totals is not None:
-                    skeletons.append(found)
-                    rules.append(totals)
-                    continue
-                found = f"no structure of charge {charge} without radicals, of atoms that the model knows"
-            rejected.append((number, found))
+            try:
+                one = _Skeleton.of(number, record, vocabulary)
+                rule = () if self.any_charge else one.totals(vocabulary, one.charge if charge is None else charge)
+            except MoldiffError as error:
+                rejected.append((number, str(error)))
+            else:
+                skeletons.append(one)
+                rules.append(rule)
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
         return BondTask(tuple(skeletons), vocabulary, tuple(rejected), tuple(rules))
 
     def _charges(self, count: int) -> list[int | None]:
-        """The charge that was asked for each of so many records."""
         if self.charge is None or isinstance(self.charge, int):
             return [self.charge] * count
         charges = list(self.charge)
@@ -86,35 +79,20 @@ class Bonds:
 
 
 @dataclass(frozen=True, eq=False)
-class _Skeleton:
-    """Elements and coordinates of one molecule, hydrogens on their heavy atoms.
+class _Skeleton(Input):
+    """Elements and coordinates of one molecule, hydrogens on their heavy atoms; without bonds, charges unknown."""
 
-    Attributes:
-        molecule: without bonds, charges unknown (Å).
-        order: the input's number of every atom as it is written: heavy atoms, then the hydrogens of each.
-        allowed: classes that each heavy atom may have [n, K].
-        charge: what the input says of the total charge (e), else 0.
-        number: of its record, from 1.
-    """
-
-    molecule: Molecule
-    order: np.ndarray
-    allowed: np.ndarray
-    charge: int
-    number: int
+    order: np.ndarray  # the input's number of every atom as it is written: heavy atoms, then the hydrogens of each
+    allowed: np.ndarray  # classes that each heavy atom may have [n, K]
+    charge: int  # what the input says of the total charge (e): in a field, else by the charges on atoms
 
     @classmethod
-    def of(
-        cls, number: int, element: np.ndarray, pos: np.ndarray, charge: int, name: str, vocabulary: Vocabulary
-    ) -> _Skeleton | str:
-        """Part atomic numbers [a] and positions [a, 3] (Å) into heavy atoms and hydrogens; or why that cannot be."""
-
-        def label(atom: int) -> str:
-            return f"atom {heavy[atom]} ({SYMBOLS[int(element[heavy[atom]])]})"
-
+    def of(cls, number: int, record: Record, vocabulary: Vocabulary) -> _Skeleton:
+        """Part the atoms of a record, whose bonds are left out of account, into heavy atoms and hydrogens."""
+        element, pos, charge = _atoms(record)
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
         if not len(heavy):
-            return "no heavy atom"
+            raise MoldiffError("no heavy atom")
         owner = np.zeros(0, dtype=np.int64)
         if len(light):
             distance = cdist(pos[light], pos[heavy])
@@ -122,45 +100,35 @@ class _Skeleton:
             far = distance.min(1) > _MAX_HYDROGEN_DISTANCE
             if far.any():
                 first = int(far.argmax())
-                return f"atom {light[first]} (H) is {distance[first].min():.1f} Å from the nearest heavy atom"
+                away = f"{distance[first].min():.1f} Å from the nearest heavy atom"
+                raise MoldiffError(f"atom {light[first]} (H) is {away}")
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
-            full = label(int(count.argmax()))
-            return f"{full}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most"
-        pieces = connected_components(_reach(element[heavy], pos[heavy]) < REACH, directed=False)[0]
+            full = int(heavy[count.argmax()])
+            raise MoldiffError(f"{_label(element, full)}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most")
+        pieces = connected_components(_relative_distances(element[heavy], pos[heavy]) < REACH, directed=False)[0]
         if pieces > 1:
-            return f"{pieces} pieces too far apart for a bond, expected one molecule"
+            raise MoldiffError(f"{pieces} pieces too far apart for a bond, expected one molecule")
         offset = np.zeros((len(heavy), MAX_HYDROGENS, 3))
-        order = list(heavy)
         for atom in range(len(heavy)):
             own = light[owner == atom]
             offset[atom, : len(own)] = pos[own] - pos[heavy[atom]]
-            order += list(own)
-        table = vocabulary.table
-        allowed = (table[None, :, 0] == element[heavy][:, None]) & (table[None, :, 2] == count[:, None])
-        if len(heavy) == 1:
-            alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
-            if allowed.any() and not (allowed & alone).any():
-                return f"{label(0)} with {count[0]} hydrogens lacks bonds, and no other atom is there"
-            allowed &= alone
-        if not allowed.any(1).all():
-            atom = int((~allowed.any(1)).argmax())
-            other = advice(of_atoms(zip(element[heavy].tolist(), count.tolist(), strict=True)))
-            return f"{label(atom)} with {count[atom]} hydrogens: the model does not know it{other}"
+        order = np.concatenate([heavy, light[np.argsort(owner, kind="stable")]])
+        allowed = _allowed_classes(element, heavy, count, vocabulary)
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
-        none = np.zeros((0, 3), dtype=np.int64)
-        molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, none, name=name)
-        return cls(molecule, np.array(order), allowed, charge, number)
+        no_bonds = np.zeros((0, 3), dtype=np.int64)
+        molecule = Molecule(pos[heavy], z, charges, hydrogens, offset, no_bonds, name=record.name)
+        return cls(molecule, number, order, allowed, charge)
 
-    def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[SumConstraint, ...] | None:
-        """The total charge, and the fewest charges on atoms with which there is a structure; None = there is none.
+    def totals(self, vocabulary: Vocabulary, charge: int) -> tuple[SumConstraint, ...]:
+        """The total charge, and the fewest charges on atoms with which there is a structure; refuses one without any.
 
         Atoms as near as bonds are count as bonded where that can be, those beyond any bond's length as not; of what
         lies between and of all orders, anything goes.
         """
         magnitude = np.abs(vocabulary.table[:, 1])
         atoms = np.where(self.allowed, -magnitude.astype(float), _RULED_OUT)
-        share = _reach(self.molecule.atomic_number, self.molecule.pos)
+        share = _relative_distances(self.molecule.atomic_number, self.molecule.pos)
         total = SumConstraint.of_charge(vocabulary, charge)
         end = time.monotonic() + _TIME_LIMIT
         for surely_bonded in (_SURELY_BONDED, 0.0):
@@ -169,40 +137,71 @@ class _Skeleton:
             answer = solve_assignment(atoms, pairs, vocabulary, totals=(total,), time_limit=end - time.monotonic())
             if answer is not None:
                 return total, SumConstraint(magnitude, int(magnitude[answer[0]].sum()))
-        return (total,) if time.monotonic() > end else None
+        if time.monotonic() <= end:
+            raise MoldiffError(f"no structure of charge {charge} without radicals, of atoms that the model knows")
+        return (total,)
 
 
-def _reach(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
+def _atoms(record: Record) -> tuple[np.ndarray, np.ndarray, int]:
+    """Atomic numbers [a], coordinates [a, 3] (Å) and total charge (e) of a record."""
+    mol = record.mol
+    if mol is None or not mol.GetNumConformers():
+        raise MoldiffError(record.problem.reason if record.problem is not None else "no coordinates")
+    element = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+    pos = mol.GetConformer().GetPositions()
+    if (element == 0).any():
+        raise MoldiffError(f"atom {int((element == 0).argmax())} (*): a dummy atom, expected an element")
+    if not np.isfinite(pos).all():
+        raise MoldiffError("a coordinate is not finite")
+    if len(pos) > 1 and not (pos - pos[0]).any():
+        raise MoldiffError("no 3D coordinates, all atoms are at one place")
+    return element, pos, total_charge(mol)
+
+
+def _allowed_classes(element: np.ndarray, heavy: np.ndarray, count: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Classes [n, K] of the element and number of hydrogens of each heavy atom; of one alone those without bonds."""
+    table = vocabulary.table
+    allowed = (table[None, :, 0] == element[heavy][:, None]) & (table[None, :, 2] == count[:, None])
+    if len(heavy) == 1:
+        alone = np.array([0 in vocabulary.allowed_bond_sums(index) for index in range(len(table))])
+        if allowed.any() and not (allowed & alone).any():
+            label = _label(element, heavy[0])
+            raise MoldiffError(f"{label} with {count[0]} hydrogens lacks bonds, and no other atom is there")
+        allowed &= alone
+    if not allowed.any(1).all():
+        atom = int((~allowed.any(1)).argmax())
+        other = advice(of_atoms(zip(element[heavy].tolist(), count.tolist(), strict=True)))
+        label = _label(element, heavy[atom])
+        raise MoldiffError(f"{label} with {count[atom]} hydrogens: the model does not know it{other}")
+    return np.asarray(allowed)
+
+
+def _label(element: np.ndarray, atom: int) -> str:
+    return f"atom {atom} ({SYMBOLS[int(element[atom])]})"
+
+
+def _relative_distances(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
     """Distances [n, n] of atoms by the sum of their covalent radii."""
-    radius = COVALENT[np.minimum(element, len(COVALENT) - 1)]
-    share: np.ndarray = cdist(pos, pos) / (radius[:, None] + radius)
-    return share
+    radius = covalent_radii(element)
+    return np.asarray(cdist(pos, pos) / (radius[:, None] + radius))
 
 
 @dataclass(frozen=True, eq=False)
 class BondTask(TaskOfInputs[_Skeleton]):
-    """Draws bonds and charges onto known coordinates, molecule after molecule in turn.
+    """Draws bonds and charges onto known coordinates, one molecule for each of the input."""
 
-    Attributes:
-        rules: sums that each has to meet, the total charge first.
-    """
-
-    rules: tuple[tuple[SumConstraint, ...], ...]
+    rules: tuple[tuple[SumConstraint, ...], ...]  # sums that each has to meet, the total charge first
 
     def count(self, n: int) -> int:
-        """One for each of the input."""
         return len(self.inputs)
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """Elements, hydrogens and coordinates of one of the molecules."""
-        one = self.of(index)
-        size = one.molecule.num_heavy_atoms
+        one, size = self.of(index), self.of(index).molecule.num_heavy_atoms
         centred = replace(one.molecule, pos=one.molecule.pos - one.molecule.pos.mean(0))
         free = np.ones((size, size))
         return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=free[0], bond=free, allowed=one.allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        """The rule of the total charge."""
         return self.rules[index % len(self.rules)]
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
@@ -212,6 +211,5 @@ class BondTask(TaskOfInputs[_Skeleton]):
             molecule, pos=one.molecule.pos, hydrogen_offset=one.molecule.hydrogen_offset, name="", properties={}
         )
         fields = self.fields(index) | {"input_atoms": " ".join(map(str, one.order.tolist()))}
-        asked = [total.value for total in self.totals(index)[:1]]
-        met = not asked or molecule.formal_charge.sum() == asked[0]
+        met = all(molecule.formal_charge.sum() == total.value for total in self.totals(index)[:1])
         return TaskOutcome(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))

@@ -17,9 +17,8 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import FixedPart
-from moldiff.tasks.inputs import InputMolecule, Source, usable
-from moldiff.tasks.task import Admission, RoundRobin, TaskOfInputs, TaskOutcome, start_at
+from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_atoms, usable
+from moldiff.tasks.task import Admission, Input, RoundRobin, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""
@@ -44,11 +43,6 @@ class Conformers:
     rmsd: float | None = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> ConformerTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for molecules that cannot be used or that the model does not know.
-        """
         if (self.smiles is None) == (self.input is None):
             both = "both" if self.smiles is not None else "neither"
             raise MoldiffError(f"conformers: got {both} of smiles and input, expected one of them")
@@ -61,13 +55,11 @@ class Conformers:
 
 
 @dataclass(frozen=True, eq=False)
-class _Target:
+class _Target(Input):
     """A molecule whose conformers are wanted."""
 
-    molecule: Molecule
     mol: Chem.Mol  # heavy atoms first, then the hydrogens, those of atom 0 first
     marks: Marks
-    number: int
     stereo: StereoTargets | None
 
     @classmethod
@@ -78,14 +70,13 @@ class _Target:
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))
             raise MoldiffError(f"{name}: atom {atom} of {source.name} lacks bonds, expected a whole molecule")
-        part.check_known(name, (), vocabulary)
-        mol = source.mol
-        heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+        part.check_known(name, vocabulary)
+        heavy = heavy_atoms(source.mol)
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
-        ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
+        ordered = Chem.RenumberAtoms(source.mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
         ordered.RemoveAllConformers()
         stated = marks(ordered)
-        return cls(source.molecule, ordered, stated, source.number, stereo_targets(ordered, stated))
+        return cls(source.molecule, source.number, ordered, stated, stereo_targets(ordered, stated))
 
 
 def stereo_targets(mol: Chem.Mol, stated: Marks) -> StereoTargets | None:
@@ -103,24 +94,17 @@ def stereo_targets(mol: Chem.Mol, stated: Marks) -> StereoTargets | None:
 
 @dataclass(frozen=True, eq=False)
 class ConformerTask(TaskOfInputs[_Target]):
-    """Draws coordinates for known graphs, molecule after molecule in turn.
+    """Draws coordinates for known graphs, molecule after molecule in turn."""
 
-    Attributes:
-        rmsd: smallest distance between two conformers that are kept (Å); None = any.
-    """
-
-    rmsd: float | None = None
+    rmsd: float | None = None  # smallest distance between two conformers that are kept (Å); None = any
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """The graph of one of the molecules; nothing is known of its coordinates."""
         target = self.of(index)
-        molecule = target.molecule
-        size = molecule.num_heavy_atoms
-        none = np.zeros((size, size))
-        blank = replace(
-            molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=np.zeros_like(molecule.hydrogen_offset)
-        )
-        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=none[0], bond=none)
+        molecule, size = target.molecule, target.molecule.num_heavy_atoms
+        no_offset = np.zeros_like(molecule.hydrogen_offset)
+        blank = replace(molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=no_offset)
+        level = np.zeros((size, size))
+        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=level[0], bond=level)
         return replace(start, stereo=target.stereo)
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
@@ -133,7 +117,6 @@ class ConformerTask(TaskOfInputs[_Target]):
         return replace(outcome, molecule=outcome.in_its_frame(molecule))
 
     def admission(self, n: int) -> Admission | None:
-        """As many conformers of each molecule, none too near another."""
         return super().admission(n) if self.rmsd is None else RMSDFilter(self.inputs, n, self.rmsd)
 
 
@@ -146,26 +129,18 @@ class RMSDFilter(RoundRobin):
         self._placed: list[list[Chem.Mol]] = [[] for _ in targets]
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
-        """Take a finished conformer in; or why not."""
         number = index % len(self._placed)
         bare = Chem.RemoveHs(at_positions(self._targets[number].mol, positions(molecule)), sanitize=False)
-        if any(rmsd(bare, other) < self._rmsd for other in self._placed[number]):
-            return "near another"
+        for other in self._placed[number]:
+            if rdMolAlign.GetBestRMS(Chem.Mol(bare), Chem.Mol(other), maxMatches=_MAX_MATCHES) < self._rmsd:
+                return "near another"
         refused = super().admit(index, molecule)
         if refused is None:
             self._placed[number].append(bare)
         return refused
 
 
-def rmsd(one: Chem.Mol, other: Chem.Mol) -> float:
-    """Root mean square distance of heavy atoms (Å) of two conformers, laid on one another as well as can be."""
-    return float(rdMolAlign.GetBestRMS(Chem.Mol(one), Chem.Mol(other), maxMatches=_MAX_MATCHES))
-
-
 def positions(molecule: Molecule) -> np.ndarray:
     """All atoms [a, 3] (Å): heavy atoms, then the hydrogens, those of atom 0 first."""
-    hydrogens = [
-        molecule.pos[heavy] + molecule.hydrogen_offset[heavy, :count]
-        for heavy, count in enumerate(molecule.num_hydrogens.tolist())
-    ]
-    return np.concatenate([molecule.pos, *hydrogens])
+    hydrogens = molecule.pos[:, None] + molecule.hydrogen_offset
+    return np.concatenate([molecule.pos, hydrogens[molecule.hydrogen_mask]])

@@ -18,7 +18,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
-from moldiff.tasks.task import Task, TaskOutcome
+from moldiff.tasks.task import NUMBERS, Task, TaskOutcome
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
 _MAX_OPPOSITE = 3
@@ -26,8 +26,6 @@ _MAX_OPPOSITE = 3
 
 _LEAST = 1e-9
 """Weight of a class that the training data lack."""
-
-_NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +42,17 @@ class Formula:
     formula: str | None = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> FormulaTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for what is no formula, one that no molecule can have, or elements that the model lacks.
-        """
         counts, charge = _parsed(self.formula)
         hydrogens = counts.pop("H", 0)
         known = {SYMBOLS[int(number)] for number in vocabulary.table[:, 0]}
         for symbol in counts:
             if symbol not in known:
                 names = ", ".join(sorted(known | {"H"}))
-                other = advice(of_atoms((_NUMBERS.get(one, 0), None) for one in counts.elements()))
+                other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in counts.elements()))
                 raise MoldiffError(
                     f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}{other}"
                 )
-        elements = np.array([_NUMBERS[symbol] for symbol, count in counts.items() for _ in range(count)])
+        elements = np.array([NUMBERS[symbol] for symbol in counts.elements()])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
         if composition is None:
@@ -69,19 +62,12 @@ class Formula:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """Atom classes that add up to a formula, in proportion to the product of their frequencies.
+    """Atom classes that add up to a formula, in proportion to the product of their frequencies."""
 
-    Attributes:
-        choices: classes that each heavy atom may have, and their weights.
-        table: [K, 3], element, charge and hydrogens of every class.
-        ways: [n + 1, hydrogens + 1, charges]: weight of all choices for the atoms from i on that use up so much.
-        charge: total charge (e).
-    """
-
-    choices: tuple[tuple[np.ndarray, np.ndarray], ...]
-    table: np.ndarray
-    ways: np.ndarray
-    charge: int
+    choices: tuple[tuple[np.ndarray, np.ndarray], ...]  # classes that each heavy atom may have, and their weights
+    table: np.ndarray  # [K, 3], element, charge and hydrogens of every class
+    ways: np.ndarray  # [n + 1, hydrogens + 1, charges] weight of all choices for the atoms from i on that use that up
+    charge: int  # total (e)
 
     @classmethod
     def of(
@@ -129,34 +115,25 @@ def _shifted(values: np.ndarray, by: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class FormulaTask(Task):
-    """Draws molecules whose atom classes add up to a formula.
+    """Draws molecules whose atom classes add up to a formula."""
 
-    Attributes:
-        formula: as it was given.
-        composition: the classes.
-        charge: their total charge.
-    """
-
-    formula: str
+    formula: str  # as it was given
     composition: Composition
-    charge: tuple[SumConstraint, ...]
+    charge: tuple[SumConstraint, ...]  # the total one, which the drawn classes have
 
     def sizes(self) -> tuple[int, int]:
         return len(self.composition.choices), len(self.composition.choices)
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """Atoms of drawn classes; nothing is known of bonds and coordinates."""
         classes = torch.from_numpy(self.composition.draw(generator))[None]
         start = PartialState.unknown(torch.ones(classes.shape, dtype=torch.bool))
         level = replace(start.level, atom=torch.zeros_like(start.level.atom))
         return PartialState(start.clean.replace(atom_type=classes), level)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        """The total charge, which the drawn classes have."""
         return self.charge
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
-        """The molecule."""
         return TaskOutcome(molecule, {"formula": self.formula})
 
 

@@ -7,21 +7,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import numpy as np
+import torch
 from rdkit import Chem
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.noise import draw_size
+from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.fixed_part import FixedPart, KeptTask
-from moldiff.tasks.inputs import Choice, InputMolecule, Source, given, select
+from moldiff.tasks.inputs import Choice, FixedPart, InputMolecule, Source, given, select
+from moldiff.tasks.task import Task, TaskOutcome, start_at
 
 Number = int | str | Sequence[int] | None
 """A number, or a smallest and a largest one: 6, "6..10", (6, 10)."""
@@ -54,15 +58,10 @@ class Grow:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for a core, atoms or numbers that cannot be used.
-        """
         part = _kept(_one_molecule(self.core), self.keep, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(self.new_atoms, part, statistics)
-        return _task("grow", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
+        return _task("grow", part, attach, [range(part.size)], sizes, vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +82,18 @@ class Link:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for pieces, atoms or numbers that cannot be used, or a gap too long for the new atoms.
-        """
         part = _kept(_all_molecules(self.core), self.keep, vocabulary)
-        pieces = part.pieces()
-        if pieces.max() == 0:
+        labels = part.pieces()
+        if labels.max() == 0:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
+        pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(labels.max() + 1)]
         attach = _atoms_to_attach(self.attach, part)
-        if attach:
-            _check_each_piece(attach, part, pieces, open_too=self.attach is None)
-        sizes = _new_sizes(self.new_atoms, part, statistics)
-        sizes = _long_enough(sizes, part, pieces, attach)
-        groups = [tuple(np.flatnonzero(pieces == piece).tolist()) for piece in range(pieces.max() + 1)]
-        return _task("link", part, attach, groups, sizes, vocabulary, statistics)
+        left_out = [piece for piece in pieces if not set(piece) & set(attach)]
+        if self.attach is not None and left_out:
+            got, alone = " and ".join(part.label(atom) for atom in attach), part.label(left_out[0][0])
+            raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
+        sizes = _long_enough(_new_sizes(self.new_atoms, part, statistics), part, pieces, attach)
+        return _task("link", part, attach, pieces, sizes, vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +113,6 @@ class Replace:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        """The task for a model.
-
-        Raises:
-            MoldiffError: for a molecule, atoms or numbers that cannot be used.
-        """
         source = _one_molecule(self.core)
         if self.remove is None:
             raise MoldiffError("remove: nothing given, expected the atoms to replace, by number or SMARTS")
@@ -133,26 +123,26 @@ class Replace:
         part = FixedPart.of("core", source, rows, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part, statistics)
-        return _task("replace", part, attach, [tuple(range(part.size))], sizes, vocabulary, statistics)
+        return _task("replace", part, attach, [range(part.size)], sizes, vocabulary, statistics)
 
 
-def _all_records(source: Any) -> list[InputMolecule]:
+def _records(source: Source | Sequence[Source] | None) -> list[InputMolecule]:
     found, rejected = given("core", source)
     if rejected:
         raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
     return found
 
 
-def _one_molecule(source: Any) -> InputMolecule:
-    first, *others = _all_records(source)
-    if others:
-        raise MoldiffError(f"core: got {1 + len(others)} molecules, expected one")
-    return first
+def _one_molecule(source: Source | None) -> InputMolecule:
+    found = _records(source)
+    if len(found) > 1:
+        raise MoldiffError(f"core: got {len(found)} molecules, expected one")
+    return found[0]
 
 
-def _all_molecules(source: Any) -> InputMolecule:
+def _all_molecules(source: Source | Sequence[Source] | None) -> InputMolecule:
     """All records as one molecule of several pieces, atoms numbered through."""
-    found = _all_records(source)
+    found = _records(source)
     if len(found) == 1:
         return found[0]
     mol = reduce(Chem.CombineMols, [one.mol for one in found])
@@ -192,39 +182,32 @@ def _task(
     name: str,
     part: FixedPart,
     attach: tuple[int, ...],
-    groups: Iterable[tuple[int, ...]],
+    groups: Iterable[Sequence[int]],
     sizes: Mapping[int, int],
     vocabulary: Vocabulary,
     statistics: Statistics,
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
-    _check_apart(part)
+    distances = squareform(pdist(part.molecule.pos))
+    np.fill_diagonal(distances, np.inf)
+    one, other = (int(atom) for atom in np.unravel_index(distances.argmin(), distances.shape))
+    if distances[one, other] < _SHORTEST:
+        apart = f"{part.label(one)} and {part.label(other)} are {distances[one, other]:.2f} Å apart"
+        raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
     losing = [atom for atom in attach if not part.open[atom]]
     for atom in losing:
         if not part.molecule.num_hydrogens[atom]:
             raise MoldiffError(f"attach: atom {part.label(atom)} has no hydrogen to lose and no open end")
-    part.check_known("core", losing, vocabulary)
-    choices = []
+    part.check_known("core", vocabulary, losing)
+    choices, fewer = [], part.classes(losing=range(part.size))
     for group in groups:
-        if any(atom in attach for atom in group):
+        if set(group) & set(attach):
             continue
-        able = tuple(atom for atom in group if part.can_lose_hydrogen(atom, vocabulary))
+        able = tuple(atom for atom in group if fewer[atom] in vocabulary.atom_classes)
         if not able:
             raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
         choices.append(able)
     return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
-
-
-def _check_apart(part: FixedPart) -> None:
-    """Refuse atoms that lie on one another."""
-    pos = part.molecule.pos
-    distance = cdist(pos, pos) + np.diag(np.full(len(pos), np.inf))
-    one, other = np.unravel_index(distance.argmin(), distance.shape)
-    if distance[one, other] < _SHORTEST:
-        labels = f"{part.label(int(one))} and {part.label(int(other))}"
-        raise MoldiffError(
-            f"core: atoms {labels} are {distance[one, other]:.2f} Å apart, expected atoms that do not overlap"
-        )
 
 
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
@@ -247,13 +230,13 @@ def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> di
 
 
 def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
-    found = _RANGE.fullmatch(new_atoms) if isinstance(new_atoms, str) else None
     low, high = 0, 0
-    if found is not None:
-        low, high = int(found[1]), int(found[2] or found[1])
+    if isinstance(new_atoms, str):
+        if found := _RANGE.fullmatch(new_atoms):
+            low, high = int(found[1]), int(found[2] or found[1])
     elif isinstance(new_atoms, int):
         low = high = 0 if isinstance(new_atoms, bool) else new_atoms
-    elif not isinstance(new_atoms, str) and len(new_atoms) == 2:
+    elif len(new_atoms) == 2:
         low, high = new_atoms
     if not 1 <= low <= high <= 250:
         raise MoldiffError(
@@ -262,26 +245,11 @@ def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
     return low, high
 
 
-def _check_each_piece(attach: Sequence[int], part: FixedPart, pieces: np.ndarray, *, open_too: bool) -> None:
-    """Refuse atoms to attach to that leave a piece out, unless it was not the user who named them."""
-    missing = set(range(pieces.max() + 1)) - set(pieces[list(attach)].tolist())
-    if not missing or open_too:
-        return
-    labels = " and ".join(part.label(atom) for atom in attach)
-    alone = int(np.flatnonzero(pieces == min(missing))[0])
-    raise MoldiffError(
-        f"attach: got {labels}, none in the piece of atom {part.label(alone)}; expected one in each piece"
-    )
-
-
 def _long_enough(
-    sizes: Mapping[int, int], part: FixedPart, pieces: np.ndarray, attach: Sequence[int]
+    sizes: Mapping[int, int], part: FixedPart, pieces: Sequence[Sequence[int]], attach: Sequence[int]
 ) -> dict[int, int]:
     """The numbers of new atoms that can bridge the gaps between the pieces."""
-    ends = [
-        [a for a in np.flatnonzero(pieces == piece) if a in attach] or list(np.flatnonzero(pieces == piece))
-        for piece in range(pieces.max() + 1)
-    ]
+    ends = [[atom for atom in piece if atom in attach] or piece for piece in pieces]
     pos = part.molecule.pos
     gaps = np.array([[cdist(pos[one], pos[other]).min() for other in ends] for one in ends])
     tree = minimum_spanning_tree(gaps).toarray()
@@ -296,3 +264,76 @@ def _long_enough(
             f"expected new_atoms={needed} or more"
         )
     return enough
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTask(Task):
+    """Draws new atoms onto a kept part."""
+
+    name: str  # of the task, for the record
+    part: FixedPart  # what is kept; its atoms come first in every molecule
+    attach: tuple[int, ...]  # kept atoms that have to gain a bond; one drawn at random in each of `choices`, too
+    choices: tuple[tuple[int, ...], ...]  # groups of kept atoms, of which one each loses a hydrogen to gain a bond
+    size_weights: Mapping[int, int]  # of every number of new atoms
+    vocabulary: Vocabulary
+    hydrogens_placed: bool  # whether the model knows places of hydrogens
+
+    def sizes(self) -> tuple[int, int]:
+        return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
+
+    def notes(self) -> Sequence[str]:
+        part = self.part
+        ends = [part.label(atom) for atom in self.attach]
+        ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
+        pieces = int(part.pieces().max()) + 1
+        stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
+        return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
+
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
+        new = draw_size(generator, self.size_weights)
+        losing = [atom for atom in self.attach if not self.part.open[atom]]
+        for group in self.choices:
+            losing.append(group[int(torch.randint(len(group), (), generator=generator))])
+        part = self.part.molecule
+        count, offset = part.num_hydrogens.copy(), part.hydrogen_offset.copy()
+        for atom in losing:
+            offset[atom, int(torch.randint(int(count[atom]), (), generator=generator))] = 0
+            count[atom] -= 1
+        if not self.hydrogens_placed:
+            offset = np.zeros_like(offset)
+        known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
+        level = np.repeat([0.0, 1.0], [self.part.size, new])
+        return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
+
+    def totals(self, index: int) -> Sequence[SumConstraint]:
+        return (SumConstraint.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
+
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
+        """The molecule in the input's frame, what is kept exactly as it was, and whether it is attached."""
+        part, size = self.part.molecule, self.part.size
+        pos = molecule.pos + part.pos.mean(0)
+        pos[:size] = part.pos
+        offset = molecule.hydrogen_offset.copy()
+        remaining = start.clean.hydrogen[0, :size].any(-1).numpy()
+        for atom in range(size):
+            if self.hydrogens_placed or molecule.num_hydrogens[atom] == part.num_hydrogens[atom]:
+                slots = remaining[atom] if self.hydrogens_placed else part.hydrogen_offset[atom].any(-1)
+                kept = part.hydrogen_offset[atom, slots]
+                offset[atom] = 0
+                offset[atom, : len(kept)] = kept
+        losing = molecule.num_hydrogens[:size] < part.num_hydrogens
+        ends = np.flatnonzero(losing | (self.part.open > 0))
+        fields: dict[str, Value | None] = {
+            "kept": " ".join(map(str, range(size))),
+            "kept_from": " ".join(map(str, self.part.source.index[list(self.part.rows)].tolist())),
+            "attach": " ".join(map(str, ends.tolist())),
+            "attached": is_attached(molecule, size, ends),
+        }
+        return TaskOutcome(replace(molecule, pos=pos, hydrogen_offset=offset), fields, offset=part.pos.mean(0))
+
+
+def is_attached(molecule: Molecule, size: int, ends: np.ndarray) -> bool:
+    """Whether every open end has a bond to a new atom, and all atoms hang together."""
+    i, j, _ = molecule.bonds.T
+    crossing = (i < size) & (j >= size)
+    return bool(np.isin(ends, i[crossing]).all() and molecule.pieces()[0] == 1)

@@ -1,6 +1,6 @@
 """Molecules that a user gives to a task: a file, a SMILES, or objects from Python; atoms keep their numbers.
 
-Which atoms a user means: by their numbers, or by a SMARTS.
+Which atoms a user means, by their numbers or by a SMARTS, and the part of a molecule that they make up.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any, TypeVar
 import numpy as np
 from rdkit import Chem, rdBase
 
+from moldiff.diffusion.shipped import advice
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import embed_conformer
 from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import SUFFIXES, records
-from moldiff.molecules.formats.record import Record, finished, total_charge, unexpected
+from moldiff.molecules.formats.record import Record, finished, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
+from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.tasks.task import Input
 
 Source = str | Path | Molecule | Chem.Mol
 """One or more molecules: a file's name, a SMILES, "-" for SMILES from standard input, or an object from Python."""
 
+Choice = int | str | Sequence[int]
+"""Numbers of atoms as in the input, from 0 (3, [0, 1, 2], "0,1,2"), or a SMARTS."""
+
 T = TypeVar("T")
 
-Atoms = tuple[np.ndarray, np.ndarray, int, str]
-"""Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and name of a molecule."""
-
+_NUMBERS = re.compile(r"\s*-?\d+([\s,]+-?\d+)*\s*")
 _INDEX = "_moldiff_input_index"
 _ANCHOR = "_moldiff_anchor"
 _FIRST_ISOTOPE = 4
@@ -41,28 +45,15 @@ _FIRST_ISOTOPE = 4
 
 
 @dataclass(frozen=True, eq=False)
-class InputMolecule:
-    """One molecule as it was given, with all its hydrogens.
+class InputMolecule(Input):
+    """One molecule as it was given, with all its hydrogens; without coordinates of its own, those mean nothing."""
 
-    Attributes:
-        molecule: heavy atoms in the input's order (Å); without coordinates of its own they mean nothing.
-        mol: the same for RDKit, all hydrogens explicit, stereo marks as given, anchor marks taken away.
-        index: the input's number of every heavy atom [n], from 0.
-        size: atoms of the input, hydrogens and anchor marks included.
-        anchors: rows of heavy atoms that carried the mark `*`, once for each.
-        placed: whether the coordinates are 3D: the input's own, or ETKDG's for a SMILES.
-        name: its title, SMILES or file.
-        number: of its record, from 1.
-    """
-
-    molecule: Molecule
-    mol: Chem.Mol
-    index: np.ndarray
-    size: int
-    anchors: tuple[int, ...]
-    placed: bool
-    name: str
-    number: int
+    mol: Chem.Mol  # the same for RDKit, all hydrogens explicit, stereo marks as given, anchor marks taken away
+    index: np.ndarray  # the input's number of every heavy atom [n], from 0
+    size: int  # atoms of the input, hydrogens and anchor marks included
+    anchors: tuple[int, ...]  # rows of heavy atoms that carried the mark `*`, once for each
+    placed: bool  # whether the coordinates are 3D: the input's own, or ETKDG's for a SMILES
+    name: str  # its title, SMILES or file
 
     def label(self, row: int) -> str:
         """Number and element of a heavy atom, as in "3 (N)"."""
@@ -76,24 +67,24 @@ class InputMolecule:
 def given(
     name: str, source: Source | Iterable[Source] | None, *, coordinates: bool = True
 ) -> tuple[list[InputMolecule], list[tuple[int, str]]]:
-    """All molecules of a source, and the number (from 1) and reason of each that cannot be used.
+    """All molecules of a source or several, and the number (from 1) and reason of each that cannot be used.
 
-    Args:
-        name: of the option, for messages.
-        source: see `Source`; also several of them.
-        coordinates: whether 3D is needed. A SMILES then gets a conformer (ETKDGv3, MMFF94s), a drawing is refused.
+    Where 3D `coordinates` are needed, a SMILES gets a conformer (ETKDGv3, MMFF94s), and a drawing is refused.
 
     Raises:
         MoldiffError: when nothing is given, a file cannot be opened, or not one molecule can be used.
     """
     found: list[InputMolecule] = []
     rejected: list[tuple[int, str]] = []
-    for number, record in enumerate(_records(name, source), start=1):
-        one = _prepared_or_why(record, number, coordinates)
-        if isinstance(one, InputMolecule):
-            found.append(one)
-        else:
-            rejected.append((number, one))
+    for number, record in enumerate(given_records(name, source), start=1):
+        try:
+            found.append(_prepared(record, number, coordinates))
+        except MoldiffError as error:
+            rejected.append((number, str(error)))
+        except MemoryError:
+            raise
+        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
+            rejected.append((number, unexpected(error).reason))
     if not found:
         reason = f"record {rejected[0][0]}: {rejected[0][1]}" if len(rejected) > 1 else rejected[0][1]
         raise MoldiffError(f"{name}: {reason}")
@@ -103,11 +94,7 @@ def given(
 def usable(
     name: str, source: Source | Iterable[Source] | None, use: Callable[[InputMolecule], T], *, coordinates: bool = True
 ) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
-    """What `use` makes of the molecules of a source, and number and reason of each that cannot be used; see `given`.
-
-    Raises:
-        MoldiffError: when not one molecule can be used; `use` raises it for one.
-    """
+    """What `use` makes of the molecules of a source, and number and reason of each for which it raises; see `given`."""
     found, rejected = given(name, source, coordinates=coordinates)
     used = []
     for one in found:
@@ -120,7 +107,8 @@ def usable(
     return tuple(used), tuple(rejected)
 
 
-def _records(name: str, source: Any) -> Iterator[Record]:
+def given_records(name: str, source: Any) -> Iterator[Record]:
+    """The records of a source, as they were read."""
     if source is None or (isinstance(source, str) and not source.strip()):
         raise MoldiffError(f"{name}: nothing given, expected a file ({', '.join(SUFFIXES)}) or a SMILES")
     if isinstance(source, str | Path):
@@ -131,7 +119,7 @@ def _records(name: str, source: Any) -> Iterator[Record]:
         yield finished(1, source.GetProp("_Name") if source.HasProp("_Name") else "", Chem.Mol(source))
     elif isinstance(source, Iterable):
         for entry in source:
-            yield from _records(name, entry)
+            yield from given_records(name, entry)
     else:
         raise MoldiffError(f"{name}: got {source!r}, expected a file or a SMILES")
 
@@ -164,96 +152,78 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         yield record
 
 
-def _prepared_or_why(record: Record, number: int, coordinates: bool) -> InputMolecule | str:
-    try:
-        return _prepared(record, number, coordinates)
-    except (MemoryError, MoldiffError):
-        raise
-    except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-        return unexpected(error).reason
-
-
-def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule | str:
-    """The molecule of a record, or why it cannot be used."""
+def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
+    """The molecule of a record; raises why it cannot be used."""
     if record.mol is None or record.problem is not None:
-        return record.problem.reason if record.problem is not None else "no molecule"
-    mol = Chem.RWMol(record.mol)
-    for atom in mol.GetAtoms():
+        raise MoldiffError(record.problem.reason if record.problem is not None else "no molecule")
+    marked = Chem.RWMol(record.mol)
+    for atom in marked.GetAtoms():
         atom.SetIntProp(_INDEX, atom.GetIdx())
-    size = mol.GetNumAtoms()
-    problem = _mark_anchors(mol)
-    if problem is not None:
-        return problem
-    complete = _complete(mol.GetMol(), coordinates)
-    if isinstance(complete, str):
-        return complete
-    mol, placed = complete
+    _mark_anchors(marked)
+    mol, placed = _complete(marked.GetMol(), coordinates)
     molecule, bare, anchors = _without_anchors(mol)
     if isinstance(molecule, InvalidMolecule):
-        return molecule.reason
-    heavy = [atom for atom in bare.GetAtoms() if atom.GetAtomicNum() != 1]
-    index = np.array([atom.GetIntProp(_INDEX) for atom in heavy], dtype=np.int64)
+        raise MoldiffError(molecule.reason)
+    index = np.array([atom.GetIntProp(_INDEX) for atom in heavy_atoms(bare)], dtype=np.int64)
     molecule = replace(molecule, name=record.name, properties={})
-    return InputMolecule(molecule, bare, index, size, anchors, placed, record.name, number)
+    return InputMolecule(molecule, number, bare, index, marked.GetNumAtoms(), anchors, placed, record.name)
 
 
-def _mark_anchors(mol: Chem.RWMol) -> str | None:
-    """Turn every `*` into a hydrogen that is known to stand for an anchor; why one cannot be, else None."""
+def heavy_atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+    """All atoms but hydrogens."""
+    return [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+
+
+def _mark_anchors(mol: Chem.RWMol) -> None:
+    """Turn every `*` into a hydrogen that is known to stand for an anchor."""
     for atom in mol.GetAtoms():
         if atom.GetAtomicNum() != 0:
             continue
         single = atom.GetDegree() == 1 and atom.GetBonds()[0].GetBondType() == Chem.BondType.SINGLE
         if not single or atom.GetNeighbors()[0].GetAtomicNum() <= 1:
-            return f"atom {atom.GetIdx()} (*): an anchor mark * needs one single bond to a heavy atom"
+            raise MoldiffError(f"atom {atom.GetIdx()} (*): an anchor mark * needs one single bond to a heavy atom")
         atom.SetAtomicNum(1)
         atom.SetIsotope(_FIRST_ISOTOPE + atom.GetIdx())  # unlike other hydrogens, so that stereo stays what it is
         atom.SetAtomMapNum(0)
         atom.SetNoImplicit(True)
         atom.SetIntProp(_ANCHOR, 1)
-    return None
 
 
-def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool] | str:
-    """The molecule with all hydrogens, and whether its coordinates are 3D; or why that cannot be had."""
+def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
+    """The molecule with all hydrogens, and whether its coordinates are 3D."""
     with rdBase.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
+        flat = False
         if mol.GetNumConformers() and mol.GetNumAtoms() > 1:
             pos = mol.GetConformer().GetPositions()
             if not np.isfinite(pos).all():
-                return "a coordinate is not finite"
+                raise MoldiffError("a coordinate is not finite")
             flat = not mol.GetConformer().Is3D() or np.ptp(pos, axis=0).max() == 0
-        else:
-            flat = False
         if mol.GetNumConformers() and not flat:
             # A structure with a hydrogen is taken as complete: what it lacks is an open end.
             drawn = any(atom.GetAtomicNum() == 1 and not atom.HasProp(_ANCHOR) for atom in mol.GetAtoms())
             return (mol if drawn else Chem.AddHs(mol, addCoords=True)), True
-        if flat and coordinates:
-            return "2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)"
         if not coordinates:
-            return _with_any_coordinates(Chem.AddHs(mol)), False
+            mol = Chem.AddHs(mol)
+            mol.RemoveAllConformers()
+            conformer = Chem.Conformer(mol.GetNumAtoms())  # of no meaning, for what wants to see coordinates
+            conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
+            conformer.Set3D(True)
+            mol.AddConformer(conformer, assignId=True)
+            return mol, False
+        if flat:
+            raise MoldiffError("2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)")
         if len(Chem.GetMolFrags(mol)) > 1:
-            return "several pieces without coordinates, expected 3D ones that say how the pieces lie"
+            raise MoldiffError("several pieces without coordinates, expected 3D ones that say how the pieces lie")
         embedded, _ = embed_conformer(mol, 0)
-    return (embedded, True) if isinstance(embedded, Chem.Mol) else embedded.reason
-
-
-def _with_any_coordinates(mol: Chem.Mol) -> Chem.Mol:
-    """Coordinates that mean nothing, for what wants to see some."""
-    mol.RemoveAllConformers()
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
-    conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return mol
+    if isinstance(embedded, InvalidMolecule):
+        raise MoldiffError(embedded.reason)
+    return embedded, True
 
 
 def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mol, tuple[int, ...]]:
     """Molecule and RDKit molecule without the hydrogens that stand for anchors, and the rows that carried them."""
-    rows: dict[int, int] = {}
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() != 1:
-            rows[atom.GetIdx()] = len(rows)
+    rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(mol))}
     marks = [atom for atom in mol.GetAtoms() if atom.HasProp(_ANCHOR)]
     anchors = tuple(sorted(rows[atom.GetNeighbors()[0].GetIdx()] for atom in marks))
     # Bonds become single and double while all atoms are there: a pyrrole without its N-substituent has no answer.
@@ -266,56 +236,17 @@ def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mo
     return from_rdkit(done), done, anchors
 
 
-def atom_records(name: str, source: Source | Iterable[Source] | None) -> Iterator[Atoms | str]:
-    """Elements and coordinates of every record; or why it has none.
-
-    Bonds are left out of account; the total charge is that of a field, else the sum of the charges on atoms.
-    """
-    for record in _records(name, source):
-        mol = record.mol
-        if mol is None or not mol.GetNumConformers():
-            yield record.problem.reason if record.problem is not None else "no coordinates"
-            continue
-        element = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
-        pos = mol.GetConformer().GetPositions()
-        if (element == 0).any():
-            yield f"atom {int((element == 0).argmax())} (*): a dummy atom, expected an element"
-        elif not np.isfinite(pos).all():
-            yield "a coordinate is not finite"
-        elif len(pos) > 1 and not (pos - pos[0]).any():
-            yield "no 3D coordinates, all atoms are at one place"
-        else:
-            yield element, pos, total_charge(mol), record.name
-
-
-Choice = int | str | Sequence[int]
-"""Numbers of atoms as in the input, from 0 (3, [0, 1, 2], "0,1,2"), or a SMARTS."""
-
-_NUMBERS = re.compile(r"\s*-?\d+([\s,]+-?\d+)*\s*")
-
-
 def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
-    """Rows of the heavy atoms that are meant, in the input's order.
+    """Rows of the heavy atoms of `source` that are meant, in the input's order; `name` is the option's, for messages.
 
-    Args:
-        name: of the option, for messages.
-        choice: see `Choice`.
-        source: the molecule they belong to.
-
-    Raises:
-        MoldiffError: for a number that is no heavy atom or comes twice, a SMARTS that cannot be read, matches nowhere
-            or at several places, or no atom at all.
+    A SMARTS has to match at one place alone.
     """
     if isinstance(choice, str) and not _NUMBERS.fullmatch(choice):
         return _by_smarts(name, choice, source)
     if isinstance(choice, str):
-        numbers: Sequence[int] = [int(word) for word in re.split(r"[\s,]+", choice.strip())]
+        numbers = [int(word) for word in re.split(r"[\s,]+", choice.strip())]
     else:
         numbers = [choice] if isinstance(choice, int) else list(choice)
-    return _by_number(name, numbers, source)
-
-
-def _by_number(name: str, numbers: Sequence[int], source: InputMolecule) -> tuple[int, ...]:
     if not numbers:
         raise MoldiffError(f"{name}: got no atom, expected at least one")
     rows = {int(number): row for row, number in enumerate(source.index)}
@@ -341,8 +272,7 @@ def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]
         mol.UpdatePropertyCache(strict=False)
         Chem.FastFindRings(mol)
         Chem.SetAromaticity(mol)
-    heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
-    rows = {index: row for row, index in enumerate(heavy)}
+    rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(mol))}
     matches = mol.GetSubstructMatches(pattern, uniquify=True, maxMatches=100)
     found = list(dict.fromkeys(tuple(sorted(rows[index] for index in match if index in rows)) for match in matches))
     if not found or not found[0]:
@@ -351,3 +281,65 @@ def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]
         places = " or ".join(str([int(source.index[row]) for row in place]).replace(" ", "") for place in found[:3])
         raise MoldiffError(f"{name}: {smarts} matches {len(found)} places, expected one; say which: {places}")
     return found[0]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPart:
+    """Heavy atoms that stay, with their hydrogens and the bonds among them."""
+
+    molecule: Molecule  # the kept atoms (Å)
+    open: np.ndarray  # bond orders that each of them [n] has to gain to reach a valence
+    rows: tuple[int, ...]  # of the kept atoms in `source`
+    source: InputMolecule  # what they are a part of
+
+    @classmethod
+    def of(cls, name: str, source: InputMolecule, rows: Sequence[int], vocabulary: Vocabulary) -> FixedPart:
+        """The part of `source` in `rows`; refuses an atom with more bonds than any of its valences."""
+        whole, chosen = source.molecule, np.array(sorted(rows), dtype=np.int64)
+        place = np.full(whole.num_heavy_atoms, -1)
+        place[chosen] = np.arange(len(chosen))
+        inside = (place[whole.bonds[:, :2]] >= 0).all(1)
+        bonds = np.concatenate([place[whole.bonds[inside, :2]], whole.bonds[inside, 2:]], axis=1)
+        of_atoms = ("pos", "atomic_number", "formal_charge", "num_hydrogens", "hydrogen_offset")
+        part = replace(whole, bonds=bonds, **{field: getattr(whole, field)[chosen] for field in of_atoms})
+        # What an atom had before the cut is what it is to have again; a drawing that left ends open is completed.
+        sums, target = whole.bond_sums().tolist(), []
+        for row in chosen.tolist():
+            allowed = vocabulary.allowed_valences(int(whole.atomic_number[row]), int(whole.formal_charge[row]))
+            fitting = [valence for valence in allowed if valence >= sums[row] + source.anchors.count(row)]
+            if allowed and not fitting:
+                expected = f"expected at most {max(allowed)}"
+                raise MoldiffError(f"{name}: atom {source.label(row)}: bond orders sum to {sums[row]}, {expected}")
+            target.append(min(fitting, default=sums[row]))  # the smallest valence that holds all bonds of the input
+        return cls(part, np.array(target) - part.bond_sums(), tuple(chosen.tolist()), source)
+
+    @property
+    def size(self) -> int:
+        """Heavy atoms that stay."""
+        return len(self.rows)
+
+    def label(self, atom: int) -> str:
+        """Number and element of a kept atom in the input, as in "3 (N)"."""
+        return self.source.label(self.rows[atom])
+
+    def pieces(self) -> np.ndarray:
+        """Number of the piece that each kept atom [n] is in."""
+        return self.molecule.pieces()[1]
+
+    def classes(self, losing: Sequence[int] = ()) -> list[AtomClass]:
+        """What each kept atom is, those of `losing` with one hydrogen fewer."""
+        part = self.molecule
+        atoms = np.column_stack([part.atomic_number, part.formal_charge, part.num_hydrogens]).tolist()
+        return [AtomClass(z, charge, count - (atom in losing)) for atom, (z, charge, count) in enumerate(atoms)]
+
+    def check_known(self, name: str, vocabulary: Vocabulary, losing: Sequence[int] = ()) -> None:
+        """Refuse atoms that the model does not know as they are, or (`losing`) with one hydrogen fewer."""
+        classes = self.classes(losing)
+        for atom, wanted in enumerate(classes):
+            if wanted not in vocabulary.atom_classes:
+                have = self.classes()[atom]
+                elements = sorted({SYMBOLS[known.atomic_number] for known in vocabulary.atom_classes} | {"H"})
+                same = [str(known) for known in vocabulary.atom_classes if known.atomic_number == wanted.atomic_number]
+                known = f"of this element only {' '.join(same)}" if same else f"only {' '.join(elements)}"
+                other = advice({one} for one in classes)
+                raise MoldiffError(f"{name}: atom {self.label(atom)}: the model does not know {have}, {known}{other}")

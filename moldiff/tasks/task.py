@@ -1,4 +1,4 @@
-"""Tasks as users ask for them, and the starts that they are made of."""
+"""Tasks as users ask for them, the starts that they are made of, and what any of them can be limited to beside."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ import numpy as np
 import torch
 
 from moldiff.diffusion.batch import NoiseLevel, collate
+from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import draw_size
+from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import PartialState
+from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
+from moldiff.errors import MoldiffError
+from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 
-_MAX_NAME = 4096
-"""Longer texts are no names of files."""
+LIMITED_CLASS_LEAD = 6.0
+"""How far classes and bonds run ahead of the coordinates (`PowerSampler.class_lead`) where elements are limited: of 60
+molecules without oxygen, drawn in 30 steps, 57 had sound distances; with all at one level, 38 had."""
 
-Value = str | float | int | bool
-"""What a data field of a record may hold."""
+SIZE = "atoms"
+"""The property that is counted and not predicted: the number of atoms, hydrogens included."""
+
+NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
+"""Atomic numbers by symbol."""
 
 
 @dataclass(frozen=True, eq=False)
 class TaskOutcome:
-    """A drawn molecule as its task sees it.
+    """A drawn molecule as its task sees it."""
 
-    Attributes:
-        molecule: in the frame of what was known of it (Å).
-        fields: what its record says of the task; None is left out.
-        problem: why it is not what was asked for, in a word or two; None = it is.
-        offset: what was added to its coordinates to come into that frame [3] (Å).
-        mirrored: whether its third coordinate was inverted before.
-    """
-
-    molecule: Molecule
-    fields: Mapping[str, Value | None] = field(default_factory=dict)
-    problem: str | None = None
-    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    mirrored: bool = False
+    molecule: Molecule  # in the frame of what was known of it (Å)
+    fields: Mapping[str, Value | None] = field(default_factory=dict)  # what its record says of the task but for None
+    problem: str | None = None  # why it is not what was asked for, in a word or two; None = it is
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))  # added to come into that frame [3] (Å)
+    mirrored: bool = False  # whether its third coordinate was inverted before
 
     def in_its_frame(self, frame: Molecule) -> Molecule:
         """A frame of the way to it, moved as it was."""
-        signs = np.array([1.0, 1.0, -1.0 if self.mirrored else 1.0])
+        signs = np.array([1, 1, -1 if self.mirrored else 1])
         return replace(frame, pos=frame.pos * signs + self.offset, hydrogen_offset=frame.hydrogen_offset * signs)
 
 
@@ -112,15 +114,10 @@ class TaskSpec(Protocol):
 
 @dataclass(frozen=True)
 class NewMolecules(Task):
-    """Nothing is known; the number of heavy atoms is drawn.
+    """Nothing is known; the number of heavy atoms is drawn."""
 
-    Attributes:
-        size_weights: weight of every number of heavy atoms.
-        sums: that decoding has to meet, such as the total charge.
-    """
-
-    size_weights: Mapping[int, int]
-    sums: tuple[SumConstraint, ...] = ()
+    size_weights: Mapping[int, int]  # of every number of heavy atoms
+    sums: tuple[SumConstraint, ...] = ()  # that decoding has to meet, such as the total charge
 
     @classmethod
     def like_training(cls, statistics: Statistics, vocabulary: Vocabulary) -> Self:
@@ -132,22 +129,18 @@ class NewMolecules(Task):
         return min(self.size_weights), max(self.size_weights)
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        """A start without anything known."""
         return PartialState.unknown(torch.ones(1, draw_size(generator, self.size_weights), dtype=torch.bool))
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        """The same for all."""
         return self.sums
 
 
-class Input(Protocol):
-    """One of several molecules that a task is given: the molecule (Å), and the number of its record, from 1."""
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One of several molecules that a task is given."""
 
-    @property
-    def molecule(self) -> Molecule: ...
-
-    @property
-    def number(self) -> int: ...
+    molecule: Molecule  # (Å)
+    number: int  # of its record, from 1
 
 
 AnyInput = TypeVar("AnyInput", bound=Input)
@@ -155,24 +148,17 @@ AnyInput = TypeVar("AnyInput", bound=Input)
 
 @dataclass(frozen=True, eq=False)
 class TaskOfInputs(Task, Generic[AnyInput]):
-    """n answers for each of several molecules in turn; molecule k belongs to input k modulo their number.
-
-    Attributes:
-        inputs: the molecules.
-        vocabulary: classes of the model.
-        rejected: number and reason of each input that cannot be used.
-    """
+    """n answers for each of several molecules in turn; molecule k belongs to input k modulo their number."""
 
     inputs: tuple[AnyInput, ...]
     vocabulary: Vocabulary
-    rejected: tuple[tuple[int, str], ...]
+    rejected: tuple[tuple[int, str], ...]  # number and reason of each input that cannot be used
 
     def of(self, index: int) -> AnyInput:
         """The input that molecule `index` is drawn for."""
         return self.inputs[index % len(self.inputs)]
 
     def count(self, n: int) -> int:
-        """So many of each."""
         return n * len(self.inputs)
 
     def sizes(self) -> tuple[int, int]:
@@ -180,11 +166,9 @@ class TaskOfInputs(Task, Generic[AnyInput]):
         return min(sizes), max(sizes)
 
     def notes(self) -> Sequence[str]:
-        """The inputs that are left out."""
         return [f"record {number} left out: {reason}" for number, reason in sorted(self.rejected)]
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        """The total charge is that of the input."""
         return (SumConstraint.of_charge(self.vocabulary, int(self.of(index).molecule.formal_charge.sum())),)
 
     def fields(self, index: int) -> dict[str, Value | None]:
@@ -193,24 +177,17 @@ class TaskOfInputs(Task, Generic[AnyInput]):
         return {"input": one.molecule.name, "input_record": one.number}
 
     def admission(self, n: int) -> Admission | None:
-        """As many of each."""
         return None if len(self.inputs) == 1 else RoundRobin(len(self.inputs), n // len(self.inputs))
 
 
 class RoundRobin:
-    """Takes molecules until there are n for each of several inputs; molecule k belongs to input k modulo their number.
-
-    Args:
-        inputs: how many there are.
-        n: wanted of each.
-    """
+    """Takes molecules until there are n for each input; molecule k belongs to input k modulo their number."""
 
     def __init__(self, inputs: int, n: int) -> None:
         self._taken = [0] * inputs
         self._wanted = n
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
-        """Take a molecule in unless its input has all that are wanted."""
         place = index % len(self._taken)
         if self._taken[place] >= self._wanted:
             return "surplus"
@@ -227,17 +204,10 @@ def start_at(
     bond: np.ndarray,
     allowed: np.ndarray | None = None,
 ) -> PartialState:
-    """A molecule at the given noise levels, atoms that `known` lacks behind those that it has.
+    """A molecule (Å) at noise levels [n] and, of bonds, [n, n], atoms that `known` lacks behind those that it has.
 
-    Hydrogens are known where coordinates are, and otherwise not at all.
-
-    Args:
-        known: clean values (Å).
-        vocabulary: must have the classes of its atoms.
-        pos: level of the coordinates [n].
-        atom: level of the classes [n].
-        bond: symmetric level of the bonds [n, n].
-        allowed: classes that each atom may have [n, K]; None = any.
+    Hydrogens are known where coordinates are, and otherwise not at all. `allowed` are the classes [n, K] that each atom
+    may have; None = any.
     """
     clean = collate([known], vocabulary, len(pos))
     clean = clean.replace(node_mask=torch.ones(1, len(pos), dtype=torch.bool))
@@ -248,6 +218,119 @@ def start_at(
     )
 
 
+def element_mask(
+    vocabulary: Vocabulary, elements: Sequence[str] | None = None, forbid: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Classes [K] that a free atom may have, of `elements` alone (and H) and not of `forbid`; None = any."""
+    table = vocabulary.table
+    mask = np.ones(len(table), dtype=bool)
+    if elements is not None:
+        mask &= np.isin(table[:, 0], _atomic_numbers("elements", elements, vocabulary))
+    forbidden = _atomic_numbers("forbid", forbid, vocabulary)
+    mask &= ~np.isin(table[:, 0], forbidden)
+    if 1 in forbidden:
+        mask &= table[:, 2] == 0
+    if mask.all():
+        return None
+    if not mask.any():
+        raise MoldiffError("elements: what elements and forbid leave is none of the model's classes of heavy atoms")
+    return mask
+
+
+def predicted(predictor: PropertyPredictor, molecules: Sequence[Molecule]) -> list[dict[str, float]]:
+    """What a predictor says of every molecule by name, and its number of atoms."""
+    values = predictor.predict(molecules)
+    return [found | {SIZE: float(one.num_atoms)} for found, one in zip(values, molecules, strict=True)]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConstrainedTask(Task):
+    """Any task, of whose molecules more is asked: elements, a total charge, values of properties."""
+
+    task: Task
+    mask: np.ndarray | None = None  # classes [K] that free atoms may have; None = any
+    charge: SumConstraint | None = None  # whatever the total charge would be otherwise; None = that of the task
+    properties: Properties = field(default_factory=Properties)  # those that the model knows
+    asked: Mapping[str, float] = field(default_factory=dict)  # values to draw towards by name, in the data's units
+    predictor: PropertyPredictor | None = None  # says what the molecules turn out to have
+    num_candidates: int = 1  # from how many each molecule is chosen
+
+    def count(self, n: int) -> int:
+        return self.task.count(n)
+
+    def sizes(self) -> tuple[int, int]:
+        return self.task.sizes()
+
+    def notes(self) -> Sequence[str]:
+        """Those of the task, the trained range of every property, and the error of its prediction."""
+        if not self.asked:
+            return self.task.notes()
+        errors = {} if self.predictor is None else self.predictor.errors
+        lines = [*self.task.notes(), *self.properties.notes(self.asked)]
+        for entry in self.properties.entries:
+            if entry.name in self.asked and entry.name in errors:
+                error = f"{errors[entry.name]:.3g} {entry.unit}"
+                lines.append(f"predicted_{entry.name} is off by {error} on average for molecules of the data")
+        if self.num_candidates > 1:
+            lines.append(f"each molecule is the nearest of {self.num_candidates} that were drawn for it")
+        return lines
+
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
+        start = self.task.begin(index, generator)
+        start = with_target(start, self.properties, self.asked) if self.asked else start
+        return start if self.mask is None else limit(start, self.mask)
+
+    def totals(self, index: int) -> Sequence[SumConstraint]:
+        totals, charge = self.task.totals(index), self.charge
+        if charge is None:
+            return totals
+        return [*(one for one in totals if not np.array_equal(one.weight, charge.weight)), charge]
+
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
+        """That of the task; the record says what was asked for and, if there is a predictor, what it predicts."""
+        outcome = self.task.finish(index, start, molecule)
+        if not self.asked:
+            return outcome
+        fields = {f"asked_{name}": float(value) for name, value in self.asked.items()}
+        if self.predictor is not None:
+            (values,) = predicted(self.predictor, [outcome.molecule])
+            fields |= {f"predicted_{name}": values[name] for name in self.asked if name in values}
+        return replace(outcome, fields={**outcome.fields, **fields})
+
+    def admission(self, n: int) -> Admission | None:
+        return self.task.admission(n)
+
+
+def with_target(start: PartialState, properties: Properties, asked: Mapping[str, float]) -> PartialState:
+    """The same start with property values for all of its molecules."""
+    rows = properties.row(asked).expand(start.clean.num_molecules, -1)
+    return replace(start, clean=start.clean.replace(condition=rows))
+
+
+def limit(start: PartialState, mask: np.ndarray) -> PartialState:
+    """The same start with free atoms limited to the classes of `mask` [K]; refuses one that leaves no atom or class."""
+    known = start.level.atom[..., None] == 0
+    if bool(known.all()):
+        raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
+    within = torch.from_numpy(mask).expand(*known.shape[:2], -1) | known
+    allowed = within if start.allowed is None else start.allowed & within
+    if not allowed.any(-1).all():
+        atom = int((~allowed.any(-1))[0].long().argmax())
+        raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
+    return replace(start, allowed=allowed)
+
+
+def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """Atomic numbers of symbols that the model knows."""
+    known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
+    for symbol in symbols:
+        if symbol not in known:
+            other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
+            expected = f"expected elements that the model knows: {', '.join(known)}"
+            raise MoldiffError(f"{name}: got {symbol!r}, {expected}{other}")
+    return [NUMBERS[symbol] for symbol in symbols]
+
+
 def description(request: Any) -> dict[str, Any]:
     """A request, or another dataclass of plain options, in JSON's types: its name and options, of files also a hash."""
     options: dict[str, Any] = {"name": type(request).__name__.lower()}
@@ -256,7 +339,8 @@ def description(request: Any) -> dict[str, Any]:
         if value is None:
             continue
         options[option.name] = _plain(value)
-        if isinstance(value, str | Path) and len(str(value)) < _MAX_NAME and Path(value).is_file():
+        # Longer texts are no names of files.
+        if isinstance(value, str | Path) and len(str(value)) < 4096 and Path(value).is_file():
             options[f"{option.name}_sha256"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
     return options
 

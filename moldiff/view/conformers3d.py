@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
-from moldiff.sampling.trajectory import trajectory_path
+from moldiff.sampling.sample import trajectory_path
 
 
 def molblock(record: Record) -> str | None:

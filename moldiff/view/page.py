@@ -23,7 +23,7 @@ from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.sampling.trajectory import trajectory_path, write_trajectories
+from moldiff.sampling.sample import trajectory_path, write_trajectories
 from moldiff.view.conformers3d import facing, films, is_solid, molblock
 from moldiff.view.depict import draw
 from moldiff.view.histograms import Distributions, plots, reference_distributions

@@ -10,8 +10,8 @@ import pytest
 from test_train_command import TINY
 
 from moldiff.cli.compose import compose_options, entry
+from moldiff.cli.jobs import return_to_start, with_outputs, work_in_run_folder
 from moldiff.cli.main import main
-from moldiff.cli.paths import return_to_start, with_outputs, work_in_run_folder
 from moldiff.data.sources.files import find_files
 
 

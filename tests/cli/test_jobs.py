@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from models import MODEL_CONFIG, small_model
 from test_train_command import TINY
 
-from moldiff.cli import multirun
+from moldiff.cli import jobs
 from moldiff.cli.compose import argument, compose_options, each_combination
 from moldiff.cli.main import main
 from moldiff.data.sources.files import name_of
@@ -38,7 +38,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         found.append(list(words))
         return 1 if "seed=2" in words else 0
 
-    monkeypatch.setattr(multirun, "_run_alone", run)
+    monkeypatch.setattr(jobs, "_run_alone", run)
     return found
 
 

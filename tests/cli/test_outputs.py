@@ -235,9 +235,9 @@ def test_s10_a_molecule_that_memory_does_not_hold_is_refused_first(
 _IN_THE_BACKGROUND = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-import moldiff.sampling.workers
+import moldiff.sampling.molecule_sampler
 from moldiff.cli.main import main
-moldiff.sampling.workers._MAX_BLOCK = 4
+moldiff.sampling.molecule_sampler._MAX_BLOCK = 4
 sys.exit(main(sys.argv[1:]))
 """
 """A command as a script starts it with `&`."""

@@ -21,7 +21,7 @@ from moldiff.diffusion.property_predictor import load_predictor, predictor_for
 from moldiff.errors import MoldiffError
 from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.molecule_sampler import BestOfN
-from moldiff.tasks.constraints import predicted
+from moldiff.tasks.task import predicted
 from moldiff.training.datamodule import learnt_properties
 
 pytestmark = QUIET

@@ -23,7 +23,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import stack_starts
 from moldiff.sampling.generator import Generator, load
-from moldiff.tasks.constraints import with_target
+from moldiff.tasks.task import with_target
 from moldiff.training.train import train
 
 pytestmark = QUIET

@@ -138,7 +138,7 @@ def test_impossible_values_are_named(generator: Generator, options: dict[str, ob
 
 
 def test_interruption_returns_what_is_finished(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
+    monkeypatch.setattr("moldiff.sampling.molecule_sampler._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
         if done > 7:

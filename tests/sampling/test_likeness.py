@@ -170,7 +170,7 @@ def test_steering_keeps_a_formula(generator: Generator) -> None:
 
 
 def test_ctrl_c_ranks_what_is_finished(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 3)
+    monkeypatch.setattr("moldiff.sampling.molecule_sampler._MAX_BLOCK", 3)
 
     def interrupt(done: float) -> None:
         if done > 8:

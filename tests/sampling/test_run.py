@@ -23,9 +23,9 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.writer import Writer, finished_records
 from moldiff.sampling.batch import SampleSpec, in_batches, stack_starts
 from moldiff.sampling.generator import Generator
+from moldiff.sampling.molecule_sampler import IndexBlocks, choose_workers
 from moldiff.sampling.run import ResumePoint
 from moldiff.sampling.sample import Sample
-from moldiff.sampling.workers import IndexBlocks, choose_workers
 from moldiff.tasks.task import NewMolecules
 
 FAST = PowerSampler(num_steps=3)
@@ -38,7 +38,7 @@ def generator() -> Generator:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.sampling.workers._MAX_BLOCK", 6)
+    monkeypatch.setattr("moldiff.sampling.molecule_sampler._MAX_BLOCK", 6)
 
 
 def bits(samples: Iterable[Sample]) -> list[object]:
@@ -236,7 +236,7 @@ def test_padding_of_starts_is_unknown() -> None:
 
 
 def test_workers_are_for_long_runs(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.sampling.workers.available_cpus", lambda: 2)
+    monkeypatch.setattr("moldiff.sampling.molecule_sampler.available_cpus", lambda: 2)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     molecules = generator.stream(1).molecules
     assert [choose_workers(molecules, 0, n) for n in (1, 100, 400, 2000)] == [0, 0, 2, 2]

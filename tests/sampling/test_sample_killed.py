@@ -23,7 +23,8 @@ from moldiff.cli.main import main
 from moldiff.sampling.generator import load
 
 torch.set_num_threads(1)
-moldiff.sampling.workers._MAX_BLOCK = 4  # molecules drawn before any is written, so that the file grows in many steps
+# Molecules drawn before any is written, so that the file grows in many steps.
+moldiff.sampling.molecule_sampler._MAX_BLOCK = 4
 load("qm9")
 print("ready", flush=True)
 for line in sys.stdin:

@@ -23,9 +23,8 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import SampleSpec, denoise_batch
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow, Link, Replace
-from moldiff.tasks.constraints import ConstrainedTask, element_mask
 from moldiff.tasks.formula import Composition
-from moldiff.tasks.task import NewMolecules, Task, TaskOutcome, TaskSpec, description
+from moldiff.tasks.task import ConstrainedTask, NewMolecules, Task, TaskOutcome, TaskSpec, description, element_mask
 
 FAST = PowerSampler(num_steps=3)
 WIDE = Vocabulary(

@@ -14,12 +14,12 @@ from models import random_batch, small_model
 from torch import nn
 from trainings import QUIET, config
 
-import moldiff.sampling.workers
+import moldiff.sampling.molecule_sampler
 import moldiff.training.autotune
 from moldiff.diffusion.compute import FLOAT32, Precision, compile_blocks, seconds, verdict
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.sampling.generator import load
-from moldiff.sampling.workers import with_trial
+from moldiff.sampling.molecule_sampler import with_trial
 from moldiff.training.autotune import ArithmeticTrial
 from moldiff.training.checkpoint import load_state
 from moldiff.training.train import train
@@ -177,10 +177,10 @@ def test_a_long_run_of_samples_is_compiled_where_that_pays(
         assert len(run().prediction.pos) == 64
         return taken.pop(0)
 
-    monkeypatch.setattr(moldiff.sampling.workers, "seconds", stopwatch)
-    monkeypatch.setattr(moldiff.sampling.workers, "can_compile", lambda device: True)
+    monkeypatch.setattr(moldiff.sampling.molecule_sampler, "seconds", stopwatch)
+    monkeypatch.setattr(moldiff.sampling.molecule_sampler, "can_compile", lambda device: True)
     monkeypatch.setattr(
-        moldiff.sampling.workers, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted)
+        moldiff.sampling.molecule_sampler, "compile_blocks", lambda network, wanted, dynamic: compiled.append(wanted)
     )
     molecules = load("qm9", device="cpu").stream(100_000, steps=50).molecules
     assert molecules.arithmetic == FLOAT32

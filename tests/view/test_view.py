@@ -25,9 +25,9 @@ from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.molecules.molecule import Molecule
+from moldiff.sampling.batch import MAX_FRAMES
 from moldiff.sampling.generator import Generator
-from moldiff.sampling.sample import Samples
-from moldiff.sampling.trajectory import MAX_FRAMES, trajectory_path, write_trajectories
+from moldiff.sampling.sample import Samples, trajectory_path, write_trajectories
 from moldiff.view import view
 from moldiff.view.depict import draw
 from moldiff.view.histograms import Distributions, plots

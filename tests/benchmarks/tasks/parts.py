@@ -22,7 +22,7 @@ from moldiff.molecules import identity
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks import Grow, Link, Replace
-from moldiff.tasks.fixed_part import is_attached
+from moldiff.tasks.grow import is_attached
 from moldiff.tasks.task import Admission, RoundRobin, Task, TaskOutcome, TaskSpec
 from tests.benchmarks.tasks.conformers import sanitized
 from tests.benchmarks.tasks.settings import Columns, Row, Settings

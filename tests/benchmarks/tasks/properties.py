@@ -29,8 +29,7 @@ from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.sampling.generator import Generator
 from moldiff.sampling.molecule_sampler import BestOfN
 from moldiff.sampling.sample import Sample
-from moldiff.tasks.constraints import SIZE, with_target
-from moldiff.tasks.task import Task
+from moldiff.tasks.task import SIZE, Task, with_target
 from tests.benchmarks.tasks.settings import Columns, Row
 
 SHOWN_UNITS: Mapping[str, tuple[str, float]] = {"Hartree": ("meV", 27_211.386_245_988)}
