@@ -16,6 +16,7 @@ commands:
   sample     draw new molecules from a trained model and write them to a file
   evaluate   score a file of molecules, whoever made it
   view       a file of molecules as one HTML page: 2D, 3D, filters, plots
+  verify     whether the records of a file are what moldiff drew
   prepare    turn a source of molecules into a prepared set
   train      train a model on a prepared set
   models     list the models of the package
@@ -145,6 +146,24 @@ examples:
   moldiff sample n=20 trajectory=true && moldiff view input=molecules.sdf
 """
 
+VERIFY = f"""\
+moldiff verify - whether the records of a file are what moldiff drew
+
+usage: moldiff verify input=FILE [key=value ...]
+
+Draws each record again from its own fields: model, weights, seed, index and
+settings. Reproduced = it is the same to rounding; changed = it is not, and how;
+foreign = it does not say that moldiff drew it; unknown = it cannot be drawn
+again here, for example with other weights. The exit code is 0 if all are
+reproduced, and 1 otherwise.
+
+options and their defaults:
+{_lines("verify")}
+examples:
+  moldiff verify input=molecules.sdf
+  moldiff verify input=molecules.sdf out=verified.json
+"""
+
 PREPARE = f"""\
 moldiff prepare - turn a source of molecules into a prepared set
 
@@ -201,4 +220,4 @@ examples:
   moldiff train out=runs/qm9 experiment=qm9 resume=true
 """
 
-COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "view": VIEW, "prepare": PREPARE, "train": TRAIN}
+COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "view": VIEW, "verify": VERIFY, "prepare": PREPARE, "train": TRAIN}

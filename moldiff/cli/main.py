@@ -1,4 +1,4 @@
-"""The command line: `moldiff prepare | train | sample | evaluate | view key=value ...`.
+"""The command line: `moldiff prepare | train | sample | evaluate | view | verify key=value ...`.
 
 Everything heavy is imported inside the command that needs it, so that help and wrong input answer at once.
 """
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -289,12 +290,43 @@ def _view(options: Mapping[str, Any]) -> int:
     return EXIT_OK
 
 
+def _check_verify(options: Mapping[str, Any]) -> None:
+    _check_input(options)
+    if options["out"] is not None and not options["out"].lower().endswith(".json"):
+        raise MoldiffError(f"out: got {options['out']}, expected a name that ends in .json")
+
+
+def _verify(options: Mapping[str, Any]) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import MofNCompleteColumn
+    from rich.table import Table
+
+    from moldiff.evaluation.report import write_json
+    from moldiff.molecules.formats.storage import shown
+    from moldiff.sampling.verify import Finding, counts, document, verify
+
+    with bars(MofNCompleteColumn()) as show:
+        found = verify(options["input"], device=options["device"], on_progress=partial(show, "verifying"))
+    table = Table("records", "", "first", title="Verified")
+    for kind, count in counts(found).items():
+        first = next((one for one in found if one.finding == kind and one.reason), None)
+        if count:
+            table.add_row(kind, str(count), "" if first is None else escape(f"{first.number}: {shown(first.reason)}"))
+    Console().print(table)
+    if options["out"] is not None:
+        write_json(options["out"], document(options["input"], found))
+        print(f"report in {options['out']}")
+    return EXIT_OK if all(one.finding is Finding.REPRODUCED for one in found) else EXIT_FAILED
+
+
 _COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], int]]] = {
     "prepare": (_check_prepare, _prepare),
     "train": (_check_train, _train),
     "sample": (check_sample, sample),
     "evaluate": (_check_input, _evaluate),
     "view": (_check_view, _view),
+    "verify": (_check_verify, _verify),
 }
 """Of each command what refuses impossible values before anything slow happens, and what runs it."""
 

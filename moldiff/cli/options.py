@@ -111,6 +111,15 @@ class ViewOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """What `moldiff verify` looks at, and what it writes."""
+
+    input: str | None = option(None, "an SDF file, whoever had it in between", typed="input=FILE")
+    out: str | None = option(None, "NAME.json: what each record is; an older one is replaced")
+    device: str = option("auto", "auto, cpu, cuda, ...")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
     """What `moldiff prepare` makes, whatever the source."""
 
@@ -207,6 +216,7 @@ COMMANDS: Mapping[str, tuple[type, ...]] = {
     "sample": (SampleTarget, SamplingConfig, SampleOptions, Common),
     "evaluate": (InputOptions, EvaluateOptions, Common),
     "view": (InputOptions, ViewOptions, Common),
+    "verify": (VerifyOptions, Common),
     "prepare": (PrepareOptions, Common),
     "train": (TrainOptions, Common),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -66,7 +67,7 @@ class Verification:
 
 
 def verify(
-    path: str | Path, *, device: str = "auto", on_progress: Callable[[int], None] | None = None
+    path: str | Path, *, device: str = "auto", on_progress: Callable[[int, int], None] | None = None
 ) -> list[Verification]:
     """Draw every record of an SDF file again from its own fields: model, weights, seed, index and settings.
 
@@ -76,7 +77,7 @@ def verify(
     Args:
         path: the file, or another with these data fields.
         device: "auto", "cpu", "cuda", ...
-        on_progress: called with the number of records that are done.
+        on_progress: called with the number of records that are done, and of all.
 
     Raises:
         MoldiffError: for a file that cannot be read or holds no record.
@@ -93,13 +94,14 @@ def verify(
             waiting.setdefault(_settings(fields_of), []).append((record, molecule))
     if not found and not waiting:
         raise MoldiffError(f"{path}: no record found, expected at least one molecule")
+    total = len(found) + sum(map(len, waiting.values()))
     generators = cache(lambda name: load(name, device=device))
     for settings, every in waiting.items():
         for start in range(0, len(every), _BLOCK):
             for one in _of_settings(json.loads(settings), every[start : start + _BLOCK], generators):
                 found[one.number] = one
             if on_progress is not None:
-                on_progress(len(found))
+                on_progress(len(found), total)
     return [found[number] for number in sorted(found)]
 
 
@@ -232,6 +234,17 @@ def _positions(molecule: Molecule) -> np.ndarray:
     heavy = np.repeat(np.arange(len(molecule.pos)), molecule.num_hydrogens)
     slots = np.arange(molecule.hydrogen_offset.shape[1]) < molecule.num_hydrogens[:, None]
     return np.concatenate([molecule.pos, molecule.pos[heavy] + molecule.hydrogen_offset[slots]])
+
+
+def document(path: str | Path, found: Sequence[Verification]) -> dict[str, Any]:
+    """What was found, in JSON's types: the file, its hash, how many records are what, and each of them."""
+    return {
+        "moldiff": moldiff.__version__,
+        "file": str(path),
+        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "counts": counts(found),
+        "records": [asdict(one) for one in found],
+    }
 
 
 def counts(found: Sequence[Verification]) -> dict[str, int]:

@@ -134,3 +134,17 @@ def test_a_record_of_another_version_says_so(tmp_path: Path) -> None:
         writer.write(mol)
     (found,) = moldiff.verify(path)
     assert found.reason.endswith(f"(written by 0.0.9, this is {moldiff.__version__})")
+
+
+def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = sampled(tmp_path, "n=2", "size=4"), tmp_path / "verified.json"
+    assert main(["verify", f"input={path}"]) == 0
+    assert re.search(r"reproduced\W+2", capsys.readouterr().out)
+    path.write_text(path.read_text().replace("qm9-0-1\n", "mine\n").replace("<weights>\n", "<weight>\n", 1))
+    assert main(["verify", f"input={path}", f"out={report}"]) == 1
+    assert re.search(r"foreign\W+1\W+1: no field weights", capsys.readouterr().out)
+    said = json.loads(report.read_text())
+    assert said["counts"] == {"reproduced": 1, "changed": 0, "foreign": 1, "unknown": 0}
+    assert [one["finding"] for one in said["records"]] == ["foreign", "reproduced"]
+    assert main(["verify", f"input={tmp_path / 'none.sdf'}"]) == 2
+    assert main(["verify", f"input={path}", "out=report"]) == 2
