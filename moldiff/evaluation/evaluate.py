@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.bond_lookup import MARGINS_PM
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Entry, MoleculeSet, known_item
-from moldiff.evaluation.reference import Reference, ReferenceSet
+from moldiff.evaluation.metrics.validity import MARGINS_PM
+from moldiff.evaluation.molecule_set import (
+    NO_BONDS,
+    NO_COORDINATES,
+    Entry,
+    MoleculeSet,
+    Reference,
+    ReferenceSet,
+    known_item,
+)
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import MoleculeRow, Scores, score
 from moldiff.evaluation.suite import Choice, Findings, OnMetric, choose, run_metrics
 from moldiff.molecules.formats.reader import ReadResult, read
@@ -92,19 +99,28 @@ def evaluate(
     rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
     if from_file:
         rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
+    missing = {one.name: why for one in scores.results if (why := _missing(one, molecules))}
     findings = Findings(
-        results=[
-            replace(one, numerator=0, denominator=0) if _missing(one, molecules) else one for one in scores.results
-        ],
-        notes=dict(scores.notes) | {one.name: why for one in scores.results if (why := _missing(one, molecules))},
+        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
+        _scores_of_known(known, len(rows), vocabulary),
+        notes={**scores.notes, **missing},
         skipped=skipped,
-        reference_results=_scores_of_known(known, len(rows), vocabulary),
     )
     molecules = replace(molecules, smiles=[row.smiles for row in rows])
     run_metrics(chosen, molecules, known.molecules, findings, on_progress)
     kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
-    options = _options(source, reference, known, rows) | {"hydrogens": hydrogens}
-    report = _report(rows, findings, options, dict(kinds.most_common()))
+    columns, shown = findings.columns, [result for result in findings.results if not result.name.endswith("]")]
+    report = Report(
+        results=shown,
+        rows=[asdict(row) | {key: values[k] for key, values in columns.items()} for k, row in enumerate(rows)],
+        options=_options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": findings.options},
+        notes=findings.notes,
+        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
+        details=[result for result in findings.results if result.name.endswith("]")],
+        skipped=findings.skipped,
+        interrupted=findings.interrupted,
+        remarks=dict(kinds.most_common()),
+    )
     if out is not None:
         report.write(out)
     return report
@@ -162,36 +178,19 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     if known.molecules is None:
         return []
-    some = known.molecules.first(count)
+    some = known.molecules[:count]
     index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
-    results = [result for result in _score(some, index, vocabulary).results if not _missing(result, some)]
-    results = [result for result in results if result.name != "p2_novel_parent"]
-    return [result for result in results if known.trained_on or "novel" not in result.name]
-
-
-def _report(
-    rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any], remarks: Mapping[str, int]
-) -> Report:
-    columns = findings.columns
-    table = [asdict(row) | {name: values[place] for name, values in columns.items()} for place, row in enumerate(rows)]
-    return Report(
-        results=[result for result in findings.results if not result.name.endswith("]")],
-        rows=table,
-        options={**options, "metrics": findings.options},
-        notes=findings.notes,
-        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
-        details=[result for result in findings.results if result.name.endswith("]")],
-        skipped=findings.skipped,
-        interrupted=findings.interrupted,
-        remarks=remarks,
-    )
+    return [
+        result
+        for result in _score(some, index, vocabulary).results
+        if not _missing(result, some)
+        and result.name != "p2_novel_parent"
+        and (known.trained_on or "novel" not in result.name)
+    ]
 
 
 def _options(
-    source: Source,
-    reference: Reference | None,
-    known: ReferenceSet,
-    rows: Sequence[MoleculeRow],
+    source: Source, reference: Reference | None, known: ReferenceSet, rows: Sequence[MoleculeRow]
 ) -> dict[str, Any]:
     index = known.index
     path = source.path if isinstance(source, ReadResult) else source

@@ -1,27 +1,61 @@
-"""What a metric is given, and what it gives back."""
+"""What a metric is given, and what it gives back: numbers with a numerator, a denominator and a definition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import Status
-from moldiff.processes import was_interrupted
+from moldiff.processes import OnProgress, was_interrupted
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of finished and of all steps."""
+if TYPE_CHECKING:
+    from moldiff.evaluation.molecule_set import MoleculeSet
 
 _Outcome = TypeVar("_Outcome")
 
 WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
 """How the check of a molecule in a worker process can end other than well."""
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One number with everything needed to read it.
+
+    Attributes:
+        name: short name, e.g. "p2_molecule_stable".
+        numerator: count (or sum) above the line.
+        denominator: count below the line.
+        definition: one sentence that says what is counted and over what.
+        counted: over how many items the number was taken, where the denominator does not say it (a median).
+        unit: of the value, e.g. "kcal/mol"; "" = none.
+    """
+
+    name: str
+    numerator: float
+    denominator: float
+    definition: str
+    counted: int | None = None
+    unit: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The quotient of the two; None when the denominator is 0 (never NaN)."""
+        return self.numerator / self.denominator if self.denominator else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready row."""
+        shown = ("numerator", "denominator", "counted", "unit", "definition")
+        return {"name": self.name, "value": self.value} | {key: getattr(self, key) for key in shown}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The result of which `to_dict` made the row."""
+        return cls(**{key: value for key, value in row.items() if key != "value"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,10 @@ class MetricOutput:
 
 
 class Metric(Protocol):
-    """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass."""
+    """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass.
+
+    One with a true `skip_if_missing` is left out with a note where its package is not installed.
+    """
 
     @property
     def name(self) -> str:
@@ -79,33 +116,39 @@ def require(package: str) -> None:
 
 
 def count_statuses(
-    name: str, statuses: Sequence[Status | None], total: int, expected: Sequence[Status] = WORKER_FAILURES
+    name: str,
+    statuses: Sequence[Status | None],
+    expected: Sequence[Status] = WORKER_FAILURES,
+    definition: str = "Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
 ) -> list[MetricResult]:
-    """One count for every expected way to fail, and for every other one that occurred, over `total` records."""
+    """One count for every expected way to fail, and for every other one that occurred, over all records."""
     occurred = {status for status in statuses if status is not None and status is not Status.OK}
     return [
         MetricResult(
             f"{name}_status_{status}",
             sum(other is status for other in statuses),
-            total,
-            f"Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
+            len(statuses),
+            definition.format(name=name, status=status),
         )
         for status in dict.fromkeys((*expected, *sorted(occurred)))
     ]
 
 
-def unfinished(name: str, count: int, total: int) -> list[MetricResult]:
-    """How many molecules Ctrl-C left out of all other numbers; nothing when there are none."""
+def finished(
+    name: str,
+    outcomes: Iterable[_Outcome],
+    is_interrupted: Callable[[_Outcome], bool] = lambda outcome: was_interrupted([outcome]),
+) -> tuple[list[_Outcome], list[MetricResult]]:
+    """Outcomes of worker processes without those that Ctrl-C left, and how many these are, if there are any."""
+    everything = list(outcomes)
+    kept = [outcome for outcome in everything if not is_interrupted(outcome)]
     definition = (
         "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
     )
-    return [MetricResult(f"{name}_status_{Status.INTERRUPTED}", count, total, definition)] if count else []
-
-
-def finished(name: str, outcomes: Sequence[_Outcome]) -> tuple[list[_Outcome], list[MetricResult]]:
-    """Outcomes of worker processes without those that Ctrl-C left, and how many these are (`unfinished`)."""
-    kept = [outcome for outcome in outcomes if not was_interrupted([outcome])]
-    return kept, unfinished(name, len(outcomes) - len(kept), len(outcomes))
+    result = MetricResult(
+        f"{name}_status_{Status.INTERRUPTED}", len(everything) - len(kept), len(everything), definition
+    )
+    return kept, [result] if result.numerator else []
 
 
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:

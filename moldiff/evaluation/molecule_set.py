@@ -1,19 +1,26 @@
-"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3."""
+"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3.
+
+And reference molecules: what novelty is decided on, and what distributions are compared with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.bond_lookup import Atoms, all_atoms
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
+from moldiff.evaluation.metrics.validity import Atoms, all_atoms, judge
 from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
+from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record, guarded
+from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.writer import Recorded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
@@ -87,13 +94,9 @@ class MoleculeSet:
 
     def first(self, count: int) -> MoleculeSet:
         """The first so many of them."""
-        return self._part(slice(count))
+        return self[:count]
 
-    def every_other(self, start: int) -> MoleculeSet:
-        """Every second of them from place 0 or 1."""
-        return self._part(slice(start, None, 2))
-
-    def _part(self, part: slice) -> MoleculeSet:
+    def __getitem__(self, part: slice) -> MoleculeSet:
         names = ("entries", "atoms", "smiles", "sources", "drawings")
         return replace(self, **{name: getattr(self, name)[part] for name in names})
 
@@ -190,10 +193,91 @@ def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
     """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
     if isinstance(item, Molecule):
         return all_atoms(item)
-    mol = item.mol if isinstance(item, Record) else None
-    if mol is None or not _is_placed(mol):
+    if not isinstance(item, Record) or item.mol is None or not _is_placed(item.mol):
         return None
-    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-    if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
-        return None
-    return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
+    elements = np.array([atom.GetAtomicNum() for atom in item.mol.GetAtoms()], dtype=np.int64)
+    # A dummy atom is no element, so that there is nothing to look up.
+    return (elements, item.mol.GetConformer().GetPositions()) if elements.all() else None
+
+
+Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceSet:
+    """Reference molecules.
+
+    Attributes:
+        index: their keys; None = nothing is known.
+        molecules: a sample of them to compare with; None = only their keys are known.
+        source: what the sample is.
+        trained_on: whether the index is of other molecules than the sample (training and test set).
+    """
+
+    index: NoveltyIndex | None
+    molecules: MoleculeSet | None = None
+    source: str | None = None
+    trained_on: bool = False
+
+    @classmethod
+    def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
+        """Open what the user names as reference.
+
+        Args:
+            reference: None, an index, molecules or SMILES, a file of molecules, a prepared folder (novelty is decided
+                on its training set, the sample is its test set), a model's folder or an index file (keys alone).
+            size: molecules of the sample at most.
+            complete: add hydrogens that structures of a file lack.
+
+        Raises:
+            MoldiffError: when a path cannot be read.
+        """
+        if reference is None or isinstance(reference, NoveltyIndex):
+            return cls(reference)
+        if not isinstance(reference, str | Path):
+            items = enumerate(reference, start=1)
+            entries = (smiles_record(k, item, "", {}) if isinstance(item, str) else item for k, item in items)
+            return _of_records(entries, size, "molecules from Python")
+        path = Path(reference)
+        if path.is_dir() and (path / "molecules.safetensors").is_file():  # a prepared folder, and not a model's
+            return _of_prepared(path, size)
+        if path.is_dir() or path.suffix == ".safetensors":
+            return cls(NoveltyIndex.load(path))
+        return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
+
+
+def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> ReferenceSet:
+    """Keys of all, and a random sample; one pass, so that a long file is never in memory."""
+    sample: list[Record | Molecule] = []
+    random, seen = np.random.default_rng(0), 0
+
+    def keys() -> Iterator[Any]:
+        """What keys are made of; meanwhile a uniform sample is drawn (Vitter 1985, algorithm R)."""
+        nonlocal seen
+        for seen, entry in enumerate(found, start=1):
+            if len(sample) < size:
+                sample.append(entry)
+            elif (place := int(random.integers(seen))) < size:
+                sample[place] = entry
+            yield (entry.problem or entry.mol) if isinstance(entry, Record) else entry
+
+    index = NoveltyIndex.of(keys())
+    kept = MoleculeSet.of([sample[place] for place in random.permutation(len(sample))])
+    return ReferenceSet(index, _with_smiles(kept), f"{len(kept)} of {seen} molecules of {source}")
+
+
+def _of_prepared(path: Path, size: int) -> ReferenceSet:
+    from moldiff.data.dataset import MoleculeDataset
+
+    prepared = MoleculeDataset.load(path)
+    places, trained = prepared.split("test"), prepared.split("train")
+    chosen = np.random.default_rng(0).permutation(places)[:size]
+    molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])
+    source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
+    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
+    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), _with_smiles(molecules), source, True)
+
+
+def _with_smiles(molecules: MoleculeSet) -> MoleculeSet:
+    pairs = zip(molecules.entries, molecules.drawings, strict=True)
+    return replace(molecules, smiles=[judge(entry, drawing=drawing).strict for entry, drawing in pairs])

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules.formats.storage import encoded, shown, write_atomically
 
 FORMAT_VERSION = 1
@@ -42,6 +42,23 @@ TITLES = {
     "bound": "Variational bound",
 }
 MISSING = "–"
+
+
+class Row(NamedTuple):
+    """A number in a table: its label, the texts of its value and of what it was taken over, and a note on it."""
+
+    result: MetricResult
+    label: str
+    cells: list[str]
+    note: str | None
+
+
+class Group(NamedTuple):
+    """A table of one protocol: its title, the heads of the cells, and its rows."""
+
+    title: str
+    heads: list[str]
+    rows: list[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,32 +93,50 @@ class Report:
         Raises:
             KeyError: when there is none.
         """
-        for result in (*self.results, *self.details):
-            if result.name == name:
-                return result
-        raise KeyError(name)
+        return {result.name: result for result in (*self.details, *self.results)}[name]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; no number in it is NaN or infinite."""
-        results = [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results]
         document = {
             "format_version": FORMAT_VERSION,
             "versions": versions(),
-            "options": dict(self.options),
+            "options": self.options,
             "interrupted": self.interrupted,
-            "skipped": dict(self.skipped),
-            "remarks": dict(self.remarks),
-            "results": results,
+            "skipped": self.skipped,
+            "remarks": self.remarks,
+            "results": [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results],
             "reference_results": [result.to_dict() for result in self.reference_results],
             "details": [result.to_dict() for result in self.details],
-            "molecules": [dict(row) for row in self.rows],
+            "molecules": list(self.rows),
         }
         return {key: _plain(value) for key, value in document.items()}
 
     def tables(self) -> list[Table]:
         """One table per protocol, for a rich console."""
-        beside = {result.name: result for result in self.reference_results}
-        return [_table(protocol, group, self.notes, beside) for protocol, group in by_protocol(self.results).items()]
+        tables = []
+        for group in self.groups():
+            heads = [Column(name, justify="right") for name in group.heads]
+            table = Table("metric", *heads, title=escape(group.title), caption=_caption(group.rows))
+            for row in group.rows:
+                table.add_row(escape(row.label), *row.cells)
+            tables.append(table)
+        return tables
+
+    def groups(self) -> list[Group]:
+        """What a table of each protocol shows, the reference beside it; without counts of reasons that are 0."""
+        groups = []
+        for protocol, results in by_protocol(self.results).items():
+            known = {one.name: one for one in self.reference_results if one.name.startswith(f"{protocol}_")}
+            rows = []
+            for result in results:
+                both = [result, known.get(result.name)] if known else [result]
+                if not all(_is_empty_status(one) for one in both if one is not None):
+                    cells = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
+                    note = self.notes.get(result.name)
+                    rows.append(Row(result, _label(result.name), [text for pair in cells for text in pair], note))
+            heads = ["value", "counted", *(("reference", "counted") if known else ())]
+            groups.append(Group(title(protocol), heads, rows))
+        return groups
 
     def remark_lines(self) -> list[str]:
         """How many records have what is odd about them, a line for each kind."""
@@ -132,9 +167,9 @@ class Report:
 
     def _appendix(self) -> str:
         """What every number means, and what it was made with, as Markdown lists."""
-        shown = [result for result in self.results if not _is_empty_status(result)]
-        lines = ["### Definitions", "", *(f"- `{result.name}`: {result.definition}" for result in shown)]
-        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in {r.name for r in shown}]
+        shown = {result.name: result.definition for result in self.results if not _is_empty_status(result)}
+        lines = ["### Definitions", "", *(f"- `{name}`: {definition}" for name, definition in shown.items())]
+        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in shown]
         lines += [f"- `{name}` left out: {reason}" for name, reason in self.skipped.items()]
         lines += ["", "### Remarks", "", *(f"- {line}" for line in self.remark_lines())] if self.remarks else []
         lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
@@ -167,7 +202,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(_plain(dict(row)) for row in rows)
+        writer.writerows(_plain(rows))
     write_atomically(Path(path), encoded(file.getvalue()))
 
 
@@ -190,7 +225,7 @@ def format_value(result: MetricResult) -> str:
 def format_fraction(result: MetricResult) -> str:
     """Numerator / denominator for people, or over how many items the number was taken."""
     if _is_count(result):
-        return _counts(result)
+        return f"{result.numerator:.0f}/{result.denominator:.0f}"
     return f"{result.numerator:g}/{result.denominator:g}" if result.counted is None else f"{result.counted}"
 
 
@@ -201,9 +236,8 @@ def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
     a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
     """
     lines: list[str] = []
-    groups = by_protocol(result for results in columns.values() for result in results)
     cells = {column: {result.name: result for result in results} for column, results in columns.items()}
-    for protocol, group in groups.items():
+    for protocol, group in by_protocol(result for results in columns.values() for result in results).items():
         lines += [f"### {title(protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
         for name in dict.fromkeys(result.name for result in group):
@@ -212,6 +246,13 @@ def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
                 lines.append(f"| {_label(name)} | " + " | ".join(_cell(result) for result in row) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _cell(result: MetricResult | None) -> str:
+    if result is None or result.value is None:
+        return MISSING
+    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
+    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
 
 
 def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
@@ -223,10 +264,7 @@ def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, pa
         drawn: molecules drawn by the sampler, rejected ones included.
         path: the file that was written; None = none.
     """
-    table = Table(title="Sampling", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(justify="right")
+    table = Table("", *(Column(justify="right") for _ in range(2)), title="Sampling", show_header=False)
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
     found = {result.name: result for result in results}
@@ -247,49 +285,18 @@ def title(protocol: str) -> str:
     return TITLES.get(name, name) + (f" ({options.removesuffix(']')})" if bracket else "")
 
 
-def _table(
-    protocol: str,
-    results: Sequence[MetricResult],
-    notes: Mapping[str, str],
-    beside: Mapping[str, MetricResult],
-) -> Table:
-    table = Table(title=escape(title(protocol)))
-    table.add_column("metric")
-    for name in ("value", "counted", *(("reference", "counted") if beside else ())):
-        table.add_column(name, justify="right")
-    for result in results:
-        both = (result, beside.get(result.name)) if beside else (result,)
-        if not all(_is_empty_status(one) for one in both if one is not None):
-            texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
-            table.add_row(escape(_label(result.name)), *(text for pair in texts for text in pair))
-    caption = _caption(results, notes)
-    table.caption = None if caption is None else escape(caption)
-    return table
-
-
-def _caption(results: Sequence[MetricResult], notes: Mapping[str, str]) -> str | None:
+def _caption(rows: Sequence[Row]) -> str | None:
     """Why results have no value, each reason once; None = all have one."""
     labels: dict[str, list[str]] = {}
-    for result in results:
-        if result.name in notes and result.value is None and not _is_empty_status(result):
-            labels.setdefault(notes[result.name], []).append(_label(result.name))
-    return "\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items()) or None
+    for row in rows:
+        if row.note is not None and row.result.value is None and not _is_empty_status(row.result):
+            labels.setdefault(row.note, []).append(row.label)
+    return escape("\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items())) or None
 
 
 def _label(name: str) -> str:
     """A readable name without the protocol, which the table's title gives."""
     return name.partition("_")[2].replace("status_", "rejected: ").replace("_", " ") or name
-
-
-def _cell(result: MetricResult | None) -> str:
-    if result is None or result.value is None:
-        return MISSING
-    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
-    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
-
-
-def _counts(result: MetricResult) -> str:
-    return f"{result.numerator:.0f}/{result.denominator:.0f}"
 
 
 def _is_count(result: MetricResult) -> bool:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 
 from rdkit import Chem
 
-from moldiff.evaluation.metrics.bond_lookup import (
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
+from moldiff.evaluation.metrics.validity import (
     Atoms,
-    LargestFragment,
-    LookedUp,
+    ValidityCounts,
     all_atoms,
     distance_lookup_results,
+    judge,
     largest_fragment,
     look_up,
 )
-from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
-from moldiff.evaluation.metrics.validity import ValidityCounts, judge
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
 
@@ -38,8 +37,7 @@ class MoleculeRow:
         reason: why it is not valid.
         remarks: what is odd about it all the same; None = nothing, or not looked for.
         smiles: isomeric SMILES of a valid molecule.
-        num_heavy_atoms: heavy atoms.
-        num_atoms: atoms, hydrogens included.
+        num_atoms: hydrogens included.
         num_fragments: pieces of the explicit graph.
         p2_stable: every atom obeys the valence rule on the explicit graph.
         unique: first valid molecule of the list with its normalised key.
@@ -109,7 +107,7 @@ def score(
     for verdict in verdicts:
         validity.add(verdict)
         uniqueness.add(verdict)
-    looked_up = look_up([entry for entry in atoms if entry is not None])
+    looked_up = [look_up(entry) for entry in atoms if entry is not None]
     fragments = [largest_fragment(graph) for graph in looked_up]
     parents, novel = parent_novelty(verdicts, novelty)
     results = [
@@ -119,7 +117,7 @@ def score(
         parents,
     ]
     found = iter(zip(looked_up, fragments, strict=True))
-    rows, seen = [], set[str]()
+    rows, seen = [], set[str | None]()
     for number, (molecule, verdict, entry) in enumerate(zip(molecules, verdicts, atoms, strict=True), start=1):
         key = verdict.canonical
         row = MoleculeRow(
@@ -140,21 +138,13 @@ def score(
                 num_fragments=verdict.num_fragments,
                 p2_stable=verdict.stable,
             )
-        rows.append(row if entry is None else _with_lookup(row, *next(found)))
-        seen |= set() if key is None else {key}
+        if entry is not None:
+            graph, fragment = next(found)
+            smiles, count = fragment or (None, None)
+            row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
+        rows.append(row)
+        seen.add(key)
     return Scores(results, rows, _notes(results, novelty))
-
-
-def _with_lookup(row: MoleculeRow, graph: LookedUp, fragment: LargestFragment | None) -> MoleculeRow:
-    """The row with what protocol P1 says."""
-    smiles, count = (None, None) if fragment is None else fragment
-    return replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
-
-
-def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
-    """Values by name, as a training callback logs them; results without a value are left out."""
-    results = score(molecules, novelty).results
-    return {result.name: result.value for result in results if result.value is not None}
 
 
 def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dict[str, str]:
@@ -163,6 +153,11 @@ def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dic
         if result.value is None:
             unreferenced = "novel" in result.name and not novelty
             keys_alone = result.name == "p2_novel_parent" and novelty and novelty.texts is None
-            why = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
-            notes[result.name] = why
+            notes[result.name] = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
     return notes
+
+
+def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
+    """Values by name, as a training callback logs them; results without a value are left out."""
+    results = score(molecules, novelty).results
+    return {result.name: result.value for result in results if result.value is not None}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import Metric, MetricOutput, require
+from moldiff.evaluation.metric import Metric, MetricOutput, MetricResult, require
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution
 from moldiff.evaluation.metrics.diversity import Diversity, NearestNeighbours
@@ -17,7 +17,7 @@ from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
 from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, MoleculeSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.processes import OnProgress
 
 SUITE: Mapping[str, type[Any]] = {
     "p3": Perception,
@@ -59,14 +59,6 @@ class Findings:
     options: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
-
-    def add(self, name: str, found: MetricOutput) -> None:
-        """Put in what a metric found."""
-        self.results += found.results
-        self.columns.update(found.columns)
-        self.notes.update(found.notes)
-        self.options[name] = found.options
-        self.interrupted |= found.interrupted
 
 
 def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
@@ -117,7 +109,11 @@ def run_metrics(
             continue
         try:
             found = metric(molecules, known, _named(on_progress, metric.name))
-            findings.add(metric.name, found)
+            findings.results += found.results
+            findings.columns |= found.columns
+            findings.notes |= found.notes
+            findings.options[metric.name] = found.options
+            findings.interrupted |= found.interrupted
             if beside and known is not None and not found.interrupted:
                 same = _of_known(metric, known, len(molecules), on_progress)
                 findings.reference_results += same.results
@@ -146,9 +142,9 @@ def _of_known(metric: Metric, known: MoleculeSet, count: int, on_progress: OnMet
         return MetricOutput([])
     report = _named(on_progress, f"{metric.name}, reference")
     if "reference" in metric.needs:
-        return metric(known.first(2 * count).every_other(0), known.first(2 * count).every_other(1), report)
-    return metric(known.first(count), None, report)
+        return metric(known[: 2 * count : 2], known[1 : 2 * count : 2], report)
+    return metric(known[:count], None, report)
 
 
-def _named(on_progress: OnMetric | None, name: str) -> Callable[[int, int], None] | None:
+def _named(on_progress: OnMetric | None, name: str) -> OnProgress | None:
     return None if on_progress is None else lambda done, total: on_progress(name, done, total)

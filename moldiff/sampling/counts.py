@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from moldiff.evaluation.metrics.lookup import COLUMNS
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.druglike import COLUMNS
 from moldiff.evaluation.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.evaluation.metrics.validity import ValidityCounts
-from moldiff.evaluation.result import MetricResult
 from moldiff.sampling.filters import Filter
 from moldiff.sampling.sample import Sample
 from moldiff.tasks.task import Value

@@ -9,8 +9,8 @@ from typing import Self
 
 from rdkit import Chem
 
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import ValidityReport
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import convert
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.tasks.task import Value

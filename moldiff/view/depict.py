@@ -18,7 +18,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.rdDepictor import Compute2DCoords
 
 from moldiff.molecules.convert import stereo_of_coordinates
-from moldiff.view.render import render
+from moldiff.view.depict import render
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"

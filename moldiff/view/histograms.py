@@ -16,7 +16,7 @@ from rdkit import Chem
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import records
-from moldiff.view.render import render
+from moldiff.view.depict import render
 
 BIN = 0.02
 """Width of a bin of bond lengths (Å)."""

@@ -15,8 +15,8 @@ from rdkit import Chem
 from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import Report, by_protocol, format_fraction, format_value, title
-from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
@@ -24,11 +24,9 @@ from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.trajectory import trajectory_path, write_trajectories
-from moldiff.view.conformers3d import facing, films, is_solid, molblock
-from moldiff.view.depict import draw
+from moldiff.view.depict import draw, facing, films, is_solid, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
-from moldiff.view.render import render
-from moldiff.view.table import Table
+from moldiff.view.page import Table
 
 _SCRIPTS = ("3Dmol-min.js", "viewer.js", "gallery.js")
 

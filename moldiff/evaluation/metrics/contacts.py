@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses
-from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import TORN, Bonds, all_bonds
+from moldiff.processes import OnProgress
 
 _UNKNOWN = 1.5
 """Times the covalent radii, above which a bond of an element without radii by order is torn."""
@@ -56,7 +56,6 @@ class Contacts:
         """Check every molecule."""
         found = [self._check(molecules, place) for place in range(len(molecules))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
-        sound = sum(status is Status.OK for status in statuses)
         definition = (
             f"Molecules with finite coordinates, no atoms closer than {self.covalent_fraction:g} x the sum of their "
             f"covalent radii, none more than three bonds apart closer than {self.vdw_fraction:g} x the sum of their "
@@ -64,8 +63,8 @@ class Contacts:
             "its order, over all."
         )
         results = [
-            MetricResult("geometry_sound", sound, len(found), definition),
-            *count_statuses("geometry", statuses, len(found), (Status.CLASH, Status.EXPLODED)),
+            MetricResult("geometry_sound", statuses.count(Status.OK), len(found), definition),
+            *count_statuses("geometry", statuses, (Status.CLASH, Status.EXPLODED)),
         ]
         columns: dict[str, Sequence[Any]] = {
             "geometry_status": statuses,
@@ -103,7 +102,9 @@ class Contacts:
             return None
         limit = self.covalent_fraction * np.add.outer(*2 * [covalent_radii(atomic_number)])
         if bonds is not None:
-            far = ~_within_three_bonds(bonds, len(pos))
+            step = np.eye(len(pos), dtype=np.float32)
+            step[bonds[:, 0], bonds[:, 1]] = step[bonds[:, 1], bonds[:, 0]] = 1
+            far = step @ step @ step == 0  # more than three bonds apart
             vdw = np.add.outer(*2 * [_vdw_radii()[atomic_number]])
             limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
         distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
@@ -111,9 +112,8 @@ class Contacts:
         i, j = divmod(int((distance - limit).argmin()), len(pos))
         if distance[i, j] >= limit[i, j]:
             return None
-        pair = [i, j]
         what = f"closer than {limit[i, j]:.2f} Å"
-        return _problem(Status.CLASH, atomic_number[pair], order[pair], distance[i, j], what)
+        return _problem(Status.CLASH, atomic_number[[i, j]], order[[i, j]], distance[i, j], what)
 
     def _torn(self, bonds: Bonds, order: np.ndarray) -> InvalidMolecule | None:
         """A bond whose atoms are too far apart."""
@@ -131,13 +131,6 @@ def _problem(status: Status, elements: np.ndarray, numbers: np.ndarray, length: 
     named = sorted((int(number), SYMBOLS[int(z)]) for number, z in zip(numbers, elements, strict=True))
     first, second = (f"{number} ({symbol})" for number, symbol in named)
     return InvalidMolecule(status, f"atoms {first} and {second} at {length:.2f} Å, {what}", named[0][0])
-
-
-def _within_three_bonds(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
-    """Whether two atoms are at most three bonds apart [a, a]."""
-    step = np.eye(num_atoms, dtype=np.float32)
-    step[bonds[:, 0], bonds[:, 1]] = step[bonds[:, 1], bonds[:, 0]] = 1
-    return np.asarray(step @ step @ step > 0)
 
 
 @cache

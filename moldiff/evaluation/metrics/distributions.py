@@ -9,19 +9,18 @@ against the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
-from moldiff.molecules import internal_coordinates
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.fragments import ring_systems
+from moldiff.molecules.internal_coordinates import angle_atoms, angles, are_bent, lengths, torsion_atoms, torsions
+from moldiff.processes import OnProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +69,22 @@ class Distribution:
         measure = "Wasserstein-1 distance" if unit else "Jensen-Shannon divergence (base 2)"
         name, values = f"distribution_{what}", what.replace("_", " ") + "s"
         types = sorted(
-            (kind for kind in known if len(known[kind]) >= self.min_count), key=lambda kind: -len(known[kind])
+            (kind for kind in known if len(known[kind]) >= self.min_count and kind in found),
+            key=lambda kind: -len(known[kind]),
         )
-        types = [kind for kind in types if kind in found]
-        distances = {kind: distance(found[kind], known[kind]) for kind in types}
-        weight = sum(len(known[kind]) for kind in types)
         each = [
             MetricResult(
-                f"{name}[{kind}]", distances[kind], 1, f"{measure} of {kind} {values}.", len(found[kind]), unit
+                f"{name}[{kind}]",
+                distance(found[kind], known[kind]),
+                1,
+                f"{measure} of {kind} {values}.",
+                len(found[kind]),
+                unit,
             )
             for kind in types
         ]
-        total = float(sum(len(known[kind]) * distances[kind] for kind in types))
-        counted = sum(len(found[kind]) for kind in types)
+        weights = [len(known[kind]) for kind in types]
+        total = float(sum(weight * one.numerator for weight, one in zip(weights, each, strict=True)))
         definition = (
             f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
         )
@@ -90,10 +92,10 @@ class Distribution:
             f"The reference's {values} of types that are compared (at least {self.min_count} in the reference, one in "
             "the evaluated molecules), over all of the reference's."
         )
-        everything = sum(len(samples) for samples in known.values())
+        counted, everything = sum(len(found[kind]) for kind in types), sum(map(len, known.values()))
         return [
-            MetricResult(name, total, float(weight), definition, counted, unit),
-            MetricResult(f"{name}_covered", weight, everything, covered),
+            MetricResult(name, total, float(sum(weights)), definition, counted, unit),
+            MetricResult(f"{name}_covered", sum(weights), everything, covered),
             *each,
         ]
 
@@ -107,10 +109,9 @@ class Distribution:
         for name, text in (("ring_size", "Rings of {} atoms"), ("ring_system", "Ring systems {}")):
             own, others = (getattr(side, f"{name}s") for side in (found, known))
             kinds, counts = np.unique(others, return_counts=True)
-            for place in np.lexsort((kinds, -counts))[: self.num_rings]:
-                shown = f"{text.format(kinds[place])}, over all {name.replace('_', ' ')}s of P2-valid molecules."
-                number = int((own == kinds[place]).sum())
-                results.append(MetricResult(f"distribution_{name}[{kinds[place]}]", number, len(own), shown))
+            for kind in kinds[np.lexsort((kinds, -counts))[: self.num_rings]]:
+                shown = f"{text.format(kind)}, over all {name.replace('_', ' ')}s of P2-valid molecules."
+                results.append(MetricResult(f"distribution_{name}[{kind}]", int((own == kind).sum()), len(own), shown))
         return results
 
     def _torsion_divergence(self, found: np.ndarray, known: np.ndarray) -> float:
@@ -140,7 +141,7 @@ def _by_class(found: Features, known: Features) -> list[MetricResult]:
     return results
 
 
-def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
+def wasserstein(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
     """Wasserstein-1 distance of two samples [k] and [l], in their unit.
 
     >>> wasserstein(np.array([0.0, 1.0]), np.array([0.5, 1.5]))
@@ -162,8 +163,8 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> float:
     return float(sum(0.5 * (part[part > 0] * np.log2(part[part > 0] / middle[part > 0])).sum() for part in (p, q)))
 
 
-_MARKS = {1: "-", 2: "=", 3: "#", 4: ":"}
 _TYPES = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
+_MARKS = " -=#:"
 _BASE = 128  # larger than any atomic number, so that types pack into one integer
 
 
@@ -190,21 +191,11 @@ class Features:
     ring_systems: np.ndarray
 
 
-class _Flat(NamedTuple):
-    """The atoms and bonds of all molecules behind one another."""
-
-    element: np.ndarray
-    pos: np.ndarray
-    bonds: np.ndarray
-    order: np.ndarray
-
-
 def features(mols: Iterable[Chem.Mol]) -> Features:
     """Samples of sanitised molecules with hydrogens and one conformer."""
     element: list[int] = []
     bonds: list[tuple[int, int, int]] = []
-    pos, sizes, ring_sizes = [np.zeros((0, 3))], [], []
-    systems: list[str] = []
+    pos, sizes, ring_sizes, systems = [np.zeros((0, 3))], [], [], []
     for mol in mols:
         offset = len(element)
         element += [atom.GetAtomicNum() for atom in mol.GetAtoms()]
@@ -216,64 +207,45 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
         sizes.append(mol.GetNumHeavyAtoms())
         ring_sizes += [len(ring) for ring in mol.GetRingInfo().AtomRings()]
         systems += ring_systems(mol)
-    table = np.array(bonds, dtype=np.int64).reshape(-1, 3)
-    flat = _Flat(np.array(element, dtype=np.int64), np.concatenate(pos), table[:, :2], table[:, 2])
+    z, table = np.array(element, dtype=np.int64), np.array(bonds, dtype=np.int64).reshape(-1, 3)
     return Features(
-        bond_lengths=_bond_lengths(flat),
-        angles=_angles(flat),
-        torsions=_torsions(flat),
-        elements=flat.element,
+        *_geometry(z, np.concatenate(pos), table[:, :2], table[:, 2]),
+        elements=z,
         sizes=np.array(sizes),
         ring_sizes=np.array(ring_sizes, dtype=np.int64),
         ring_systems=np.array(systems, dtype=np.str_),
     )
 
 
-def _bond_lengths(flat: _Flat) -> dict[str, np.ndarray]:
-    z = np.sort(flat.element[flat.bonds], axis=1)
-    groups = _grouped(np.column_stack([z, flat.order]), internal_coordinates.lengths(flat.pos, flat.bonds))
-    return {_chain([i, j], [order]): values for (i, j, order), values in groups}
-
-
-def _angles(flat: _Flat) -> dict[str, np.ndarray]:
-    atoms = internal_coordinates.angle_atoms(flat.bonds, len(flat.element))
-    z = flat.element[atoms]
-    z[:, [0, 2]] = np.sort(z[:, [0, 2]], axis=1)
-    groups = _grouped(z, internal_coordinates.angles(flat.pos, atoms))
-    return {_chain([i, j, k], [1, 1]): values for (i, j, k), values in groups}
-
-
-def _torsions(flat: _Flat) -> dict[str, np.ndarray]:
-    atoms = internal_coordinates.torsion_atoms(flat.bonds, len(flat.element))
-    atoms = atoms[internal_coordinates.are_bent(flat.pos, atoms)]
-    z = flat.element[atoms]
-    backwards = (z[:, 1] > z[:, 2]) | ((z[:, 1] == z[:, 2]) & (z[:, 0] > z[:, 3]))
-    z[backwards] = z[backwards, ::-1]
-    middle = _order_of(flat, atoms[:, 1:3])
-    groups = _grouped(np.column_stack([z, middle]), np.abs(internal_coordinates.torsions(flat.pos, atoms)))
-    return {_chain([i, j, k, m], [1, order, 1]): values for (i, j, k, m, order), values in groups}
-
-
-def _order_of(flat: _Flat, pairs: np.ndarray) -> np.ndarray:
-    """Types of the bonds between pairs of atoms [k, 2]."""
-    number = len(flat.element)
-    known = flat.bonds.min(axis=1) * number + flat.bonds.max(axis=1) if len(flat.bonds) else np.zeros(0, dtype=np.int64)
+def _geometry(z: np.ndarray, pos: np.ndarray, bonds: np.ndarray, types: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Bond lengths, angles and torsions by type, of the atoms and bonds of all molecules behind one another."""
+    bends, turns = angle_atoms(bonds, len(z)), torsion_atoms(bonds, len(z))
+    turns = turns[are_bent(pos, turns)]
+    outer = z[bends]
+    outer[:, [0, 2]] = np.sort(outer[:, [0, 2]], axis=1)
+    around = z[turns]
+    backwards = (around[:, 1] > around[:, 2]) | ((around[:, 1] == around[:, 2]) & (around[:, 0] > around[:, 3]))
+    around[backwards] = around[backwards, ::-1]
+    known, middle = (pairs.min(axis=1) * len(z) + pairs.max(axis=1) for pairs in (bonds, turns[:, 1:3]))
     sort = np.argsort(known)
-    wanted = pairs.min(axis=1) * number + pairs.max(axis=1) if len(pairs) else np.zeros(0, dtype=np.int64)
-    return np.asarray(flat.order[sort[np.searchsorted(known[sort], wanted)]])
+    twisted = np.ones((len(turns), 3), dtype=np.int64)
+    twisted[:, 1] = types[sort[np.searchsorted(known[sort], middle)]]
+    return [
+        _by_type_of_chain(np.sort(z[bonds], axis=1), types[:, None], lengths(pos, bonds)),
+        _by_type_of_chain(outer, np.ones((len(bends), 2), dtype=np.int64), angles(pos, bends)),
+        _by_type_of_chain(around, twisted, np.abs(torsions(pos, turns))),
+    ]
 
 
-def _grouped(keys: np.ndarray, values: np.ndarray) -> list[tuple[list[int], np.ndarray]]:
-    """Values [k] parted by their rows of `keys` [k, w]; a list of (row, values)."""
-    if not len(values):
-        return []
+def _by_type_of_chain(elements: np.ndarray, types: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Values [k] of chains of atoms, by their elements [k, w] and the types of the bonds between them [k, w - 1]."""
+    keys = np.column_stack([elements, types])
     packed = (keys * _BASE ** np.arange(keys.shape[1])).sum(axis=1)
     sort = np.argsort(packed, kind="stable")
-    starts = np.flatnonzero(np.diff(packed[sort], prepend=-1))
-    parts = np.split(values[sort], starts[1:])
-    return [(keys[sort[start]].tolist(), part) for start, part in zip(starts, parts, strict=True)]
-
-
-def _chain(elements: list[int], orders: list[int]) -> str:
-    symbols = [SYMBOLS[z] for z in elements]
-    return symbols[0] + "".join(_MARKS[order] + symbol for order, symbol in zip(orders, symbols[1:], strict=True))
+    starts = np.unique(packed[sort], return_index=True)[1]
+    groups = {}
+    for start, part in zip(starts, np.split(values[sort], starts[1:]), strict=False):  # of nothing, there is one part
+        first, *others = (SYMBOLS[number] for number in elements[sort[start]])
+        marks = (_MARKS[kind] for kind in types[sort[start]])
+        groups[first + "".join(mark + symbol for mark, symbol in zip(marks, others, strict=True))] = part
+    return groups

@@ -10,7 +10,7 @@ bond lengths, angles and torsions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -22,7 +22,7 @@ from rdkit.Chem import rdForceFieldHelpers
 
 from moldiff.evaluation.metric import (
     MetricOutput,
-    OnProgress,
+    MetricResult,
     average,
     count_statuses,
     finished,
@@ -30,18 +30,9 @@ from moldiff.evaluation.metric import (
     require,
 )
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.internal_coordinates import (
-    angle_atoms,
-    angles,
-    are_bent,
-    lengths,
-    torsion_atoms,
-    torsion_change,
-    torsions,
-)
+from moldiff.molecules import internal_coordinates as internal
 from moldiff.molecules.molecule import Status, status_of
-from moldiff.processes import Failure, run_limited
+from moldiff.processes import Failure, OnProgress, run_limited
 
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 627.5094740631  # kcal/mol, CODATA 2018
@@ -58,15 +49,13 @@ class RelaxationInput(NamedTuple):
 
 
 class Relaxed(NamedTuple):
-    """One relaxed molecule; changes are absolute, one for each bond (Å), angle and torsion (degrees)."""
+    """What relaxing did: energy (kcal/mol), RMSD (Å), absolute changes of all bonds (Å), angles, torsions (degrees)."""
 
-    pos: np.ndarray
     energy_drop: float
     rmsd: float
     bond_change: np.ndarray
     angle_change: np.ndarray
     torsion_change: np.ndarray
-    num_gradients: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +68,6 @@ class Relaxation:
         max_iterations: steps of L-BFGS after which a molecule has failed.
         limit: seconds of processor time that a molecule may take.
         num_workers: processes; None = one per CPU.
-        skip_if_missing: without the optional package, leave the metric out with a note.
     """
 
     gradient_tolerance: float = 1e-3
@@ -99,9 +87,8 @@ class Relaxation:
         require("tblite")
         tasks = [input_of(mol) for mol in molecules.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
-        found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = asdict(self) | {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return _output(molecules, found, self.name, options)
+        return _output(self, molecules, function, tasks, options, on_progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,21 +113,37 @@ class ForceFieldRelaxation:
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         """Relax every valid molecule in 3D."""
-        mols = list(molecules.mols.values())
+        tasks = list(molecules.mols.values())
         function = partial(relax_by_force_field, max_iterations=self.max_iterations)
-        found = run_limited(function, mols, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
-        return _output(molecules, found, self.name, options)
+        return _output(self, molecules, function, tasks, options, on_progress)
 
 
 def _output(
-    molecules: MoleculeSet, found: Sequence[Relaxed | Failure], name: str, options: Mapping[str, Any]
+    metric: Relaxation | ForceFieldRelaxation,
+    molecules: MoleculeSet,
+    function: Callable[[Any], Relaxed],
+    tasks: Sequence[Any],
+    options: Mapping[str, Any],
+    on_progress: OnProgress | None,
 ) -> MetricOutput:
-    """What relaxing every valid molecule in 3D came to: counts, energies, shifts, and a column for each."""
-    done, left = finished(name, found)
+    """What relaxing every valid molecule in 3D comes to: counts, energies, shifts, and a column for each."""
+    name = metric.name
+    found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
+    kept, left = finished(name, found)
     entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
-    results = [*_results(done, name, options["method"]), *left]
-    return MetricOutput(results, _columns(entries, name), {}, options, bool(left))
+    columns = {
+        f"{name}_status": [None if entry is None else _status(entry) for entry in entries],
+        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
+    }
+    for key in Relaxed._fields:
+        values = [getattr(entry, key) if isinstance(entry, Relaxed) else [] for entry in entries]
+        columns[f"{name}_{key}"] = [float(np.mean(value)) if np.size(value) else None for value in values]
+    return MetricOutput([*_results(kept, name, options["method"]), *left], columns, {}, options, bool(left))
+
+
+def _status(entry: Relaxed | Failure) -> Status:
+    return status_of(entry) if isinstance(entry, Failure) else Status.OK
 
 
 def input_of(mol: Chem.Mol) -> RelaxationInput:
@@ -151,35 +154,10 @@ def input_of(mol: Chem.Mol) -> RelaxationInput:
     return RelaxationInput(numbers, mol.GetConformer().GetPositions(), bonds.reshape(-1, 2), charge)
 
 
-def _status(entry: Relaxed | Failure | None) -> Status | None:
-    if entry is None:
-        return None
-    return status_of(entry) if isinstance(entry, Failure) else Status.OK
-
-
-def _columns(entries: Sequence[Relaxed | Failure | None], name: str) -> dict[str, Sequence[Any]]:
-    done = [entry if isinstance(entry, Relaxed) else None for entry in entries]
-    return {
-        f"{name}_status": [_status(entry) for entry in entries],
-        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
-        f"{name}_energy_drop": [entry and entry.energy_drop for entry in done],
-        f"{name}_rmsd": [entry and entry.rmsd for entry in done],
-        f"{name}_bond_change": [entry and _mean(entry.bond_change) for entry in done],
-        f"{name}_angle_change": [entry and _mean(entry.angle_change) for entry in done],
-        f"{name}_torsion_change": [entry and _mean(entry.torsion_change) for entry in done],
-    }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
 def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list[MetricResult]:
     done = [entry for entry in found if isinstance(entry, Relaxed)]
     drops, shifts = [entry.energy_drop for entry in done], [entry.rmsd for entry in done]
-    changes = [
-        np.concatenate([getattr(entry, change) for entry in done] or [np.zeros(0)]) for change in Relaxed._fields[3:6]
-    ]
+    changes = [np.concatenate(parts) for parts in zip(*(entry[2:] for entry in done), strict=True)] or 3 * [np.zeros(0)]
     over = f"over the P2-valid molecules that {method} relaxed"
     relaxed = f"P2-valid molecules that {method} relaxed to a minimum within the limits, over the P2-valid molecules."
     return [
@@ -191,7 +169,7 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
         average(f"{name}_bond_change", changes[0], f"Mean |Δ length| of all bonds {over}.", "Å"),
         average(f"{name}_angle_change", changes[1], f"Mean |Δ angle| of all bond angles {over}.", "°"),
         average(f"{name}_torsion_change", changes[2], f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
-        *count_statuses(name, [_status(entry) for entry in found], len(found)),
+        *count_statuses(name, [_status(entry) for entry in found]),
     ]
 
 
@@ -216,12 +194,11 @@ def relax(task: RelaxationInput, *, gradient_tolerance: float, max_iterations: i
         return float(last.get("energy")), np.array(last.get("gradient")).ravel()
 
     options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": gradient_tolerance, "ftol": 1e-10}
-    found = minimize(
-        energy_and_gradient, task.pos.ravel() / BOHR, jac=True, method="L-BFGS-B", options={**options, "maxcor": 20}
-    )
+    options["maxcor"] = 20
+    found = minimize(energy_and_gradient, task.pos.ravel() / BOHR, jac=True, method="L-BFGS-B", options=options)
     if np.abs(found.jac).max() > 10 * gradient_tolerance:
         raise RuntimeError(f"not relaxed after {found.nit} steps: largest gradient {np.abs(found.jac).max():.2g} Eh/a0")
-    return compare(task, found.x.reshape(-1, 3) * BOHR, (start - float(found.fun)) * HARTREE, int(found.nfev))
+    return compare(task, found.x.reshape(-1, 3) * BOHR, (start - float(found.fun)) * HARTREE)
 
 
 def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
@@ -265,19 +242,17 @@ def _force_field(mol: Chem.Mol) -> Any | None:
     return None if properties is None else rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
 
 
-def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float, num_gradients: int = 0) -> Relaxed:
+def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float) -> Relaxed:
     """What changed from the coordinates of `task` to pos [a, 3] (Å)."""
     before, bonds, number = task.pos, task.bonds, len(task.atomic_number)
-    bends, turns = angle_atoms(bonds, number), torsion_atoms(bonds, number)
-    turns = turns[are_bent(before, turns) & are_bent(pos, turns)]
+    bends, turns = internal.angle_atoms(bonds, number), internal.torsion_atoms(bonds, number)
+    turns = turns[internal.are_bent(before, turns) & internal.are_bent(pos, turns)]
     return Relaxed(
-        pos=pos,
-        energy_drop=energy_drop,
-        rmsd=superposed_rmsd(before, pos),
-        bond_change=np.abs(lengths(pos, bonds) - lengths(before, bonds)),
-        angle_change=np.abs(angles(pos, bends) - angles(before, bends)),
-        torsion_change=torsion_change(torsions(before, turns), torsions(pos, turns)),
-        num_gradients=num_gradients,
+        energy_drop,
+        superposed_rmsd(before, pos),
+        np.abs(internal.lengths(pos, bonds) - internal.lengths(before, bonds)),
+        np.abs(internal.angles(pos, bends) - internal.angles(before, bends)),
+        internal.torsion_change(internal.torsions(before, turns), internal.torsions(pos, turns)),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import Scores, score
 from moldiff.evaluation.suite import Findings, choose, run_metrics
 from moldiff.molecules.molecule import Molecule
@@ -100,8 +100,8 @@ def column(
         if on_metric is not None:
             on_metric(measure.name)
         is_memory = isinstance(measure, NearestNeighbours)
-        part = subjects.first(first.get(measure.name, len(subjects)))
-        known = background.training if is_memory else background.heldout.first(len(part))
+        part = subjects[: first.get(measure.name, len(subjects))]
+        known = background.training if is_memory else background.heldout[: len(part)]
         before = len(findings.results)
         run_metrics([measure], part, known, findings, beside=False)
         if len(part) < len(subjects):
