@@ -67,7 +67,7 @@ class MoleculeSet:
         read = [mol for mol in sources if mol is not None]
         missing = {}
         if not any(isinstance(item, Molecule) for item in known):
-            if read and not any(map(_is_placed, read)):
+            if read and not any(map(is_placed, read)):
                 missing["p1"] = NO_COORDINATES
             if any(mol.GetNumAtoms() > 1 for mol in read) and not any(mol.GetNumBonds() for mol in read):
                 missing["p2"] = NO_BONDS
@@ -155,7 +155,7 @@ def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidM
     return molecule
 
 
-def _is_placed(mol: Chem.Mol) -> bool:
+def is_placed(mol: Chem.Mol) -> bool:
     """Whether a molecule has 3D coordinates; the place of a single atom is always one."""
     return mol.GetNumConformers() > 0 and (mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D())
 
@@ -165,7 +165,7 @@ def _entry(item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]
         return item
     if item.mol is None or "p2" in missing:
         return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return item.as_drawn() if _is_placed(item.mol) else guarded(_graph_of, item.mol)
+    return item.as_drawn() if is_placed(item.mol) else guarded(_graph_of, item.mol)
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -180,7 +180,7 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
 def _drawing(item: Record | Molecule | InvalidMolecule) -> Chem.Mol | None:
     """A molecule without 3D coordinates and without isotopes and atom maps, which stereo does not depend on."""
-    if not isinstance(item, Record) or item.mol is None or item.problem is not None or _is_placed(item.mol):
+    if not isinstance(item, Record) or item.mol is None or item.problem is not None or is_placed(item.mol):
         return None
     mol = Chem.Mol(item.mol)
     for atom in mol.GetAtoms():
@@ -193,7 +193,7 @@ def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
     """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
     if isinstance(item, Molecule):
         return all_atoms(item)
-    if not isinstance(item, Record) or item.mol is None or not _is_placed(item.mol):
+    if not isinstance(item, Record) or item.mol is None or not is_placed(item.mol):
         return None
     elements = np.array([atom.GetAtomicNum() for atom in item.mol.GetAtoms()], dtype=np.int64)
     # A dummy atom is no element, so that there is nothing to look up.

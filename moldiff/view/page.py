@@ -1,10 +1,12 @@
-"""Puts the page together: data, drawings, numbers and scripts in one file that loads nothing."""
+"""Puts the page together: a table of all records, drawings, numbers and scripts in one file that loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +17,9 @@ from rdkit import Chem
 from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.report import Report, by_protocol, format_fraction, format_value, title
+from moldiff.evaluation.molecule_set import is_placed
+from moldiff.evaluation.report import Report, format_fraction, format_value
+from moldiff.evaluation.scores import MoleculeRow
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
@@ -24,11 +27,8 @@ from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.trajectory import trajectory_path, write_trajectories
-from moldiff.view.depict import draw, facing, films, is_solid, molblock, render
+from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
-from moldiff.view.page import Table
-
-_SCRIPTS = ("3Dmol-min.js", "viewer.js", "gallery.js")
 
 
 def view(
@@ -111,21 +111,21 @@ def _page(
     records = found.records
     report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
     table = Table.of(records, report.to_dict()["molecules"])
-    blocks = [molblock(record) for record in records]
-    shown = films(path, records)
-    scripts = [_asset(name) for name in _SCRIPTS]
+    blocks, shown = [molblock(record) for record in records], films(path, records)
+    scripts = [_asset(name) for name in ("3Dmol-min.js", "viewer.js", "gallery.js")]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     drawn = Distributions.of(record.mol for record in records if record.mol is not None)
     return render(
         "page.html",
         name=name,
-        hashes=[_hash(script) for script in scripts],
+        hashes=[f"'sha256-{digest}'" for digest in hashes],  # as a content security policy names scripts that may run
         style=_asset("page.css"),
         num_records=len(records),
         unreadable=sum(record.mol is None for record in records),
         tiles=_tiles(report),
         reference=None if reference is None else Path(reference).name,
         plots=plots(drawn, None if reference is None else reference_distributions(reference)),
-        tables=[_table(protocol, group, report) for protocol, group in by_protocol(report.results).items()],
+        tables=report.groups(),
         constants=table.constants,
         cards=[
             _card(index, record, table) | {"has_block": blocks[index] is not None, "has_film": index in shown}
@@ -149,46 +149,30 @@ def _asset(name: str) -> str:
     return resources.files("moldiff.view").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _hash(script: str) -> str:
-    """How a content security policy names a script that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
 def _card(index: int, record: Record, table: Table) -> dict[str, Any]:
     """What the card of a record shows: its drawing and the most telling of its values."""
     status, reason = str(table.cell(index, "status")), str(table.cell(index, "reason") or "")
-    geometry = table.cell(index, "geometry_status")
+    geometry, suggested = table.cell(index, "geometry_status"), table.cell(index, "p1_smiles")
     if status == "ok" and geometry not in (None, "ok"):
         reason = f"geometry: {geometry}"
-    mol, smiles = _drawn(index, record, table)
-    suggested = mol is not record.mol
+    mol, smiles = record.mol, str(table.cell(index, "smiles") or "")
+    problem = None if status == "ok" else record.molecule()
+    bare = mol is not None and mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0
+    if bare and record.problem is None and suggested:  # of coordinates alone, what their distances suggest
+        mol = Chem.MolFromSmiles(str(suggested)) or mol
+        smiles = "" if mol is record.mol else str(Chem.MolToSmiles(mol))
+    fault = problem.atom if isinstance(problem, InvalidMolecule) else None  # as the record counts it
     return {
         "index": index,
         "name": record.name or f"record {record.number}",
-        "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", _fault(record, status)),
-        "suggested": suggested,
+        "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", fault),
+        "suggested": mol is not record.mol,
         "status": status,
-        "reason": "" if suggested else reason,
+        "reason": reason if mol is record.mol else "",
         "smiles": smiles,
         "facts": table.facts(index),
-        "solid": record.mol is not None and is_solid(record.mol),
+        "solid": record.mol is not None and is_placed(record.mol),
     }
-
-
-def _drawn(index: int, record: Record, table: Table) -> tuple[Chem.Mol | None, str]:
-    """The molecule to draw and its SMILES; for coordinates alone, the one that their distances suggest."""
-    suggested = table.cell(index, "p1_smiles")
-    bare = record.mol is not None and record.mol.GetNumAtoms() > 1 and record.mol.GetNumBonds() == 0
-    if bare and record.problem is None and suggested:
-        mol = Chem.MolFromSmiles(str(suggested))
-        return (record.mol, "") if mol is None else (mol, str(Chem.MolToSmiles(mol)))
-    return record.mol, str(table.cell(index, "smiles") or "")
-
-
-def _fault(record: Record, status: str) -> int | None:
-    """The atom that the check names, as the record counts it."""
-    problem = None if status == "ok" else record.molecule()
-    return problem.atom if isinstance(problem, InvalidMolecule) else None
 
 
 _TILES = {
@@ -215,22 +199,144 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _table(protocol: str, results: Sequence[MetricResult], report: Report) -> dict[str, Any]:
-    """The numbers of a protocol, with those of the reference beside them where there are any."""
-    beside = {result.name: result for result in report.reference_results if result.name.startswith(f"{protocol}_")}
-    rows = []
-    for result in results:
-        both = [result, beside.get(result.name)] if beside else [result]
-        if "_status_" in result.name and not any(one.numerator for one in both if one):
-            continue
-        rows.append(
-            {
-                "label": result.name.partition("_")[2].replace("_", " ") or result.name,
-                "cells": [
-                    text for one in both for text in ((format_value(one), format_fraction(one)) if one else ("", ""))
-                ],
-                "what": report.notes.get(result.name) or result.definition,
-            }
+Cell = str | float | int | bool | None
+
+_LABELS = {
+    "number": "record",
+    "smiles": "SMILES",
+    "num_heavy_atoms": "heavy atoms",
+    "num_atoms": "atoms",
+    "num_fragments": "fragments",
+    "druglike_qed": "QED",
+    "druglike_sa": "SA score",
+    "druglike_logp": "logP",
+    "druglike_tpsa": "TPSA",
+    "druglike_mw": "MW",
+}
+_ROW = {field.name for field in fields(MoleculeRow)}
+_ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
+_MAX_EXTRA_ON_CARD = 4
+"""Further results of the evaluation and data fields on a card."""
+_ORIGIN = ("seed", "index", "size", "steps")
+"""Data fields by which our own molecules can be drawn again: no reader compares molecules by them."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table behind the page.
+
+    Attributes:
+        key: name in the evaluation's rows or of the data field.
+        label: what people read.
+        kind: "number", "bool" or "text".
+        field: a data field of the records, not a result of the evaluation.
+        constant: the same in all of several records, so not worth a place on the cards.
+        hidden: repeats a result of the evaluation; exported all the same.
+        on_card: shown on the cards.
+    """
+
+    key: str
+    label: str
+    kind: str
+    field: bool = False
+    constant: bool = False
+    hidden: bool = False
+    on_card: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without what the page does not need."""
+        return {name: value for name, value in asdict(self).items() if name != "on_card"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns and the rows of cells in their order; data fields are the text of the file."""
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> Table:
+        """Results of the evaluation first, then data fields."""
+        data = [_fields(record) for record in records]
+        columns, shown = [], 0
+        for key, values in _by_column(rows).items():
+            if any(value is not None for value in values) or key in ("name", "reason"):
+                kind = _kind(values)
+                extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
+                shown += extra
+                columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
+        taken = {column.label.casefold(): column for column in columns}
+        for key, values in _by_column(data).items():
+            constant = len(records) > 1 and len(set(values)) == 1
+            twin = taken.get(key.casefold())
+            meant = [typed(value) for value in values]
+            same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
+            kind = _kind(meant)
+            telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
+            on_card = telling and shown < _MAX_EXTRA_ON_CARD
+            shown += on_card
+            label = key if twin is None else f"{key} (in the file)"
+            columns.append(Column(key, label, kind, True, constant, same, on_card))
+        cells = [
+            [known.get(c.key) if c.field else row.get(c.key) for c in columns]
+            for row, known in zip(rows, data, strict=True)
+        ]
+        return cls(columns, cells)
+
+    def cell(self, row: int, key: str) -> Cell:
+        """A result of the evaluation; None when there is none of that name."""
+        return next(
+            (v for c, v in zip(self.columns, self.rows[row], strict=True) if c.key == key and not c.field), None
         )
-    heads = ["metric", "value", "counted", *(("reference", "counted") if beside else ()), "what is counted"]
-    return {"caption": title(protocol), "heads": heads, "rows": rows}
+
+    @property
+    def constants(self) -> list[tuple[str, Cell]]:
+        """Label and value of the data fields that are the same in all records."""
+        return [(c.label, self.rows[0][k]) for k, c in enumerate(self.columns) if c.constant and not c.hidden]
+
+    def facts(self, row: int) -> list[tuple[str, str, Cell]]:
+        """Kind, label and value of what the card of a record shows."""
+        pairs = zip(self.columns, self.rows[row], strict=True)
+        shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
+        return [(c.kind, c.label, value) for c, value in shown if value is not None]
+
+
+def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}
+
+
+def _label(key: str) -> str:
+    protocol, _, rest = key.partition("_")
+    readable = f"{protocol.upper()} {rest}" if protocol in ("p1", "p2", "p3") and rest else key
+    return _LABELS.get(key, readable.replace("_", " ").replace(" smiles", " SMILES"))
+
+
+def _kind(values: Sequence[Cell]) -> str:
+    kinds = {type(value) for value in values} - {type(None)}
+    return "bool" if kinds == {bool} else "number" if kinds and kinds <= {int, float} else "text"
+
+
+def typed(text: str | None) -> Cell:
+    """The value that the text of a data field stands for."""
+    if text is None or text in ("true", "false"):
+        return None if text is None else text == "true"
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text
+
+
+def _fields(record: Record) -> dict[str, str]:
+    """The data fields of a record as text; what cannot be decoded is left out."""
+    if record.mol is None:
+        return {}
+    found = {}
+    for key in record.mol.GetPropNames(includePrivate=False, includeComputed=False):
+        try:
+            found[str(key)] = str(record.mol.GetProp(key))
+        except (UnicodeDecodeError, KeyError):
+            continue
+    return found
