@@ -62,14 +62,12 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), what
-            `moldiff.read` made of one, molecules of this package (such as those of `moldiff.load("qm9").sample(100)`)
-            or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), what `moldiff.read` made of one,
+            molecules of this package or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
-        metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
-            distribution, neighbours, druglike, posebusters, fcd, mmff and xtb, a metric with settings of its own, such
-            as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
+        metrics: "fast" or "full" (see `SETS`), any of `moldiff.evaluation.suite.SUITE`, a metric with settings of its
+            own, such as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
         out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the
             others beside it); None = nothing is written.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
@@ -127,17 +125,14 @@ def evaluate(
 
 
 def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
-    """What there is to evaluate, and whether it is the records of a file, or SMILES.
-
-    With `complete`, structures have the hydrogens that they lack.
-    """
+    """What there is to evaluate, with hydrogens if `complete`, and whether it is the records of a file, or SMILES."""
     if isinstance(source, str | Path):
         source = read(source)
-    entries: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
-    are_smiles = bool(entries) and all(isinstance(entry, str) for entry in entries)
+    items: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
+    are_smiles = bool(items) and all(isinstance(item, str) for item in items)
     if are_smiles:
-        entries = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-    items = [known_item(*pair) for pair in enumerate(entries)]
+        items = [smiles_record(number, text, "", {}) for number, text in enumerate(items, start=1)]
+    items = [known_item(*pair) for pair in enumerate(items)]
     if complete:
         items = [item.completed() if isinstance(item, Record) else item for item in items]
     return items, are_smiles or isinstance(source, ReadResult)
@@ -145,13 +140,11 @@ def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
 
 def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
     """What is odd about an item that can be read: data fields, missing hydrogens, bonds, a SMILES of another graph."""
-    found = []
-    if isinstance(item, Record):
-        found = [Oddity(remark) for remark in item.remarks]
-        if item.mol is not None and item.problem is None:
-            found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
-            contradictions = guarded(odd_smiles, item.mol)
-            found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
+    found = [Oddity(remark) for remark in item.remarks] if isinstance(item, Record) else []
+    if isinstance(item, Record) and item.mol is not None and item.problem is None:
+        found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
+        contradictions = guarded(odd_smiles, item.mol)
+        found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
     entry = molecules.entries[place]
     if isinstance(entry, Molecule) and molecules.problem(place) is None:
         found += odd_bonds(entry, molecules.order(place))

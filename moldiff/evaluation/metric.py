@@ -24,12 +24,10 @@ WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One number with everything needed to read it.
+    """One number with everything needed to read it: a count (or sum) over a count, and what they are of.
 
     Attributes:
-        name: short name, e.g. "p2_molecule_stable".
-        numerator: count (or sum) above the line.
-        denominator: count below the line.
+        name: e.g. "p2_molecule_stable".
         definition: one sentence that says what is counted and over what.
         counted: over how many items the number was taken, where the denominator does not say it (a median).
         unit: of the value, e.g. "kcal/mol"; "" = none.
@@ -63,7 +61,7 @@ class MetricOutput:
     """What a metric found.
 
     Attributes:
-        results: numbers with numerator, denominator and definition; those whose name ends in "[...]" are details.
+        results: numbers; those whose name ends in "[...]" are details.
         columns: by name, one value per record; None = not asked or no answer.
         notes: why a result has no value or what limits it, by name of the result.
         options: settings and tool versions that decide the numbers.
@@ -106,11 +104,7 @@ class Metric(Protocol):
 
 
 def require(package: str) -> None:
-    """Check that an optional package is there.
-
-    Raises:
-        MoldiffError: when it is not.
-    """
+    """Raise a `MoldiffError` where an optional package is not installed."""
     if find_spec(package) is None:
         raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[eval]"')
 
@@ -142,13 +136,9 @@ def finished(
     """Outcomes of worker processes without those that Ctrl-C left, and how many these are, if there are any."""
     everything = list(outcomes)
     kept = [outcome for outcome in everything if not is_interrupted(outcome)]
-    definition = (
-        "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
-    )
-    result = MetricResult(
-        f"{name}_status_{Status.INTERRUPTED}", len(everything) - len(kept), len(everything), definition
-    )
-    return kept, [result] if result.numerator else []
+    what = "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
+    left, total = len(everything) - len(kept), len(everything)
+    return kept, [MetricResult(f"{name}_status_{Status.INTERRUPTED}", left, total, what)] if left else []
 
 
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:

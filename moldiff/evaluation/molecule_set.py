@@ -43,7 +43,8 @@ class MoleculeSet:
         smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
         sources: the molecules as RDKit read them; None for those of this package.
         drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
-        missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
+        missing: by protocol that this kind of record does not support, the reason: "p1" = it has no coordinates
+            but placeholders, "p2" = it has no bonds.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
@@ -55,12 +56,9 @@ class MoleculeSet:
 
     @classmethod
     def of(cls, items: Sequence[Record | Entry]) -> MoleculeSet:
-        """Records of a file, or molecules from Python; None is one that could not be read, as RDKit's readers give it.
+        """Records of a file, or molecules from Python (see `known_item`).
 
         Their SMILES are what protocol P2 comes to (`replace(..., smiles=...)`).
-
-        Raises:
-            MoldiffError: for anything else.
         """
         known = [known_item(place, item) for place, item in enumerate(items)]
         sources = [item.mol if isinstance(item, Record) else None for item in known]
@@ -71,30 +69,11 @@ class MoleculeSet:
                 missing["p1"] = NO_COORDINATES
             if any(mol.GetNumAtoms() > 1 for mol in read) and not any(mol.GetNumBonds() for mol in read):
                 missing["p2"] = NO_BONDS
-        return cls(
-            entries=[_entry(item, missing) for item in known],
-            atoms=[_atoms_of(item) for item in known],
-            sources=sources,
-            drawings=[_drawing(item) for item in known],
-            missing=missing,
-        )
-
-    @property
-    def has_coordinates(self) -> bool:
-        """False for a file of SMILES, whose entries have placeholders instead."""
-        return "p1" not in self.missing
-
-    @property
-    def has_bonds(self) -> bool:
-        """False for a file of elements and coordinates alone."""
-        return "p2" not in self.missing
+        entries, atoms, drawings = zip(*(_seen(item, missing) for item in known), strict=True) if known else 3 * ((),)
+        return cls(entries, atoms, sources=sources, drawings=drawings, missing=missing)
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def first(self, count: int) -> MoleculeSet:
-        """The first so many of them."""
-        return self[:count]
 
     def __getitem__(self, part: slice) -> MoleculeSet:
         names = ("entries", "atoms", "smiles", "sources", "drawings")
@@ -121,10 +100,9 @@ class MoleculeSet:
 
     def order(self, place: int) -> np.ndarray:
         """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
-        source = self.sources[place] if self.sources else None
+        source, entry = self.sources[place] if self.sources else None, self.entries[place]
         if source is not None:
             return atom_order(source)
-        entry = self.entries[place]
         return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
 
     def problem(self, place: int) -> InvalidMolecule | None:
@@ -141,7 +119,7 @@ def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidM
     """A molecule from Python as a record, a molecule of this package, or why it is none of these.
 
     Raises:
-        MoldiffError: for anything else.
+        MoldiffError: for anything but such, RDKit's molecules, or None as RDKit's readers give it.
     """
     if isinstance(item, Record | Molecule | InvalidMolecule):
         return item
@@ -160,12 +138,27 @@ def is_placed(mol: Chem.Mol) -> bool:
     return mol.GetNumConformers() > 0 and (mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D())
 
 
-def _entry(item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
-    if not isinstance(item, Record):
-        return item
-    if item.mol is None or "p2" in missing:
-        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return item.as_drawn() if is_placed(item.mol) else guarded(_graph_of, item.mol)
+def _seen(
+    item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]
+) -> tuple[Molecule | InvalidMolecule, Atoms | None, Chem.Mol | None]:
+    """What a `MoleculeSet` has of a record: its entry, its atoms and its drawing."""
+    if isinstance(item, Molecule):
+        return item, all_atoms(item), None
+    if isinstance(item, InvalidMolecule):
+        return item, None, None
+    mol, atoms, drawing = item.mol, None, None
+    if mol is not None and is_placed(mol):
+        elements = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+        if elements.all():  # a dummy atom is no element, so that there is nothing to look up
+            atoms = elements, mol.GetConformer().GetPositions()
+    elif mol is not None and item.problem is None:
+        drawing = Chem.Mol(mol)
+        for atom in drawing.GetAtoms():  # stereo does not depend on these
+            atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
+    if mol is None or "p2" in missing:
+        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule")), atoms, drawing
+    return item.as_drawn() if is_placed(mol) else guarded(_graph_of, mol), atoms, drawing
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -178,28 +171,6 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return from_rdkit(mol)
 
 
-def _drawing(item: Record | Molecule | InvalidMolecule) -> Chem.Mol | None:
-    """A molecule without 3D coordinates and without isotopes and atom maps, which stereo does not depend on."""
-    if not isinstance(item, Record) or item.mol is None or item.problem is not None or is_placed(item.mol):
-        return None
-    mol = Chem.Mol(item.mol)
-    for atom in mol.GetAtoms():
-        atom.SetIsotope(0)
-        atom.SetAtomMapNum(0)
-    return mol
-
-
-def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
-    """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
-    if isinstance(item, Molecule):
-        return all_atoms(item)
-    if not isinstance(item, Record) or item.mol is None or not is_placed(item.mol):
-        return None
-    elements = np.array([atom.GetAtomicNum() for atom in item.mol.GetAtoms()], dtype=np.int64)
-    # A dummy atom is no element, so that there is nothing to look up.
-    return (elements, item.mol.GetConformer().GetPositions()) if elements.all() else None
-
-
 Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
 
 
@@ -208,7 +179,6 @@ class ReferenceSet:
     """Reference molecules.
 
     Attributes:
-        index: their keys; None = nothing is known.
         molecules: a sample of them to compare with; None = only their keys are known.
         source: what the sample is.
         trained_on: whether the index is of other molecules than the sample (training and test set).
@@ -221,13 +191,11 @@ class ReferenceSet:
 
     @classmethod
     def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
-        """Open what the user names as reference.
+        """Open what the user names as reference, with a sample of some `size`.
 
-        Args:
-            reference: None, an index, molecules or SMILES, a file of molecules, a prepared folder (novelty is decided
-                on its training set, the sample is its test set), a model's folder or an index file (keys alone).
-            size: molecules of the sample at most.
-            complete: add hydrogens that structures of a file lack.
+        That is None, an index, molecules or SMILES, a file of molecules (to which hydrogens are added with `complete`),
+        a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
+        index file (keys alone).
 
         Raises:
             MoldiffError: when a path cannot be read.

@@ -1,8 +1,7 @@
 """What an evaluation came to, as terminal tables, strict JSON, CSV and Markdown.
 
-Results are grouped by protocol, the part of their name before the first underscore, and two protocols never share
-a table: P1, P2 and P3 count different things under similar names. Counts (integers above and below the line) are
-shown in per cent, other results as plain numbers.
+Results are grouped by protocol, the part of their name before the first underscore, for P1, P2 and P3 count different
+things under similar names. Counts (integers above and below the line) are shown in per cent.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +44,7 @@ MISSING = "–"
 
 
 class Row(NamedTuple):
-    """A number in a table: its label, the texts of its value and of what it was taken over, and a note on it."""
+    """A number in a table: its label, texts of its value and of what it was taken over, and a note on it."""
 
     result: MetricResult
     label: str
@@ -66,7 +65,6 @@ class Report:
     """Everything an evaluation says.
 
     Attributes:
-        results: numbers with numerator, denominator and definition.
         rows: one mapping per record, in order.
         options: what was evaluated and how.
         notes: why a result has no value, or what limits it, by name.
@@ -88,11 +86,7 @@ class Report:
     remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> MetricResult:
-        """The result or detail of that name.
-
-        Raises:
-            KeyError: when there is none.
-        """
+        """The result or detail of that name; a `KeyError` when there is none."""
         return {result.name: result for result in (*self.details, *self.results)}[name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,17 +119,16 @@ class Report:
     def groups(self) -> list[Group]:
         """What a table of each protocol shows, the reference beside it; without counts of reasons that are 0."""
         groups = []
-        for protocol, results in by_protocol(self.results).items():
-            known = {one.name: one for one in self.reference_results if one.name.startswith(f"{protocol}_")}
+        for protocol, found in _by_protocol([self.results, self.reference_results]).items():
+            beside = any(reference for _, reference in found.values())
             rows = []
-            for result in results:
-                both = [result, known.get(result.name)] if known else [result]
-                if not all(_is_empty_status(one) for one in both if one is not None):
-                    cells = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
-                    note = self.notes.get(result.name)
-                    rows.append(Row(result, _label(result.name), [text for pair in cells for text in pair], note))
-            heads = ["value", "counted", *(("reference", "counted") if known else ())]
-            groups.append(Group(title(protocol), heads, rows))
+            for name, (result, reference) in found.items():
+                if result is not None:
+                    texts = [format_value(result), format_fraction(result)]
+                    other = [format_value(reference), format_fraction(reference)] if reference else [MISSING, ""]
+                    rows.append(Row(result, _label(name), texts + other if beside else texts, self.notes.get(name)))
+            heads = ["value", "counted", *(("reference", "counted") if beside else ())]
+            groups += [Group(title(protocol), heads, rows)] if rows else []
         return groups
 
     def remark_lines(self) -> list[str]:
@@ -206,12 +199,19 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(Path(path), encoded(file.getvalue()))
 
 
-def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]]:
-    """Results by the part of their name before the first underscore, in order of appearance."""
-    groups: dict[str, list[MetricResult]] = {}
-    for result in results:
-        groups.setdefault(result.name.partition("_")[0], []).append(result)
-    return groups
+def _by_protocol(columns: Sequence[Sequence[MetricResult]]) -> dict[str, dict[str, list[MetricResult | None]]]:
+    """Results of the same name beside one another, by protocol; without counts of reasons that are 0 in all."""
+    groups: dict[str, dict[str, list[MetricResult | None]]] = {}
+    for k, results in enumerate(columns):
+        for result in results:
+            rows = groups.setdefault(result.name.partition("_")[0], {})
+            rows.setdefault(result.name, [None] * len(columns))[k] = result
+    return {
+        protocol: {
+            name: row for name, row in rows.items() if not all(one is None or _is_empty_status(one) for one in row)
+        }
+        for protocol, rows in groups.items()
+    }
 
 
 def format_value(result: MetricResult) -> str:
@@ -236,14 +236,10 @@ def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
     a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
     """
     lines: list[str] = []
-    cells = {column: {result.name: result for result in results} for column, results in columns.items()}
-    for protocol, group in by_protocol(result for results in columns.values() for result in results).items():
+    for protocol, rows in _by_protocol(list(columns.values())).items():
         lines += [f"### {title(protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
-        for name in dict.fromkeys(result.name for result in group):
-            row = [cells[column].get(name) for column in columns]
-            if not all(_is_empty_status(result) for result in row if result is not None):
-                lines.append(f"| {_label(name)} | " + " | ".join(_cell(result) for result in row) + " |")
+        lines += [f"| {_label(name)} | " + " | ".join(map(_cell, row)) + " |" for name, row in rows.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -256,14 +252,7 @@ def _cell(result: MetricResult | None) -> str:
 
 
 def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
-    """What a sampling run came to: asked, drawn, valid, connected, unique, novel, the reasons and the file.
-
-    Args:
-        results: results of P2 with uniqueness and novelty.
-        asked: molecules asked for.
-        drawn: molecules drawn by the sampler, rejected ones included.
-        path: the file that was written; None = none.
-    """
+    """What a sampling run came to: asked, drawn (the rejected included), valid, unique, novel, reasons and the file."""
     table = Table("", *(Column(justify="right") for _ in range(2)), title="Sampling", show_header=False)
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
@@ -303,8 +292,8 @@ def _is_count(result: MetricResult) -> bool:
     return isinstance(result.numerator, int) and isinstance(result.denominator, int)
 
 
-def _is_empty_status(result: MetricResult) -> bool:
-    return "_status_" in result.name and not result.numerator
+def _is_empty_status(result: MetricResult | None) -> bool:
+    return result is None or ("_status_" in result.name and not result.numerator)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,6 @@ from moldiff.evaluation.metrics.validity import (
     all_atoms,
     distance_lookup_results,
     judge,
-    largest_fragment,
     look_up,
 )
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -32,18 +31,13 @@ class MoleculeRow:
 
     Attributes:
         number: place in the list or file, from 1.
-        name: title of the record.
         status: outcome of the P2 check; "ok" = valid.
-        reason: why it is not valid.
         remarks: what is odd about it all the same; None = nothing, or not looked for.
         smiles: isomeric SMILES of a valid molecule.
-        num_atoms: hydrogens included.
         num_fragments: pieces of the explicit graph.
-        p2_stable: every atom obeys the valence rule on the explicit graph.
         unique: first valid molecule of the list with its normalised key.
         novel: its normalised key is not in the reference.
         novel_parent: nor is another charge state, salt or tautomer of it.
-        p1_stable: every atom is stable by distance lookup.
         p1_smiles: SMILES of the largest fragment of the looked-up graph, where RDKit sanitises it.
         p1_fragments: pieces of the looked-up graph.
     """
@@ -68,13 +62,7 @@ class MoleculeRow:
 
 @dataclass(frozen=True)
 class Scores:
-    """The numbers of a list of molecules.
-
-    Attributes:
-        results: P1, then P2, then uniqueness and novelty (`p2_unique`, `p2_novel`, ...).
-        rows: one per record, in order.
-        notes: why a result has no value, by name.
-    """
+    """The numbers of a list of molecules, a row for each, and why results have no value, by name."""
 
     results: list[MetricResult]
     rows: list[MoleculeRow]
@@ -108,15 +96,14 @@ def score(
         validity.add(verdict)
         uniqueness.add(verdict)
     looked_up = [look_up(entry) for entry in atoms if entry is not None]
-    fragments = [largest_fragment(graph) for graph in looked_up]
     parents, novel = parent_novelty(verdicts, novelty)
     results = [
-        *distance_lookup_results(looked_up, fragments, len(molecules)),
+        *distance_lookup_results(looked_up, len(molecules)),
         *validity.results(),
         *uniqueness.results(novelty),
         parents,
     ]
-    found = iter(zip(looked_up, fragments, strict=True))
+    graphs = iter(looked_up)
     rows, seen = [], set[str | None]()
     for number, (molecule, verdict, entry) in enumerate(zip(molecules, verdicts, atoms, strict=True), start=1):
         key = verdict.canonical
@@ -139,8 +126,8 @@ def score(
                 p2_stable=verdict.stable,
             )
         if entry is not None:
-            graph, fragment = next(found)
-            smiles, count = fragment or (None, None)
+            graph = next(graphs)
+            smiles, count = graph.largest_fragment or (None, None)
             row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
         rows.append(row)
         seen.add(key)

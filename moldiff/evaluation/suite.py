@@ -16,7 +16,7 @@ from moldiff.evaluation.metrics.fcd import FrechetDistance
 from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, MoleculeSet
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.processes import OnProgress
 
 SUITE: Mapping[str, type[Any]] = {
@@ -98,10 +98,7 @@ def run_metrics(
     *,
     beside: bool = True,
 ) -> None:
-    """Add to `findings` what the metrics say of `molecules` and, unless `beside` is false, of as many known molecules.
-
-    Ctrl-C ends it with what was found until then, and `findings.interrupted` says so.
-    """
+    """Add to `findings` what the metrics say of `molecules` and, if `beside`, of as many known ones, until Ctrl-C."""
     for metric in chosen:
         reason = _inapplicable(metric, molecules, known)
         if reason is not None:
@@ -126,13 +123,13 @@ def run_metrics(
 
 def _inapplicable(metric: Metric, molecules: MoleculeSet, known: MoleculeSet | None) -> str | None:
     """Why a metric cannot be taken of these records; None = it can."""
-    if "coordinates" in metric.needs and not molecules.has_coordinates:
-        return NO_COORDINATES
-    if "bonds" in metric.needs and not molecules.has_bonds:
-        return NO_BONDS
+    protocols = {"coordinates": "p1", "bonds": "p2"}
+    for need in metric.needs:
+        if reason := molecules.missing.get(protocols.get(need, "")):
+            return reason
     if "reference" not in metric.needs:
         return None
-    lacks = known is None or ("coordinates" in metric.needs and not known.has_coordinates) or not known.has_bonds
+    lacks = known is None or "p2" in known.missing or ("coordinates" in metric.needs and "p1" in known.missing)
     return NO_REFERENCE if lacks else None
 
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.molecule_set import is_placed
-from moldiff.evaluation.report import Report, format_fraction, format_value
+from moldiff.evaluation.report import Report
 from moldiff.evaluation.scores import MoleculeRow
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.reader import ReadResult, read
@@ -29,6 +29,15 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.trajectory import trajectory_path, write_trajectories
 from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
+
+_TILES = {
+    "p2_valid": "valid (P2)",
+    "p2_unique": "unique",
+    "p2_novel": "novel",
+    "p2_molecule_stable": "stable (P2)",
+    "p1_molecule_stable": "stable (P1)",
+}
+"""The few numbers that everyone asks for first."""
 
 
 def view(
@@ -45,33 +54,34 @@ def view(
     Args:
         source: a file that `moldiff.molecules.formats` reads, or molecules. Films come from the trajectories that
             `moldiff sample trajectory=true` writes beside its file, or that the molecules carry.
-        out: the page; None = the file's name with .html, which molecules from Python do not have.
+        out: the page; None = the file's name with .html, which molecules from Python do not have. It is returned.
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
-        metrics: what else is measured, see `moldiff.evaluation.evaluate.evaluate`; each molecule's numbers become
-            columns.
-        hydrogens: "add" = those that a 3D structure lacks are added, as by `moldiff evaluate`; "keep" = none are.
+        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`.
+        hydrogens: "add" or "keep".
         on_progress: called with the name of a metric and how many of its steps are finished.
-
-    Returns:
-        Where the page is.
 
     Raises:
         MoldiffError: when `source` or `reference` cannot be read, or the page cannot be written there.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        target = target_of(path, out)
-        page = _page(path, path.name, reference, metrics, hydrogens, on_progress)
+        target, name = target_of(source, out), Path(source).name
     elif out is None:
         raise MoldiffError("out: nothing given, expected the name of the page, for example molecules.html")
     else:
-        target = target_of(Path(out), out)
-        with TemporaryDirectory() as folder:
+        target, name = target_of(out, out), Path(out).stem
+    with TemporaryDirectory() as folder:
+        if isinstance(source, str | Path):
+            path = Path(source)
+        else:
             path = Path(folder) / "molecules.sdf"
             write(path, source)
             write_trajectories(trajectory_path(path), (item for item in source if not isinstance(item, Molecule)))
-            page = _page(path, target.stem, reference, metrics, hydrogens, on_progress)
+        found = read(path)
+        if hydrogens == "add":
+            found = ReadResult(path, [record.completed() for record in found.records])
+        report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
+        page = _page(found, name, report, reference)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
 
@@ -83,11 +93,7 @@ def page_of(source: str | Path) -> Path:
 
 
 def target_of(source: str | Path, out: str | Path | None) -> Path:
-    """Where the page of a file goes.
-
-    Raises:
-        MoldiffError: when it cannot be written there.
-    """
+    """Where the page of a file goes; a `MoldiffError` when it cannot be written there."""
     target = page_of(source) if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise MoldiffError(f"out: got {target}, expected a name that ends in .html")
@@ -96,22 +102,17 @@ def target_of(source: str | Path, out: str | Path | None) -> Path:
     return target
 
 
-def _page(
-    path: Path,
-    name: str,
-    reference: str | Path | None,
-    metrics: Choice,
-    hydrogens: str,
-    on_progress: OnMetric | None,
-) -> str:
+def _page(found: ReadResult, name: str, report: Report, reference: str | Path | None) -> str:
     """The page of a file as HTML; its `name` is what readers see."""
-    found = read(path)
-    if hydrogens == "add":
-        found = ReadResult(path, [record.completed() for record in found.records])
-    records = found.records
-    report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
-    table = Table.of(records, report.to_dict()["molecules"])
-    blocks, shown = [molblock(record) for record in records], films(path, records)
+    records, rows = found.records, report.to_dict()["molecules"]
+    data = [_fields(record) for record in records]
+    columns = _columns(rows, data)
+    cells = [
+        [known.get(column.key) if column.field else row.get(column.key) for column in columns]
+        for row, known in zip(rows, data, strict=True)
+    ]
+    blocks, shown = [molblock(record) for record in records], films(found.path, records)
+    tiles = {row.result.name: row for group in report.groups() for row in group.rows if row.result.value is not None}
     scripts = [_asset(name) for name in ("3Dmol-min.js", "viewer.js", "gallery.js")]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     drawn = Distributions.of(record.mol for record in records if record.mol is not None)
@@ -122,19 +123,20 @@ def _page(
         style=_asset("page.css"),
         num_records=len(records),
         unreadable=sum(record.mol is None for record in records),
-        tiles=_tiles(report),
+        tiles=[(label, tiles[key]) for key, label in _TILES.items() if key in tiles],
         reference=None if reference is None else Path(reference).name,
         plots=plots(drawn, None if reference is None else reference_distributions(reference)),
         tables=report.groups(),
-        constants=table.constants,
+        constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
-            _card(index, record, table) | {"has_block": blocks[index] is not None, "has_film": index in shown}
-            for index, record in enumerate(records)
+            _card(record, row)
+            | {"index": k, "facts": _facts(columns, cells[k]), "has_block": bool(blocks[k]), "has_film": k in shown}
+            for k, (record, row) in enumerate(zip(records, rows, strict=True))
         ],
         data={
             "name": name,
-            "columns": [column.to_dict() for column in table.columns],
-            "rows": table.rows,
+            "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
+            "rows": cells,
             "blocks": blocks,
             "views": [facing(record) for record in records],
             "films": shown,
@@ -149,13 +151,13 @@ def _asset(name: str) -> str:
     return resources.files("moldiff.view").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _card(index: int, record: Record, table: Table) -> dict[str, Any]:
+def _card(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the card of a record shows: its drawing and the most telling of its values."""
-    status, reason = str(table.cell(index, "status")), str(table.cell(index, "reason") or "")
-    geometry, suggested = table.cell(index, "geometry_status"), table.cell(index, "p1_smiles")
+    status, reason = str(row.get("status")), str(row.get("reason") or "")
+    geometry, suggested = row.get("geometry_status"), row.get("p1_smiles")
     if status == "ok" and geometry not in (None, "ok"):
         reason = f"geometry: {geometry}"
-    mol, smiles = record.mol, str(table.cell(index, "smiles") or "")
+    mol, smiles = record.mol, str(row.get("smiles") or "")
     problem = None if status == "ok" else record.molecule()
     bare = mol is not None and mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0
     if bare and record.problem is None and suggested:  # of coordinates alone, what their distances suggest
@@ -163,40 +165,14 @@ def _card(index: int, record: Record, table: Table) -> dict[str, Any]:
         smiles = "" if mol is record.mol else str(Chem.MolToSmiles(mol))
     fault = problem.atom if isinstance(problem, InvalidMolecule) else None  # as the record counts it
     return {
-        "index": index,
         "name": record.name or f"record {record.number}",
         "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", fault),
         "suggested": mol is not record.mol,
         "status": status,
         "reason": reason if mol is record.mol else "",
         "smiles": smiles,
-        "facts": table.facts(index),
         "solid": record.mol is not None and is_placed(record.mol),
     }
-
-
-_TILES = {
-    "p2_valid": "valid (P2)",
-    "p2_unique": "unique",
-    "p2_novel": "novel",
-    "p2_molecule_stable": "stable (P2)",
-    "p1_molecule_stable": "stable (P1)",
-}
-
-
-def _tiles(report: Report) -> list[dict[str, str]]:
-    """The few numbers that everyone asks for first."""
-    found = {result.name: result for result in report.results if result.value is not None}
-    return [
-        {
-            "label": label,
-            "value": format_value(found[name]),
-            "fraction": format_fraction(found[name]),
-            "definition": found[name].definition,
-        }
-        for name, label in _TILES.items()
-        if name in found
-    ]
 
 
 Cell = str | float | int | bool | None
@@ -215,24 +191,19 @@ _LABELS = {
 }
 _ROW = {field.name for field in fields(MoleculeRow)}
 _ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
-_MAX_EXTRA_ON_CARD = 4
-"""Further results of the evaluation and data fields on a card."""
-_ORIGIN = ("seed", "index", "size", "steps")
-"""Data fields by which our own molecules can be drawn again: no reader compares molecules by them."""
+_MAX_EXTRA_ON_CARD = 4  # further results of the evaluation and data fields
+_ORIGIN = ("seed", "index", "size", "steps")  # by which molecules can be drawn again: no reader compares them by these
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table behind the page.
+    """A column of the table behind the page, under the name that it has in the evaluation's rows or the file.
 
     Attributes:
-        key: name in the evaluation's rows or of the data field.
-        label: what people read.
         kind: "number", "bool" or "text".
         field: a data field of the records, not a result of the evaluation.
         constant: the same in all of several records, so not worth a place on the cards.
         hidden: repeats a result of the evaluation; exported all the same.
-        on_card: shown on the cards.
     """
 
     key: str
@@ -243,63 +214,36 @@ class Column:
     hidden: bool = False
     on_card: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without what the page does not need."""
-        return {name: value for name, value in asdict(self).items() if name != "on_card"}
+
+def _columns(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]]) -> list[Column]:
+    """The columns of the table: what the evaluation says of each record, then the data fields of the file."""
+    columns, shown = [], 0
+    for key, values in _by_column(rows).items():
+        if any(value is not None for value in values) or key in ("name", "reason"):
+            kind = _kind(values)
+            extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
+            shown += extra
+            columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
+    taken = {column.label.casefold(): column for column in columns}
+    for key, values in _by_column(data).items():
+        constant = len(rows) > 1 and len(set(values)) == 1
+        twin = taken.get(key.casefold())
+        meant = [typed(value) for value in values]
+        same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
+        kind = _kind(meant)
+        telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
+        on_card = telling and shown < _MAX_EXTRA_ON_CARD
+        shown += on_card
+        label = key if twin is None else f"{key} (in the file)"
+        columns.append(Column(key, label, kind, True, constant, same, on_card))
+    return columns
 
 
-@dataclass(frozen=True)
-class Table:
-    """The columns and the rows of cells in their order; data fields are the text of the file."""
-
-    columns: list[Column]
-    rows: list[list[Cell]]
-
-    @classmethod
-    def of(cls, records: Sequence[Record], rows: Sequence[Mapping[str, Any]]) -> Table:
-        """Results of the evaluation first, then data fields."""
-        data = [_fields(record) for record in records]
-        columns, shown = [], 0
-        for key, values in _by_column(rows).items():
-            if any(value is not None for value in values) or key in ("name", "reason"):
-                kind = _kind(values)
-                extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
-                shown += extra
-                columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
-        taken = {column.label.casefold(): column for column in columns}
-        for key, values in _by_column(data).items():
-            constant = len(records) > 1 and len(set(values)) == 1
-            twin = taken.get(key.casefold())
-            meant = [typed(value) for value in values]
-            same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
-            kind = _kind(meant)
-            telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
-            on_card = telling and shown < _MAX_EXTRA_ON_CARD
-            shown += on_card
-            label = key if twin is None else f"{key} (in the file)"
-            columns.append(Column(key, label, kind, True, constant, same, on_card))
-        cells = [
-            [known.get(c.key) if c.field else row.get(c.key) for c in columns]
-            for row, known in zip(rows, data, strict=True)
-        ]
-        return cls(columns, cells)
-
-    def cell(self, row: int, key: str) -> Cell:
-        """A result of the evaluation; None when there is none of that name."""
-        return next(
-            (v for c, v in zip(self.columns, self.rows[row], strict=True) if c.key == key and not c.field), None
-        )
-
-    @property
-    def constants(self) -> list[tuple[str, Cell]]:
-        """Label and value of the data fields that are the same in all records."""
-        return [(c.label, self.rows[0][k]) for k, c in enumerate(self.columns) if c.constant and not c.hidden]
-
-    def facts(self, row: int) -> list[tuple[str, str, Cell]]:
-        """Kind, label and value of what the card of a record shows."""
-        pairs = zip(self.columns, self.rows[row], strict=True)
-        shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
-        return [(c.kind, c.label, value) for c, value in shown if value is not None]
+def _facts(columns: Sequence[Column], cells: Sequence[Cell]) -> list[tuple[str, str, Cell]]:
+    """Kind, label and value of what the card of a record shows."""
+    pairs = zip(columns, cells, strict=True)
+    shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
+    return [(c.kind, c.label, value) for c, value in shown if value is not None]
 
 
 def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -320,8 +264,8 @@ def _kind(values: Sequence[Cell]) -> str:
 
 def typed(text: str | None) -> Cell:
     """The value that the text of a data field stands for."""
-    if text is None or text in ("true", "false"):
-        return None if text is None else text == "true"
+    if text in (None, "true", "false"):
+        return text and text == "true"
     try:
         value = float(text)
     except ValueError:

@@ -22,7 +22,6 @@ from moldiff.evaluation.metrics.validity import (
     TRIPLE_BOND_PM,
     all_atoms,
     bond_orders,
-    largest_fragment,
     look_up,
 )
 from moldiff.evaluation.report import Report
@@ -147,7 +146,7 @@ def test_p1_counts_by_hand():
 
 def test_p1_rejects_what_rdkit_rejects():
     five = too_many_bonds()
-    assert largest_fragment(look_up(all_atoms(five))) is None
+    assert look_up(all_atoms(five)).largest_fragment is None
     assert fractions(scored([five]))["p1_valid"] == (0, 1)
 
 

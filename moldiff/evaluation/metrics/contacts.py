@@ -1,20 +1,14 @@
 """Impossible distances: atoms that sit on one another, and bonds that are torn apart.
 
 Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
-outside what occurs: of the 1,000 molecules of the example data none is a clash or exploded.
-
-- clash: two atoms, bonded or not, closer than 0.7 times the sum of their covalent radii (`elements.COVALENT`), or two
-  atoms more than three bonds apart closer than half the sum of their van der Waals radii (RDKit's);
-- exploded: a bond longer than 1.3 times its usual length, which is the sum of the covalent radii of its order
-  (`moldiff.molecules.oddities`, by which a bond is also called long). Of elements that have none there, longer than 1.5
-  times the sum of the covalent radii of any order.
+outside what occurs. The usual length of a bond is the sum of the covalent radii of its order, as in
+`moldiff.molecules.oddities`; of elements that have none there, of any order, and the limit is another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,8 +22,8 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import TORN, Bonds, all_bonds
 from moldiff.processes import OnProgress
 
-_UNKNOWN = 1.5
-"""Times the covalent radii, above which a bond of an element without radii by order is torn."""
+_VDW_RADII = np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])  # Å, by atomic number
+_UNKNOWN = 1.5  # times the covalent radii, above which a bond of an element without radii by order is torn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +31,8 @@ class Contacts:
     """Clashes and torn bonds, over all molecules that could be read.
 
     Attributes:
-        covalent_fraction: of the sum of covalent radii, below which any two atoms clash.
-        vdw_fraction: of the sum of van der Waals radii, below which atoms more than three bonds apart clash.
+        covalent_fraction: of the sum of covalent radii (`elements.COVALENT`), below which any two atoms clash.
+        vdw_fraction: of the sum of van der Waals radii (RDKit's), below which atoms more than three bonds apart clash.
         stretch: times its usual length, above which a bond is torn.
     """
 
@@ -105,7 +99,7 @@ class Contacts:
             step = np.eye(len(pos), dtype=np.float32)
             step[bonds[:, 0], bonds[:, 1]] = step[bonds[:, 1], bonds[:, 0]] = 1
             far = step @ step @ step == 0  # more than three bonds apart
-            vdw = np.add.outer(*2 * [_vdw_radii()[atomic_number]])
+            vdw = np.add.outer(*2 * [_VDW_RADII[atomic_number]])
             limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
         distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
         np.fill_diagonal(distance, np.inf)
@@ -131,9 +125,3 @@ def _problem(status: Status, elements: np.ndarray, numbers: np.ndarray, length: 
     named = sorted((int(number), SYMBOLS[int(z)]) for number, z in zip(numbers, elements, strict=True))
     first, second = (f"{number} ({symbol})" for number, symbol in named)
     return InvalidMolecule(status, f"atoms {first} and {second} at {length:.2f} Å, {what}", named[0][0])
-
-
-@cache
-def _vdw_radii() -> np.ndarray:
-    """Van der Waals radii (Å) by atomic number."""
-    return np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])

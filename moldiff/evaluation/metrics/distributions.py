@@ -1,10 +1,8 @@
 """How far the distributions of a set of molecules lie from those of reference molecules.
 
-Bond lengths and angles are compared by the Wasserstein-1 distance, which has their unit; torsions (in bins of
-`torsion_bin` degrees, mirror images folded), elements, sizes, ring sizes and ring systems by the Jensen-Shannon
-divergence to base 2, which runs from 0 (equal) to 1 (disjoint). Types are weighted by how often the reference has
-them. A finite sample of the reference itself is not at 0: read the numbers beside those of one half of the reference
-against the other.
+Bond lengths and angles are compared by the Wasserstein-1 distance; torsions (mirror images folded), elements, sizes,
+ring sizes and ring systems by the Jensen-Shannon divergence to base 2. Types are weighted by their number in the
+reference. A finite sample of that itself is not at 0: read the numbers beside those of one half against the other.
 """
 
 from __future__ import annotations
@@ -60,8 +58,8 @@ class Distribution:
     def _by_type(
         self,
         what: str,
-        found: Mapping[str, np.ndarray],
-        known: Mapping[str, np.ndarray],
+        found: _ByType,
+        known: _ByType,
         distance: Callable[[np.ndarray, np.ndarray], float],
         unit: str,
     ) -> list[MetricResult]:
@@ -165,6 +163,7 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> float:
 
 _TYPES = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
 _MARKS = " -=#:"
+_ByType = Mapping[str, np.ndarray]
 _BASE = 128  # larger than any atomic number, so that types pack into one integer
 
 
@@ -182,9 +181,9 @@ class Features:
         ring_systems: of all ring systems, see `moldiff.molecules.fragments`.
     """
 
-    bond_lengths: Mapping[str, np.ndarray]
-    angles: Mapping[str, np.ndarray]
-    torsions: Mapping[str, np.ndarray]
+    bond_lengths: _ByType
+    angles: _ByType
+    torsions: _ByType
     elements: np.ndarray
     sizes: np.ndarray
     ring_sizes: np.ndarray
@@ -217,8 +216,8 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
     )
 
 
-def _geometry(z: np.ndarray, pos: np.ndarray, bonds: np.ndarray, types: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Bond lengths, angles and torsions by type, of the atoms and bonds of all molecules behind one another."""
+def _geometry(z: np.ndarray, pos: np.ndarray, bonds: np.ndarray, types: np.ndarray) -> tuple[_ByType, _ByType, _ByType]:
+    """Bond lengths, angles and torsions of the atoms and bonds of all molecules behind one another."""
     bends, turns = angle_atoms(bonds, len(z)), torsion_atoms(bonds, len(z))
     turns = turns[are_bent(pos, turns)]
     outer = z[bends]
@@ -230,14 +229,14 @@ def _geometry(z: np.ndarray, pos: np.ndarray, bonds: np.ndarray, types: np.ndarr
     sort = np.argsort(known)
     twisted = np.ones((len(turns), 3), dtype=np.int64)
     twisted[:, 1] = types[sort[np.searchsorted(known[sort], middle)]]
-    return [
+    return (
         _by_type_of_chain(np.sort(z[bonds], axis=1), types[:, None], lengths(pos, bonds)),
         _by_type_of_chain(outer, np.ones((len(bends), 2), dtype=np.int64), angles(pos, bends)),
         _by_type_of_chain(around, twisted, np.abs(torsions(pos, turns))),
-    ]
+    )
 
 
-def _by_type_of_chain(elements: np.ndarray, types: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+def _by_type_of_chain(elements: np.ndarray, types: np.ndarray, values: np.ndarray) -> _ByType:
     """Values [k] of chains of atoms, by their elements [k, w] and the types of the bonds between them [k, w - 1]."""
     keys = np.column_stack([elements, types])
     packed = (keys * _BASE ** np.arange(keys.shape[1])).sum(axis=1)

@@ -1,8 +1,4 @@
-"""How alike molecules are: to one another, to known ones, and in shape to one that is laid over them.
-
-A generator that memorises draws molecules nearer to its training set than real ones outside of it are, so that the
-numbers are read beside those of held-out molecules.
-"""
+"""How alike molecules are: to one another, to known ones, and in shape to one that is laid over them."""
 
 from __future__ import annotations
 
@@ -73,12 +69,10 @@ _BLOCK = 10_000  # molecules of the reference at once, 20 MB of bits
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """Tanimoto similarity of the P2-valid molecules to the nearest of the reference's.
+    """Tanimoto similarity of Morgan fingerprints of the P2-valid molecules to the nearest of the reference's.
 
-    Attributes:
-        radius: of the Morgan fingerprint (bonds), which knows no stereo.
-        num_bits: of the fingerprint.
-        close: similarity from which two molecules count as close.
+    A generator that memorises draws molecules nearer to its training set than real ones outside of it are, so that the
+    numbers are read beside those of held-out molecules. From the similarity `close` on, two molecules count as close.
     """
 
     radius: int = 2
@@ -140,11 +134,10 @@ class NearestNeighbours:
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A molecule laid over a reference.
+    """A molecule in the reference's frame (Å), and how much it overlaps with that, 0 to 1.
 
     Attributes:
-        molecule: in the reference's frame (Å).
-        shape: Tanimoto overlap of the volumes, 0 to 1.
+        shape: Tanimoto overlap of the volumes.
         pharmacophore: the same of donors, acceptors, charges, hydrophobic parts and rings.
         score: their mean with the reference's weights.
     """

@@ -28,8 +28,6 @@ ALERTS = ("PAINS", "NIBR", "UNSTABLE")
 """PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
 fall apart or that nobody makes, each with its source in `unstable.tsv`."""
 
-_NIBR_FILE = "NIBRSubstructureFilters/SubstructureFilter_HitTriaging_wPubChemExamples.csv"
-
 _TITLES = {
     "qed": "QED",
     "sa": "synthetic accessibility score (1 easy to 10)",
@@ -40,16 +38,7 @@ _TITLES = {
 
 
 class Described(NamedTuple):
-    """One molecule.
-
-    Attributes:
-        qed: quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012).
-        sa: synthetic accessibility, 1 (easy) to 10 (Ertl and Schuffenhauer 2009), RDKit's Contrib.
-        logp: octanol-water partition coefficient by Crippen.
-        tpsa: topological polar surface area (Å²).
-        mw: average molecular weight (g/mol).
-        alerts: the first alert of each catalogue in `ALERTS`; None = none.
-    """
+    """Descriptors of a molecule (see `DESCRIPTORS`), and the first alert of each catalogue in `ALERTS`; None = none."""
 
     qed: float
     sa: float
@@ -63,9 +52,7 @@ class Described(NamedTuple):
 class DrugLikeness:
     """Descriptors and alerts of the P2-valid molecules; with a reference, Wasserstein-1 distances to it as well.
 
-    Attributes:
-        limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
+    A molecule may take `limit` seconds of processor time.
     """
 
     limit: float = 10.0
@@ -154,7 +141,8 @@ def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
     """That of Novartis is a table in RDKit's Contrib, `UNSTABLE` one of this package; RDKit names the others."""
     patterns: Iterable[tuple[str, str, int]]  # name, SMARTS, and how often it has to occur
     if name == "NIBR":
-        text = (Path(RDConfig.RDContribDir) / _NIBR_FILE).read_text(encoding="utf-8")
+        folder = Path(RDConfig.RDContribDir) / "NIBRSubstructureFilters"
+        text = (folder / "SubstructureFilter_HitTriaging_wPubChemExamples.csv").read_text(encoding="utf-8")
         rows = [row for row in csv.DictReader(text.splitlines()) if row["SEVERITY_COMMENT"] == "EXCLUDE"]
         patterns = ((row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))) for row in rows)
     elif name == "UNSTABLE":

@@ -1,8 +1,7 @@
 """Uniqueness and novelty of valid molecules, on one normalised key.
 
-Both sides of a comparison go through `identity.canonical_key`, so that explicit hydrogens, atom maps, isotopes, atom
-order and `S+ O-` beside `S=O` do not make a known molecule new. The same numbers on the plain isomeric SMILES
-(`identity.strict_key`) are given beside them under names that end in `_strict`.
+Both sides of a comparison go through `identity.canonical_key`; the same numbers on the plain isomeric SMILES
+(`identity.strict_key`) have names that end in `_strict`.
 
 Novelty by parent asks whether a molecule is more than another charge state, salt or tautomer of a known one. The parent
 of a molecule is what ChEMBL and RDKit's MolStandardize call so: its largest fragment, uncharged, as the canonical
@@ -42,11 +41,9 @@ MAX_TEXTS = 500_000
 
 @dataclass(frozen=True, eq=False)
 class NoveltyIndex:
-    """Sorted 64-bit hashes of the keys of known molecules (the training set).
+    """Sorted 64-bit hashes [k] and [l] of the keys of known molecules (the training set).
 
     Attributes:
-        canonical: hashes of `identity.canonical_key`, sorted [k] int64.
-        strict: hashes of `identity.strict_key`, sorted [l] int64.
         num_skipped: reference entries that could not be read.
         texts: SMILES of all of them, for novelty by parent; None = only the hashes are known, or they are too many.
     """
@@ -61,12 +58,13 @@ class NoveltyIndex:
         """Index molecules, RDKit molecules or SMILES; entries that cannot be read are skipped and counted."""
         canonical, strict, skipped = dict[int, str](), set(), 0
         for entry in reference:
-            keys = entry if isinstance(entry, InvalidMolecule) else guarded(_keys, entry)
-            if isinstance(keys, InvalidMolecule):
+            key = entry if isinstance(entry, InvalidMolecule) else guarded(identity.canonical_key, entry)
+            strict_key = key if isinstance(key, InvalidMolecule) else guarded(identity.strict_key, entry)
+            if isinstance(key, InvalidMolecule) or isinstance(strict_key, InvalidMolecule):
                 skipped += 1
                 continue
-            canonical[identity.key_hash(keys[0])] = keys[0] if len(canonical) < MAX_TEXTS else ""
-            strict.add(identity.key_hash(keys[1]))
+            canonical[identity.key_hash(key)] = key if len(canonical) < MAX_TEXTS else ""
+            strict.add(identity.key_hash(strict_key))
         texts = None if len(canonical) > MAX_TEXTS else list(canonical.values())
         first, second = (np.array(sorted(hashes), dtype=np.int64) for hashes in (canonical, strict))
         return cls(first, second, skipped, texts)
@@ -103,10 +101,6 @@ class NoveltyIndex:
     def contains_strict(self, key: str) -> bool:
         """Whether a molecule with this `identity.strict_key` is known."""
         return _contains(self.strict, key)
-
-
-def _keys(entry: Molecule | Chem.Mol | str) -> tuple[str, str]:
-    return identity.canonical_key(entry), identity.strict_key(entry)
 
 
 def _contains(hashes: np.ndarray, key: str) -> bool:

@@ -3,8 +3,7 @@
 `rdDetermineBonds.DetermineBonds` looks for bond orders that give the molecule the stated total charge. What it finds
 depends on the version of RDKit and on its options, so both are part of the result's definition, and a run with other
 options has another label. It fails on ordinary molecules (many nitroarenes) and does not return on others
-(several sulfates): neither says that the molecule is wrong, so 'perception failed' and 'time-out' are outcomes of
-their own, and every molecule has its time limit.
+(several sulfates), so 'perception failed' and 'time-out' are outcomes of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -29,23 +28,21 @@ EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
 
 
 class PerceptionInput(NamedTuple):
-    """One molecule to perceive: atomic numbers [a], coordinates [a, 3] (Å), total charge (e)."""
+    """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and SMILES of its own graph, if that is valid."""
 
     atomic_number: np.ndarray
     pos: np.ndarray
     charge: int
     smiles: str | None
-    """SMILES of the molecule's own graph, to compare with; None = it has no valid one."""
 
 
 class Perceived(NamedTuple):
-    """What perception came to."""
+    """What perception came to, and whether it is the molecule's own graph, stereo aside, if there are two graphs."""
 
     status: Status
     reason: str
     smiles: str | None = None
     same_graph: bool | None = None
-    """Whether this is the molecule's own graph, stereo aside; None = there are not two graphs to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,6 @@ class Perception:
         use_vdw: RDKit's option: bonds where covalent radii times `cov_factor` touch, instead of "connect the dots".
         cov_factor: RDKit's option (only with `use_vdw`).
         limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
     """
 
     charge: int | None = 0
@@ -86,7 +82,7 @@ class Perception:
     ) -> MetricOutput:
         """Perceive every record that has coordinates."""
         outcomes = self.perceive(molecules, on_progress)
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             f"{self.name}_status": [str(outcome.status) for outcome in outcomes],
             f"{self.name}_reason": [outcome.reason for outcome in outcomes],
             f"{self.name}_smiles": [outcome.smiles for outcome in outcomes],
@@ -100,13 +96,8 @@ class Perception:
         """The outcome of every record, in order."""
         problems = [molecules.problem(place) for place in range(len(molecules))]
         asked = [place for place, problem in enumerate(problems) if problem is None]
-        function = partial(
-            perceive,
-            allow_charged_fragments=self.allow_charged_fragments,
-            use_vdw=self.use_vdw,
-            cov_factor=self.cov_factor,
-        )
-        tasks = [self._task(molecules, place) for place in asked]
+        options = {f.name: getattr(self, f.name) for f in fields(self)[1:4]}
+        function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in asked]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         by_place = dict(zip(asked, found, strict=True))
         return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
@@ -169,7 +160,11 @@ def perceive(task: PerceptionInput, *, allow_charged_fragments: bool, use_vdw: b
     set_positions(mol, task.pos)
     with rdBase.BlockLogs():
         try:
-            options = {"covFactor": cov_factor, "allowChargedFragments": allow_charged_fragments, "useVdw": use_vdw}
+            options: Any = {
+                "allowChargedFragments": allow_charged_fragments,
+                "useVdw": use_vdw,
+                "covFactor": cov_factor,
+            }
             rdDetermineBonds.DetermineBonds(mol, charge=task.charge, **options)
             Chem.SanitizeMol(mol)
             plain = Chem.RemoveHs(mol)

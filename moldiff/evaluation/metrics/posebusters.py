@@ -1,10 +1,9 @@
 """The checks of PoseBusters (Buttenschoen et al. 2024, doi:10.1039/D3SC04185A) on molecules without a protein.
 
-The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included,
-with one column per check. A check that could not be made (because the molecule does not sanitise, say) is blank and
-never a pass. Every molecule is checked on its own, as drawn, so that one that breaks a check stops no other. The
-energy ratio takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain;
-it is taken apart from the other checks, so that its time-out leaves them as they are.
+The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included. A
+check that could not be made (because the molecule does not sanitise, say) is blank and never a pass. The energy ratio
+takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain; it is taken
+apart from the other checks, so that its time-out leaves them as they are.
 """
 
 from __future__ import annotations
@@ -42,13 +41,7 @@ CHECKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PoseBustersChecks:
-    """PoseBusters, full configuration `mol`.
-
-    Attributes:
-        limit: seconds of processor time that the energy ratio of a molecule may take, and so may the other checks
-            together.
-        num_workers: processes; None = one per CPU.
-    """
+    """PoseBusters, full configuration `mol`; the energy ratio and the other checks may take `limit` seconds each."""
 
     limit: float = 60.0
     num_workers: int | None = None

@@ -1,11 +1,8 @@
-"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s.
+"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s (Halgren 1999, doi:10.1002/jcc.15).
 
 Every valid molecule is relaxed from its own coordinates; with GFN2-xTB (Bannwarth et al. 2019,
-doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. A good
-generator loses little energy and hardly moves. For a model trained on geometries of MMFF94s (Halgren 1999,
-doi:10.1002/jcc.15) that is the level of theory of the training data: relaxed molecules of the data lose nearly nothing.
-The quantities are those of Nikitin et al. 2025 (arXiv:2505.00169): energy drop, RMSD, and absolute changes of
-bond lengths, angles and torsions.
+doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. The
+quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
 """
 
 from __future__ import annotations
@@ -67,7 +64,6 @@ class Relaxation:
             falls, ten times that will do.
         max_iterations: steps of L-BFGS after which a molecule has failed.
         limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
     """
 
     gradient_tolerance: float = 1e-3
@@ -93,13 +89,7 @@ class Relaxation:
 
 @dataclass(frozen=True, kw_only=True)
 class ForceFieldRelaxation:
-    """Relaxation of the P2-valid molecules with RDKit's MMFF94s.
-
-    Attributes:
-        max_iterations: steps of RDKit's BFGS after which a molecule has failed.
-        limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
-    """
+    """Relaxation of the P2-valid molecules with RDKit's MMFF94s, its steps and its time (s) limited likewise."""
 
     max_iterations: int = 5000
     limit: float = 30.0
@@ -132,7 +122,7 @@ def _output(
     found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
     kept, left = finished(name, found)
     entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         f"{name}_status": [None if entry is None else _status(entry) for entry in entries],
         f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
     }
@@ -208,14 +198,13 @@ def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
         RuntimeError: when the force field lacks parameters for it, or the relaxation does not converge.
     """
     mol, before = Chem.Mol(mol), input_of(mol)
-    with rdBase.BlockLogs():
-        field = _force_field(mol)
-        if field is None:
-            raise RuntimeError(f"{VARIANT} has no parameters for it")
-        start = field.CalcEnergy()
-        if field.Minimize(maxIts=max_iterations):
-            raise RuntimeError(f"not relaxed after {max_iterations} steps")
-        return compare(before, mol.GetConformer().GetPositions(), start - field.CalcEnergy())
+    found = _minimize(mol, max_iterations)
+    if found is None:
+        raise RuntimeError(f"{VARIANT} has no parameters for it")
+    drop, converged = found
+    if not converged:
+        raise RuntimeError(f"not relaxed after {max_iterations} steps")
+    return compare(before, mol.GetConformer().GetPositions(), drop)
 
 
 def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
@@ -228,18 +217,20 @@ def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)
-        field = _force_field(mol)
+    found = _minimize(mol, max_iterations)
+    return None if found is None else found[0]
+
+
+def _minimize(mol: Chem.Mol, max_iterations: int) -> tuple[float, bool] | None:
+    """Move the atoms to a minimum: the energy lost, and whether it was reached; None = no parameters for it."""
+    with rdBase.BlockLogs():
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
+        field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
         if field is None:
             return None
-        start: float = field.CalcEnergy()
-        field.Minimize(maxIts=max_iterations)
-        return start - float(field.CalcEnergy())
-
-
-def _force_field(mol: Chem.Mol) -> Any | None:
-    """The force field on the coordinates of a molecule; None without parameters for it."""
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
-    return None if properties is None else rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+        start = float(field.CalcEnergy())
+        converged = field.Minimize(maxIts=max_iterations) == 0
+        return start - float(field.CalcEnergy()), converged
 
 
 def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float) -> Relaxed:

@@ -2,11 +2,9 @@
 
 P1 is that of EDM (Hoogeboom et al. 2022, arXiv:2203.17003), with lengths and margins in pm: two atoms at distance d are
 bonded when d is below the single-bond length plus 10. Such a bond is double when a double-bond length is known and d is
-below it plus 5, and such a double bond is triple when a triple-bond length is known and d is below it plus 3. Hydrogens
-are atoms like all others; formal charges do not exist. An atom is stable when its orders sum to a neutral valence of
-its element. The rule is blunt: of the real QM9 molecules (130,829 whose graph is known) it calls 99.4 % of the atoms
-and 95.3 % of the molecules stable and 97.7 % valid (the paper prints 99.0, 95.2 and 97.7), so it is only read beside
-the same numbers of real molecules.
+below it plus 5, and such a double bond is triple when a triple-bond length is known and d is below it plus 3. Formal
+charges do not exist. An atom is stable when its orders sum to a neutral valence of its element. The rule is blunt
+(docs/real_molecules.md), so its numbers are only read beside those of real molecules.
 
 In P2 nothing is perceived, added or dropped. An atom is stable when the Kekulé orders of its bonds, hydrogens included,
 sum to a value that `moldiff.molecules.elements.VALENCES` allows for its element and formal charge. A molecule is valid
@@ -19,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -84,13 +83,9 @@ _THRESHOLDS = tuple(map(_threshold_table, (SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPL
 
 @dataclass(frozen=True, eq=False)
 class LookedUp:
-    """One molecule as protocol P1 sees it.
+    """One molecule as protocol P1 sees it: atomic numbers [a], bonds (i, j, order) with i < j [m, 3], stable atoms [a].
 
-    Attributes:
-        atomic_number: [a] integers.
-        bonds: rows (i, j, order) with i < j [m, 3].
-        atom_stable: [a] booleans.
-        finite: False when a coordinate is not a finite number; then there are no bonds.
+    It has no bonds when a coordinate is not a finite number.
     """
 
     atomic_number: np.ndarray
@@ -102,6 +97,33 @@ class LookedUp:
     def stable(self) -> bool:
         """Every atom is stable."""
         return len(self.atom_stable) > 0 and bool(self.atom_stable.all())
+
+    @cached_property
+    def largest_fragment(self) -> LargestFragment | None:
+        """SMILES (hydrogens written out) of the largest fragment, or None when RDKit cannot sanitise the whole graph.
+
+        Open valences are filled with implicit hydrogens, as in EDM; that is one reason why P1 validity is lenient.
+        """
+        if not self.finite or not len(self.atomic_number):
+            return None
+        graph = Chem.RWMol()
+        for atomic_number in self.atomic_number.tolist():
+            graph.AddAtom(Chem.Atom(atomic_number))
+        for i, j, order in self.bonds.tolist():
+            graph.AddBond(i, j, BOND_TYPES[order])
+        with rdBase.BlockLogs():
+            if Chem.SanitizeMol(graph, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
+                return None
+            fragments = Chem.GetMolFrags(graph, asMols=True)
+            largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
+            return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
+
+
+class LargestFragment(NamedTuple):
+    """The P1 name of a molecule that sanitises: SMILES of its largest fragment, and how many fragments there were."""
+
+    smiles: str
+    num_fragments: int
 
 
 def all_atoms(molecule: Molecule) -> Atoms:
@@ -139,50 +161,18 @@ def look_up(atoms: Atoms) -> LookedUp:
     return LookedUp(atomic_number, np.stack([i, j, orders[i, j]], axis=1), np.array(stable, dtype=bool), finite=True)
 
 
-class LargestFragment(NamedTuple):
-    """The P1 name of a molecule that sanitises: SMILES of its largest fragment, and how many fragments there were."""
-
-    smiles: str
-    num_fragments: int
-
-
-def largest_fragment(looked_up: LookedUp) -> LargestFragment | None:
-    """SMILES (hydrogens written out) of the largest fragment, or None when RDKit cannot sanitise the whole graph.
-
-    Open valences are filled with implicit hydrogens, as in EDM; that is one reason why P1 validity is lenient.
-    """
-    if not looked_up.finite or not len(looked_up.atomic_number):
-        return None
-    graph = Chem.RWMol()
-    for atomic_number in looked_up.atomic_number.tolist():
-        graph.AddAtom(Chem.Atom(atomic_number))
-    for i, j, order in looked_up.bonds.tolist():
-        graph.AddBond(i, j, BOND_TYPES[order])
-    with rdBase.BlockLogs():
-        if Chem.SanitizeMol(graph, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
-            return None
-        fragments = Chem.GetMolFrags(graph, asMols=True)
-        largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
-        return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
-
-
-def distance_lookup_results(
-    looked_up: Sequence[LookedUp], fragments: Sequence[LargestFragment | None], num_molecules: int
-) -> list[MetricResult]:
+def distance_lookup_results(looked_up: Sequence[LookedUp], num_molecules: int) -> list[MetricResult]:
     """P1 numbers of molecules already looked up; `num_molecules` also counts records that could not be read."""
-    valid = [fragment for fragment in fragments if fragment is not None]
-    distinct, smiles = (
-        len({fragment.smiles for fragment in valid}),
-        "SMILES of the largest fragment of P1-valid molecules",
-    )
+    valid = [molecule.largest_fragment for molecule in looked_up if molecule.largest_fragment is not None]
+    distinct = len({fragment.smiles for fragment in valid})
     atoms = sum(len(m.atom_stable) for m in looked_up)
     return [
         MetricResult("p1_atom_stable", sum(int(m.atom_stable.sum()) for m in looked_up), atoms, _P1_ATOM_STABLE),
         MetricResult("p1_molecule_stable", sum(m.stable for m in looked_up), num_molecules, _P1_MOLECULE_STABLE),
         MetricResult("p1_valid", len(valid), num_molecules, _P1_VALID),
         MetricResult("p1_valid_trimmed", sum(one.num_fragments > 1 for one in valid), len(valid), _TRIMMED),
-        MetricResult("p1_unique", distinct, len(valid), f"Distinct {smiles}, over the P1-valid molecules."),
-        MetricResult("p1_valid_unique", distinct, num_molecules, f"Distinct {smiles}, over all molecules."),
+        MetricResult("p1_unique", distinct, len(valid), f"Distinct {_P1_SMILES}, over the P1-valid molecules."),
+        MetricResult("p1_valid_unique", distinct, num_molecules, f"Distinct {_P1_SMILES}, over all molecules."),
     ]
 
 
@@ -191,6 +181,7 @@ _P1_ATOM_STABLE = (
     f"Atoms, hydrogens included, whose {_LOOKUP} sum to a neutral valence (H 1, B 3, C 4, N 3, O 2, F 1, Si 4, "
     "P 3 or 5, S 4, Cl/Br/I 1), over all atoms of the molecules that could be read."
 )
+_P1_SMILES = "SMILES of the largest fragment of P1-valid molecules"
 _P1_MOLECULE_STABLE = f"Molecules whose every atom is stable by {_LOOKUP}, over all molecules."
 _P1_VALID = (
     f"Molecules whose graph of {_LOOKUP} RDKit sanitises, open valences filled with implicit hydrogens and only "
@@ -212,13 +203,11 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class ValidityReport:
-    """What protocol P2 says of one record.
+    """What protocol P2 says of one record; numbers are 0 for one that could not be read, and count hydrogens.
 
     Attributes:
         problem: why it is not valid; None = valid.
-        num_atoms: atoms, hydrogens included; 0 for a record that could not be read.
-        num_stable: stable atoms, hydrogens included.
-        num_fragments: pieces of the heavy-atom graph; 0 for a record that could not be read.
+        num_fragments: pieces of the heavy-atom graph.
         canonical: normalised key of a valid molecule (`identity.canonical_key`).
         strict: isomeric SMILES of a valid molecule (`identity.strict_key`).
     """
@@ -270,10 +259,7 @@ def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol
 
 @dataclass(eq=False)
 class ValidityCounts:
-    """P2 numbers of a stream of records, of which none has to be kept.
-
-    One that could not be read counts in every per-molecule denominator.
-    """
+    """P2 numbers of a stream of records; one that could not be read counts in every per-molecule denominator."""
 
     total: int = 0
     _atoms: int = 0
