@@ -12,18 +12,10 @@ from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.metrics.validity import MARGINS_PM
-from moldiff.evaluation.molecule_set import (
-    NO_BONDS,
-    NO_COORDINATES,
-    Entry,
-    MoleculeSet,
-    Reference,
-    ReferenceSet,
-    known_item,
-)
+from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.scores import MoleculeRow, Scores, score
-from moldiff.evaluation.suite import Choice, Findings, OnMetric, choose, run_metrics
+from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
@@ -32,15 +24,11 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
-__all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
-
 Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
 """A file, what was read of one, or molecules."""
 
 HYDROGENS_MISSING = "hydrogens are missing (hydrogens=add adds them)"
-
-REFERENCE_SIZE = 10_000
-"""Molecules of the reference that are compared with."""
+REFERENCE_SIZE = 10_000  # molecules of the reference that are compared with
 
 
 def evaluate(
@@ -98,27 +86,18 @@ def evaluate(
     if from_file:
         rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
     missing = {one.name: why for one in scores.results if (why := _missing(one, molecules))}
-    findings = Findings(
-        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
-        _scores_of_known(known, len(rows), vocabulary),
-        notes={**scores.notes, **missing},
-        skipped=skipped,
-    )
-    molecules = replace(molecules, smiles=[row.smiles for row in rows])
-    run_metrics(chosen, molecules, known.molecules, findings, on_progress)
     kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
-    columns, shown = findings.columns, [result for result in findings.results if not result.name.endswith("]")]
     report = Report(
-        results=shown,
-        rows=[asdict(row) | {key: values[k] for key, values in columns.items()} for k, row in enumerate(rows)],
-        options=_options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": findings.options},
-        notes=findings.notes,
-        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
-        details=[result for result in findings.results if result.name.endswith("]")],
-        skipped=findings.skipped,
-        interrupted=findings.interrupted,
+        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
+        [asdict(row) for row in rows],
+        _options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": {}},
+        notes={**scores.notes, **missing},
+        reference_results=_scores_of_known(known, len(rows), vocabulary),
+        skipped=skipped,
         remarks=dict(kinds.most_common()),
     )
+    molecules = replace(molecules, smiles=[row.smiles for row in rows])
+    run_metrics(chosen, molecules, known.molecules, report, on_progress)
     if out is not None:
         report.write(out)
     return report

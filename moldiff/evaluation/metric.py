@@ -78,23 +78,20 @@ class MetricOutput:
 class Metric(Protocol):
     """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass.
 
-    One with a true `skip_if_missing` is left out with a note where its package is not installed.
+    Attributes:
+        name: prefix of the names of its results up to the first underscore, and of its columns.
+        needs: what it cannot do without: any of "coordinates", "bonds", "reference".
+        package: the optional package that it needs; with a true `skip_if_missing` it is left out without.
     """
 
     @property
-    def name(self) -> str:
-        """Prefix of the names of its results up to the first underscore, and of its columns."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def needs(self) -> Sequence[str]:
-        """What it cannot do without: any of "coordinates", "bonds", "reference"."""
-        ...
+    def needs(self) -> Sequence[str]: ...
 
     @property
-    def package(self) -> str | None:
-        """The optional package that it needs."""
-        ...
+    def package(self) -> str | None: ...
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rich.markup import escape
 from rich.table import Column, Table
 
-from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.molecules.formats.storage import encoded, shown, write_atomically
 
 FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ class Group(NamedTuple):
     rows: list[Row]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Report:
     """Everything an evaluation says.
 
@@ -75,15 +75,26 @@ class Report:
         remarks: how many records have something odd about them, by what it is.
     """
 
-    results: Sequence[MetricResult]
-    rows: Sequence[Mapping[str, Any]] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
-    reference_results: Sequence[MetricResult] = ()
-    details: Sequence[MetricResult] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    results: list[MetricResult]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    reference_results: list[MetricResult] = field(default_factory=list)
+    details: list[MetricResult] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
-    remarks: Mapping[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, found: MetricOutput) -> None:
+        """Put in what a metric found."""
+        self.results += [result for result in found.results if not result.name.endswith("]")]
+        self.details += [result for result in found.results if result.name.endswith("]")]
+        for column, values in found.columns.items():
+            for row, value in zip(self.rows, values, strict=False):  # none, where only numbers are wanted
+                row[column] = value
+        self.notes |= found.notes
+        self.options.setdefault("metrics", {})[name] = found.options
+        self.interrupted |= found.interrupted
 
     def __getitem__(self, name: str) -> MetricResult:
         """The result or detail of that name; a `KeyError` when there is none."""
@@ -143,9 +154,8 @@ class Report:
     def write(self, target: str | Path) -> list[Path]:
         """Write the report as JSON and Markdown and the rows as CSV; returns the paths.
 
-        Args:
-            target: a folder, made if needed, for `report.json`, `report.md` and `molecules.csv`; or the name of the
-                first file, NAME.json, which NAME.md and NAME.csv are put beside.
+        They are `report.json`, `report.md` and `molecules.csv` of a folder, which is made if needed; or, where `target`
+        is the name of the first, NAME.json, with NAME.md and NAME.csv beside it.
         """
         target = Path(target)
         if target.suffix.lower() == ".json":

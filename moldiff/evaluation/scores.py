@@ -131,17 +131,12 @@ def score(
             row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
         rows.append(row)
         seen.add(key)
-    return Scores(results, rows, _notes(results, novelty))
-
-
-def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dict[str, str]:
-    notes = {}
-    for result in results:
-        if result.value is None:
-            unreferenced = "novel" in result.name and not novelty
-            keys_alone = result.name == "p2_novel_parent" and novelty and novelty.texts is None
-            notes[result.name] = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
-    return notes
+    notes = {result.name: NOTHING_COUNTED for result in results if result.value is None}
+    if not novelty:
+        notes |= {name: NO_REFERENCE for name in notes if "novel" in name}
+    elif novelty.texts is None:
+        notes["p2_novel_parent"] = KEYS_ALONE
+    return Scores(results, rows, notes)
 
 
 def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:

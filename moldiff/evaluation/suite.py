@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import Metric, MetricOutput, MetricResult, require
+from moldiff.evaluation.metric import Metric, MetricOutput, require
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution
 from moldiff.evaluation.metrics.diversity import Diversity, NearestNeighbours
@@ -17,6 +16,7 @@ from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
 from moldiff.evaluation.molecule_set import MoleculeSet
+from moldiff.evaluation.report import Report
 from moldiff.processes import OnProgress
 
 SUITE: Mapping[str, type[Any]] = {
@@ -46,19 +46,6 @@ OnMetric = Callable[[str, int, int], None]
 """Called with the name of a metric and the number of its finished and of all steps."""
 
 NO_REFERENCE = "needs reference=..., molecules to compare with (not the keys of known ones alone)"
-
-
-@dataclass(eq=False)
-class Findings:
-    """What several metrics found; see `MetricOutput` and `Report`."""
-
-    results: list[MetricResult] = field(default_factory=list)
-    reference_results: list[MetricResult] = field(default_factory=list)
-    columns: dict[str, Sequence[Any]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    options: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
 
 
 def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
@@ -93,31 +80,27 @@ def run_metrics(
     chosen: Sequence[Metric],
     molecules: MoleculeSet,
     known: MoleculeSet | None,
-    findings: Findings,
+    report: Report,
     on_progress: OnMetric | None = None,
     *,
     beside: bool = True,
 ) -> None:
-    """Add to `findings` what the metrics say of `molecules` and, if `beside`, of as many known ones, until Ctrl-C."""
+    """Add to a report what the metrics say of `molecules` and, if `beside`, of as many known ones, until Ctrl-C."""
     for metric in chosen:
         reason = _inapplicable(metric, molecules, known)
         if reason is not None:
-            findings.skipped[metric.name] = reason
+            report.skipped[metric.name] = reason
             continue
         try:
             found = metric(molecules, known, _named(on_progress, metric.name))
-            findings.results += found.results
-            findings.columns |= found.columns
-            findings.notes |= found.notes
-            findings.options[metric.name] = found.options
-            findings.interrupted |= found.interrupted
+            report.add(metric.name, found)
             if beside and known is not None and not found.interrupted:
                 same = _of_known(metric, known, len(molecules), on_progress)
-                findings.reference_results += same.results
-                findings.interrupted |= same.interrupted
+                report.reference_results += [one for one in same.results if not one.name.endswith("]")]
+                report.interrupted |= same.interrupted
         except KeyboardInterrupt:
-            findings.interrupted = True
-        if findings.interrupted:
+            report.interrupted = True
+        if report.interrupted:
             return
 
 

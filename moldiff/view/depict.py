@@ -30,7 +30,6 @@ from moldiff.sampling.trajectory import trajectory_path
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
-_BOND_LENGTH = 34
 _MAX_HEAVY = 250
 """Heavy atoms of a drawing at most: no one can read a larger one, and laying out takes minutes from 1,000 atoms on."""
 
@@ -58,10 +57,7 @@ def render(template: str, **values: Any) -> Markup:
 def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
     """The drawing of a molecule as an `<svg>` element; None when it has no bonds to draw or RDKit cannot draw it.
 
-    Args:
-        mol: sanitised or not.
-        label: what a screen reader says; any text.
-        fault: index of an atom to put a ring around.
+    A screen reader says the label, which is any text; a ring is put around the atom `fault`.
     """
     if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
         return None
@@ -71,7 +67,7 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
             canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
             options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
             options.prepareMolsBeforeDrawing = False
-            options.fixedBondLength = _BOND_LENGTH
+            options.fixedBondLength = 34
             options.minFontSize = 10
             options.clearBackground = False
             canvas.DrawMolecule(flat)
@@ -192,10 +188,7 @@ def facing(record: Record) -> list[float] | None:
 
 
 def films(path: str | Path, molecules: Sequence[Record]) -> dict[int, list[dict[str, Any]]]:
-    """The films of the molecules that have one in the file of trajectories beside `path`, by index.
-
-    They are found by name, so a file that was sorted or thinned out keeps its films.
-    """
+    """The films of the molecules that have one in the file of trajectories beside `path`, by index; found by name."""
     beside = trajectory_path(path)
     if not beside.is_file():
         return {}

@@ -18,29 +18,16 @@ from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import records
 from moldiff.view.depict import render
 
-BIN = 0.02
-"""Width of a bin of bond lengths (Å)."""
-
-_LONGEST = 4.0
-"""Å; the last bin has all bonds from this length on, however far apart a torn molecule lies."""
-
-_MAX_REFERENCE = 5000
-"""Molecules of a reference that are looked at; of a larger one evenly spread ones."""
-
+BIN = 0.02  # width of a bin of bond lengths (Å)
+_LONGEST = 4.0  # Å; the last bin has all bonds from this length on, however far apart a torn molecule lies
+_MAX_REFERENCE = 5000  # molecules of a reference that are looked at; of a prepared one evenly spread ones
 _Key = TypeVar("_Key")
-
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 380, 150, 8, 26, 8
 
 
 @dataclass
 class Distributions:
-    """Counts over a set of molecules.
-
-    Attributes:
-        sizes: molecules by number of heavy atoms.
-        elements: heavy atoms by symbol.
-        lengths: bonds, those to hydrogen included, by bin of length.
-    """
+    """Counts over a set of molecules: by number of heavy atoms, heavy atoms by symbol, all bonds by bin of length."""
 
     sizes: Counter[int] = field(default_factory=Counter)
     elements: Counter[str] = field(default_factory=Counter)

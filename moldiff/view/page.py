@@ -112,7 +112,8 @@ def _page(found: ReadResult, name: str, report: Report, reference: str | Path | 
         for row, known in zip(rows, data, strict=True)
     ]
     blocks, shown = [molblock(record) for record in records], films(found.path, records)
-    tiles = {row.result.name: row for group in report.groups() for row in group.rows if row.result.value is not None}
+    tables = report.groups()
+    tiles = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}
     scripts = [_asset(name) for name in ("3Dmol-min.js", "viewer.js", "gallery.js")]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     drawn = Distributions.of(record.mol for record in records if record.mol is not None)
@@ -126,7 +127,7 @@ def _page(found: ReadResult, name: str, report: Report, reference: str | Path | 
         tiles=[(label, tiles[key]) for key, label in _TILES.items() if key in tiles],
         reference=None if reference is None else Path(reference).name,
         plots=plots(drawn, None if reference is None else reference_distributions(reference)),
-        tables=report.groups(),
+        tables=tables,
         constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
             _card(record, row)

@@ -47,7 +47,6 @@ class Contacts:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Check every molecule."""
         found = [self._check(molecules, place) for place in range(len(molecules))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
         definition = (
@@ -76,12 +75,7 @@ class Contacts:
         return self._clash(*atoms, None, np.arange(len(atoms[0]))) or entry
 
     def check(self, molecule: Molecule, order: np.ndarray | None = None) -> InvalidMolecule | None:
-        """What is impossible about the distances; None = nothing.
-
-        Args:
-            molecule: the molecule (Å).
-            order: the number by which to name every atom [a]; None = heavy atoms first, then hydrogens.
-        """
+        """What is impossible about the distances; atoms are named by `order` [a], or heavy ones before hydrogens."""
         atomic_number, pos = all_atoms(molecule)
         if not np.isfinite(pos).all():
             return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")

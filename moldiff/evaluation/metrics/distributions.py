@@ -42,7 +42,6 @@ class Distribution:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Compare with the reference, which must be there."""
         assert reference is not None
         found, known = features(molecules.mols.values()), features(reference.mols.values())
         results = [
@@ -66,23 +65,14 @@ class Distribution:
         """The mean over types, weighted by the reference, then how much of the reference it covers, then each type."""
         measure = "Wasserstein-1 distance" if unit else "Jensen-Shannon divergence (base 2)"
         name, values = f"distribution_{what}", what.replace("_", " ") + "s"
-        types = sorted(
-            (kind for kind in known if len(known[kind]) >= self.min_count and kind in found),
-            key=lambda kind: -len(known[kind]),
-        )
-        each = [
-            MetricResult(
-                f"{name}[{kind}]",
-                distance(found[kind], known[kind]),
-                1,
-                f"{measure} of {kind} {values}.",
-                len(found[kind]),
-                unit,
-            )
-            for kind in types
-        ]
-        weights = [len(known[kind]) for kind in types]
-        total = float(sum(weight * one.numerator for weight, one in zip(weights, each, strict=True)))
+        types = [kind for kind in known if len(known[kind]) >= self.min_count and kind in found]
+        types.sort(key=lambda kind: -len(known[kind]))
+        each, total = [], 0.0
+        for kind in types:
+            value, text = distance(found[kind], known[kind]), f"{measure} of {kind} {values}."
+            each.append(MetricResult(f"{name}[{kind}]", value, 1, text, len(found[kind]), unit))
+            total += len(known[kind]) * value
+        weight = sum(len(known[kind]) for kind in types)
         definition = (
             f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
         )
@@ -92,8 +82,8 @@ class Distribution:
         )
         counted, everything = sum(len(found[kind]) for kind in types), sum(map(len, known.values()))
         return [
-            MetricResult(name, total, float(sum(weights)), definition, counted, unit),
-            MetricResult(f"{name}_covered", sum(weights), everything, covered),
+            MetricResult(name, total, float(weight), definition, counted, unit),
+            MetricResult(f"{name}_covered", weight, everything, covered),
             *each,
         ]
 
@@ -117,18 +107,11 @@ class Distribution:
         return jensen_shannon(np.histogram(found, edges)[0], np.histogram(known, edges)[0])
 
 
-_CLASSES = {
-    "elements": "elements",
-    "sizes": "numbers of heavy atoms",
-    "ring_sizes": "ring sizes",
-    "ring_systems": "ring systems (rings that share atoms are one)",
-}
-
-
 def _by_class(found: Features, known: Features) -> list[MetricResult]:
     """Divergences of what comes in classes."""
+    texts = ("elements", "numbers of heavy atoms", "ring sizes", "ring systems (rings that share atoms are one)")
     results = []
-    for name, text in _CLASSES.items():
+    for name, text in zip(("elements", "sizes", "ring_sizes", "ring_systems"), texts, strict=True):
         first, second = getattr(found, name), getattr(known, name)
         counted = min(len(first), len(second))
         kinds, place = np.unique(np.concatenate([first, second]), return_inverse=True)

@@ -36,7 +36,6 @@ class Diversity:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Compare all pairs of valid molecules."""
         mols = _valid(molecules)
         generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
         prints = [generator.GetFingerprint(mol) for mol in mols]
@@ -49,10 +48,11 @@ class Diversity:
             f"1 - Tanimoto similarity of Morgan fingerprints (radius {self.radius}, {self.num_bits} bits), mean over "
             "all pairs of P2-valid molecules."
         )
+        scaffolds = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
         with_ring = "P2-valid molecules with a ring, over the P2-valid."
         results = [
             MetricResult("diversity_internal", pairs - similar, pairs, definition, len(mols)),
-            MetricResult("diversity_scaffolds", len(set(cyclic)), len(cyclic), _SCAFFOLDS),
+            MetricResult("diversity_scaffolds", len(set(cyclic)), len(cyclic), scaffolds),
             MetricResult("diversity_cyclic", len(cyclic), len(mols), with_ring),
         ]
         return MetricOutput(results, options=asdict(self))
@@ -61,8 +61,6 @@ class Diversity:
 def _valid(molecules: MoleculeSet) -> list[Chem.Mol]:
     return [Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None]
 
-
-_SCAFFOLDS = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
 
 _BLOCK = 10_000  # molecules of the reference at once, 20 MB of bits
 
@@ -86,7 +84,6 @@ class NearestNeighbours:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Find the nearest neighbour of every valid molecule in the reference, which must be there."""
         assert reference is not None
         prints, known = self._bits(molecules), self._bits(reference)
         found = self.similarities(prints, known, on_progress) if known else np.zeros(0)

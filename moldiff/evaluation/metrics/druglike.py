@@ -50,10 +50,7 @@ class Described(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DrugLikeness:
-    """Descriptors and alerts of the P2-valid molecules; with a reference, Wasserstein-1 distances to it as well.
-
-    A molecule may take `limit` seconds of processor time.
-    """
+    """Descriptors and alerts of the P2-valid molecules, each within `limit` seconds; distances to a reference."""
 
     limit: float = 10.0
     num_workers: int | None = None
@@ -65,29 +62,24 @@ class DrugLikeness:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Describe every valid molecule."""
         both = [molecules] if reference is None else [molecules, reference]
         texts = [text for side in both for text in side.smiles if text is not None]
         outcomes = run_limited(describe, texts, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         found, known = outcomes[: len(molecules.valid)], outcomes[len(molecules.valid) :]
+        by_place = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
+        rows = [one if isinstance(one, Described) else None for one in by_place]
+        columns: dict[str, Sequence[Any]] = {
+            "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in by_place],
+        }
+        for name in _TITLES:
+            columns[f"druglike_{name}"] = [None if row is None else getattr(row, name) for row in rows]
+        for k, catalogue in enumerate(ALERTS):
+            columns[f"druglike_{catalogue.lower()}"] = [None if row is None else row.alerts[k] or "" for row in rows]
         ended, left = finished("druglike", found)
         done, others = ([one for one in side if isinstance(one, Described)] for side in (found, known))
         results = [*_results(done, len(ended)), *_distances(done, others), *left]
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
-        return MetricOutput(results, _columns(molecules, found), {}, options, was_interrupted(outcomes))
-
-
-def _columns(molecules: MoleculeSet, found: Sequence[Described | Failure]) -> dict[str, Sequence[Any]]:
-    outcomes = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
-    rows = [one if isinstance(one, Described) else None for one in outcomes]
-    columns: dict[str, Sequence[Any]] = {
-        "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in outcomes],
-    }
-    columns |= {f"druglike_{name}": [None if row is None else getattr(row, name) for row in rows] for name in _TITLES}
-    for number, catalogue in enumerate(ALERTS):
-        alerts = [None if row is None else row.alerts[number] or "" for row in rows]
-        columns[f"druglike_{catalogue.lower()}"] = alerts
-    return columns
+        return MetricOutput(results, columns, {}, options, was_interrupted(outcomes))
 
 
 def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:

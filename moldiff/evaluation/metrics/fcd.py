@@ -37,7 +37,6 @@ class FrechetDistance:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Compare with the reference, which must be there."""
         assert reference is not None
         require("fcd")
         texts, known = _readable(molecules), _readable(reference)

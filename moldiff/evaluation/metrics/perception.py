@@ -80,7 +80,6 @@ class Perception:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Perceive every record that has coordinates."""
         outcomes = self.perceive(molecules, on_progress)
         columns: dict[str, Sequence[Any]] = {
             f"{self.name}_status": [str(outcome.status) for outcome in outcomes],

@@ -54,7 +54,6 @@ class PoseBustersChecks:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Check every molecule that could be read, broken ones included."""
         require("posebusters")
         problems = [
             entry if isinstance(entry, InvalidMolecule) else molecules.problem(place)
@@ -68,7 +67,13 @@ class PoseBustersChecks:
         judged = [Checked({}, problem) if problem else _merged(next(found), next(found)) for problem in problems]
         options = asdict(self) | {"configuration": "mol", "posebusters": metadata.version("posebusters")}
         kept, left = finished("posebusters", judged, lambda one: was_interrupted([one.problem]))
-        return MetricOutput([*_results(kept), *left], _columns(judged), {}, options, bool(left))
+        columns: dict[str, Sequence[Any]] = {
+            "posebusters_status": [outcome.status for outcome in judged],
+            "posebusters_reason": [outcome.reason for outcome in judged],
+        }
+        for check in CHECKS:
+            columns[f"posebusters_{check}"] = [outcome.verdicts.get(check) for outcome in judged]
+        return MetricOutput([*_results(kept), *left], columns, {}, options, bool(left))
 
 
 class PoseInput(NamedTuple):
@@ -109,14 +114,6 @@ def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | No
     failures.sort(key=lambda failure: failure.kind is not FailureKind.INTERRUPTED)
     verdicts = {name: verdict for part in (cheap, energy) if isinstance(part, dict) for name, verdict in part.items()}
     return Checked(verdicts, failures[0] if failures else None)
-
-
-def _columns(outcomes: Sequence[Checked]) -> dict[str, Sequence[Any]]:
-    columns: dict[str, Sequence[Any]] = {
-        "posebusters_status": [outcome.status for outcome in outcomes],
-        "posebusters_reason": [outcome.reason for outcome in outcomes],
-    }
-    return columns | {f"posebusters_{check}": [outcome.verdicts.get(check) for outcome in outcomes] for check in CHECKS}
 
 
 def _results(outcomes: Sequence[Checked]) -> list[MetricResult]:

@@ -59,11 +59,8 @@ class Relaxed(NamedTuple):
 class Relaxation:
     """Relaxation of the P2-valid molecules with GFN2-xTB.
 
-    Attributes:
-        gradient_tolerance: largest component of the gradient at a minimum (Hartree/Bohr); where the energy no longer
-            falls, ten times that will do.
-        max_iterations: steps of L-BFGS after which a molecule has failed.
-        limit: seconds of processor time that a molecule may take.
+    At a minimum no component of the gradient is above `gradient_tolerance` (Hartree/Bohr); where the energy no longer
+    falls, ten times that will do. A molecule fails after `max_iterations` of L-BFGS or `limit` seconds.
     """
 
     gradient_tolerance: float = 1e-3
@@ -79,7 +76,6 @@ class Relaxation:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Relax every valid molecule in 3D."""
         require("tblite")
         tasks = [input_of(mol) for mol in molecules.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
@@ -102,7 +98,6 @@ class ForceFieldRelaxation:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Relax every valid molecule in 3D."""
         tasks = list(molecules.mols.values())
         function = partial(relax_by_force_field, max_iterations=self.max_iterations)
         options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
@@ -210,9 +205,7 @@ def relax_by_force_field(mol: Chem.Mol, *, max_iterations: int) -> Relaxed:
 def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
     """Energy (kcal/mol) that a molecule loses in so many steps, in this process; None without parameters for it.
 
-    Args:
-        mol: explicit hydrogens and one conformer; need not be sanitised.
-        max_iterations: few, so that no molecule takes long.
+    It has explicit hydrogens and one conformer, and need not be sanitised.
     """
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
