@@ -176,18 +176,14 @@ class _Pool:
                 while turn in early:
                     yield turn, held.pop(turn), early.pop(turn)
                     turn += 1
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        """End the workers, whatever they are at."""
-        with self._lock:
-            self._closed = True
-        for process in list(self._processes):
-            process.kill()
-        self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        finally:  # the workers end, whatever they are at
+            with self._lock:
+                self._closed = True
+            for process in list(self._processes):
+                process.kill()
+            self._waiting.put(None)
+            for thread in self._threads:
+                thread.join()
 
     def _work(self) -> None:
         """What a thread does: give items to a process; the one at which a process ends has failed."""

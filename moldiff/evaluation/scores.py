@@ -95,17 +95,16 @@ def score(
     for verdict in verdicts:
         validity.add(verdict)
         uniqueness.add(verdict)
-    looked_up = [look_up(entry) for entry in atoms if entry is not None]
+    graphs = [None if entry is None else look_up(entry) for entry in atoms]
     parents, novel = parent_novelty(verdicts, novelty)
     results = [
-        *distance_lookup_results(looked_up, len(molecules)),
+        *distance_lookup_results([graph for graph in graphs if graph is not None], len(molecules)),
         *validity.results(),
         *uniqueness.results(novelty),
         parents,
     ]
-    graphs = iter(looked_up)
     rows, seen = [], set[str | None]()
-    for number, (molecule, verdict, entry) in enumerate(zip(molecules, verdicts, atoms, strict=True), start=1):
+    for number, (molecule, verdict, graph) in enumerate(zip(molecules, verdicts, graphs, strict=True), start=1):
         key = verdict.canonical
         row = MoleculeRow(
             number=number,
@@ -125,8 +124,7 @@ def score(
                 num_fragments=verdict.num_fragments,
                 p2_stable=verdict.stable,
             )
-        if entry is not None:
-            graph = next(graphs)
+        if graph is not None:
             smiles, count = graph.largest_fragment or (None, None)
             row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
         rows.append(row)

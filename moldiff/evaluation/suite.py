@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from moldiff.errors import MoldiffError
@@ -17,7 +18,6 @@ from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.report import Report
-from moldiff.processes import OnProgress
 
 SUITE: Mapping[str, type[Any]] = {
     "p3": Perception,
@@ -92,7 +92,7 @@ def run_metrics(
             report.skipped[metric.name] = reason
             continue
         try:
-            found = metric(molecules, known, _named(on_progress, metric.name))
+            found = metric(molecules, known, on_progress and partial(on_progress, metric.name))
             report.add(metric.name, found)
             if beside and known is not None and not found.interrupted:
                 same = _of_known(metric, known, len(molecules), on_progress)
@@ -120,11 +120,7 @@ def _of_known(metric: Metric, known: MoleculeSet, count: int, on_progress: OnMet
     """The same of known molecules: as many as were evaluated, or one half of twice as many against the other half."""
     if _inapplicable(metric, known, known) is not None:
         return MetricOutput([])
-    report = _named(on_progress, f"{metric.name}, reference")
+    report = on_progress and partial(on_progress, f"{metric.name}, reference")
     if "reference" in metric.needs:
         return metric(known[: 2 * count : 2], known[1 : 2 * count : 2], report)
     return metric(known[:count], None, report)
-
-
-def _named(on_progress: OnMetric | None, name: str) -> OnProgress | None:
-    return None if on_progress is None else lambda done, total: on_progress(name, done, total)

@@ -7,7 +7,7 @@ reference. A finite sample of that itself is not at 0: read the numbers beside t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -45,34 +45,28 @@ class Distribution:
         assert reference is not None
         found, known = features(molecules.mols.values()), features(reference.mols.values())
         results = [
-            *self._by_type("bond_length", found.bond_lengths, known.bond_lengths, wasserstein, "Å"),
-            *self._by_type("angle", found.angles, known.angles, wasserstein, "°"),
-            *self._by_type("torsion", found.torsions, known.torsions, self._torsion_divergence, ""),
+            *self._by_type("bond_length", found.bond_lengths, known.bond_lengths, "Å"),
+            *self._by_type("angle", found.angles, known.angles, "°"),
+            *self._by_type("torsion", found.torsions, known.torsions, ""),
             *_by_class(found, known),
             *self._rings(found, known),
         ]
         options = asdict(self) | {"molecules": len(molecules.mols), "reference_molecules": len(reference.mols)}
         return MetricOutput(results, options=options)
 
-    def _by_type(
-        self,
-        what: str,
-        found: _ByType,
-        known: _ByType,
-        distance: Callable[[np.ndarray, np.ndarray], float],
-        unit: str,
-    ) -> list[MetricResult]:
+    def _by_type(self, what: str, found: _ByType, known: _ByType, unit: str) -> list[MetricResult]:
         """The mean over types, weighted by the reference, then how much of the reference it covers, then each type."""
+        distance = wasserstein if unit else self._torsion_divergence
         measure = "Wasserstein-1 distance" if unit else "Jensen-Shannon divergence (base 2)"
         name, values = f"distribution_{what}", what.replace("_", " ") + "s"
         types = [kind for kind in known if len(known[kind]) >= self.min_count and kind in found]
         types.sort(key=lambda kind: -len(known[kind]))
-        each, total = [], 0.0
+        each = []
         for kind in types:
             value, text = distance(found[kind], known[kind]), f"{measure} of {kind} {values}."
             each.append(MetricResult(f"{name}[{kind}]", value, 1, text, len(found[kind]), unit))
-            total += len(known[kind]) * value
         weight = sum(len(known[kind]) for kind in types)
+        total = float(sum(len(known[kind]) * one.numerator for kind, one in zip(types, each, strict=True)))
         definition = (
             f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
         )

@@ -77,12 +77,12 @@ class DrugLikeness:
             columns[f"druglike_{catalogue.lower()}"] = [None if row is None else row.alerts[k] or "" for row in rows]
         ended, left = finished("druglike", found)
         done, others = ([one for one in side if isinstance(one, Described)] for side in (found, known))
-        results = [*_results(done, len(ended)), *_distances(done, others), *left]
+        results = [*_results(done, len(ended), others), *left]
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
         return MetricOutput(results, columns, {}, options, was_interrupted(outcomes))
 
 
-def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
+def _results(found: Sequence[Described], asked: int, known: Sequence[Described]) -> list[MetricResult]:
     over = "over the P2-valid molecules that could be described"
     described = "P2-valid molecules that could be described within the limit, over the P2-valid."
     results = [MetricResult("druglike_described", len(found), asked, described)]
@@ -94,12 +94,6 @@ def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
         alerted = sum(one.alerts[number] is not None for one in found)
         definition = f"Molecules with an alert of the catalogue {catalogue}, {over}."
         results.append(MetricResult(f"druglike_{catalogue.lower()}", alerted, len(found), definition))
-    return results
-
-
-def _distances(found: Sequence[Described], known: Sequence[Described]) -> list[MetricResult]:
-    """Wasserstein-1 distances of the descriptors, where there are both sides."""
-    results = []
     for name, title in _TITLES.items() if found and known else ():
         distance = wasserstein(*([getattr(one, name) for one in side] for side in (found, known)))
         definition = f"Wasserstein-1 distance of the {title} of P2-valid molecules to the reference's."
