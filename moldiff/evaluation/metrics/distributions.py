@@ -146,16 +146,12 @@ _BASE = 128  # larger than any atomic number, so that types pack into one intege
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Samples of a set of molecules.
+    """Samples of a set of molecules: atomic numbers, numbers of heavy atoms, rings, ring systems, and geometry by type.
 
     Attributes:
-        bond_lengths: (Å) by type, such as "C=O" ("-" single, "=" double, "#" triple, ":" aromatic).
+        bond_lengths: (Å) by bond, such as "C=O" ("-" single, "=" double, "#" triple, ":" aromatic).
         angles: (degrees) by the three elements, such as "C-O-H".
         torsions: absolute values (degrees, 0 to 180) by the four elements and the middle bond, such as "H-C=C-H".
-        elements: atomic numbers of all atoms.
-        sizes: heavy atoms of each molecule.
-        ring_sizes: of all rings of RDKit's symmetrised smallest set.
-        ring_systems: of all ring systems, see `moldiff.molecules.fragments`.
     """
 
     bond_lengths: _ByType

@@ -61,7 +61,7 @@ class PoseBustersChecks:
         ]
         asked = [entry for entry, problem in zip(molecules.entries, problems, strict=True) if problem is None]
         mols = [to_rdkit(entry, stereo=False) for entry in asked if isinstance(entry, Molecule)]
-        tasks = [PoseInput(mol, energy) for mol in mols for energy in (False, True)]
+        tasks = [(mol, energy) for mol in mols for energy in (False, True)]
         report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
         found = iter(run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report))
         judged = [Checked({}, problem) if problem else _merged(next(found), next(found)) for problem in problems]
@@ -74,13 +74,6 @@ class PoseBustersChecks:
         for check in CHECKS:
             columns[f"posebusters_{check}"] = [outcome.verdicts.get(check) for outcome in judged]
         return MetricOutput([*_results(kept), *left], columns, {}, options, bool(left))
-
-
-class PoseInput(NamedTuple):
-    """A molecule, not necessarily sanitised, with one conformer; and whether its energy ratio or the rest is asked."""
-
-    mol: Chem.Mol
-    energy: bool
 
 
 class Checked(NamedTuple):
@@ -138,9 +131,10 @@ _VALID = (
 )
 
 
-def bust(task: PoseInput) -> dict[str, bool | None]:
-    """PoseBusters' verdicts on one molecule, by name of the check."""
-    row = _busters(energy=task.energy).bust(task.mol, full_report=False).iloc[0]
+def bust(task: tuple[Chem.Mol, bool]) -> dict[str, bool | None]:
+    """PoseBusters' verdicts on a molecule that need not be sanitised, by name: of the energy ratio, or of the rest."""
+    mol, energy = task
+    row = _busters(energy=energy).bust(mol, full_report=False).iloc[0]
     blank = row.isna()
     return {check: None if blank[check] else bool(row[check]) for check in CHECKS if check in row}
 

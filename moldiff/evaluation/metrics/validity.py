@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -99,8 +98,8 @@ class LookedUp:
         return len(self.atom_stable) > 0 and bool(self.atom_stable.all())
 
     @cached_property
-    def largest_fragment(self) -> LargestFragment | None:
-        """SMILES (hydrogens written out) of the largest fragment, or None when RDKit cannot sanitise the whole graph.
+    def largest_fragment(self) -> tuple[str, int] | None:
+        """SMILES (hydrogens written out) of the largest fragment, and how many there are; None = RDKit refuses it.
 
         Open valences are filled with implicit hydrogens, as in EDM; that is one reason why P1 validity is lenient.
         """
@@ -116,14 +115,7 @@ class LookedUp:
                 return None
             fragments = Chem.GetMolFrags(graph, asMols=True)
             largest = max(fragments, key=lambda fragment: int(fragment.GetNumAtoms()))
-            return LargestFragment(str(Chem.MolToSmiles(largest)), len(fragments))
-
-
-class LargestFragment(NamedTuple):
-    """The P1 name of a molecule that sanitises: SMILES of its largest fragment, and how many fragments there were."""
-
-    smiles: str
-    num_fragments: int
+            return str(Chem.MolToSmiles(largest)), len(fragments)
 
 
 def all_atoms(molecule: Molecule) -> Atoms:
@@ -164,13 +156,13 @@ def look_up(atoms: Atoms) -> LookedUp:
 def distance_lookup_results(looked_up: Sequence[LookedUp], num_molecules: int) -> list[MetricResult]:
     """P1 numbers of molecules already looked up; `num_molecules` also counts records that could not be read."""
     valid = [molecule.largest_fragment for molecule in looked_up if molecule.largest_fragment is not None]
-    distinct = len({fragment.smiles for fragment in valid})
+    distinct = len({smiles for smiles, _ in valid})
     atoms = sum(len(m.atom_stable) for m in looked_up)
     return [
         MetricResult("p1_atom_stable", sum(int(m.atom_stable.sum()) for m in looked_up), atoms, _P1_ATOM_STABLE),
         MetricResult("p1_molecule_stable", sum(m.stable for m in looked_up), num_molecules, _P1_MOLECULE_STABLE),
         MetricResult("p1_valid", len(valid), num_molecules, _P1_VALID),
-        MetricResult("p1_valid_trimmed", sum(one.num_fragments > 1 for one in valid), len(valid), _TRIMMED),
+        MetricResult("p1_valid_trimmed", sum(fragments > 1 for _, fragments in valid), len(valid), _TRIMMED),
         MetricResult("p1_unique", distinct, len(valid), f"Distinct {_P1_SMILES}, over the P1-valid molecules."),
         MetricResult("p1_valid_unique", distinct, num_molecules, f"Distinct {_P1_SMILES}, over all molecules."),
     ]
