@@ -1,13 +1,9 @@
 """A function on many items in worker processes, with a hard limit for each item; signals; ranks of a training.
 
 RDKit and quantum chemistry can hang in compiled code, where neither a signal handler nor a thread can stop them. Here
-a worker that oversteps the limit ends and is replaced, and its item is a `Failure`. The limit counts the processor
-time of the worker, so that a busy machine loses no item; a second limit by the clock, far above it, ends a worker that
-waits for something that never comes.
-
-Workers are fresh interpreters that are spoken to through pipes: they import what the function needs and not the
-caller's script, so that this also works from notebooks and scripts without a `__main__` guard. Only so many items are
-read ahead that the stream of them may be larger than memory.
+a worker that oversteps the limit of processor time (or a far higher one by the clock) ends and is replaced. Workers are
+fresh interpreters that import what the function needs and not the caller's script, so that no `__main__` guard is
+needed.
 """
 
 from __future__ import annotations
@@ -33,12 +29,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-START_LIMIT = 600.0
-"""Seconds by the clock that a worker may take to start and import."""
-
-_WALL_FACTOR, _WALL_EXTRA = 10.0, 60.0
-"""The limit by the clock is the limit times the one plus the other (seconds)."""
-
+START_LIMIT = 600.0  # seconds by the clock that a worker may take to start and import
 _CHUNK_SECONDS = 0.1  # work sent to a worker at once, so that fast items are not slowed down by the pipes
 _MAX_CHUNK = 64
 _READ_AHEAD = 512
@@ -57,12 +48,7 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """An item without a result.
-
-    Attributes:
-        kind: what happened.
-        reason: one readable line.
-    """
+    """An item without a result: what happened, and one readable line on it."""
 
     kind: FailureKind
     reason: str
@@ -74,12 +60,7 @@ def was_interrupted(outcomes: Sequence[Any]) -> bool:
 
 
 class Limits(NamedTuple):
-    """What an item may take.
-
-    Attributes:
-        cpu: seconds of processor time.
-        wall: seconds by the clock.
-    """
+    """What an item may take: seconds of processor time, and seconds by the clock."""
 
     cpu: float
     wall: float
@@ -89,7 +70,7 @@ class Limits(NamedTuple):
         """The limits for `limit` seconds of processor time; without a limit by the clock, one far above it."""
         if not _COUNTS_CPU:
             return cls(limit, limit)
-        return cls(limit, _WALL_FACTOR * limit + _WALL_EXTRA if wall_limit is None else wall_limit)
+        return cls(limit, 10 * limit + 60 if wall_limit is None else wall_limit)
 
 
 OnProgress = Callable[[int, int], None]  # number of finished and of all items
@@ -106,6 +87,8 @@ def run_limited(
 ) -> list[Result | Failure]:
     """Results of `function` for all items, in order; what failed is a `Failure`.
 
+    After Ctrl-C, those that are not finished are failures of kind `INTERRUPTED`; it is not raised again.
+
     Args:
         function: can be imported by name (or a `functools.partial` of such); it and the items can be pickled.
         items: what to work off.
@@ -114,16 +97,11 @@ def run_limited(
         num_workers: processes; None = one per CPU that may be used.
         on_progress: called after every item.
 
-    Returns:
-        One entry per item. After Ctrl-C, the entries that are not finished are failures of kind `INTERRUPTED`; the
-        interruption is not raised again.
-
     Raises:
         RuntimeError: when workers cannot start, for example because the function cannot be imported.
     """
     pool = _Pool(function, num_workers or available_cpus(), Limits.of(limit, wall_limit))
     results: dict[int, Any] = {}
-    # After Ctrl-C, what is finished is kept; the rest is marked below.
     with suppress(KeyboardInterrupt), closing(pool.run(items, in_order=False)) as outcomes:
         for place, _, outcome in outcomes:
             results[place] = outcome
@@ -143,20 +121,11 @@ def stream_limited(
 ) -> Generator[tuple[Item, Result | Failure], None, None]:
     """Every item with its result, in order, as they come.
 
-    Args:
-        function: as for `run_limited`.
-        items: what to work off, read as it is needed.
-        num_workers: processes; 0 = none, then all is done in this process and without limits, and what the function
-            raises is raised here.
-        limit: seconds of processor time that an item may take.
-        wall_limit: seconds by the clock that an item may take; None = ten times `limit` and a minute.
-
-    Raises:
-        RuntimeError: when workers cannot start.
+    As `run_limited`, but that items are read as they are needed, and that without processes (`num_workers` of 0) all
+    is done in this one and without limits, and what the function raises is raised here.
     """
     if num_workers == 0:
-        for item in items:
-            yield item, function(item)
+        yield from ((item, function(item)) for item in items)
         return
     pool = _Pool(function, num_workers, Limits.of(limit, wall_limit))
     with closing(pool.run(items, in_order=True)) as outcomes:
@@ -207,18 +176,14 @@ class _Pool:
                 while turn in early:
                     yield turn, held.pop(turn), early.pop(turn)
                     turn += 1
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        """End the workers, whatever they are at."""
-        with self._lock:
-            self._closed = True
-        for process in list(self._processes):
-            process.kill()
-        self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        finally:  # the workers end, whatever they are at
+            with self._lock:
+                self._closed = True
+            for process in list(self._processes):
+                process.kill()
+            self._waiting.put(None)
+            for thread in self._threads:
+                thread.join()
 
     def _work(self) -> None:
         """What a thread does: give items to a process; the one at which a process ends has failed."""
@@ -377,20 +342,20 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-
-
 def rank(environment: Mapping[str, str] = os.environ) -> int:
     """0 for the process that prints and writes, and for a training of one process."""
-    return next((int(environment[name]) for name in _RANKS if environment.get(name, "").isdigit()), 0)
+    values = (environment.get(name, "") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(value) for value in values if value.isdigit()), 0)
 
 
 def started_together(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether several processes were started at once from outside, by SLURM's `srun` or by `torchrun`."""
     if "TORCHELASTIC_RUN_ID" in environment:
         return int(environment.get("WORLD_SIZE", "1")) > 1
-    in_step = environment.get("SLURM_STEP_ID", "").isdigit() and environment.get("SLURM_JOB_NAME") not in (
-        "bash",
-        "interactive",
+    in_step = environment.get("SLURM_STEP_ID", "").isdigit()
+    is_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return (
+        in_step
+        and not is_shell
+        and int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1
     )
-    return in_step and int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1

@@ -11,7 +11,7 @@ from rdkit.Chem import rdDistGeom
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metric import MetricOutput
-from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules import convert, identity, validity
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from tests.benchmarks.tasks.bonds import Graphs
 from tests.benchmarks.tasks.settings import Progress
 from tests.benchmarks.tasks.tables import PUBLISHED, errors, into_card, keep, refresh

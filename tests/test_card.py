@@ -19,7 +19,7 @@ from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pre
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules import validity
 from moldiff.sampling.generator import load
 from tests.benchmarks.card import __main__, curve, drawn, learning, memory

@@ -17,8 +17,7 @@ from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.diffusion.process.schedule import power_grid
 from moldiff.diffusion.sampler import PartialState, SamplerState
-from moldiff.evaluation.metric import MetricOutput
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.tasks.task import Task
 
 

@@ -11,8 +11,8 @@ from models import needs_weights
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
 from moldiff.diffusion.shipped import shipped_models
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import MISSING, format_value
-from moldiff.evaluation.result import MetricResult
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 import moldiff
 from moldiff.cli.options import COMMANDS, kinds_of, options_of, root_config
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.result import KEEP
+from moldiff.sampling.config import KEEP
 
 CONFIG_MODULE = "moldiff.conf"
 

@@ -98,7 +98,7 @@ def check_sample(options: Mapping[str, Any]) -> None:
 
         parse_filters(filters)
     if columns := _as_list(options["columns"]):
-        from moldiff.evaluation.metrics.lookup import check_columns
+        from moldiff.evaluation.metrics.druglike import check_columns
 
         check_columns(columns)
     is_ranked = options["like"]["reference"] is not None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.bond_lookup import MARGINS_PM
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, Entry, MoleculeSet, known_item
-from moldiff.evaluation.reference import Reference, ReferenceSet
+from moldiff.evaluation.metrics.validity import MARGINS_PM
+from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import MoleculeRow, Scores, score
-from moldiff.evaluation.suite import Choice, Findings, OnMetric, choose, run_metrics
+from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
@@ -25,15 +24,11 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
-__all__ = ["NO_BONDS", "NO_COORDINATES", "REFERENCE_SIZE", "evaluate"]
-
 Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
 """A file, what was read of one, or molecules."""
 
 HYDROGENS_MISSING = "hydrogens are missing (hydrogens=add adds them)"
-
-REFERENCE_SIZE = 10_000
-"""Molecules of the reference that are compared with."""
+REFERENCE_SIZE = 10_000  # molecules of the reference that are compared with
 
 
 def evaluate(
@@ -55,14 +50,12 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (SDF, XYZ, SMILES, ...; hydrogens explicit), what
-            `moldiff.read` made of one, molecules of this package (such as those of `moldiff.load("qm9").sample(100)`)
-            or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), what `moldiff.read` made of one,
+            molecules of this package or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
-        metrics: "fast" (geometry, diversity, distribution), "full" (all), any of p3, geometry, diversity,
-            distribution, neighbours, druglike, posebusters, fcd, mmff and xtb, a metric with settings of its own, such
-            as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
+        metrics: "fast" or "full" (see `SETS`), any of `moldiff.evaluation.suite.SUITE`, a metric with settings of its
+            own, such as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
         out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the
             others beside it); None = nothing is written.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
@@ -92,36 +85,33 @@ def evaluate(
     rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
     if from_file:
         rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
-    findings = Findings(
-        results=[
-            replace(one, numerator=0, denominator=0) if _missing(one, molecules) else one for one in scores.results
-        ],
-        notes=dict(scores.notes) | {one.name: why for one in scores.results if (why := _missing(one, molecules))},
-        skipped=skipped,
+    missing = {one.name: why for one in scores.results if (why := _missing(one, molecules))}
+    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
+    report = Report(
+        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
+        [asdict(row) for row in rows],
+        _options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": {}},
+        notes={**scores.notes, **missing},
         reference_results=_scores_of_known(known, len(rows), vocabulary),
+        skipped=skipped,
+        remarks=dict(kinds.most_common()),
     )
     molecules = replace(molecules, smiles=[row.smiles for row in rows])
-    run_metrics(chosen, molecules, known.molecules, findings, on_progress)
-    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
-    options = _options(source, reference, known, rows) | {"hydrogens": hydrogens}
-    report = _report(rows, findings, options, dict(kinds.most_common()))
+    run_metrics(chosen, molecules, known.molecules, report, on_progress)
     if out is not None:
         report.write(out)
     return report
 
 
 def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
-    """What there is to evaluate, and whether it is the records of a file, or SMILES.
-
-    With `complete`, structures have the hydrogens that they lack.
-    """
+    """What there is to evaluate, with hydrogens if `complete`, and whether it is the records of a file, or SMILES."""
     if isinstance(source, str | Path):
         source = read(source)
-    entries: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
-    are_smiles = bool(entries) and all(isinstance(entry, str) for entry in entries)
+    items: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
+    are_smiles = bool(items) and all(isinstance(item, str) for item in items)
     if are_smiles:
-        entries = [smiles_record(number, text, "", {}) for number, text in enumerate(entries, start=1)]
-    items = [known_item(*pair) for pair in enumerate(entries)]
+        items = [smiles_record(number, text, "", {}) for number, text in enumerate(items, start=1)]
+    items = [known_item(*pair) for pair in enumerate(items)]
     if complete:
         items = [item.completed() if isinstance(item, Record) else item for item in items]
     return items, are_smiles or isinstance(source, ReadResult)
@@ -129,15 +119,13 @@ def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
 
 def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
     """What is odd about an item that can be read: data fields, missing hydrogens, bonds, a SMILES of another graph."""
-    found = []
-    if isinstance(item, Record):
-        found = [Oddity(remark) for remark in item.remarks]
-        if item.mol is not None and item.problem is None:
-            found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
-            if item.mol.HasProp("relax") and item.mol.HasProp("relaxed") and item.mol.GetProp("relaxed") == "ok":
-                found.append(Oddity(f"not as drawn but relaxed by {item.mol.GetProp('relax')}"))
-            contradictions = guarded(odd_smiles, item.mol)
-            found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
+    found = [Oddity(remark) for remark in item.remarks] if isinstance(item, Record) else []
+    if isinstance(item, Record) and item.mol is not None and item.problem is None:
+        found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
+        if item.mol.HasProp("relax") and item.mol.HasProp("relaxed") and item.mol.GetProp("relaxed") == "ok":
+            found.append(Oddity(f"not as drawn but relaxed by {item.mol.GetProp('relax')}"))
+        contradictions = guarded(odd_smiles, item.mol)
+        found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
     entry = molecules.entries[place]
     if isinstance(entry, Molecule) and molecules.problem(place) is None:
         found += odd_bonds(entry, molecules.order(place))
@@ -164,36 +152,19 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
     """P1, P2 and uniqueness of as many known molecules; novelty only against others than themselves."""
     if known.molecules is None:
         return []
-    some = known.molecules.first(count)
+    some = known.molecules[:count]
     index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
-    results = [result for result in _score(some, index, vocabulary).results if not _missing(result, some)]
-    results = [result for result in results if result.name != "p2_novel_parent"]
-    return [result for result in results if known.trained_on or "novel" not in result.name]
-
-
-def _report(
-    rows: Sequence[MoleculeRow], findings: Findings, options: Mapping[str, Any], remarks: Mapping[str, int]
-) -> Report:
-    columns = findings.columns
-    table = [asdict(row) | {name: values[place] for name, values in columns.items()} for place, row in enumerate(rows)]
-    return Report(
-        results=[result for result in findings.results if not result.name.endswith("]")],
-        rows=table,
-        options={**options, "metrics": findings.options},
-        notes=findings.notes,
-        reference_results=[result for result in findings.reference_results if not result.name.endswith("]")],
-        details=[result for result in findings.results if result.name.endswith("]")],
-        skipped=findings.skipped,
-        interrupted=findings.interrupted,
-        remarks=remarks,
-    )
+    return [
+        result
+        for result in _score(some, index, vocabulary).results
+        if not _missing(result, some)
+        and result.name != "p2_novel_parent"
+        and (known.trained_on or "novel" not in result.name)
+    ]
 
 
 def _options(
-    source: Source,
-    reference: Reference | None,
-    known: ReferenceSet,
-    rows: Sequence[MoleculeRow],
+    source: Source, reference: Reference | None, known: ReferenceSet, rows: Sequence[MoleculeRow]
 ) -> dict[str, Any]:
     index = known.index
     path = source.path if isinstance(source, ReadResult) else source

@@ -1,22 +1,20 @@
-"""What a metric is given, and what it gives back."""
+"""What a metric is given, and what it gives back: numbers with a numerator, a denominator and a definition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import Status
-from moldiff.processes import was_interrupted
+from moldiff.processes import OnProgress, was_interrupted
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of finished and of all steps."""
+if TYPE_CHECKING:
+    from moldiff.evaluation.molecule_set import MoleculeSet
 
 _Outcome = TypeVar("_Outcome")
 
@@ -25,11 +23,45 @@ WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
 
 
 @dataclass(frozen=True)
+class MetricResult:
+    """One number with everything needed to read it: a count (or sum) over a count, and what they are of.
+
+    Attributes:
+        name: e.g. "p2_molecule_stable".
+        definition: one sentence that says what is counted and over what.
+        counted: over how many items the number was taken, where the denominator does not say it (a median).
+        unit: of the value, e.g. "kcal/mol"; "" = none.
+    """
+
+    name: str
+    numerator: float
+    denominator: float
+    definition: str
+    counted: int | None = None
+    unit: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The quotient of the two; None when the denominator is 0 (never NaN)."""
+        return self.numerator / self.denominator if self.denominator else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready row."""
+        shown = ("numerator", "denominator", "counted", "unit", "definition")
+        return {"name": self.name, "value": self.value} | {key: getattr(self, key) for key in shown}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Self:
+        """The result of which `to_dict` made the row."""
+        return cls(**{key: value for key, value in row.items() if key != "value"})
+
+
+@dataclass(frozen=True)
 class MetricOutput:
     """What a metric found.
 
     Attributes:
-        results: numbers with numerator, denominator and definition; those whose name ends in "[...]" are details.
+        results: numbers; those whose name ends in "[...]" are details.
         columns: by name, one value per record; None = not asked or no answer.
         notes: why a result has no value or what limits it, by name of the result.
         options: settings and tool versions that decide the numbers.
@@ -44,22 +76,22 @@ class MetricOutput:
 
 
 class Metric(Protocol):
-    """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass."""
+    """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass.
+
+    Attributes:
+        name: prefix of the names of its results up to the first underscore, and of its columns.
+        needs: what it cannot do without: any of "coordinates", "bonds", "reference".
+        package: the optional package that it needs; with a true `skip_if_missing` it is left out without.
+    """
 
     @property
-    def name(self) -> str:
-        """Prefix of the names of its results up to the first underscore, and of its columns."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def needs(self) -> Sequence[str]:
-        """What it cannot do without: any of "coordinates", "bonds", "reference"."""
-        ...
+    def needs(self) -> Sequence[str]: ...
 
     @property
-    def package(self) -> str | None:
-        """The optional package that it needs."""
-        ...
+    def package(self) -> str | None: ...
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None
@@ -69,43 +101,41 @@ class Metric(Protocol):
 
 
 def require(package: str) -> None:
-    """Check that an optional package is there.
-
-    Raises:
-        MoldiffError: when it is not.
-    """
+    """Raise a `MoldiffError` where an optional package is not installed."""
     if find_spec(package) is None:
         raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[eval]"')
 
 
 def count_statuses(
-    name: str, statuses: Sequence[Status | None], total: int, expected: Sequence[Status] = WORKER_FAILURES
+    name: str,
+    statuses: Sequence[Status | None],
+    expected: Sequence[Status] = WORKER_FAILURES,
+    definition: str = "Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
 ) -> list[MetricResult]:
-    """One count for every expected way to fail, and for every other one that occurred, over `total` records."""
+    """One count for every expected way to fail, and for every other one that occurred, over all records."""
     occurred = {status for status in statuses if status is not None and status is not Status.OK}
     return [
         MetricResult(
             f"{name}_status_{status}",
             sum(other is status for other in statuses),
-            total,
-            f"Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
+            len(statuses),
+            definition.format(name=name, status=status),
         )
         for status in dict.fromkeys((*expected, *sorted(occurred)))
     ]
 
 
-def unfinished(name: str, count: int, total: int) -> list[MetricResult]:
-    """How many molecules Ctrl-C left out of all other numbers; nothing when there are none."""
-    definition = (
-        "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
-    )
-    return [MetricResult(f"{name}_status_{Status.INTERRUPTED}", count, total, definition)] if count else []
-
-
-def finished(name: str, outcomes: Sequence[_Outcome]) -> tuple[list[_Outcome], list[MetricResult]]:
-    """Outcomes of worker processes without those that Ctrl-C left, and how many these are (`unfinished`)."""
-    kept = [outcome for outcome in outcomes if not was_interrupted([outcome])]
-    return kept, unfinished(name, len(outcomes) - len(kept), len(outcomes))
+def finished(
+    name: str,
+    outcomes: Iterable[_Outcome],
+    is_interrupted: Callable[[_Outcome], bool] = lambda outcome: was_interrupted([outcome]),
+) -> tuple[list[_Outcome], list[MetricResult]]:
+    """Outcomes of worker processes without those that Ctrl-C left, and how many these are, if there are any."""
+    everything = list(outcomes)
+    kept = [outcome for outcome in everything if not is_interrupted(outcome)]
+    what = "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
+    left, total = len(everything) - len(kept), len(everything)
+    return kept, [MetricResult(f"{name}_status_{Status.INTERRUPTED}", left, total, what)] if left else []
 
 
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:

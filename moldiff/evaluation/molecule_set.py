@@ -1,19 +1,26 @@
-"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3."""
+"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3.
+
+And reference molecules: what novelty is decided on, and what distributions are compared with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.bond_lookup import Atoms, all_atoms
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
+from moldiff.evaluation.metrics.validity import Atoms, all_atoms, judge
 from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
+from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record, guarded
+from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.writer import Recorded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
@@ -36,7 +43,8 @@ class MoleculeSet:
         smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
         sources: the molecules as RDKit read them; None for those of this package.
         drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
-        missing: by protocol that this kind of record does not support ("p1", "p2"), the reason.
+        missing: by protocol that this kind of record does not support, the reason: "p1" = it has no coordinates
+            but placeholders, "p2" = it has no bonds.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
@@ -48,52 +56,26 @@ class MoleculeSet:
 
     @classmethod
     def of(cls, items: Sequence[Record | Entry]) -> MoleculeSet:
-        """Records of a file, or molecules from Python; None is one that could not be read, as RDKit's readers give it.
+        """Records of a file, or molecules from Python (see `known_item`).
 
         Their SMILES are what protocol P2 comes to (`replace(..., smiles=...)`).
-
-        Raises:
-            MoldiffError: for anything else.
         """
         known = [known_item(place, item) for place, item in enumerate(items)]
         sources = [item.mol if isinstance(item, Record) else None for item in known]
         read = [mol for mol in sources if mol is not None]
         missing = {}
         if not any(isinstance(item, Molecule) for item in known):
-            if read and not any(map(_is_placed, read)):
+            if read and not any(map(is_placed, read)):
                 missing["p1"] = NO_COORDINATES
             if any(mol.GetNumAtoms() > 1 for mol in read) and not any(mol.GetNumBonds() for mol in read):
                 missing["p2"] = NO_BONDS
-        return cls(
-            entries=[_entry(item, missing) for item in known],
-            atoms=[_atoms_of(item) for item in known],
-            sources=sources,
-            drawings=[_drawing(item) for item in known],
-            missing=missing,
-        )
-
-    @property
-    def has_coordinates(self) -> bool:
-        """False for a file of SMILES, whose entries have placeholders instead."""
-        return "p1" not in self.missing
-
-    @property
-    def has_bonds(self) -> bool:
-        """False for a file of elements and coordinates alone."""
-        return "p2" not in self.missing
+        entries, atoms, drawings = zip(*(_seen(item, missing) for item in known), strict=True) if known else 3 * ((),)
+        return cls(entries, atoms, sources=sources, drawings=drawings, missing=missing)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def first(self, count: int) -> MoleculeSet:
-        """The first so many of them."""
-        return self._part(slice(count))
-
-    def every_other(self, start: int) -> MoleculeSet:
-        """Every second of them from place 0 or 1."""
-        return self._part(slice(start, None, 2))
-
-    def _part(self, part: slice) -> MoleculeSet:
+    def __getitem__(self, part: slice) -> MoleculeSet:
         names = ("entries", "atoms", "smiles", "sources", "drawings")
         return replace(self, **{name: getattr(self, name)[part] for name in names})
 
@@ -118,10 +100,9 @@ class MoleculeSet:
 
     def order(self, place: int) -> np.ndarray:
         """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
-        source = self.sources[place] if self.sources else None
+        source, entry = self.sources[place] if self.sources else None, self.entries[place]
         if source is not None:
             return atom_order(source)
-        entry = self.entries[place]
         return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
 
     def problem(self, place: int) -> InvalidMolecule | None:
@@ -138,7 +119,7 @@ def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidM
     """A molecule from Python as a record, a molecule of this package, or why it is none of these.
 
     Raises:
-        MoldiffError: for anything else.
+        MoldiffError: for anything but such, RDKit's molecules, or None as RDKit's readers give it.
     """
     if isinstance(item, Record | Molecule | InvalidMolecule):
         return item
@@ -152,17 +133,32 @@ def known_item(place: int, item: Record | Entry) -> Record | Molecule | InvalidM
     return molecule
 
 
-def _is_placed(mol: Chem.Mol) -> bool:
+def is_placed(mol: Chem.Mol) -> bool:
     """Whether a molecule has 3D coordinates; the place of a single atom is always one."""
     return mol.GetNumConformers() > 0 and (mol.GetNumAtoms() == 1 or mol.GetConformer().Is3D())
 
 
-def _entry(item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]) -> Molecule | InvalidMolecule:
-    if not isinstance(item, Record):
-        return item
-    if item.mol is None or "p2" in missing:
-        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule"))
-    return item.as_drawn() if _is_placed(item.mol) else guarded(_graph_of, item.mol)
+def _seen(
+    item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]
+) -> tuple[Molecule | InvalidMolecule, Atoms | None, Chem.Mol | None]:
+    """What a `MoleculeSet` has of a record: its entry, its atoms and its drawing."""
+    if isinstance(item, Molecule):
+        return item, all_atoms(item), None
+    if isinstance(item, InvalidMolecule):
+        return item, None, None
+    mol, atoms, drawing = item.mol, None, None
+    if mol is not None and is_placed(mol):
+        elements = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+        if elements.all():  # a dummy atom is no element, so that there is nothing to look up
+            atoms = elements, mol.GetConformer().GetPositions()
+    elif mol is not None and item.problem is None:
+        drawing = Chem.Mol(mol)
+        for atom in drawing.GetAtoms():  # stereo does not depend on these
+            atom.SetIsotope(0)
+            atom.SetAtomMapNum(0)
+    if mol is None or "p2" in missing:
+        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule")), atoms, drawing
+    return item.as_drawn() if is_placed(mol) else guarded(_graph_of, mol), atoms, drawing
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -175,25 +171,81 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return from_rdkit(mol)
 
 
-def _drawing(item: Record | Molecule | InvalidMolecule) -> Chem.Mol | None:
-    """A molecule without 3D coordinates and without isotopes and atom maps, which stereo does not depend on."""
-    if not isinstance(item, Record) or item.mol is None or item.problem is not None or _is_placed(item.mol):
-        return None
-    mol = Chem.Mol(item.mol)
-    for atom in mol.GetAtoms():
-        atom.SetIsotope(0)
-        atom.SetAtomMapNum(0)
-    return mol
+Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
 
 
-def _atoms_of(item: Record | Molecule | InvalidMolecule) -> Atoms | None:
-    """Elements and coordinates of a record as they stand in the file; P1 needs no bonds."""
-    if isinstance(item, Molecule):
-        return all_atoms(item)
-    mol = item.mol if isinstance(item, Record) else None
-    if mol is None or not _is_placed(mol):
-        return None
-    elements = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-    if 0 in elements:  # a dummy atom is no element, so that there is nothing to look up
-        return None
-    return np.array(elements, dtype=np.int64), mol.GetConformer().GetPositions()
+@dataclass(frozen=True, eq=False)
+class ReferenceSet:
+    """Reference molecules.
+
+    Attributes:
+        molecules: a sample of them to compare with; None = only their keys are known.
+        source: what the sample is.
+        trained_on: whether the index is of other molecules than the sample (training and test set).
+    """
+
+    index: NoveltyIndex | None
+    molecules: MoleculeSet | None = None
+    source: str | None = None
+    trained_on: bool = False
+
+    @classmethod
+    def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
+        """Open what the user names as reference, with a sample of some `size`.
+
+        That is None, an index, molecules or SMILES, a file of molecules (to which hydrogens are added with `complete`),
+        a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
+        index file (keys alone).
+
+        Raises:
+            MoldiffError: when a path cannot be read.
+        """
+        if reference is None or isinstance(reference, NoveltyIndex):
+            return cls(reference)
+        if not isinstance(reference, str | Path):
+            items = enumerate(reference, start=1)
+            entries = (smiles_record(k, item, "", {}) if isinstance(item, str) else item for k, item in items)
+            return _of_records(entries, size, "molecules from Python")
+        path = Path(reference)
+        if path.is_dir() and (path / "molecules.safetensors").is_file():  # a prepared folder, and not a model's
+            return _of_prepared(path, size)
+        if path.is_dir() or path.suffix == ".safetensors":
+            return cls(NoveltyIndex.load(path))
+        return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
+
+
+def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> ReferenceSet:
+    """Keys of all, and a random sample; one pass, so that a long file is never in memory."""
+    sample: list[Record | Molecule] = []
+    random, seen = np.random.default_rng(0), 0
+
+    def keys() -> Iterator[Any]:
+        """What keys are made of; meanwhile a uniform sample is drawn (Vitter 1985, algorithm R)."""
+        nonlocal seen
+        for seen, entry in enumerate(found, start=1):
+            if len(sample) < size:
+                sample.append(entry)
+            elif (place := int(random.integers(seen))) < size:
+                sample[place] = entry
+            yield (entry.problem or entry.mol) if isinstance(entry, Record) else entry
+
+    index = NoveltyIndex.of(keys())
+    kept = MoleculeSet.of([sample[place] for place in random.permutation(len(sample))])
+    return ReferenceSet(index, _with_smiles(kept), f"{len(kept)} of {seen} molecules of {source}")
+
+
+def _of_prepared(path: Path, size: int) -> ReferenceSet:
+    from moldiff.data.dataset import MoleculeDataset
+
+    prepared = MoleculeDataset.load(path)
+    places, trained = prepared.split("test"), prepared.split("train")
+    chosen = np.random.default_rng(0).permutation(places)[:size]
+    molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])
+    source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
+    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
+    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), _with_smiles(molecules), source, True)
+
+
+def _with_smiles(molecules: MoleculeSet) -> MoleculeSet:
+    pairs = zip(molecules.entries, molecules.drawings, strict=True)
+    return replace(molecules, smiles=[judge(entry, drawing=drawing).strict for entry, drawing in pairs])

@@ -1,8 +1,7 @@
 """What an evaluation came to, as terminal tables, strict JSON, CSV and Markdown.
 
-Results are grouped by protocol, the part of their name before the first underscore, and two protocols never share
-a table: P1, P2 and P3 count different things under similar names. Counts (integers above and below the line) are
-shown in per cent, other results as plain numbers.
+Results are grouped by protocol, the part of their name before the first underscore, for P1, P2 and P3 count different
+things under similar names. Counts (integers above and below the line) are shown in per cent.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import io
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.molecules.formats.storage import encoded, shown, write_atomically
 
 FORMAT_VERSION = 1
@@ -44,12 +43,28 @@ TITLES = {
 MISSING = "–"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+class Row(NamedTuple):
+    """A number in a table: its label, texts of its value and of what it was taken over, and a note on it."""
+
+    result: MetricResult
+    label: str
+    cells: list[str]
+    note: str | None
+
+
+class Group(NamedTuple):
+    """A table of one protocol: its title, the heads of the cells, and its rows."""
+
+    title: str
+    heads: list[str]
+    rows: list[Row]
+
+
+@dataclass(eq=False, repr=False)
 class Report:
     """Everything an evaluation says.
 
     Attributes:
-        results: numbers with numerator, denominator and definition.
         rows: one mapping per record, in order.
         options: what was evaluated and how.
         notes: why a result has no value, or what limits it, by name.
@@ -60,15 +75,26 @@ class Report:
         remarks: how many records have something odd about them, by what it is.
     """
 
-    results: Sequence[MetricResult]
-    rows: Sequence[Mapping[str, Any]] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
-    reference_results: Sequence[MetricResult] = ()
-    details: Sequence[MetricResult] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    results: list[MetricResult]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    reference_results: list[MetricResult] = field(default_factory=list)
+    details: list[MetricResult] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
-    remarks: Mapping[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, found: MetricOutput) -> None:
+        """Put in what a metric found."""
+        self.results += [result for result in found.results if not result.name.endswith("]")]
+        self.details += [result for result in found.results if result.name.endswith("]")]
+        for column, values in found.columns.items():
+            for row, value in zip(self.rows, values, strict=False):  # none, where only numbers are wanted
+                row[column] = value
+        self.notes |= found.notes
+        self.options.setdefault("metrics", {})[name] = found.options
+        self.interrupted |= found.interrupted
 
     def __repr__(self) -> str:
         main = [one for one in self.results if one.name in ("p2_valid", "p2_unique", "p2_novel") and one.denominator]
@@ -76,37 +102,50 @@ class Report:
         return f"<Report on {len(self.rows)} molecules: {', '.join([*said, f'{len(self.results)} numbers'])}>"
 
     def __getitem__(self, name: str) -> MetricResult:
-        """The result or detail of that name.
-
-        Raises:
-            KeyError: when there is none.
-        """
-        for result in (*self.results, *self.details):
-            if result.name == name:
-                return result
-        raise KeyError(name)
+        """The result or detail of that name; a `KeyError` when there is none."""
+        return {result.name: result for result in (*self.details, *self.results)}[name]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; no number in it is NaN or infinite."""
-        results = [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results]
         document = {
             "format_version": FORMAT_VERSION,
             "versions": versions(),
-            "options": dict(self.options),
+            "options": self.options,
             "interrupted": self.interrupted,
-            "skipped": dict(self.skipped),
-            "remarks": dict(self.remarks),
-            "results": results,
+            "skipped": self.skipped,
+            "remarks": self.remarks,
+            "results": [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results],
             "reference_results": [result.to_dict() for result in self.reference_results],
             "details": [result.to_dict() for result in self.details],
-            "molecules": [dict(row) for row in self.rows],
+            "molecules": list(self.rows),
         }
         return {key: _plain(value) for key, value in document.items()}
 
     def tables(self) -> list[Table]:
         """One table per protocol, for a rich console."""
-        beside = {result.name: result for result in self.reference_results}
-        return [_table(protocol, group, self.notes, beside) for protocol, group in by_protocol(self.results).items()]
+        tables = []
+        for group in self.groups():
+            heads = [Column(name, justify="right") for name in group.heads]
+            table = Table("metric", *heads, title=escape(group.title), caption=_caption(group.rows))
+            for row in group.rows:
+                table.add_row(escape(row.label), *row.cells)
+            tables.append(table)
+        return tables
+
+    def groups(self) -> list[Group]:
+        """What a table of each protocol shows, the reference beside it; without counts of reasons that are 0."""
+        groups = []
+        for protocol, found in _by_protocol([self.results, self.reference_results]).items():
+            beside = any(reference for _, reference in found.values())
+            rows = []
+            for name, (result, reference) in found.items():
+                if result is not None:
+                    texts = [format_value(result), format_fraction(result)]
+                    other = [format_value(reference), format_fraction(reference)] if reference else [MISSING, ""]
+                    rows.append(Row(result, _label(name), texts + other if beside else texts, self.notes.get(name)))
+            heads = ["value", "counted", *(("reference", "counted") if beside else ())]
+            groups += [Group(title(protocol), heads, rows)] if rows else []
+        return groups
 
     def remark_lines(self) -> list[str]:
         """How many records have what is odd about them, a line for each kind."""
@@ -120,9 +159,8 @@ class Report:
     def write(self, target: str | Path) -> list[Path]:
         """Write the report as JSON and Markdown and the rows as CSV; returns the paths.
 
-        Args:
-            target: a folder, made if needed, for `report.json`, `report.md` and `molecules.csv`; or the name of the
-                first file, NAME.json, which NAME.md and NAME.csv are put beside.
+        They are `report.json`, `report.md` and `molecules.csv` of a folder, which is made if needed; or, where `target`
+        is the name of the first, NAME.json, with NAME.md and NAME.csv beside it.
         """
         target = Path(target)
         if target.suffix.lower() == ".json":
@@ -137,9 +175,9 @@ class Report:
 
     def _appendix(self) -> str:
         """What every number means, and what it was made with, as Markdown lists."""
-        shown = [result for result in self.results if not _is_empty_status(result)]
-        lines = ["### Definitions", "", *(f"- `{result.name}`: {result.definition}" for result in shown)]
-        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in {r.name for r in shown}]
+        shown = {result.name: result.definition for result in self.results if not _is_empty_status(result)}
+        lines = ["### Definitions", "", *(f"- `{name}`: {definition}" for name, definition in shown.items())]
+        lines += [f"- `{name}`: {note}" for name, note in self.notes.items() if name in shown]
         lines += [f"- `{name}` left out: {reason}" for name, reason in self.skipped.items()]
         lines += ["", "### Remarks", "", *(f"- {line}" for line in self.remark_lines())] if self.remarks else []
         lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
@@ -172,16 +210,23 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(_plain(dict(row)) for row in rows)
+        writer.writerows(_plain(rows))
     write_atomically(Path(path), encoded(file.getvalue()))
 
 
-def by_protocol(results: Iterable[MetricResult]) -> dict[str, list[MetricResult]]:
-    """Results by the part of their name before the first underscore, in order of appearance."""
-    groups: dict[str, list[MetricResult]] = {}
-    for result in results:
-        groups.setdefault(result.name.partition("_")[0], []).append(result)
-    return groups
+def _by_protocol(columns: Sequence[Sequence[MetricResult]]) -> dict[str, dict[str, list[MetricResult | None]]]:
+    """Results of the same name beside one another, by protocol; without counts of reasons that are 0 in all."""
+    groups: dict[str, dict[str, list[MetricResult | None]]] = {}
+    for k, results in enumerate(columns):
+        for result in results:
+            rows = groups.setdefault(result.name.partition("_")[0], {})
+            rows.setdefault(result.name, [None] * len(columns))[k] = result
+    return {
+        protocol: {
+            name: row for name, row in rows.items() if not all(one is None or _is_empty_status(one) for one in row)
+        }
+        for protocol, rows in groups.items()
+    }
 
 
 def format_value(result: MetricResult) -> str:
@@ -195,7 +240,7 @@ def format_value(result: MetricResult) -> str:
 def format_fraction(result: MetricResult) -> str:
     """Numerator / denominator for people, or over how many items the number was taken."""
     if _is_count(result):
-        return _counts(result)
+        return f"{result.numerator:.0f}/{result.denominator:.0f}"
     return f"{result.numerator:g}/{result.denominator:g}" if result.counted is None else f"{result.counted}"
 
 
@@ -206,32 +251,24 @@ def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
     a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
     """
     lines: list[str] = []
-    groups = by_protocol(result for results in columns.values() for result in results)
-    cells = {column: {result.name: result for result in results} for column, results in columns.items()}
-    for protocol, group in groups.items():
+    for protocol, rows in _by_protocol(list(columns.values())).items():
         lines += [f"### {title(protocol)}", "", "| metric | " + " | ".join(columns) + " |"]
         lines.append("|---" * (len(columns) + 1) + "|")
-        for name in dict.fromkeys(result.name for result in group):
-            row = [cells[column].get(name) for column in columns]
-            if not all(_is_empty_status(result) for result in row if result is not None):
-                lines.append(f"| {_label(name)} | " + " | ".join(_cell(result) for result in row) + " |")
+        lines += [f"| {_label(name)} | " + " | ".join(map(_cell, row)) + " |" for name, row in rows.items()]
         lines.append("")
     return "\n".join(lines)
 
 
-def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
-    """What a sampling run came to: asked, drawn, valid, connected, unique, novel, the reasons and the file.
+def _cell(result: MetricResult | None) -> str:
+    if result is None or result.value is None:
+        return MISSING
+    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
+    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
 
-    Args:
-        results: results of P2 with uniqueness and novelty.
-        asked: molecules asked for.
-        drawn: molecules drawn by the sampler, rejected ones included.
-        path: the file that was written; None = none.
-    """
-    table = Table(title="Sampling", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(justify="right")
+
+def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
+    """What a sampling run came to: asked, drawn (the rejected included), valid, unique, novel, reasons and the file."""
+    table = Table("", *(Column(justify="right") for _ in range(2)), title="Sampling", show_header=False)
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
     found = {result.name: result for result in results}
@@ -252,33 +289,13 @@ def title(protocol: str) -> str:
     return TITLES.get(name, name) + (f" ({options.removesuffix(']')})" if bracket else "")
 
 
-def _table(
-    protocol: str,
-    results: Sequence[MetricResult],
-    notes: Mapping[str, str],
-    beside: Mapping[str, MetricResult],
-) -> Table:
-    table = Table(title=escape(title(protocol)))
-    table.add_column("metric")
-    for name in ("value", "counted", *(("reference", "counted") if beside else ())):
-        table.add_column(name, justify="right")
-    for result in results:
-        both = (result, beside.get(result.name)) if beside else (result,)
-        if not all(_is_empty_status(one) for one in both if one is not None):
-            texts = [(format_value(one), format_fraction(one)) if one else (MISSING, "") for one in both]
-            table.add_row(escape(_label(result.name)), *(text for pair in texts for text in pair))
-    caption = _caption(results, notes)
-    table.caption = None if caption is None else escape(caption)
-    return table
-
-
-def _caption(results: Sequence[MetricResult], notes: Mapping[str, str]) -> str | None:
+def _caption(rows: Sequence[Row]) -> str | None:
     """Why results have no value, each reason once; None = all have one."""
     labels: dict[str, list[str]] = {}
-    for result in results:
-        if result.name in notes and result.value is None and not _is_empty_status(result):
-            labels.setdefault(notes[result.name], []).append(_label(result.name))
-    return "\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items()) or None
+    for row in rows:
+        if row.note is not None and row.result.value is None and not _is_empty_status(row.result):
+            labels.setdefault(row.note, []).append(row.label)
+    return escape("\n".join(f"{MISSING} {', '.join(names)}: {note}" for note, names in labels.items())) or None
 
 
 def _label(name: str) -> str:
@@ -286,23 +303,12 @@ def _label(name: str) -> str:
     return name.partition("_")[2].replace("status_", "rejected: ").replace("_", " ") or name
 
 
-def _cell(result: MetricResult | None) -> str:
-    if result is None or result.value is None:
-        return MISSING
-    taken_over = format_fraction(result) if _is_count(result) else f"over {result.counted}" if result.counted else ""
-    return f"{format_value(result)} ({taken_over})" if taken_over else format_value(result)
-
-
-def _counts(result: MetricResult) -> str:
-    return f"{result.numerator:.0f}/{result.denominator:.0f}"
-
-
 def _is_count(result: MetricResult) -> bool:
     return isinstance(result.numerator, int) and isinstance(result.denominator, int)
 
 
-def _is_empty_status(result: MetricResult) -> bool:
-    return "_status_" in result.name and not result.numerator
+def _is_empty_status(result: MetricResult | None) -> bool:
+    return result is None or ("_status_" in result.name and not result.numerator)
 
 
 def _plain(value: Any) -> Any:

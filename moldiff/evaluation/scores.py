@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 
 from rdkit import Chem
 
-from moldiff.evaluation.metrics.bond_lookup import (
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
+from moldiff.evaluation.metrics.validity import (
     Atoms,
-    LargestFragment,
-    LookedUp,
+    ValidityCounts,
     all_atoms,
     distance_lookup_results,
-    largest_fragment,
+    judge,
     look_up,
 )
-from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
-from moldiff.evaluation.metrics.validity import ValidityCounts, judge
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
 
@@ -33,19 +31,13 @@ class MoleculeRow:
 
     Attributes:
         number: place in the list or file, from 1.
-        name: title of the record.
         status: outcome of the P2 check; "ok" = valid.
-        reason: why it is not valid.
         remarks: what is odd about it all the same; None = nothing, or not looked for.
         smiles: isomeric SMILES of a valid molecule.
-        num_heavy_atoms: heavy atoms.
-        num_atoms: atoms, hydrogens included.
         num_fragments: pieces of the explicit graph.
-        p2_stable: every atom obeys the valence rule on the explicit graph.
         unique: first valid molecule of the list with its normalised key.
         novel: its normalised key is not in the reference.
         novel_parent: nor is another charge state, salt or tautomer of it.
-        p1_stable: every atom is stable by distance lookup.
         p1_smiles: SMILES of the largest fragment of the looked-up graph, where RDKit sanitises it.
         p1_fragments: pieces of the looked-up graph.
     """
@@ -70,13 +62,7 @@ class MoleculeRow:
 
 @dataclass(frozen=True)
 class Scores:
-    """The numbers of a list of molecules.
-
-    Attributes:
-        results: P1, then P2, then uniqueness and novelty (`p2_unique`, `p2_novel`, ...).
-        rows: one per record, in order.
-        notes: why a result has no value, by name.
-    """
+    """The numbers of a list of molecules, a row for each, and why results have no value, by name."""
 
     results: list[MetricResult]
     rows: list[MoleculeRow]
@@ -109,18 +95,16 @@ def score(
     for verdict in verdicts:
         validity.add(verdict)
         uniqueness.add(verdict)
-    looked_up = look_up([entry for entry in atoms if entry is not None])
-    fragments = [largest_fragment(graph) for graph in looked_up]
+    graphs = [None if entry is None else look_up(entry) for entry in atoms]
     parents, novel = parent_novelty(verdicts, novelty)
     results = [
-        *distance_lookup_results(looked_up, fragments, len(molecules)),
+        *distance_lookup_results([graph for graph in graphs if graph is not None], len(molecules)),
         *validity.results(),
         *uniqueness.results(novelty),
         parents,
     ]
-    found = iter(zip(looked_up, fragments, strict=True))
-    rows, seen = [], set[str]()
-    for number, (molecule, verdict, entry) in enumerate(zip(molecules, verdicts, atoms, strict=True), start=1):
+    rows, seen = [], set[str | None]()
+    for number, (molecule, verdict, graph) in enumerate(zip(molecules, verdicts, graphs, strict=True), start=1):
         key = verdict.canonical
         row = MoleculeRow(
             number=number,
@@ -140,29 +124,20 @@ def score(
                 num_fragments=verdict.num_fragments,
                 p2_stable=verdict.stable,
             )
-        rows.append(row if entry is None else _with_lookup(row, *next(found)))
-        seen |= set() if key is None else {key}
-    return Scores(results, rows, _notes(results, novelty))
-
-
-def _with_lookup(row: MoleculeRow, graph: LookedUp, fragment: LargestFragment | None) -> MoleculeRow:
-    """The row with what protocol P1 says."""
-    smiles, count = (None, None) if fragment is None else fragment
-    return replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
+        if graph is not None:
+            smiles, count = graph.largest_fragment or (None, None)
+            row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
+        rows.append(row)
+        seen.add(key)
+    notes = {result.name: NOTHING_COUNTED for result in results if result.value is None}
+    if not novelty:
+        notes |= {name: NO_REFERENCE for name in notes if "novel" in name}
+    elif novelty.texts is None:
+        notes["p2_novel_parent"] = KEYS_ALONE
+    return Scores(results, rows, notes)
 
 
 def quality(molecules: Sequence[Molecule | InvalidMolecule], novelty: NoveltyIndex | None = None) -> dict[str, float]:
     """Values by name, as a training callback logs them; results without a value are left out."""
     results = score(molecules, novelty).results
     return {result.name: result.value for result in results if result.value is not None}
-
-
-def _notes(results: Sequence[MetricResult], novelty: NoveltyIndex | None) -> dict[str, str]:
-    notes = {}
-    for result in results:
-        if result.value is None:
-            unreferenced = "novel" in result.name and not novelty
-            keys_alone = result.name == "p2_novel_parent" and novelty and novelty.texts is None
-            why = NO_REFERENCE if unreferenced else KEYS_ALONE if keys_alone else NOTHING_COUNTED
-            notes[result.name] = why
-    return notes

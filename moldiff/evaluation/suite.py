@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from moldiff.errors import MoldiffError
@@ -16,8 +16,8 @@ from moldiff.evaluation.metrics.fcd import FrechetDistance
 from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation
-from moldiff.evaluation.molecule_set import NO_BONDS, NO_COORDINATES, MoleculeSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.molecule_set import MoleculeSet
+from moldiff.evaluation.report import Report
 
 SUITE: Mapping[str, type[Any]] = {
     "p3": Perception,
@@ -46,27 +46,6 @@ OnMetric = Callable[[str, int, int], None]
 """Called with the name of a metric and the number of its finished and of all steps."""
 
 NO_REFERENCE = "needs reference=..., molecules to compare with (not the keys of known ones alone)"
-
-
-@dataclass(eq=False)
-class Findings:
-    """What several metrics found; see `MetricOutput` and `Report`."""
-
-    results: list[MetricResult] = field(default_factory=list)
-    reference_results: list[MetricResult] = field(default_factory=list)
-    columns: dict[str, Sequence[Any]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    options: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-
-    def add(self, name: str, found: MetricOutput) -> None:
-        """Put in what a metric found."""
-        self.results += found.results
-        self.columns.update(found.columns)
-        self.notes.update(found.notes)
-        self.options[name] = found.options
-        self.interrupted |= found.interrupted
 
 
 def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
@@ -101,42 +80,39 @@ def run_metrics(
     chosen: Sequence[Metric],
     molecules: MoleculeSet,
     known: MoleculeSet | None,
-    findings: Findings,
+    report: Report,
     on_progress: OnMetric | None = None,
     *,
     beside: bool = True,
 ) -> None:
-    """Add to `findings` what the metrics say of `molecules` and, unless `beside` is false, of as many known molecules.
-
-    Ctrl-C ends it with what was found until then, and `findings.interrupted` says so.
-    """
+    """Add to a report what the metrics say of `molecules` and, if `beside`, of as many known ones, until Ctrl-C."""
     for metric in chosen:
         reason = _inapplicable(metric, molecules, known)
         if reason is not None:
-            findings.skipped[metric.name] = reason
+            report.skipped[metric.name] = reason
             continue
         try:
-            found = metric(molecules, known, _named(on_progress, metric.name))
-            findings.add(metric.name, found)
+            found = metric(molecules, known, on_progress and partial(on_progress, metric.name))
+            report.add(metric.name, found)
             if beside and known is not None and not found.interrupted:
                 same = _of_known(metric, known, len(molecules), on_progress)
-                findings.reference_results += same.results
-                findings.interrupted |= same.interrupted
+                report.reference_results += [one for one in same.results if not one.name.endswith("]")]
+                report.interrupted |= same.interrupted
         except KeyboardInterrupt:
-            findings.interrupted = True
-        if findings.interrupted:
+            report.interrupted = True
+        if report.interrupted:
             return
 
 
 def _inapplicable(metric: Metric, molecules: MoleculeSet, known: MoleculeSet | None) -> str | None:
     """Why a metric cannot be taken of these records; None = it can."""
-    if "coordinates" in metric.needs and not molecules.has_coordinates:
-        return NO_COORDINATES
-    if "bonds" in metric.needs and not molecules.has_bonds:
-        return NO_BONDS
+    protocols = {"coordinates": "p1", "bonds": "p2"}
+    for need in metric.needs:
+        if reason := molecules.missing.get(protocols.get(need, "")):
+            return reason
     if "reference" not in metric.needs:
         return None
-    lacks = known is None or ("coordinates" in metric.needs and not known.has_coordinates) or not known.has_bonds
+    lacks = known is None or "p2" in known.missing or ("coordinates" in metric.needs and "p1" in known.missing)
     return NO_REFERENCE if lacks else None
 
 
@@ -144,11 +120,7 @@ def _of_known(metric: Metric, known: MoleculeSet, count: int, on_progress: OnMet
     """The same of known molecules: as many as were evaluated, or one half of twice as many against the other half."""
     if _inapplicable(metric, known, known) is not None:
         return MetricOutput([])
-    report = _named(on_progress, f"{metric.name}, reference")
+    report = on_progress and partial(on_progress, f"{metric.name}, reference")
     if "reference" in metric.needs:
-        return metric(known.first(2 * count).every_other(0), known.first(2 * count).every_other(1), report)
-    return metric(known.first(count), None, report)
-
-
-def _named(on_progress: OnMetric | None, name: str) -> Callable[[int, int], None] | None:
-    return None if on_progress is None else lambda done, total: on_progress(name, done, total)
+        return metric(known[: 2 * count : 2], known[1 : 2 * count : 2], report)
+    return metric(known[:count], None, report)

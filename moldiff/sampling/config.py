@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from moldiff.errors import MoldiffError, check_at_least
-from moldiff.evaluation.result import KEEP
 
 if TYPE_CHECKING:
     from moldiff.diffusion.compute import Precision
     from moldiff.diffusion.sampler import Sampler
     from moldiff.tasks.inputs import Source
     from moldiff.tasks.task import TaskSpec
+
+KEEP = ("valid", "sound", "unique", "novel")
+"""What a sampled molecule can be required to be."""
 
 RELAX = ("none", "mmff94s", "xtb")
 """Where delivered molecules lie: as they were drawn, or at the next minimum of a force field or of GFN2-xTB."""

@@ -23,7 +23,7 @@ from moldiff.diffusion.shipped import advice, available_models
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import require
-from moldiff.evaluation.metrics.lookup import check_columns
+from moldiff.evaluation.metrics.druglike import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec

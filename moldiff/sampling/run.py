@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import moldiff
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.lookup import COLUMNS
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.druglike import COLUMNS
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.formats.writer import FinishedRecords
 from moldiff.molecules.molecule import Status

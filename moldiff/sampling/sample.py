@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Self
 from rdkit import Chem
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.lookup import COLUMNS
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.druglike import COLUMNS
 from moldiff.evaluation.metrics.novelty import NoveltyCounts, NoveltyIndex
 from moldiff.evaluation.metrics.validity import ValidityCounts, ValidityReport
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import convert
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import Recorded, Writer, write

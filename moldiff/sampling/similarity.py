@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.shape import Overlay, ShapeReference
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.diversity import Overlay, ShapeReference
 from moldiff.sampling.config import Likeness, SamplingConfig
 from moldiff.sampling.molecule_sampler import MoleculeSampler
 from moldiff.sampling.sample import Sample

@@ -1,4 +1,4 @@
-"""2D drawings as compact inline SVG.
+"""How a record is shown: 2D drawings as compact inline SVG, coordinates for the 3D viewer, films.
 
 RDKit lays the molecule out and draws it; its SVG is then written anew from the coordinates, colours and atom labels
 that it holds, a fifth as long and with nothing else in it. Colours are classes, which the page's style turns into
@@ -9,33 +9,55 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.rdDepictor import Compute2DCoords
+from scipy.spatial.transform import Rotation
 
+from moldiff.evaluation.molecule_set import is_placed
 from moldiff.molecules.convert import stereo_of_coordinates
-from moldiff.view.render import render
+from moldiff.molecules.formats.reader import records
+from moldiff.molecules.formats.record import Record
+from moldiff.sampling.sample import trajectory_path
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
-_BOND_LENGTH = 34
 _MAX_HEAVY = 250
 """Heavy atoms of a drawing at most: no one can read a larger one, and laying out takes minutes from 1,000 atoms on."""
-_PATH = re.compile(r"[MLQCZ0-9.,\s-]+")
-_COLOR = re.compile(r"#[0-9A-F]{6}")
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("moldiff.view"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+# `tojson` escapes what could end a script element.
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {
+    "ensure_ascii": False,
+    "allow_nan": False,
+    "separators": (",", ":"),
+    "default": str,
+}
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A file of `templates/` with values put in, which are escaped unless they were rendered by one of them."""
+    return Markup(_ENVIRONMENT.get_template(template).render(values))
 
 
 def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
     """The drawing of a molecule as an `<svg>` element; None when it has no bonds to draw or RDKit cannot draw it.
 
-    Args:
-        mol: sanitised or not.
-        label: what a screen reader says; any text.
-        fault: index of an atom to put a ring around.
+    A screen reader says the label, which is any text; a ring is put around the atom `fault`.
     """
     if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
         return None
@@ -45,7 +67,7 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
             canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
             options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
             options.prepareMolsBeforeDrawing = False
-            options.fixedBondLength = _BOND_LENGTH
+            options.fixedBondLength = 34
             options.minFontSize = 10
             options.clearBackground = False
             canvas.DrawMolecule(flat)
@@ -89,17 +111,19 @@ def _flat(mol: Chem.Mol, fault: int | None) -> Chem.Mol:
 
 def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """Hydrogens as numbers on their atoms: those that are there, none that RDKit would add to a broken graph."""
-    hydrogens = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 1]
+    are_explicit = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
     for atom in mol.GetAtoms():
-        count = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors()) if hydrogens else atom.GetTotalNumHs()
-        atom.SetIntProp("_hydrogens", count)
+        atom.SetIntProp("_hydrogens", _hydrogens_on(atom) if are_explicit else atom.GetTotalNumHs())
     heavy = Chem.RemoveHs(mol, sanitize=False)
     for atom in heavy.GetAtoms():
-        left = sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
         atom.SetNoImplicit(True)
-        atom.SetNumExplicitHs(max(0, atom.GetIntProp("_hydrogens") - left))
+        atom.SetNumExplicitHs(max(0, atom.GetIntProp("_hydrogens") - _hydrogens_on(atom)))
     heavy.UpdatePropertyCache(strict=False)
     return heavy
+
+
+def _hydrogens_on(atom: Chem.Atom) -> int:
+    return sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
 
 
 def _paths(svg: ElementTree.Element) -> list[tuple[tuple[str, str], str]]:
@@ -108,7 +132,7 @@ def _paths(svg: ElementTree.Element) -> list[tuple[tuple[str, str], str]]:
     for path in svg.iter(f"{_SVG}path"):
         style, points = _style(path), path.get("d", "")
         is_line = style.get("fill", "none") == "none"
-        if _PATH.fullmatch(points):
+        if re.fullmatch(r"[MLQCZ0-9.,\s-]+", points):
             kind = ("l", _color(style.get("stroke", ""))) if is_line else ("a", _color(style["fill"]))
             paths[kind] += re.sub(r"\s*([MLQCZ])\s*", r"\1", points).strip()
     return list(paths.items())
@@ -133,4 +157,65 @@ def _style(element: ElementTree.Element) -> dict[str, str]:
 
 def _color(value: str) -> str:
     """The six digits of a colour; black for anything else."""
-    return value[1:] if _COLOR.fullmatch(value) else "000000"
+    return value[1:] if re.fullmatch(r"#[0-9A-F]{6}", value) else "000000"
+
+
+def molblock(record: Record) -> str | None:
+    """The record's MOL block, wedges of a drawing included; None when it has no coordinates or could not be parsed."""
+    if record.mol is None or not record.mol.GetNumConformers():
+        return None
+    mol = Chem.Mol(record.mol)
+    with rdBase.BlockLogs():
+        mol.UpdatePropertyCache(strict=False)
+        large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+        drawn = not is_placed(mol)
+        try:
+            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, forceV3000=large))
+        except Chem.KekulizeException:
+            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, kekulize=False, forceV3000=large))
+
+
+def facing(record: Record) -> list[float] | None:
+    """The quaternion (x, y, z, w) that turns the molecule's broadest side to the viewer; None = nothing in 3D."""
+    if record.mol is None or not is_placed(record.mol):
+        return None
+    pos = record.mol.GetConformer().GetPositions()
+    if len(pos) < 3 or not np.isfinite(pos).all():
+        return [0.0, 0.0, 0.0, 1.0]
+    axes = np.linalg.svd(pos - pos.mean(0), full_matrices=False)[2]
+    axes[2] *= np.linalg.det(axes)  # a rotation, not a mirror
+    return [round(float(number), 4) for number in Rotation.from_matrix(axes).as_quat()]
+
+
+def films(path: str | Path, molecules: Sequence[Record]) -> dict[int, list[dict[str, Any]]]:
+    """The films of the molecules that have one in the file of trajectories beside `path`, by index; found by name."""
+    beside = trajectory_path(path)
+    if not beside.is_file():
+        return {}
+    wanted = {record.name: index for index, record in enumerate(molecules)}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for record in records(beside):
+        index = wanted.get(record.name)
+        if index is None or record.mol is None or not record.mol.GetNumConformers():
+            continue
+        if record.mol.HasProp("frame") and record.mol.GetProp("frame") == "0":
+            found[index] = []
+        found.setdefault(index, []).append(_frame(record.mol))
+    return {index: film for index, film in found.items() if _ends_in(film[-1], molecules[index].mol)}
+
+
+def _ends_in(last: Mapping[str, Any], mol: Chem.Mol | None) -> bool:
+    """Whether a film leads to this molecule, and not to one of the same name that an earlier run has left behind."""
+    if mol is None or not mol.GetNumConformers():
+        return False
+    frame = _frame(mol)
+    return frame["e"] == last["e"] and np.allclose(frame["x"], last["x"], atol=2)
+
+
+def _frame(mol: Chem.Mol) -> dict[str, Any]:
+    """Symbols `e`, coordinates `x` in hundredths of an Å, and bonds `b` as flat triples (i, j, order)."""
+    pos = np.nan_to_num(mol.GetConformer().GetPositions() * 100).round().astype(int)
+    bonds: list[int] = []
+    for bond in mol.GetBonds():
+        bonds += [bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), max(1, int(bond.GetBondTypeAsDouble()))]
+    return {"e": " ".join(atom.GetSymbol() for atom in mol.GetAtoms()), "x": pos.ravel().tolist(), "b": bonds}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,31 +16,18 @@ from rdkit import Chem
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import records
-from moldiff.view.render import render
+from moldiff.view.depict import render
 
-BIN = 0.02
-"""Width of a bin of bond lengths (Å)."""
-
-_LONGEST = 4.0
-"""Å; the last bin has all bonds from this length on, however far apart a torn molecule lies."""
-
-_MAX_REFERENCE = 5000
-"""Molecules of a reference that are looked at; of a larger one evenly spread ones."""
-
+BIN = 0.02  # width of a bin of bond lengths (Å)
+_LONGEST = 4.0  # Å; the last bin has all bonds from this length on, however far apart a torn molecule lies
+_MAX_REFERENCE = 5000  # molecules of a reference that are looked at; of a prepared one evenly spread ones
 _Key = TypeVar("_Key")
-
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 380, 150, 8, 26, 8
 
 
 @dataclass
 class Distributions:
-    """Counts over a set of molecules.
-
-    Attributes:
-        sizes: molecules by number of heavy atoms.
-        elements: heavy atoms by symbol.
-        lengths: bonds, those to hydrogen included, by bin of length.
-    """
+    """Counts over a set of molecules: by number of heavy atoms, heavy atoms by symbol, all bonds by bin of length."""
 
     sizes: Counter[int] = field(default_factory=Counter)
     elements: Counter[str] = field(default_factory=Counter)
@@ -73,28 +60,24 @@ def reference_distributions(path: str | Path) -> Distributions:
         chosen = np.unique(np.linspace(0, len(prepared) - 1, _MAX_REFERENCE).astype(int)).tolist()
         return Distributions.of(to_rdkit(prepared.molecule(index), stereo=False) for index in chosen)
     if path.is_dir():
-        return _of_model(path)
+        from moldiff.diffusion.pretrained import load_pretrained
+
+        model, share = load_pretrained(path).model, Counter[str]()
+        for index, frequency in enumerate(model.statistics.atom_marginal):
+            atomic_number = int(model.vocabulary.decode(np.array([index]))[0][0])
+            share[SYMBOLS[atomic_number]] += round(frequency * 1_000_000)
+        return Distributions(Counter(model.statistics.size_counts), share)
     if path.suffix == ".safetensors":  # an index of keys, which tells no distribution
         return Distributions()
     found = (record.mol for record in records(path) if record.problem is None)
     return Distributions.of(mol for mol, _ in zip(found, range(_MAX_REFERENCE), strict=False) if mol is not None)
 
 
-def _of_model(folder: Path) -> Distributions:
-    from moldiff.diffusion.pretrained import load_pretrained
-
-    model = load_pretrained(folder).model
-    share: Counter[str] = Counter()
-    for index, frequency in enumerate(model.statistics.atom_marginal):
-        atomic_number = int(model.vocabulary.decode(np.array([index]))[0][0])
-        share[SYMBOLS[atomic_number]] += round(frequency * 1_000_000)
-    return Distributions(Counter(model.statistics.size_counts), share)
-
-
 def plots(found: Distributions, reference: Distributions | None) -> Markup:
     """The histograms as HTML figures; empty without molecules."""
     known = reference or Distributions()
-    width = _bin_of_sizes([*found.sizes, *known.sizes])
+    both = found.sizes + known.sizes
+    width = math.ceil((max(both) - min(both) + 1) / 60) if both else 1  # sizes that share a bar, of at most 60 bars
     sizes, known_sizes = _binned(found.sizes, width), _binned(known.sizes, width)
     span = range(min(sizes + known_sizes, default=0), max(sizes + known_sizes, default=-width) + 1, width)
     elements = [symbol for symbol, _ in (found.elements + known.elements).most_common(12)]
@@ -107,11 +90,6 @@ def plots(found: Distributions, reference: Distributions | None) -> Markup:
         _figure("Bond lengths (Å)", "bonds", bins, found.lengths, known.lengths),
     ]
     return Markup("").join(figures)
-
-
-def _bin_of_sizes(sizes: Sequence[int]) -> int:
-    """How many sizes share a bar, so that there are at most 60 bars."""
-    return max(1, math.ceil((max(sizes) - min(sizes) + 1) / 60)) if sizes else 1
 
 
 def _binned(sizes: Counter[int], width: int) -> Counter[int]:

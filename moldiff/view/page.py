@@ -1,10 +1,12 @@
-"""Puts the page together: data, drawings, numbers and scripts in one file that loads nothing."""
+"""Puts the page together: a table of all records, drawings, numbers and scripts in one file that loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +17,9 @@ from rdkit import Chem
 from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.report import Report, by_protocol, format_fraction, format_value, title
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.molecule_set import is_placed
+from moldiff.evaluation.report import Report
+from moldiff.evaluation.scores import MoleculeRow
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
@@ -24,13 +27,17 @@ from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.sample import trajectory_path, write_trajectories
-from moldiff.view.conformers3d import facing, films, is_solid, molblock
-from moldiff.view.depict import draw
+from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
-from moldiff.view.render import render
-from moldiff.view.table import Table
 
-_SCRIPTS = ("3Dmol-min.js", "viewer.js", "gallery.js")
+_TILES = {
+    "p2_valid": "valid (P2)",
+    "p2_unique": "unique",
+    "p2_novel": "novel",
+    "p2_molecule_stable": "stable (P2)",
+    "p1_molecule_stable": "stable (P1)",
+}
+"""The few numbers that everyone asks for first."""
 
 
 def view(
@@ -47,33 +54,34 @@ def view(
     Args:
         source: a file that `moldiff.molecules.formats` reads, or molecules. Films come from the trajectories that
             `moldiff sample trajectory=true` writes beside its file, or that the molecules carry.
-        out: the page; None = the file's name with .html, which molecules from Python do not have.
+        out: the page; None = the file's name with .html, which molecules from Python do not have. It is returned.
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
-        metrics: what else is measured, see `moldiff.evaluation.evaluate.evaluate`; each molecule's numbers become
-            columns.
-        hydrogens: "add" = those that a 3D structure lacks are added, as by `moldiff evaluate`; "keep" = none are.
+        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`.
+        hydrogens: "add" or "keep".
         on_progress: called with the name of a metric and how many of its steps are finished.
-
-    Returns:
-        Where the page is.
 
     Raises:
         MoldiffError: when `source` or `reference` cannot be read, or the page cannot be written there.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        target = target_of(path, out)
-        page = _page(path, path.name, reference, metrics, hydrogens, on_progress)
+        target, name = target_of(source, out), Path(source).name
     elif out is None:
         raise MoldiffError("out: nothing given, expected the name of the page, for example molecules.html")
     else:
-        target = target_of(Path(out), out)
-        with TemporaryDirectory() as folder:
+        target, name = target_of(out, out), Path(out).stem
+    with TemporaryDirectory() as folder:
+        if isinstance(source, str | Path):
+            path = Path(source)
+        else:
             path = Path(folder) / "molecules.sdf"
             write(path, source)
             write_trajectories(trajectory_path(path), (item for item in source if not isinstance(item, Molecule)))
-            page = _page(path, target.stem, reference, metrics, hydrogens, on_progress)
+        found = read(path)
+        if hydrogens == "add":
+            found = ReadResult(path, [record.completed() for record in found.records])
+        report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
+        page = _page(found, name, report, reference)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
 
@@ -85,11 +93,7 @@ def page_of(source: str | Path) -> Path:
 
 
 def target_of(source: str | Path, out: str | Path | None) -> Path:
-    """Where the page of a file goes.
-
-    Raises:
-        MoldiffError: when it cannot be written there.
-    """
+    """Where the page of a file goes; a `MoldiffError` when it cannot be written there."""
     target = page_of(source) if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise MoldiffError(f"out: got {target}, expected a name that ends in .html")
@@ -98,45 +102,42 @@ def target_of(source: str | Path, out: str | Path | None) -> Path:
     return target
 
 
-def _page(
-    path: Path,
-    name: str,
-    reference: str | Path | None,
-    metrics: Choice,
-    hydrogens: str,
-    on_progress: OnMetric | None,
-) -> str:
+def _page(found: ReadResult, name: str, report: Report, reference: str | Path | None) -> str:
     """The page of a file as HTML; its `name` is what readers see."""
-    found = read(path)
-    if hydrogens == "add":
-        found = ReadResult(path, [record.completed() for record in found.records])
-    records = found.records
-    report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
-    table = Table.of(records, report.to_dict()["molecules"])
-    blocks = [molblock(record) for record in records]
-    shown = films(path, records)
-    scripts = [_asset(name) for name in _SCRIPTS]
+    records, rows = found.records, report.to_dict()["molecules"]
+    data = [_fields(record) for record in records]
+    columns = _columns(rows, data)
+    cells = [
+        [known.get(column.key) if column.field else row.get(column.key) for column in columns]
+        for row, known in zip(rows, data, strict=True)
+    ]
+    blocks, shown = [molblock(record) for record in records], films(found.path, records)
+    tables = report.groups()
+    tiles = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}
+    scripts = [_asset(name) for name in ("3Dmol-min.js", "viewer.js", "gallery.js")]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     drawn = Distributions.of(record.mol for record in records if record.mol is not None)
     return render(
         "page.html",
         name=name,
-        hashes=[_hash(script) for script in scripts],
+        hashes=[f"'sha256-{digest}'" for digest in hashes],  # as a content security policy names scripts that may run
         style=_asset("page.css"),
         num_records=len(records),
         unreadable=sum(record.mol is None for record in records),
-        tiles=_tiles(report),
+        tiles=[(label, tiles[key]) for key, label in _TILES.items() if key in tiles],
         reference=None if reference is None else Path(reference).name,
         plots=plots(drawn, None if reference is None else reference_distributions(reference)),
-        tables=[_table(protocol, group, report) for protocol, group in by_protocol(report.results).items()],
-        constants=table.constants,
+        tables=tables,
+        constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
-            _card(index, record, table) | {"has_block": blocks[index] is not None, "has_film": index in shown}
-            for index, record in enumerate(records)
+            _card(record, row)
+            | {"index": k, "facts": _facts(columns, cells[k]), "has_block": bool(blocks[k]), "has_film": k in shown}
+            for k, (record, row) in enumerate(zip(records, rows, strict=True))
         ],
         data={
             "name": name,
-            "columns": [column.to_dict() for column in table.columns],
-            "rows": table.rows,
+            "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
+            "rows": cells,
             "blocks": blocks,
             "views": [facing(record) for record in records],
             "films": shown,
@@ -151,88 +152,136 @@ def _asset(name: str) -> str:
     return resources.files("moldiff.view").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _hash(script: str) -> str:
-    """How a content security policy names a script that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _card(index: int, record: Record, table: Table) -> dict[str, Any]:
+def _card(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the card of a record shows: its drawing and the most telling of its values."""
-    status, reason = str(table.cell(index, "status")), str(table.cell(index, "reason") or "")
-    geometry = table.cell(index, "geometry_status")
+    status, reason = str(row.get("status")), str(row.get("reason") or "")
+    geometry, suggested = row.get("geometry_status"), row.get("p1_smiles")
     if status == "ok" and geometry not in (None, "ok"):
         reason = f"geometry: {geometry}"
-    mol, smiles = _drawn(index, record, table)
-    suggested = mol is not record.mol
+    mol, smiles = record.mol, str(row.get("smiles") or "")
+    problem = None if status == "ok" else record.molecule()
+    bare = mol is not None and mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0
+    if bare and record.problem is None and suggested:  # of coordinates alone, what their distances suggest
+        mol = Chem.MolFromSmiles(str(suggested)) or mol
+        smiles = "" if mol is record.mol else str(Chem.MolToSmiles(mol))
+    fault = problem.atom if isinstance(problem, InvalidMolecule) else None  # as the record counts it
     return {
-        "index": index,
         "name": record.name or f"record {record.number}",
-        "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", _fault(record, status)),
-        "suggested": suggested,
+        "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", fault),
+        "suggested": mol is not record.mol,
         "status": status,
-        "reason": "" if suggested else reason,
+        "reason": reason if mol is record.mol else "",
         "smiles": smiles,
-        "facts": table.facts(index),
-        "solid": record.mol is not None and is_solid(record.mol),
+        "solid": record.mol is not None and is_placed(record.mol),
     }
 
 
-def _drawn(index: int, record: Record, table: Table) -> tuple[Chem.Mol | None, str]:
-    """The molecule to draw and its SMILES; for coordinates alone, the one that their distances suggest."""
-    suggested = table.cell(index, "p1_smiles")
-    bare = record.mol is not None and record.mol.GetNumAtoms() > 1 and record.mol.GetNumBonds() == 0
-    if bare and record.problem is None and suggested:
-        mol = Chem.MolFromSmiles(str(suggested))
-        return (record.mol, "") if mol is None else (mol, str(Chem.MolToSmiles(mol)))
-    return record.mol, str(table.cell(index, "smiles") or "")
+Cell = str | float | int | bool | None
 
-
-def _fault(record: Record, status: str) -> int | None:
-    """The atom that the check names, as the record counts it."""
-    problem = None if status == "ok" else record.molecule()
-    return problem.atom if isinstance(problem, InvalidMolecule) else None
-
-
-_TILES = {
-    "p2_valid": "valid (P2)",
-    "p2_unique": "unique",
-    "p2_novel": "novel",
-    "p2_molecule_stable": "stable (P2)",
-    "p1_molecule_stable": "stable (P1)",
+_LABELS = {
+    "number": "record",
+    "smiles": "SMILES",
+    "num_heavy_atoms": "heavy atoms",
+    "num_atoms": "atoms",
+    "num_fragments": "fragments",
+    "druglike_qed": "QED",
+    "druglike_sa": "SA score",
+    "druglike_logp": "logP",
+    "druglike_tpsa": "TPSA",
+    "druglike_mw": "MW",
 }
+_ROW = {field.name for field in fields(MoleculeRow)}
+_ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
+_MAX_EXTRA_ON_CARD = 4  # further results of the evaluation and data fields
+_ORIGIN = ("seed", "index", "size", "steps")  # by which molecules can be drawn again: no reader compares them by these
 
 
-def _tiles(report: Report) -> list[dict[str, str]]:
-    """The few numbers that everyone asks for first."""
-    found = {result.name: result for result in report.results if result.value is not None}
-    return [
-        {
-            "label": label,
-            "value": format_value(found[name]),
-            "fraction": format_fraction(found[name]),
-            "definition": found[name].definition,
-        }
-        for name, label in _TILES.items()
-        if name in found
-    ]
+@dataclass(frozen=True)
+class Column:
+    """A column of the table behind the page, under the name that it has in the evaluation's rows or the file.
+
+    Attributes:
+        kind: "number", "bool" or "text".
+        field: a data field of the records, not a result of the evaluation.
+        constant: the same in all of several records, so not worth a place on the cards.
+        hidden: repeats a result of the evaluation; exported all the same.
+    """
+
+    key: str
+    label: str
+    kind: str
+    field: bool = False
+    constant: bool = False
+    hidden: bool = False
+    on_card: bool = False
 
 
-def _table(protocol: str, results: Sequence[MetricResult], report: Report) -> dict[str, Any]:
-    """The numbers of a protocol, with those of the reference beside them where there are any."""
-    beside = {result.name: result for result in report.reference_results if result.name.startswith(f"{protocol}_")}
-    rows = []
-    for result in results:
-        both = [result, beside.get(result.name)] if beside else [result]
-        if "_status_" in result.name and not any(one.numerator for one in both if one):
+def _columns(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]]) -> list[Column]:
+    """The columns of the table: what the evaluation says of each record, then the data fields of the file."""
+    columns, shown = [], 0
+    for key, values in _by_column(rows).items():
+        if any(value is not None for value in values) or key in ("name", "reason"):
+            kind = _kind(values)
+            extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
+            shown += extra
+            columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
+    taken = {column.label.casefold(): column for column in columns}
+    for key, values in _by_column(data).items():
+        constant = len(rows) > 1 and len(set(values)) == 1
+        twin = taken.get(key.casefold())
+        meant = [typed(value) for value in values]
+        same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
+        kind = _kind(meant)
+        telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
+        on_card = telling and shown < _MAX_EXTRA_ON_CARD
+        shown += on_card
+        label = key if twin is None else f"{key} (in the file)"
+        columns.append(Column(key, label, kind, True, constant, same, on_card))
+    return columns
+
+
+def _facts(columns: Sequence[Column], cells: Sequence[Cell]) -> list[tuple[str, str, Cell]]:
+    """Kind, label and value of what the card of a record shows."""
+    pairs = zip(columns, cells, strict=True)
+    shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
+    return [(c.kind, c.label, value) for c, value in shown if value is not None]
+
+
+def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [row.get(key) for row in rows] for key in keys}
+
+
+def _label(key: str) -> str:
+    protocol, _, rest = key.partition("_")
+    readable = f"{protocol.upper()} {rest}" if protocol in ("p1", "p2", "p3") and rest else key
+    return _LABELS.get(key, readable.replace("_", " ").replace(" smiles", " SMILES"))
+
+
+def _kind(values: Sequence[Cell]) -> str:
+    kinds = {type(value) for value in values} - {type(None)}
+    return "bool" if kinds == {bool} else "number" if kinds and kinds <= {int, float} else "text"
+
+
+def typed(text: str | None) -> Cell:
+    """The value that the text of a data field stands for."""
+    if text in (None, "true", "false"):
+        return text and text == "true"
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text
+
+
+def _fields(record: Record) -> dict[str, str]:
+    """The data fields of a record as text; what cannot be decoded is left out."""
+    if record.mol is None:
+        return {}
+    found = {}
+    for key in record.mol.GetPropNames(includePrivate=False, includeComputed=False):
+        try:
+            found[str(key)] = str(record.mol.GetProp(key))
+        except (UnicodeDecodeError, KeyError):
             continue
-        rows.append(
-            {
-                "label": result.name.partition("_")[2].replace("_", " ") or result.name,
-                "cells": [
-                    text for one in both for text in ((format_value(one), format_fraction(one)) if one else ("", ""))
-                ],
-                "what": report.notes.get(result.name) or result.definition,
-            }
-        )
-    heads = ["metric", "value", "counted", *(("reference", "counted") if beside else ()), "what is counted"]
-    return {"caption": title(protocol), "heads": heads, "rows": rows}
+    return found

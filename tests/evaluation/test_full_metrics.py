@@ -13,7 +13,6 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.metrics.bond_lookup import all_atoms
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution, features, jensen_shannon, wasserstein
 from moldiff.evaluation.metrics.diversity import Diversity
@@ -27,6 +26,7 @@ from moldiff.evaluation.metrics.relaxation import (
     compare,
     superposed_rmsd,
 )
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.molecules import convert, internal_coordinates
 from moldiff.molecules.fragments import ring_systems
 from moldiff.molecules.molecule import Molecule

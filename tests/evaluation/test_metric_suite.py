@@ -17,10 +17,9 @@ from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
 from moldiff.evaluation import suite
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.metric import MetricOutput
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.evaluation.metrics.relaxation import Relaxation
-from moldiff.evaluation.reference import ReferenceSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.molecule_set import ReferenceSet
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
 

@@ -13,7 +13,8 @@ from rdkit import Chem
 from safetensors.numpy import save_file
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.bond_lookup import (
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
+from moldiff.evaluation.metrics.validity import (
     DOUBLE_BOND_PM,
     MARGINS_PM,
     NEUTRAL_VALENCES,
@@ -21,10 +22,8 @@ from moldiff.evaluation.metrics.bond_lookup import (
     TRIPLE_BOND_PM,
     all_atoms,
     bond_orders,
-    largest_fragment,
     look_up,
 )
-from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.scores import NO_REFERENCE, NOTHING_COUNTED, quality, score
 from moldiff.molecules import convert
@@ -100,9 +99,9 @@ def test_lookup_judges_real_benzene_unstable():
 
 def test_lookup_does_not_depend_on_the_other_molecules():
     singles = [water(), from_smiles("CC(=O)NC", embed_conformer=True), from_smiles("c1ccccc1C#N", embed_conformer=True)]
-    together = look_up([all_atoms(one) for one in singles])
+    together = [look_up(all_atoms(one)) for one in singles]
     for one, other in zip(singles, together, strict=True):
-        alone = look_up([all_atoms(one)])[0]
+        alone = look_up(all_atoms(one))
         assert alone.bonds.tolist() == other.bonds.tolist()
         assert alone.atom_stable.tolist() == other.atom_stable.tolist()
 
@@ -111,7 +110,7 @@ def test_lookup_does_not_depend_on_the_other_molecules():
 def test_b34_hydrides_of_heavier_elements_have_bonds(center, distance, count):
     offsets = np.zeros((1, 4, 3))
     offsets[0, :count] = distance * np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])[:count] / 3**0.5
-    looked_up = look_up([all_atoms(molecule([center], [[0, 0, 0]], hydrogens=[count], offsets=offsets))])[0]
+    looked_up = look_up(all_atoms(molecule([center], [[0, 0, 0]], hydrogens=[count], offsets=offsets)))
     assert looked_up.bonds.tolist() == [[0, k, 1] for k in range(1, count + 1)]
     # EDM allows sulfur 4 only, so that H2S counts as unstable; kept for comparability
     assert looked_up.atom_stable.tolist() == [center != 16] + [True] * count
@@ -120,7 +119,7 @@ def test_b34_hydrides_of_heavier_elements_have_bonds(center, distance, count):
 def test_b34_phosphine_of_a_real_report():
     """P-H bonds were once missing from bond perception; the table has them."""
     offsets = [[[1.19, 0, 0.77], [-0.595, 1.03, 0.77], [-0.595, -1.03, 0.77], [0, 0, 0]]]
-    looked_up = look_up([all_atoms(molecule([15], [[0, 0, 0]], hydrogens=[3], offsets=offsets))])[0]
+    looked_up = look_up(all_atoms(molecule([15], [[0, 0, 0]], hydrogens=[3], offsets=offsets)))
     assert looked_up.bonds.tolist() == [[0, 1, 1], [0, 2, 1], [0, 3, 1]]
     assert looked_up.stable
 
@@ -147,7 +146,7 @@ def test_p1_counts_by_hand():
 
 def test_p1_rejects_what_rdkit_rejects():
     five = too_many_bonds()
-    assert largest_fragment(look_up([all_atoms(five)])[0]) is None
+    assert look_up(all_atoms(five)).largest_fragment is None
     assert fractions(scored([five]))["p1_valid"] == (0, 1)
 
 

@@ -10,8 +10,8 @@ from rdkit.Chem import rdDistGeom
 
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.metric import MetricOutput
-from moldiff.evaluation.metrics.bond_lookup import all_atoms
 from moldiff.evaluation.metrics.perception import Perception
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import NO_BONDS, MoleculeSet
 from moldiff.molecules import convert, identity
 from moldiff.molecules.molecule import InvalidMolecule, Status

@@ -10,8 +10,8 @@ import numpy as np
 from by_hand import samples
 from rich.console import Console
 
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import Report, format_value, markdown, summary_table
-from moldiff.evaluation.result import MetricResult
 from moldiff.evaluation.scores import NO_REFERENCE, score
 
 

@@ -17,7 +17,7 @@ from moldiff.cli.main import main
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.diffusion.shipped import available_models
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.lookup import check_columns, known_drug, purchasable
+from moldiff.evaluation.metrics.druglike import check_columns, known_drug, purchasable
 from moldiff.molecules import identity
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.writer import Writer, finished_records
@@ -192,7 +192,7 @@ def test_columns_are_counted(generator: Generator) -> None:
 def test_unknown_columns_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MoldiffError, match="columns: got 'price', expected any of purchasable, known_drug"):
         check_columns(["price"])
-    monkeypatch.setattr("moldiff.evaluation.metrics.lookup.find_spec", lambda name: None)
+    monkeypatch.setattr("moldiff.evaluation.metrics.druglike.find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'needs the package molbloom, which is not installed: pip install "moldiff'):
         check_columns(["purchasable"])
 

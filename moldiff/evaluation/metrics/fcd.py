@@ -15,23 +15,17 @@ from importlib.resources import files
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, require
+from moldiff.evaluation.metric import MetricOutput, MetricResult, require
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.processes import OnProgress
 
 _LENGTH = 350  # characters, the end mark included, to which ChemNet's input is padded
 _FEW = 5000
-_WEIGHTS = "ChemNet_v0.13_pretrained.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrechetDistance:
-    """Fréchet ChemNet Distance of the P2-valid molecules to the reference.
-
-    Attributes:
-        batch_size: molecules at once.
-        skip_if_missing: without the optional package, leave the metric out with a note.
-    """
+    """Fréchet ChemNet Distance of the P2-valid molecules to the reference."""
 
     batch_size: int = 100
     skip_if_missing: bool = False
@@ -43,21 +37,21 @@ class FrechetDistance:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Compare with the reference, which must be there."""
         assert reference is not None
         require("fcd")
-        texts = [_readable(molecules), _readable(reference)]
-        options = asdict(self) | {"fcd": metadata.version("fcd")}
-        options |= {"molecules": len(texts[0]), "reference_molecules": len(texts[1])}
-        if min(map(len, texts)) < 2:
-            empty = MetricResult("fcd_distance", 0.0, 0, _DEFINITION, len(texts[0]))
-            note = "fewer than two valid molecules on one of the sides"
-            return MetricOutput([empty], notes={"fcd_distance": note}, options=options)
-        together = self._activations([*texts[0], *texts[1]], on_progress)
-        value = frechet_distance(together[: len(texts[0])], together[len(texts[0]) :])
-        few = f"taken over {len(texts[0])} and {len(texts[1])} molecules; it is larger the fewer they are"
-        notes = {"fcd_distance": few} if min(map(len, texts)) < _FEW else {}
-        return MetricOutput([MetricResult("fcd_distance", value, 1, _DEFINITION, len(texts[0]))], {}, notes, options)
+        texts, known = _readable(molecules), _readable(reference)
+        versions = {"fcd": metadata.version("fcd"), "molecules": len(texts), "reference_molecules": len(known)}
+        value, least, notes = 0.0, min(len(texts), len(known)), {}
+        if least < 2:
+            notes["fcd_distance"] = "fewer than two valid molecules on one of the sides"
+        else:
+            together = self._activations([*texts, *known], on_progress)
+            value = frechet_distance(together[: len(texts)], together[len(texts) :])
+        if 2 <= least < _FEW:
+            few = f"taken over {len(texts)} and {len(known)} molecules; it is larger the fewer they are"
+            notes["fcd_distance"] = few
+        result = MetricResult("fcd_distance", value, int(least >= 2), _DEFINITION, len(texts))
+        return MetricOutput([result], {}, notes, asdict(self) | versions)
 
     def _activations(self, texts: Sequence[str], on_progress: OnProgress | None) -> np.ndarray:
         """ChemNet's last hidden layer [k, 512]."""
@@ -65,8 +59,7 @@ class FrechetDistance:
         from fcd import load_ref_model
         from fcd.utils import get_one_hot
 
-        weights = files("fcd").joinpath(_WEIGHTS)
-        network, found = load_ref_model(str(weights)), []
+        network, found = load_ref_model(str(files("fcd").joinpath("ChemNet_v0.13_pretrained.pt"))), []
         for start in range(0, len(texts), self.batch_size):
             encoded = np.stack([get_one_hot(text, _LENGTH) for text in texts[start : start + self.batch_size]])
             # Divided by the number of symbols and transposed, as in fcd.SmilesDataset and fcd.get_predictions.

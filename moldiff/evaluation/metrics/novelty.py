@@ -1,8 +1,7 @@
 """Uniqueness and novelty of valid molecules, on one normalised key.
 
-Both sides of a comparison go through `identity.canonical_key`, so that explicit hydrogens, atom maps, isotopes, atom
-order and `S+ O-` beside `S=O` do not make a known molecule new. The same numbers on the plain isomeric SMILES
-(`identity.strict_key`) are given beside them under names that end in `_strict`.
+Both sides of a comparison go through `identity.canonical_key`; the same numbers on the plain isomeric SMILES
+(`identity.strict_key`) have names that end in `_strict`.
 
 Novelty by parent asks whether a molecule is more than another charge state, salt or tautomer of a known one. The parent
 of a molecule is what ChEMBL and RDKit's MolStandardize call so: its largest fragment, uncharged, as the canonical
@@ -15,11 +14,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -28,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import ValidityReport
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.convert import atoms
 from moldiff.molecules.formats.record import guarded
@@ -38,16 +37,13 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule
 FILE_NAME = "novelty.safetensors"
 MAX_TEXTS = 500_000
 """Molecules of a reference whose parents can be compared: they take memory, and a minute of time in the worst case."""
-_ARRAYS = ("canonical", "strict")
 
 
 @dataclass(frozen=True, eq=False)
 class NoveltyIndex:
-    """Sorted 64-bit hashes of the keys of known molecules (the training set).
+    """Sorted 64-bit hashes [k] and [l] of the keys of known molecules (the training set).
 
     Attributes:
-        canonical: hashes of `identity.canonical_key`, sorted [k] int64.
-        strict: hashes of `identity.strict_key`, sorted [l] int64.
         num_skipped: reference entries that could not be read.
         texts: SMILES of all of them, for novelty by parent; None = only the hashes are known, or they are too many.
     """
@@ -62,12 +58,13 @@ class NoveltyIndex:
         """Index molecules, RDKit molecules or SMILES; entries that cannot be read are skipped and counted."""
         canonical, strict, skipped = dict[int, str](), set(), 0
         for entry in reference:
-            keys = entry if isinstance(entry, InvalidMolecule) else guarded(_keys, entry)
-            if isinstance(keys, InvalidMolecule):
+            key = entry if isinstance(entry, InvalidMolecule) else guarded(identity.canonical_key, entry)
+            strict_key = key if isinstance(key, InvalidMolecule) else guarded(identity.strict_key, entry)
+            if isinstance(key, InvalidMolecule) or isinstance(strict_key, InvalidMolecule):
                 skipped += 1
                 continue
-            canonical[identity.key_hash(keys[0])] = keys[0] if len(canonical) < MAX_TEXTS else ""
-            strict.add(identity.key_hash(keys[1]))
+            canonical[identity.key_hash(key)] = key if len(canonical) < MAX_TEXTS else ""
+            strict.add(identity.key_hash(strict_key))
         texts = None if len(canonical) > MAX_TEXTS else list(canonical.values())
         first, second = (np.array(sorted(hashes), dtype=np.int64) for hashes in (canonical, strict))
         return cls(first, second, skipped, texts)
@@ -87,7 +84,7 @@ class NoveltyIndex:
             arrays = load_file(path)
         except (SafetensorError, OSError) as error:
             raise MoldiffError(f"novelty reference {path}: cannot be read ({error})") from None
-        for name in _ARRAYS:
+        for name in ("canonical", "strict"):
             array = arrays.get(name)
             if array is None or array.dtype != np.int64 or array.ndim != 1 or (array[1:] < array[:-1]).any():
                 found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
@@ -104,10 +101,6 @@ class NoveltyIndex:
     def contains_strict(self, key: str) -> bool:
         """Whether a molecule with this `identity.strict_key` is known."""
         return _contains(self.strict, key)
-
-
-def _keys(entry: Molecule | Chem.Mol | str) -> tuple[str, str]:
-    return identity.canonical_key(entry), identity.strict_key(entry)
 
 
 def _contains(hashes: np.ndarray, key: str) -> bool:
@@ -139,28 +132,23 @@ class NoveltyCounts:
 
         Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
         """
-        canonical, strict, total = self._canonical, self._strict, self._total
-        counts: list[tuple[str, int, int, str]] = [
-            ("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),
-            ("p2_unique_strict", len(strict), self._valid, f"Distinct {_STRICT}, over the valid molecules."),
-            ("p2_valid_unique", len(canonical), total, f"Distinct {_KEY}, over all molecules."),
-        ]
         known = index if index is not None and len(index) else None
+        canonical, strict = self._canonical, self._strict
         novel = sum(not known.contains(key) for key in canonical) if known else 0
         novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
-        counts += [
-            ("p2_novel", novel, len(canonical) if known else 0, f"{_NOVEL}, over the distinct valid ones."),
-            ("p2_novel_strict", novel_strict, len(strict) if known else 0, _NOVEL_STRICT),
-            ("p2_valid_unique_novel", novel, total if known else 0, f"{_NOVEL}, over all molecules."),
+        distinct, distinct_strict, total = (len(canonical), len(strict), self._total) if known else (0, 0, 0)
+        return [
+            MetricResult("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),
+            MetricResult("p2_unique_strict", len(strict), self._valid, _UNIQUE_STRICT),
+            MetricResult("p2_valid_unique", len(canonical), self._total, f"Distinct {_KEY}, over all molecules."),
+            MetricResult("p2_novel", novel, distinct, f"{_NOVEL}, over the distinct valid ones."),
+            MetricResult("p2_novel_strict", novel_strict, distinct_strict, _NOVEL_STRICT),
+            MetricResult("p2_valid_unique_novel", novel, total, f"{_NOVEL}, over all molecules."),
         ]
-        return [MetricResult(*count) for count in counts]
 
 
 def parent_novelty(verdicts: Iterable[ValidityReport], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
-    """How many distinct valid molecules are novel by parent (`novel_parents`), and their normalised keys.
-
-    Without SMILES of the reference that is 0/0, whose value is None.
-    """
+    """How many distinct valid molecules are novel by parent (0/0 without SMILES of known ones), and their keys."""
     keys = {verdict.canonical for verdict in verdicts if verdict.canonical is not None}
     if index is None or not index or index.texts is None:
         return MetricResult("p2_novel_parent", 0, 0, _NOVEL_PARENT), set()
@@ -172,17 +160,13 @@ _KEY = (
     "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
     "molecules"
 )
-_STRICT = "isomeric SMILES of valid molecules"
+_UNIQUE_STRICT = "Distinct isomeric SMILES of valid molecules, over the valid molecules."
 _NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
 _NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."
 _NOVEL_PARENT = (
     "Distinct normalised keys of valid molecules whose parent (largest fragment, uncharged, canonical tautomer; "
     "RDKit's MolStandardize) the reference lacks, over the distinct valid ones."
 )
-
-_MAX_TAUTOMERS = 200
-_MAX_TRANSFORMS = 200
-"""Limits of the search for the canonical tautomer; where it ends there, two tautomers may count as different."""
 
 _ELEMENT = re.compile(r"Cl|Br|[BCNOPSFI]|[bcnops]|(?<=\[)[A-Z][a-z]?")
 
@@ -193,32 +177,26 @@ _WITHOUT_SIDES = str.maketrans("", "", "/\\")
 def novel_parents(keys: Iterable[str], reference: Iterable[str]) -> set[str]:
     """Those of some SMILES whose parent no SMILES of the reference has.
 
-    What RDKit cannot work with counts as novel.
+    What RDKit cannot work with counts as novel. Of the reference, only those are read whole that have a fragment with
+    atoms joined as in one of the keys; elements alone are compared first, for they show in the text.
     """
     wanted = {key: _invariant(key) for key in keys}
-    invariants = {invariant for invariant in wanted.values() if invariant is not None}
-    known: dict[tuple[tuple[int, ...], int], list[str]] = defaultdict(list)
-    for text in _candidates(wanted, reference):
-        if (invariant := _invariant(text)) in invariants and invariant is not None:
+    invariants = set(wanted.values()) - {None}
+    compositions = set[str]().union(*map(_compositions, wanted))
+    skeletons = set[tuple[int, ...]]().union(*map(_skeletons, wanted))
+    known: dict[Any, list[str]] = defaultdict(list)
+    for text in reference:
+        if (
+            not compositions.isdisjoint(_compositions(text))
+            and not skeletons.isdisjoint(_skeletons(text))
+            and (invariant := _invariant(text)) in invariants
+        ):
             known[invariant].append(text)
     return {
         key
         for key, invariant in wanted.items()
         if invariant not in known or (parent := _parent(key)) is None or parent not in map(_parent, known[invariant])
     }
-
-
-def _candidates(keys: Iterable[str], reference: Iterable[str]) -> Iterator[str]:
-    """Those of the reference that have a fragment with atoms joined as in one of the keys.
-
-    Elements alone are compared first, for they show in the text.
-    """
-    texts = list(keys)
-    compositions = {part for text in texts for part in _compositions(text)}
-    skeletons = {found for text in texts for found in _skeletons(text)}
-    for text in reference:
-        if not compositions.isdisjoint(_compositions(text)) and not skeletons.isdisjoint(_skeletons(text)):
-            yield text
 
 
 def _compositions(text: str) -> set[str]:
@@ -229,9 +207,8 @@ def _compositions(text: str) -> set[str]:
 def _skeletons(text: str) -> set[tuple[int, ...]]:
     """The skeleton of every fragment of a SMILES."""
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(
-            text.translate(_WITHOUT_SIDES), sanitize=False
-        )  # a third of the time of reading it whole
+        # Not sanitised, which takes a third of the time of reading it whole.
+        mol = Chem.MolFromSmiles(text.translate(_WITHOUT_SIDES), sanitize=False)
         if mol is None:
             return set()
         mol = Chem.RemoveHs(mol, sanitize=False) if "[H]" in text else mol
@@ -258,7 +235,7 @@ def _labels(mol: Chem.Mol) -> list[int]:
 def _largest(text: str) -> Chem.Mol | None:
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(text.translate(_WITHOUT_SIDES))
-        return mol if mol is None or "." not in text else _chooser().choose(mol)
+        return mol if mol is None or "." not in text else _standardizers()[0].choose(mol)
 
 
 def _invariant(text: str) -> tuple[tuple[int, ...], int] | None:
@@ -281,19 +258,15 @@ def _parent(text: str) -> str | None:
 def _standardized(text: str) -> str:
     mol = _largest(text)
     Chem.RemoveStereochemistry(mol)
-    mol = _tautomers().Canonicalize(rdMolStandardize.Uncharger().uncharge(mol))
+    mol = _standardizers()[1].Canonicalize(rdMolStandardize.Uncharger().uncharge(mol))
     return str(Chem.MolToSmiles(mol, isomericSmiles=False))
 
 
 @cache
-def _chooser() -> rdMolStandardize.LargestFragmentChooser:
-    return rdMolStandardize.LargestFragmentChooser(preferOrganic=True)
-
-
-@cache
-def _tautomers() -> rdMolStandardize.TautomerEnumerator:
+def _standardizers() -> tuple[rdMolStandardize.LargestFragmentChooser, rdMolStandardize.TautomerEnumerator]:
+    """What finds parents; where the search for the canonical tautomer ends early, two may count as different."""
     enumerator = rdMolStandardize.TautomerEnumerator()
-    enumerator.SetMaxTautomers(_MAX_TAUTOMERS)
-    enumerator.SetMaxTransforms(_MAX_TRANSFORMS)
+    enumerator.SetMaxTautomers(200)
+    enumerator.SetMaxTransforms(200)
     enumerator.SetReassignStereo(False)
-    return enumerator
+    return rdMolStandardize.LargestFragmentChooser(preferOrganic=True), enumerator

@@ -3,13 +3,11 @@
 `rdDetermineBonds.DetermineBonds` looks for bond orders that give the molecule the stated total charge. What it finds
 depends on the version of RDKit and on its options, so both are part of the result's definition, and a run with other
 options has another label. It fails on ordinary molecules (many nitroarenes) and does not return on others
-(several sulfates): neither says that the molecule is wrong, so 'perception failed' and 'time-out' are outcomes of
-their own, and every molecule has its time limit.
+(several sulfates), so 'perception failed' and 'time-out' are outcomes of their own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -19,35 +17,32 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, unfinished
+from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses, finished
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.convert import explicit_atom, set_positions
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
-from moldiff.processes import Failure, run_limited
+from moldiff.processes import Failure, OnProgress, run_limited
 
 EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
 """How perception can end other than well, beside what was wrong with the record before."""
 
 
 class PerceptionInput(NamedTuple):
-    """One molecule to perceive: atomic numbers [a], coordinates [a, 3] (Å), total charge (e)."""
+    """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and SMILES of its own graph, if that is valid."""
 
     atomic_number: np.ndarray
     pos: np.ndarray
     charge: int
     smiles: str | None
-    """SMILES of the molecule's own graph, to compare with; None = it has no valid one."""
 
 
 class Perceived(NamedTuple):
-    """What perception came to."""
+    """What perception came to, and whether it is the molecule's own graph, stereo aside, if there are two graphs."""
 
     status: Status
     reason: str
     smiles: str | None = None
     same_graph: bool | None = None
-    """Whether this is the molecule's own graph, stereo aside; None = there are not two graphs to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +55,6 @@ class Perception:
         use_vdw: RDKit's option: bonds where covalent radii times `cov_factor` touch, instead of "connect the dots".
         cov_factor: RDKit's option (only with `use_vdw`).
         limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
     """
 
     charge: int | None = 0
@@ -76,38 +70,33 @@ class Perception:
     @property
     def name(self) -> str:
         """`p3`, or `p3[option=value,...]` with the options that differ from the default."""
-        differing = [f for f in fields(self)[:4] if getattr(self, f.name) != f.default]
-        texts = [f"{f.name.replace('_', '-')}={_text(getattr(self, f.name))}" for f in differing]
+        differing = {f.name: getattr(self, f.name) for f in fields(self)[:4] if getattr(self, f.name) != f.default}
+        texts = [
+            f"{name.replace('_', '-')}={'own' if value is None else str(value).lower()}"
+            for name, value in differing.items()
+        ]
         return f"p3[{','.join(texts)}]" if texts else "p3"
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Perceive every record that has coordinates."""
         outcomes = self.perceive(molecules, on_progress)
-        statuses = [outcome.status for outcome in outcomes]
         columns: dict[str, Sequence[Any]] = {
-            f"{self.name}_status": [str(status) for status in statuses],
+            f"{self.name}_status": [str(outcome.status) for outcome in outcomes],
             f"{self.name}_reason": [outcome.reason for outcome in outcomes],
             f"{self.name}_smiles": [outcome.smiles for outcome in outcomes],
             f"{self.name}_same_graph": [outcome.same_graph for outcome in outcomes],
         }
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
-        finished = [outcome for outcome in outcomes if outcome.status is not Status.INTERRUPTED]
-        left = unfinished(self.name, len(outcomes) - len(finished), len(outcomes))
-        return MetricOutput([*self._results(finished), *left], columns, {}, options, bool(left))
+        kept, left = finished(self.name, outcomes, lambda outcome: outcome.status is Status.INTERRUPTED)
+        return MetricOutput([*self._results(kept), *left], columns, {}, options, bool(left))
 
     def perceive(self, molecules: MoleculeSet, on_progress: OnProgress | None = None) -> list[Perceived]:
         """The outcome of every record, in order."""
         problems = [molecules.problem(place) for place in range(len(molecules))]
         asked = [place for place, problem in enumerate(problems) if problem is None]
-        function = partial(
-            perceive,
-            allow_charged_fragments=self.allow_charged_fragments,
-            use_vdw=self.use_vdw,
-            cov_factor=self.cov_factor,
-        )
-        tasks = [self._task(molecules, place) for place in asked]
+        options = {f.name: getattr(self, f.name) for f in fields(self)[1:4]}
+        function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in asked]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         by_place = dict(zip(asked, found, strict=True))
         return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
@@ -119,10 +108,16 @@ class Perception:
         return PerceptionInput(*atoms, own if self.charge is None else self.charge, molecules.smiles[place])
 
     def _results(self, outcomes: Sequence[Perceived]) -> list[MetricResult]:
-        total, statuses = len(outcomes), Counter(outcome.status for outcome in outcomes)
-        name, how = self.name, self._how()
-        valid = statuses[Status.OK]
-        perceived = valid + statuses[Status.DISCONNECTED]
+        name, total, statuses = self.name, len(outcomes), [outcome.status for outcome in outcomes]
+        charge = "the sum of the formal charges" if self.charge is None else f"{self.charge}"
+        method = f"touching radii times {self.cov_factor:g}" if self.use_vdw else "connect-the-dots"
+        fragments = "allowed" if self.allow_charged_fragments else "not allowed"
+        how = (
+            f"RDKit {rdBase.rdkitVersion} DetermineBonds (charge {charge}, {method}, charged fragments {fragments}, "
+            f"{self.limit:g} s)"
+        )
+        valid = statuses.count(Status.OK)
+        perceived = valid + statuses.count(Status.DISCONNECTED)
         distinct = len({outcome.smiles for outcome in outcomes if outcome.status is Status.OK})
         compared = [outcome.same_graph for outcome in outcomes if outcome.same_graph is not None]
         results = [
@@ -131,30 +126,14 @@ class Perception:
             MetricResult(f"{name}_unique", distinct, valid, "Distinct SMILES of perceived graphs, over the P3-valid."),
             MetricResult(f"{name}_same_graph", sum(compared), len(compared), _SAME_GRAPH),
         ]
-        for status in dict.fromkeys((*EXPECTED, *sorted(statuses))):
-            if status is not Status.OK:
-                definition = f"Molecules for which {how} ended with '{status}', over all."
-                results.append(MetricResult(f"{name}_status_{status}", statuses[status], total, definition))
-        return results
-
-    def _how(self) -> str:
-        charge = "the sum of the formal charges" if self.charge is None else f"{self.charge}"
-        method = f"touching radii times {self.cov_factor:g}" if self.use_vdw else "connect-the-dots"
-        fragments = "allowed" if self.allow_charged_fragments else "not allowed"
-        return (
-            f"RDKit {rdBase.rdkitVersion} DetermineBonds (charge {charge}, {method}, charged fragments {fragments}, "
-            f"{self.limit:g} s)"
-        )
+        ended = f"Molecules for which {how} ended with '{{status}}', over all."
+        return [*results, *count_statuses(name, statuses, EXPECTED, ended)]
 
 
 _SAME_GRAPH = (
     "Molecules whose perceived graph is their own one (SMILES without stereo), over those whose own graph is P2-valid "
     "and for which perception succeeds."
 )
-
-
-def _text(value: Any) -> str:
-    return "own" if value is None else str(value).lower()
 
 
 def _outcome(found: Perceived | Failure | InvalidMolecule) -> Perceived:
@@ -180,13 +159,12 @@ def perceive(task: PerceptionInput, *, allow_charged_fragments: bool, use_vdw: b
     set_positions(mol, task.pos)
     with rdBase.BlockLogs():
         try:
-            rdDetermineBonds.DetermineBonds(
-                mol,
-                charge=task.charge,
-                covFactor=cov_factor,
-                allowChargedFragments=allow_charged_fragments,
-                useVdw=use_vdw,
-            )
+            options: Any = {
+                "allowChargedFragments": allow_charged_fragments,
+                "useVdw": use_vdw,
+                "covFactor": cov_factor,
+            }
+            rdDetermineBonds.DetermineBonds(mol, charge=task.charge, **options)
             Chem.SanitizeMol(mol)
             plain = Chem.RemoveHs(mol)
         except (ValueError, RuntimeError) as error:

@@ -1,15 +1,13 @@
 """The checks of PoseBusters (Buttenschoen et al. 2024, doi:10.1039/D3SC04185A) on molecules without a protein.
 
-The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included,
-with one column per check. A check that could not be made (because the molecule does not sanitise, say) is blank and
-never a pass. Every molecule is checked on its own, as drawn, so that one that breaks a check stops no other. The
-energy ratio takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain;
-it is taken apart from the other checks, so that its time-out leaves them as they are.
+The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included. A
+check that could not be made (because the molecule does not sanitise, say) is blank and never a pass. The energy ratio
+takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain; it is taken
+apart from the other checks, so that its time-out leaves them as they are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,12 +16,11 @@ from typing import Any, NamedTuple
 
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, OnProgress, count_statuses, require, unfinished
+from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses, finished, require
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
-from moldiff.processes import Failure, FailureKind, run_limited, was_interrupted
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
+from moldiff.processes import Failure, FailureKind, OnProgress, run_limited, was_interrupted
 
 CHECKS = (
     "mol_pred_loaded",
@@ -44,14 +41,7 @@ CHECKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PoseBustersChecks:
-    """PoseBusters, full configuration `mol`.
-
-    Attributes:
-        limit: seconds of processor time that the energy ratio of a molecule may take, and so may the other checks
-            together.
-        num_workers: processes; None = one per CPU.
-        skip_if_missing: without the optional package, leave the metric out with a note.
-    """
+    """PoseBusters, full configuration `mol`; the energy ratio and the other checks may take `limit` seconds each."""
 
     limit: float = 60.0
     num_workers: int | None = None
@@ -64,42 +54,52 @@ class PoseBustersChecks:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Check every molecule that could be read, broken ones included."""
         require("posebusters")
-        outcomes: list[_Outcome | None] = [
+        problems = [
             entry if isinstance(entry, InvalidMolecule) else molecules.problem(place)
             for place, entry in enumerate(molecules.entries)
         ]
-        asked = [place for place, problem in enumerate(outcomes) if problem is None]
-        entries = [molecules.entries[place] for place in asked]
-        mols = [to_rdkit(entry, stereo=False) for entry in entries if not isinstance(entry, InvalidMolecule)]
-        tasks = [PoseInput(mol, energy) for mol in mols for energy in (False, True)]
+        asked = [entry for entry, problem in zip(molecules.entries, problems, strict=True) if problem is None]
+        mols = [to_rdkit(entry, stereo=False) for entry in asked if isinstance(entry, Molecule)]
+        tasks = [(mol, energy) for mol in mols for energy in (False, True)]
         report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
-        found = run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report)
-        for place, cheap, energy in zip(asked, found[::2], found[1::2], strict=True):
-            outcomes[place] = _merged(cheap, energy)
+        found = iter(run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report))
+        judged = [Checked({}, problem) if problem else _merged(next(found), next(found)) for problem in problems]
         options = asdict(self) | {"configuration": "mol", "posebusters": metadata.version("posebusters")}
-        judged = [outcome for outcome in outcomes if outcome is not None]
-        finished = [one for one in judged if not (isinstance(one, Checked) and was_interrupted([one.failure]))]
-        left = unfinished("posebusters", len(judged) - len(finished), len(judged))
-        return MetricOutput([*_results(finished), *left], _columns(judged), {}, options, bool(left))
-
-
-class PoseInput(NamedTuple):
-    """A molecule, not necessarily sanitised, with one conformer; and whether its energy ratio or the rest is asked."""
-
-    mol: Chem.Mol
-    energy: bool
+        kept, left = finished("posebusters", judged, lambda one: was_interrupted([one.problem]))
+        columns: dict[str, Sequence[Any]] = {
+            "posebusters_status": [outcome.status for outcome in judged],
+            "posebusters_reason": [outcome.reason for outcome in judged],
+        }
+        for check in CHECKS:
+            columns[f"posebusters_{check}"] = [outcome.verdicts.get(check) for outcome in judged]
+        return MetricOutput([*_results(kept), *left], columns, {}, options, bool(left))
 
 
 class Checked(NamedTuple):
-    """Outcome by name of the check (None = it could not be made), and which worker's failure left some blank."""
+    """Outcome by name of the check (None = it could not be made), and why some or all could not."""
 
     verdicts: dict[str, bool | None]
-    failure: Failure | None = None
+    problem: Failure | InvalidMolecule | None = None
 
+    @property
+    def status(self) -> Status:
+        if isinstance(self.problem, InvalidMolecule):
+            return self.problem.status
+        if all(self.verdicts.get(check) for check in CHECKS):
+            return Status.OK
+        refuted = any(verdict is False for verdict in self.verdicts.values())
+        return Status.FAILED if refuted or self.problem is None else status_of(self.problem)
 
-_Outcome = Checked | InvalidMolecule
+    @property
+    def reason(self) -> str:
+        if isinstance(self.problem, InvalidMolecule):
+            return self.problem.reason
+        texts = []
+        for what, verdict in (("failed", False), ("not made", None)):
+            names = [check for check in CHECKS if self.verdicts.get(check) is verdict]
+            texts += [f"{what}: {', '.join(names)}"] if names else []
+        return "; ".join(texts + ([] if self.problem is None else [self.problem.reason]))
 
 
 def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | None] | Failure) -> Checked:
@@ -109,58 +109,20 @@ def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | No
     return Checked(verdicts, failures[0] if failures else None)
 
 
-def _status(outcome: _Outcome) -> Status:
-    if isinstance(outcome, InvalidMolecule):
-        return outcome.status
-    if all(outcome.verdicts.get(check) for check in CHECKS):
-        return Status.OK
-    refuted = any(verdict is False for verdict in outcome.verdicts.values())
-    return Status.FAILED if refuted or outcome.failure is None else status_of(outcome.failure)
-
-
-def _reason(outcome: _Outcome) -> str:
-    if isinstance(outcome, InvalidMolecule):
-        return outcome.reason
-    failed = [check for check in CHECKS if outcome.verdicts.get(check) is False]
-    blank = [check for check in CHECKS if outcome.verdicts.get(check) is None]
-    texts = [f"{what}: {', '.join(names)}" for what, names in (("failed", failed), ("not made", blank)) if names]
-    return "; ".join(texts + ([] if outcome.failure is None else [outcome.failure.reason]))
-
-
-def _columns(outcomes: Sequence[_Outcome]) -> dict[str, Sequence[Any]]:
-    columns: dict[str, Sequence[Any]] = {
-        "posebusters_status": [_status(outcome) for outcome in outcomes],
-        "posebusters_reason": [_reason(outcome) for outcome in outcomes],
-    }
-    for check in CHECKS:
-        columns[f"posebusters_{check}"] = _verdicts(outcomes, check)
-    return columns
-
-
-def _verdicts(outcomes: Sequence[_Outcome], check: str) -> list[bool | None]:
-    return [outcome.verdicts.get(check) if isinstance(outcome, Checked) else None for outcome in outcomes]
-
-
-def _results(outcomes: Sequence[_Outcome]) -> list[MetricResult]:
-    total, statuses = len(outcomes), [_status(outcome) for outcome in outcomes]
-    passed = sum(status is Status.OK for status in statuses)
-    complete = sum(
-        isinstance(outcome, Checked) and all(outcome.verdicts.get(check) is not None for check in CHECKS)
-        for outcome in outcomes
-    )
+def _results(outcomes: Sequence[Checked]) -> list[MetricResult]:
+    total, statuses = len(outcomes), [outcome.status for outcome in outcomes]
+    verdicts = {check: [outcome.verdicts.get(check) for outcome in outcomes] for check in CHECKS}
+    complete = sum(None not in row for row in zip(*verdicts.values(), strict=True))
+    could = "Molecules of which every check could be made, over all."
     results = [
-        MetricResult("posebusters_valid", passed, total, _VALID),
-        MetricResult(
-            "posebusters_complete", complete, total, "Molecules of which every check could be made, over all."
-        ),
+        MetricResult("posebusters_valid", statuses.count(Status.OK), total, _VALID),
+        MetricResult("posebusters_complete", complete, total, could),
     ]
-    for check in CHECKS:
-        verdicts = _verdicts(outcomes, check)
-        counted = sum(verdict is not None for verdict in verdicts)
+    for check, found in verdicts.items():
+        counted = total - found.count(None)
         definition = f"Molecules that pass PoseBusters' check '{check}', over all; not made is not passed."
-        passes = sum(verdict is True for verdict in verdicts)
-        results.append(MetricResult(f"posebusters_{check}", passes, total, definition, counted))
-    return [*results, *count_statuses("posebusters", statuses, total)]
+        results.append(MetricResult(f"posebusters_{check}", found.count(True), total, definition, counted))
+    return [*results, *count_statuses("posebusters", statuses)]
 
 
 _VALID = (
@@ -169,16 +131,12 @@ _VALID = (
 )
 
 
-def bust(task: PoseInput) -> dict[str, bool | None]:
-    """PoseBusters' verdicts on one molecule, by name of the check."""
-    row = _busters(energy=task.energy).bust(task.mol, full_report=False).iloc[0]
-    return {check: _verdict(row[check]) for check in CHECKS if check in row}
-
-
-def _verdict(value: Any) -> bool | None:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return bool(value)
+def bust(task: tuple[Chem.Mol, bool]) -> dict[str, bool | None]:
+    """PoseBusters' verdicts on a molecule that need not be sanitised, by name: of the energy ratio, or of the rest."""
+    mol, energy = task
+    row = _busters(energy=energy).bust(mol, full_report=False).iloc[0]
+    blank = row.isna()
+    return {check: None if blank[check] else bool(row[check]) for check in CHECKS if check in row}
 
 
 @cache

@@ -1,16 +1,13 @@
-"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s.
+"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s (Halgren 1999, doi:10.1002/jcc.15).
 
 Every valid molecule is relaxed from its own coordinates; with GFN2-xTB (Bannwarth et al. 2019,
-doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. A good
-generator loses little energy and hardly moves. For a model trained on geometries of MMFF94s (Halgren 1999,
-doi:10.1002/jcc.15) that is the level of theory of the training data: relaxed molecules of the data lose nearly nothing.
-The quantities are those of Nikitin et al. 2025 (arXiv:2505.00169): energy drop, RMSD, and absolute changes of
-bond lengths, angles and torsions.
+doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. The
+quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -24,7 +21,7 @@ from rdkit.Chem import rdForceFieldHelpers
 
 from moldiff.evaluation.metric import (
     MetricOutput,
-    OnProgress,
+    MetricResult,
     average,
     count_statuses,
     finished,
@@ -32,18 +29,9 @@ from moldiff.evaluation.metric import (
     require,
 )
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.internal_coordinates import (
-    angle_atoms,
-    angles,
-    are_bent,
-    lengths,
-    torsion_atoms,
-    torsion_change,
-    torsions,
-)
+from moldiff.molecules import internal_coordinates as internal
 from moldiff.molecules.molecule import Status, status_of
-from moldiff.processes import Failure, run_limited
+from moldiff.processes import Failure, OnProgress, run_limited
 
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 627.5094740631  # kcal/mol, CODATA 2018
@@ -62,28 +50,22 @@ class RelaxationInput(NamedTuple):
 
 
 class Relaxed(NamedTuple):
-    """One relaxed molecule; changes are absolute, one for each bond (Å), angle and torsion (degrees)."""
+    """Energy lost (kcal/mol), RMSD (Å), absolute changes of bonds (Å), angles and torsions (degrees); positions (Å)."""
 
-    pos: np.ndarray
     energy_drop: float
     rmsd: float
     bond_change: np.ndarray
     angle_change: np.ndarray
     torsion_change: np.ndarray
-    num_gradients: int
+    pos: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relaxation:
     """Relaxation of the P2-valid molecules with GFN2-xTB.
 
-    Attributes:
-        gradient_tolerance: largest component of the gradient at a minimum (Hartree/Bohr); where the energy no longer
-            falls, ten times that will do.
-        max_iterations: steps of L-BFGS after which a molecule has failed.
-        limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
-        skip_if_missing: without the optional package, leave the metric out with a note.
+    At a minimum no component of the gradient is above `gradient_tolerance` (Hartree/Bohr); where the energy no longer
+    falls, ten times that will do. A molecule fails after `max_iterations` of L-BFGS or `limit` seconds.
     """
 
     gradient_tolerance: float = 1e-3
@@ -99,24 +81,16 @@ class Relaxation:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Relax every valid molecule in 3D."""
         require("tblite")
         tasks = [input_of(mol) for mol in molecules.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
-        found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = asdict(self) | {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return _output(molecules, found, self.name, options)
+        return _output(self, molecules, function, tasks, options, on_progress)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForceFieldRelaxation:
-    """Relaxation of the P2-valid molecules with RDKit's MMFF94s.
-
-    Attributes:
-        max_iterations: steps of RDKit's BFGS after which a molecule has failed.
-        limit: seconds of processor time that a molecule may take.
-        num_workers: processes; None = one per CPU.
-    """
+    """Relaxation of the P2-valid molecules with RDKit's MMFF94s, its steps and its time (s) limited likewise."""
 
     max_iterations: int = 5000
     limit: float = 30.0
@@ -129,22 +103,37 @@ class ForceFieldRelaxation:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        """Relax every valid molecule in 3D."""
-        mols = list(molecules.mols.values())
+        tasks = list(molecules.mols.values())
         function = partial(relax_by_force_field, max_iterations=self.max_iterations)
-        found = run_limited(function, mols, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
-        return _output(molecules, found, self.name, options)
+        return _output(self, molecules, function, tasks, options, on_progress)
 
 
 def _output(
-    molecules: MoleculeSet, found: Sequence[Relaxed | Failure], name: str, options: Mapping[str, Any]
+    metric: Relaxation | ForceFieldRelaxation,
+    molecules: MoleculeSet,
+    function: Callable[[Any], Relaxed],
+    tasks: Sequence[Any],
+    options: Mapping[str, Any],
+    on_progress: OnProgress | None,
 ) -> MetricOutput:
-    """What relaxing every valid molecule in 3D came to: counts, energies, shifts, and a column for each."""
-    done, left = finished(name, found)
+    """What relaxing every valid molecule in 3D comes to: counts, energies, shifts, and a column for each."""
+    name = metric.name
+    found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
+    kept, left = finished(name, found)
     entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
-    results = [*_results(done, name, options["method"]), *left]
-    return MetricOutput(results, _columns(entries, name), {}, options, bool(left))
+    columns: dict[str, Sequence[Any]] = {
+        f"{name}_status": [None if entry is None else _status(entry) for entry in entries],
+        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
+    }
+    for key in Relaxed._fields[:5]:
+        values = [getattr(entry, key) if isinstance(entry, Relaxed) else [] for entry in entries]
+        columns[f"{name}_{key}"] = [float(np.mean(value)) if np.size(value) else None for value in values]
+    return MetricOutput([*_results(kept, name, options["method"]), *left], columns, {}, options, bool(left))
+
+
+def _status(entry: Relaxed | Failure) -> Status:
+    return status_of(entry) if isinstance(entry, Failure) else Status.OK
 
 
 def input_of(mol: Chem.Mol) -> RelaxationInput:
@@ -155,34 +144,11 @@ def input_of(mol: Chem.Mol) -> RelaxationInput:
     return RelaxationInput(numbers, mol.GetConformer().GetPositions(), bonds.reshape(-1, 2), charge)
 
 
-def _status(entry: Relaxed | Failure | None) -> Status | None:
-    if entry is None:
-        return None
-    return status_of(entry) if isinstance(entry, Failure) else Status.OK
-
-
-def _columns(entries: Sequence[Relaxed | Failure | None], name: str) -> dict[str, Sequence[Any]]:
-    done = [entry if isinstance(entry, Relaxed) else None for entry in entries]
-    return {
-        f"{name}_status": [_status(entry) for entry in entries],
-        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
-        f"{name}_energy_drop": [entry and entry.energy_drop for entry in done],
-        f"{name}_rmsd": [entry and entry.rmsd for entry in done],
-        f"{name}_bond_change": [entry and _mean(entry.bond_change) for entry in done],
-        f"{name}_angle_change": [entry and _mean(entry.angle_change) for entry in done],
-        f"{name}_torsion_change": [entry and _mean(entry.torsion_change) for entry in done],
-    }
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
 def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list[MetricResult]:
     done = [entry for entry in found if isinstance(entry, Relaxed)]
     drops, shifts = [entry.energy_drop for entry in done], [entry.rmsd for entry in done]
-    changes = [
-        np.concatenate([getattr(entry, change) for entry in done] or [np.zeros(0)]) for change in Relaxed._fields[3:6]
+    changes = [np.concatenate(parts) for parts in zip(*(entry[2:5] for entry in done), strict=True)] or 3 * [
+        np.zeros(0)
     ]
     over = f"over the P2-valid molecules that {method} relaxed"
     relaxed = f"P2-valid molecules that {method} relaxed to a minimum within the limits, over the P2-valid molecules."
@@ -195,7 +161,7 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
         average(f"{name}_bond_change", changes[0], f"Mean |Δ length| of all bonds {over}.", "Å"),
         average(f"{name}_angle_change", changes[1], f"Mean |Δ angle| of all bond angles {over}.", "°"),
         average(f"{name}_torsion_change", changes[2], f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
-        *count_statuses(name, [_status(entry) for entry in found], len(found)),
+        *count_statuses(name, [_status(entry) for entry in found]),
     ]
 
 
@@ -239,13 +205,12 @@ def relax(
         return float(last.get("energy")), np.array(last.get("gradient"))[moving].ravel()
 
     options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": gradient_tolerance, "ftol": 1e-10}
-    found = minimize(
-        energy_and_gradient, pos[moving].ravel(), jac=True, method="L-BFGS-B", options={**options, "maxcor": 20}
-    )
+    options["maxcor"] = 20
+    found = minimize(energy_and_gradient, pos[moving].ravel(), jac=True, method="L-BFGS-B", options=options)
     pos[moving] = found.x.reshape(-1, 3)
     if np.abs(found.jac).max() > 10 * gradient_tolerance:
         raise RuntimeError(f"not relaxed after {found.nit} steps: largest gradient {np.abs(found.jac).max():.2g} Eh/a0")
-    return compare(task, pos * BOHR, (start - float(found.fun)) * HARTREE, int(found.nfev))
+    return compare(task, pos * BOHR, (start - float(found.fun)) * HARTREE)
 
 
 def relax_by_force_field(
@@ -263,60 +228,61 @@ def relax_by_force_field(
         RuntimeError: when the force field lacks parameters for it, or the relaxation does not converge.
     """
     mol, before = Chem.Mol(mol), input_of(mol)
-    with rdBase.BlockLogs():
-        field = _force_field(mol)
-        if field is None:
-            raise RuntimeError(f"{VARIANT} has no parameters for it")
-        for atom in fixed:
-            field.AddFixedPoint(int(atom))
-        start, end, steps = field.CalcEnergy(), process_time() + limit, 0
-        block = max_iterations if limit == inf else _BLOCK
-        while field.Minimize(maxIts=block):
-            steps += block
-            if process_time() > end:
-                raise RuntimeError(f"not relaxed in {limit:g} s")
-            if steps >= max_iterations:
-                raise RuntimeError(f"not relaxed after {steps} steps")
-        return compare(before, mol.GetConformer().GetPositions(), start - field.CalcEnergy())
+    found = _minimize(mol, max_iterations, fixed, limit)
+    if found is None:
+        raise RuntimeError(f"{VARIANT} has no parameters for it")
+    drop, problem = found
+    if problem is not None:
+        raise RuntimeError(problem)
+    return compare(before, mol.GetConformer().GetPositions(), drop)
 
 
 def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
     """Energy (kcal/mol) that a molecule loses in so many steps, in this process; None without parameters for it.
 
-    Args:
-        mol: explicit hydrogens and one conformer; need not be sanitised.
-        max_iterations: few, so that no molecule takes long.
+    It has explicit hydrogens and one conformer, and need not be sanitised.
     """
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)
-        field = _force_field(mol)
+    found = _minimize(mol, max_iterations)
+    return None if found is None else found[0]
+
+
+def _minimize(
+    mol: Chem.Mol, max_iterations: int, fixed: Sequence[int] | np.ndarray = (), limit: float = inf
+) -> tuple[float, str | None] | None:
+    """Move the atoms to a minimum: the energy lost, and why it was not reached; None = no parameters for it."""
+    with rdBase.BlockLogs():
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
+        field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
         if field is None:
             return None
-        start: float = field.CalcEnergy()
-        field.Minimize(maxIts=max_iterations)
-        return start - float(field.CalcEnergy())
+        for atom in fixed:
+            field.AddFixedPoint(int(atom))
+        start, end, steps, problem = float(field.CalcEnergy()), process_time() + limit, 0, None
+        block = max_iterations if limit == inf else _BLOCK
+        while problem is None and field.Minimize(maxIts=block):
+            steps += block
+            if process_time() > end:
+                problem = f"not relaxed in {limit:g} s"
+            elif steps >= max_iterations:
+                problem = f"not relaxed after {steps} steps"
+        return start - float(field.CalcEnergy()), problem
 
 
-def _force_field(mol: Chem.Mol) -> Any | None:
-    """The force field on the coordinates of a molecule; None without parameters for it."""
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant=VARIANT)
-    return None if properties is None else rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
-
-
-def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float, num_gradients: int = 0) -> Relaxed:
+def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float) -> Relaxed:
     """What changed from the coordinates of `task` to pos [a, 3] (Å)."""
     before, bonds, number = task.pos, task.bonds, len(task.atomic_number)
-    bends, turns = angle_atoms(bonds, number), torsion_atoms(bonds, number)
-    turns = turns[are_bent(before, turns) & are_bent(pos, turns)]
+    bends, turns = internal.angle_atoms(bonds, number), internal.torsion_atoms(bonds, number)
+    turns = turns[internal.are_bent(before, turns) & internal.are_bent(pos, turns)]
     return Relaxed(
-        pos=pos,
-        energy_drop=energy_drop,
-        rmsd=superposed_rmsd(before, pos),
-        bond_change=np.abs(lengths(pos, bonds) - lengths(before, bonds)),
-        angle_change=np.abs(angles(pos, bends) - angles(before, bends)),
-        torsion_change=torsion_change(torsions(before, turns), torsions(pos, turns)),
-        num_gradients=num_gradients,
+        energy_drop,
+        superposed_rmsd(before, pos),
+        np.abs(internal.lengths(pos, bonds) - internal.lengths(before, bonds)),
+        np.abs(internal.angles(pos, bends) - internal.angles(before, bends)),
+        internal.torsion_change(internal.torsions(before, turns), internal.torsions(pos, turns)),
+        pos,
     )
 
 

@@ -10,8 +10,7 @@ import torch
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import BucketedBatches
 from moldiff.diffusion.model import BOUND_LEVELS, MoleculeDiffusion
-from moldiff.evaluation.metric import average
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult, average
 
 DRAWS = 4
 """Noise levels drawn for every molecule."""

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.report import Report
 from moldiff.evaluation.scores import Scores, score
-from moldiff.evaluation.suite import Findings, choose, run_metrics
+from moldiff.evaluation.suite import choose, run_metrics
 from moldiff.molecules.molecule import Molecule
 
 FIRST: Mapping[str, int] = {"druglike": 2_000, "posebusters": 500, "fcd": 5_000, "mmff": 1_000, "xtb": 200}
@@ -94,26 +95,25 @@ def column(
         on_metric: called with the name of a metric that begins.
     """
     scores, subjects = subjects_of(molecules, background.index)
-    findings = Findings(results=list(scores.results), notes=dict(scores.notes))
-    chosen, findings.skipped = _present(metrics)
+    report = Report(list(scores.results), notes=dict(scores.notes))
+    chosen, report.skipped = _present(metrics)
     for measure in [*chosen, NearestNeighbours()]:
         if on_metric is not None:
             on_metric(measure.name)
         is_memory = isinstance(measure, NearestNeighbours)
-        part = subjects.first(first.get(measure.name, len(subjects)))
-        known = background.training if is_memory else background.heldout.first(len(part))
-        before = len(findings.results)
-        run_metrics([measure], part, known, findings, beside=False)
+        part = subjects[: first.get(measure.name, len(subjects))]
+        known = background.training if is_memory else background.heldout[: len(part)]
+        before = len(report.results)
+        run_metrics([measure], part, known, report, beside=False)
         if len(part) < len(subjects):
             text = f" Of the first {len(part):,} molecules."
-            findings.results[before:] = [
-                replace(result, definition=result.definition + text) for result in findings.results[before:]
+            report.results[before:] = [
+                replace(result, definition=result.definition + text) for result in report.results[before:]
             ]
-        if findings.interrupted:
+        if report.interrupted:
             raise KeyboardInterrupt
-    shown = [result for result in findings.results if not result.name.endswith("]")]
-    rings = [result for result in findings.results if result.name.startswith(_RINGS)]
-    return Column(shown, findings.notes, findings.options, findings.skipped, rings)
+    rings = [result for result in report.details if result.name.startswith(_RINGS)]
+    return Column(report.results, report.notes, report.options.get("metrics", {}), report.skipped, rings)
 
 
 def _present(metrics: Sequence[str]) -> tuple[list[Any], dict[str, str]]:

@@ -13,8 +13,8 @@ import torch
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSampler
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import markdown, versions, write_json
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.formats.storage import write_atomically
 from tests.benchmarks.card import learning, memory
 from tests.benchmarks.card.columns import Column

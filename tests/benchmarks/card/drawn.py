@@ -13,7 +13,7 @@ from typing import Any, get_args, get_type_hints
 from moldiff.diffusion.compute import FLOAT32
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules import validity
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.processes import available_cpus

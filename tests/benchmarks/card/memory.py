@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.fcd import FrechetDistance
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.report import format_fraction, format_value, markdown
-from moldiff.evaluation.result import MetricResult
 
 _NEAREST = {
     "neighbours_similarity_mean": "Mean similarity of molecules to the nearest training molecule",

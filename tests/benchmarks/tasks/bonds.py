@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.tasks import Bonds
 from tests.benchmarks.tasks.settings import Columns, Row, Settings

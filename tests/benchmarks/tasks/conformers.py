@@ -9,7 +9,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolAlign
 
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules import convert, identity
 from moldiff.molecules.molecule import Molecule
 from moldiff.tasks import Conformers

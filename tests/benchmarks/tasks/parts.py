@@ -15,9 +15,9 @@ from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.validity import ValidityReport
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary

@@ -24,7 +24,7 @@ from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import PartialState, PowerSampler
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.result import MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.sampling.generator import Generator
 from moldiff.sampling.molecule_sampler import BestOfN

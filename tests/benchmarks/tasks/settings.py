@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moldiff.diffusion.sampler import PowerSampler
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import ValidityReport, judge
-from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.generator import Generator
 from moldiff.sampling.sample import Sample

@@ -13,8 +13,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import MISSING, markdown
-from moldiff.evaluation.result import MetricResult
 
 _PLACE = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
