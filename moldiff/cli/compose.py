@@ -289,10 +289,7 @@ def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Pa
 
 
 def _check_value(
-    override: Override,
-    defaults: Mapping[str, Any],
-    groups: Sequence[str],
-    known_kinds: Mapping[str, tuple[type, ...]],
+    override: Override, defaults: Mapping[str, Any], groups: Sequence[str], known_kinds: Mapping[str, tuple[type, ...]]
 ) -> None:
     known, key, text = dict(_flatten(defaults)), override.key_or_group, str(override.input_line)
     if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):

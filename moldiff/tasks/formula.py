@@ -49,9 +49,8 @@ class Formula:
             if symbol not in known:
                 names = ", ".join(sorted(known | {"H"}))
                 other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in counts.elements()))
-                raise MoldiffError(
-                    f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}{other}"
-                )
+                expected = f"expected elements of the model: {names}{other}"
+                raise MoldiffError(f"formula: got {symbol} in {self.formula}, {expected}")
         elements = np.array([NUMBERS[symbol] for symbol in counts.elements()])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))

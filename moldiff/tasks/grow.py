@@ -171,8 +171,7 @@ def _atoms_to_attach(attach: Choice | None, part: FixedPart) -> tuple[int, ...]:
     if attach is None:
         return tuple(ends)
     rows = select("attach", attach, part.source)
-    gone = [row for row in rows if row not in part.rows]
-    if gone:
+    if gone := [row for row in rows if row not in part.rows]:
         raise MoldiffError(f"attach: atom {part.source.label(gone[0])} is not among the atoms that are kept")
     place = {row: atom for atom, row in enumerate(part.rows)}
     return tuple(sorted({place[row] for row in rows} | set(ends)))
@@ -195,9 +194,8 @@ def _task(
         apart = f"{part.label(one)} and {part.label(other)} are {distances[one, other]:.2f} Å apart"
         raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
     losing = [atom for atom in attach if not part.open[atom]]
-    for atom in losing:
-        if not part.molecule.num_hydrogens[atom]:
-            raise MoldiffError(f"attach: atom {part.label(atom)} has no hydrogen to lose and no open end")
+    if bare := [atom for atom in losing if not part.molecule.num_hydrogens[atom]]:
+        raise MoldiffError(f"attach: atom {part.label(bare[0])} has no hydrogen to lose and no open end")
     part.check_known("core", vocabulary, losing)
     choices, fewer = [], part.classes(losing=range(part.size))
     for group in groups:
@@ -218,10 +216,9 @@ def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> di
         if not sizes:
             largest = max(statistics.size_counts)
             other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
-            raise MoldiffError(
-                f"new_atoms: nothing given, but {kept} atoms are kept and the model has seen {largest} at most; "
-                f"say how many are to be added, such as new_atoms=3{other}"
-            )
+            why = f"{kept} atoms are kept and the model has seen {largest} at most"
+            say = f"say how many are to be added, such as new_atoms=3{other}"
+            raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
         return sizes
     low, high = _bounds(new_atoms)
     inside = {n: statistics.size_counts.get(n + kept, 0) for n in range(low, high + 1)}
@@ -239,9 +236,8 @@ def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
     elif len(new_atoms) == 2:
         low, high = new_atoms
     if not 1 <= low <= high <= 250:
-        raise MoldiffError(
-            f"new_atoms: got {new_atoms}, expected a number such as 6 or a range such as 6..10, at most 250"
-        )
+        expected = "a number such as 6 or a range such as 6..10, at most 250"
+        raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
     return low, high
 
 
@@ -259,10 +255,8 @@ def _long_enough(
         needed = max(1, min(needed, math.ceil(bridges.max() / _REACH) - 1))
     enough = {n: weight for n, weight in sizes.items() if n >= needed}
     if not enough:
-        raise MoldiffError(
-            f"core: the pieces are {bridges.max():.1f} Å apart, a gap too long for {max(sizes)} new atoms; "
-            f"expected new_atoms={needed} or more"
-        )
+        gap = f"a gap too long for {max(sizes)} new atoms; expected new_atoms={needed} or more"
+        raise MoldiffError(f"core: the pieces are {bridges.max():.1f} Å apart, {gap}")
     return enough
 
 

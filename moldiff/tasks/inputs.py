@@ -146,9 +146,8 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
     else:
         record = smiles_record(1, text, text, {})
         if record.mol is None:
-            raise MoldiffError(
-                f"{name}: got {text[:80]!r}, which is neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
-            )
+            neither = f"neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
+            raise MoldiffError(f"{name}: got {text[:80]!r}, which is {neither}")
         yield record
 
 

@@ -53,12 +53,23 @@ class TaskOutcome:
         return replace(frame, pos=frame.pos * signs + self.offset, hydrogen_offset=frame.hydrogen_offset * signs)
 
 
-class Admission(Protocol):
-    """Decides in the order of the indices which of the molecules that are what was asked for come in."""
+class Admission:
+    """Decides in the order of the indices which of the molecules that are what was asked for come in.
+
+    This one takes in n for each of so many inputs; molecule k belongs to input k modulo their number.
+    """
+
+    def __init__(self, inputs: int, n: int) -> None:
+        self._taken = [0] * inputs
+        self._wanted = n
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
         """Take a finished molecule in; or why not, in a word or two."""
-        ...
+        place = index % len(self._taken)
+        if self._taken[place] >= self._wanted:
+            return "surplus"
+        self._taken[place] += 1
+        return None
 
 
 class Task(ABC):
@@ -104,11 +115,7 @@ class TaskSpec(Protocol):
     """A task as a user asks for it; a frozen dataclass of plain options."""
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
-        """The same for a model.
-
-        Raises:
-            MoldiffError: when that model, or any, cannot do it.
-        """
+        """The same for a model; raises `MoldiffError` when that model, or any, cannot do it."""
         ...
 
 
@@ -177,22 +184,7 @@ class TaskOfInputs(Task, Generic[AnyInput]):
         return {"input": one.molecule.name, "input_record": one.number}
 
     def admission(self, n: int) -> Admission | None:
-        return None if len(self.inputs) == 1 else RoundRobin(len(self.inputs), n // len(self.inputs))
-
-
-class RoundRobin:
-    """Takes molecules until there are n for each input; molecule k belongs to input k modulo their number."""
-
-    def __init__(self, inputs: int, n: int) -> None:
-        self._taken = [0] * inputs
-        self._wanted = n
-
-    def admit(self, index: int, molecule: Molecule) -> str | None:
-        place = index % len(self._taken)
-        if self._taken[place] >= self._wanted:
-            return "surplus"
-        self._taken[place] += 1
-        return None
+        return None if len(self.inputs) == 1 else Admission(len(self.inputs), n // len(self.inputs))
 
 
 def start_at(
