@@ -65,7 +65,7 @@ class _Target(Input):
     @classmethod
     def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
         part = FixedPart.of(name, source, range(len(source.index)), vocabulary)
-        if part.pieces().max() > 0:
+        if part.molecule.pieces()[0] > 1:
             raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))

@@ -85,7 +85,10 @@ class Composition:
         for atom in range(len(elements) - 1, -1, -1):
             for k, weight in zip(*choices[atom], strict=True):
                 _, q, h = table[k].tolist()
-                ways[atom, h:] += weight * _shifted(ways[atom + 1, : max(hydrogens + 1 - h, 0)], q)
+                rest = ways[atom + 1, : max(hydrogens + 1 - h, 0)]
+                # Columns move to the right by the charge, or to the left where it is negative; zeros come in.
+                shifted = np.pad(rest, ((0, 0), (abs(q), abs(q))))[:, abs(q) - q :][:, : rest.shape[1]]
+                ways[atom, h:] += weight * shifted
             ways[atom] /= max(ways[atom].max(), np.finfo(float).tiny)  # only ratios count
         found = ways[0, hydrogens, middle + charge] > 0
         return cls(tuple(choices), table, ways, charge) if found else None
@@ -104,12 +107,6 @@ class Composition:
             drawn.append(classes[place])
             hydrogens, charge = hydrogens - int(h[place]), charge - int(q[place])
         return np.array(drawn)
-
-
-def _shifted(values: np.ndarray, by: int) -> np.ndarray:
-    """Columns of [r, c] moved to the right, or to the left where `by` < 0; zeros come in."""
-    start = abs(by) - by
-    return np.pad(values, ((0, 0), (abs(by), abs(by))))[:, start : start + values.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)

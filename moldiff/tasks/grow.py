@@ -83,10 +83,10 @@ class Link:
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
         part = _kept(_all_molecules(self.core), self.keep, vocabulary)
-        labels = part.pieces()
-        if labels.max() == 0:
+        count, labels = part.molecule.pieces()
+        if count == 1:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
-        pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(labels.max() + 1)]
+        pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(count)]
         attach = _atoms_to_attach(self.attach, part)
         left_out = [piece for piece in pieces if not set(piece) & set(attach)]
         if self.attach is not None and left_out:
@@ -279,15 +279,14 @@ class KeptTask(Task):
         part = self.part
         ends = [part.label(atom) for atom in self.attach]
         ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
-        pieces = int(part.pieces().max()) + 1
+        pieces = part.molecule.pieces()[0]
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
         return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         new = draw_size(generator, self.size_weights)
         losing = [atom for atom in self.attach if not self.part.open[atom]]
-        for group in self.choices:
-            losing.append(group[int(torch.randint(len(group), (), generator=generator))])
+        losing += [group[int(torch.randint(len(group), (), generator=generator))] for group in self.choices]
         part = self.part.molecule
         count, offset = part.num_hydrogens.copy(), part.hydrogen_offset.copy()
         for atom in losing:

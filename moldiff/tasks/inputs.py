@@ -321,10 +321,6 @@ class FixedPart:
         """Number and element of a kept atom in the input, as in "3 (N)"."""
         return self.source.label(self.rows[atom])
 
-    def pieces(self) -> np.ndarray:
-        """Number of the piece that each kept atom [n] is in."""
-        return self.molecule.pieces()[1]
-
     def classes(self, losing: Sequence[int] = ()) -> list[AtomClass]:
         """What each kept atom is, those of `losing` with one hydrogen fewer."""
         part = self.molecule

@@ -270,7 +270,17 @@ class ConstrainedTask(Task):
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         start = self.task.begin(index, generator)
         start = with_target(start, self.properties, self.asked) if self.asked else start
-        return start if self.mask is None else limit(start, self.mask)
+        if self.mask is None:
+            return start
+        known = start.level.atom[..., None] == 0
+        if bool(known.all()):
+            raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
+        within = torch.from_numpy(self.mask).expand(*known.shape[:2], -1) | known
+        allowed = within if start.allowed is None else start.allowed & within
+        if not allowed.any(-1).all():
+            atom = int((~allowed.any(-1))[0].long().argmax())
+            raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
+        return replace(start, allowed=allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
         totals, charge = self.task.totals(index), self.charge
@@ -297,19 +307,6 @@ def with_target(start: PartialState, properties: Properties, asked: Mapping[str,
     """The same start with property values for all of its molecules."""
     rows = properties.row(asked).expand(start.clean.num_molecules, -1)
     return replace(start, clean=start.clean.replace(condition=rows))
-
-
-def limit(start: PartialState, mask: np.ndarray) -> PartialState:
-    """The same start with free atoms limited to the classes of `mask` [K]; refuses one that leaves no atom or class."""
-    known = start.level.atom[..., None] == 0
-    if bool(known.all()):
-        raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
-    within = torch.from_numpy(mask).expand(*known.shape[:2], -1) | known
-    allowed = within if start.allowed is None else start.allowed & within
-    if not allowed.any(-1).all():
-        atom = int((~allowed.any(-1))[0].long().argmax())
-        raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
-    return replace(start, allowed=allowed)
 
 
 def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
