@@ -28,6 +28,9 @@ class SampleTarget:
     )
 
 
+(_LIKE,) = (one for one in fields(SamplingConfig) if one.name == "like")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     """What `moldiff sample` has beside the options of a run from Python, or has in another form."""
@@ -45,13 +48,7 @@ class SampleOptions:
         "batch",
         choices=("auto", "float32", "bfloat16"),
     )
-    like: Likeness = option(  # which is one where it has a reference
-        Likeness(),
-        "rank by likeness; see moldiff sample like=FILE --help",
-        full="rank by likeness to a molecule in 3D",
-        typed="like=FILE",
-        built=True,
-    )
+    like: Likeness = option(Likeness(), **_LIKE.metadata)  # which is one where it has a reference
     overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
     resume: bool = option(
         False,

@@ -97,14 +97,11 @@ class Filter:
 
 
 def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
-    """Filters by their words; one that is named twice counts once.
+    """Filters by their words; one that is named twice counts once, and a word that means nothing is refused.
 
     Example:
         >>> [str(one) for one in parse_filters(["PAINS", "sa < 4.50"])]
         ['pains', 'sa<4.5']
-
-    Raises:
-        MoldiffError: for a word that means nothing.
     """
     return tuple(dict.fromkeys(_parsed(text) for text in texts))
 

@@ -131,11 +131,7 @@ class Descendants(Task):
     way: PartialDiffusion
 
     def sizes(self) -> tuple[int, int]:
-        sizes = [parent.molecule.num_heavy_atoms for parent in self.parents]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        return self.task.notes()
+        return self.task.sizes()
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         return self.way.start(self._parent(index).molecule, self._known(index))

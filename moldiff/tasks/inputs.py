@@ -262,15 +262,14 @@ def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
 
 
 def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]:
-    with rdBase.BlockLogs():
-        pattern = Chem.MolFromSmarts(smarts)
-    if pattern is None or pattern.GetNumAtoms() == 0:
-        raise MoldiffError(f"{name}: got {smarts!r}, expected numbers of atoms, or a SMARTS")
     mol = Chem.Mol(source.mol)
     with rdBase.BlockLogs():
+        pattern = Chem.MolFromSmarts(smarts)
         mol.UpdatePropertyCache(strict=False)
         Chem.FastFindRings(mol)
         Chem.SetAromaticity(mol)
+    if pattern is None or pattern.GetNumAtoms() == 0:
+        raise MoldiffError(f"{name}: got {smarts!r}, expected numbers of atoms, or a SMARTS")
     rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(mol))}
     matches = mol.GetSubstructMatches(pattern, uniquify=True, maxMatches=100)
     found = list(dict.fromkeys(tuple(sorted(rows[index] for index in match if index in rows)) for match in matches))
