@@ -32,7 +32,7 @@ QUANTITIES: Mapping[str, Descriptor] = {
 }
 """What can be compared with a number."""
 
-CATALOGUES: Mapping[str, str] = {
+CATALOGUES = {
     "pains": "no alert of PAINS (Baell and Holloway 2010)",
     "nibr": "no alert that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)",
     "brenk": "no alert of Brenk et al. (2008)",
@@ -79,9 +79,8 @@ class Filter:
     @property
     def definition(self) -> str:
         """What a molecule that passes has."""
-        if self.name in CATALOGUES:
-            return CATALOGUES[self.name]
-        return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name].meaning}"
+        words = CATALOGUES | {name: rule.definition for name, rule in RULES.items()}
+        return words[self.name] if self.name in words else f"{self}: {QUANTITIES[self.name].meaning}"
 
     def judge(self, mol: Chem.Mol) -> tuple[bool, dict[str, Value]]:
         """Whether a valid molecule without stereo marks (`sa` sees them) passes, and the values it was decided on."""

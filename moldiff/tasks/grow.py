@@ -58,7 +58,7 @@ class Grow:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        part = _kept(_one_molecule(self.core), self.keep, vocabulary)
+        part = _kept(_core(self.core), self.keep, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(self.new_atoms, part, statistics)
         return _task("grow", part, attach, [range(part.size)], sizes, vocabulary, statistics)
@@ -82,7 +82,7 @@ class Link:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        part = _kept(_all_molecules(self.core), self.keep, vocabulary)
+        part = _kept(_core(self.core, several=True), self.keep, vocabulary)
         count, labels = part.molecule.pieces()
         if count == 1:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
@@ -113,7 +113,7 @@ class Replace:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        source = _one_molecule(self.core)
+        source = _core(self.core)
         if self.remove is None:
             raise MoldiffError("remove: nothing given, expected the atoms to replace, by number or SMARTS")
         removed = select("remove", self.remove, source)
@@ -126,25 +126,15 @@ class Replace:
         return _task("replace", part, attach, [range(part.size)], sizes, vocabulary, statistics)
 
 
-def _records(source: Source | Sequence[Source] | None) -> list[InputMolecule]:
+def _core(source: Source | Sequence[Source] | None, *, several: bool = False) -> InputMolecule:
+    """The molecule that is given, or several records as one of several pieces, atoms numbered through."""
     found, rejected = given("core", source)
     if rejected:
         raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
-    return found
-
-
-def _one_molecule(source: Source | None) -> InputMolecule:
-    found = _records(source)
-    if len(found) > 1:
-        raise MoldiffError(f"core: got {len(found)} molecules, expected one")
-    return found[0]
-
-
-def _all_molecules(source: Source | Sequence[Source] | None) -> InputMolecule:
-    """All records as one molecule of several pieces, atoms numbered through."""
-    found = _records(source)
     if len(found) == 1:
         return found[0]
+    if not several:
+        raise MoldiffError(f"core: got {len(found)} molecules, expected one")
     mol = reduce(Chem.CombineMols, [one.mol for one in found])
     molecule = from_rdkit(mol)
     assert isinstance(molecule, Molecule)
