@@ -100,7 +100,10 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
     if "metrics" in options_of(command):
         _store_metrics()
     kinds = _KINDS | {name: one.kinds for name, one in options_of(command).items() if one.kinds}
-    folders = [_config_folder(folder) for folder in config_dirs]
+    folders = [Path(os.path.expanduser(folder)).resolve() for folder in config_dirs]
+    for typed, folder in zip(config_dirs, folders, strict=True):
+        if not typed or not folder.is_dir():
+            raise MoldiffError(f"--config-dir: got {typed!r}, expected a folder with configs")
     search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
     with _hydra() as loader:
         overrides = [_parse(_written_out(text)) for text in _with_implied(arguments)]
@@ -236,13 +239,6 @@ def _in_its_group(override: Override, defaults: Mapping[str, Any]) -> str:
     return text if key in defaults and all(word in KEEP for word in words) else f"task.{text}"
 
 
-def _config_folder(folder: str) -> Path:
-    path = Path(os.path.expanduser(folder)).resolve()
-    if not folder or not path.is_dir():
-        raise MoldiffError(f"--config-dir: got {folder!r}, expected a folder with configs")
-    return path
-
-
 def _quoted(value: str) -> str:
     """A value as Hydra reads it back literally."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if '"' in value else f'"{value}"'
@@ -289,10 +285,7 @@ def _check_choice(override: Override, loader: ConfigLoader, folders: Sequence[Pa
 
 
 def _check_value(
-    override: Override,
-    defaults: Mapping[str, Any],
-    groups: Sequence[str],
-    known_kinds: Mapping[str, tuple[type, ...]],
+    override: Override, defaults: Mapping[str, Any], groups: Sequence[str], known_kinds: Mapping[str, tuple[type, ...]]
 ) -> None:
     known, key, text = dict(_flatten(defaults)), override.key_or_group, str(override.input_line)
     if key not in known and not (override.is_add() and key.rpartition(".")[0] in known):
@@ -320,14 +313,11 @@ def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 def _closest(key: str, known: Sequence[str]) -> str:
     """A hint at what may have been meant."""
     visible = [name for name in known if "_target_" not in name and "_partial_" not in name]
-    inner = [name for name in visible if name.rpartition(".")[2] == key]
-    close = inner or difflib.get_close_matches(key, visible, n=1)
-    if not close:
-        by_last = {name.rpartition(".")[2]: name for name in reversed(visible)}
-        close = [by_last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1)]
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"expected one of: {', '.join(name for name in visible if '.' not in name)}"
+    by_last = {name.rpartition(".")[2]: name for name in reversed(visible)}
+    close = [by_last[key]] if key in by_last else difflib.get_close_matches(key, visible, n=1)
+    close = close or [by_last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1)]
+    names = ", ".join(name for name in visible if "." not in name)
+    return f"did you mean {close[0]}?" if close else f"expected one of: {names}"
 
 
 def _with_paths(options: dict[str, Any]) -> dict[str, Any]:

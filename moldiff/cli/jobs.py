@@ -9,6 +9,7 @@ import copy
 import glob
 import json
 import os
+import re
 import shlex
 import sys
 from collections import defaultdict
@@ -113,7 +114,10 @@ def plan(command: str, typed: Sequence[Sequence[str]], composed: Sequence[Mappin
     for number, (arguments, options) in enumerate(zip(typed, composed, strict=True)):
         folder, own = None, {}
         if options["out"] is not None:
-            folder, name = _placed(command, Path(options["out"]), number)
+            folder, name = Path(options["out"]), str(number)
+            if command in ("sample", "view") or (command == "evaluate" and folder.suffix.lower() == ".json"):
+                stem = re.sub(r"\.gz$", "", folder.name, flags=re.IGNORECASE).rpartition(".")[0]
+                folder, name = folder.with_name(stem or "jobs"), f"{number}{folder.name[len(stem) :]}"
             own["out"] = str(folder / name)
         if command == "train" and (data := options["data"]).get("path") is not None:
             # Another job would make another set in the folder of this one's.
@@ -123,14 +127,6 @@ def plan(command: str, typed: Sequence[Sequence[str]], composed: Sequence[Mappin
         kept = [text for text in arguments if text.partition("=")[0] not in own]
         jobs.append(Job(number, kept + [argument(*pair) for pair in own.items()], folder))
     return jobs
-
-
-def _placed(command: str, out: Path, number: int) -> tuple[Path, str]:
-    """The folder for the outputs of all jobs, and the name of one job's."""
-    if command not in ("sample", "view") and not (command == "evaluate" and out.suffix.lower() == ".json"):
-        return out, str(number)
-    stem = (out.name[:-3] if out.name.lower().endswith(".gz") else out.name).rpartition(".")[0]
-    return out.with_name(stem or "jobs"), f"{number}{out.name[len(stem) :]}"
 
 
 def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str]) -> int:

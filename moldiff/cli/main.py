@@ -266,12 +266,7 @@ def _judged(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         reference = shipped_folder() / reference
     metrics = [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
     with bars(MofNCompleteColumn()) as show:
-        yield {
-            "reference": reference,
-            "metrics": metrics,
-            "hydrogens": options["hydrogens"],
-            "on_progress": show,
-        }
+        yield {"reference": reference, "metrics": metrics, "hydrogens": options["hydrogens"], "on_progress": show}
 
 
 def _check_view(options: Mapping[str, Any]) -> None:

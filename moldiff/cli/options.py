@@ -1,6 +1,6 @@
 """Options of the commands, each defined once, as a field of a dataclass with its type, default and one line of help.
 
-The configs of Hydra, the checks of what is typed, the help and the README's table of options are made of them.
+The configs of Hydra, the checks of what is typed, the help and (by a test) the README's table are made of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import Any, NamedTuple
 
 from moldiff.errors import MoldiffError, check_at_least
-from moldiff.sampling.config import Likeness, SamplingConfig, described, option
+from moldiff.sampling.config import Likeness, SamplingConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ class SampleTarget:
         full="a model of the package (`qm9`, `drugs` for drug-like molecules, or `qm9_properties`), or the folder of a "
         "trained one",
     )
+
+
+(_LIKE,) = (one for one in fields(SamplingConfig) if one.name == "like")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,7 @@ class SampleOptions:
         "batch",
         choices=("auto", "float32", "bfloat16"),
     )
-    like: Likeness = option(  # which is one where it has a reference
-        Likeness(),
-        "rank by likeness; see moldiff sample like=FILE --help",
-        full="rank by likeness to a molecule in 3D",
-        typed="like=FILE",
-        built=True,
-    )
+    like: Likeness = option(Likeness(), **_LIKE.metadata)  # which is one where it has a reference
     unrelaxed: bool = option(
         False,
         "with relax: true = also as they were drawn, in molecules.unrelaxed.sdf",
@@ -315,14 +312,3 @@ def help_lines(options: Iterable[Option], column: int = 22) -> str:
             entries.append((one.typed, said))
     layout: dict[str, Any] = {"width": 80, "subsequent_indent": " " * column, "break_on_hyphens": False}
     return "".join(fill(said, initial_indent=f"  {typed:<{column - 4}}  ", **layout) + "\n" for typed, said in entries)
-
-
-def readme_table(command: str) -> str:
-    """The options of a command as a table in Markdown; groups have their own places."""
-    rows = ["| option | default | meaning |", "|---|---|---|"]
-    for one in options_of(command).values():
-        if "." not in one.name and "group" not in one.field.metadata:
-            is_empty = isinstance(one.default, dict) or is_dataclass(one.default)
-            default = "" if is_empty else f"`{as_typed(one.default)}` "
-            rows.append(f"| `{one.name}` | {default}| {described(one.field)} |")
-    return "\n".join(rows) + "\n"

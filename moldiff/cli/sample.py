@@ -18,7 +18,7 @@ from moldiff.sampling.config import SamplingConfig
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from moldiff.molecules.formats.writer import FinishedRecords, Writer
+    from moldiff.molecules.formats.writer import FinishedRecords
     from moldiff.sampling.run import SamplingRun
 
 
@@ -190,20 +190,15 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         except KeyboardInterrupt:
             run.interrupted = True
         except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}{_advice(writer, options)}", error.filename) from error
+            held = f"; {writer.path} holds {writer.count} finished records" if writer.count else ""
+            again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
+            raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
             raise KeyboardInterrupt if run.interrupted else MoldiffError(_nothing(run, options))
     if writer.older is not None:
         kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
         print(f"moldiff: {kept}", file=sys.stderr)
     return reasons
-
-
-def _advice(writer: Writer, options: Mapping[str, Any]) -> str:
-    """How to go on with a file that could not be written to its end, to be added to a sentence."""
-    held = f"; {writer.path} holds {writer.count} finished records"
-    again = ", and the same command with resume=true goes on" if _can_go_on(options) else ""
-    return held + again if writer.count else ""
 
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:

@@ -32,7 +32,6 @@ CPU_PAIRS, GPU_PAIRS = 6_000, 60_000
 A pair takes about 4 kB, so that a batch of many on a CPU stays below 30 MB; there, larger ones are slower, too.
 """
 
-
 MAX_FRAMES = 50
 """Frames that are kept of a molecule; of a longer run every second, third, ... network call."""
 

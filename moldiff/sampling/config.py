@@ -28,11 +28,6 @@ MAX_MOLECULES = 100_000_000
 """Molecules of a run at most: indices are below 2**31, and a run may draw 20 times as many as are asked for."""
 
 
-def default_max_draws(n: int) -> int:
-    """After how many draws a run for n molecules gives up, unless told otherwise."""
-    return 20 * n + 200
-
-
 def option(default: Any, help: str, **more: Any) -> Any:
     """A field of a dataclass that is an option with this default.
 

@@ -32,11 +32,12 @@ QUANTITIES: Mapping[str, Descriptor] = {
 }
 """What can be compared with a number."""
 
-CATALOGUES: Mapping[str, str] = {
+CATALOGUES = {
     "pains": "no alert of PAINS (Baell and Holloway 2010)",
     "nibr": "no alert that Novartis marks EXCLUDE (Schuffenhauer et al. 2020)",
     "brenk": "no alert of Brenk et al. (2008)",
     "stable": "no group that falls apart or that nobody makes (metrics/unstable.tsv)",
+    "hazard": "no group of the Chemical Weapons Convention's schedules or of common explosives (metrics/hazard.tsv)",
 }
 """Lists of unwanted substructures."""
 
@@ -79,9 +80,8 @@ class Filter:
     @property
     def definition(self) -> str:
         """What a molecule that passes has."""
-        if self.name in CATALOGUES:
-            return CATALOGUES[self.name]
-        return RULES[self.name].definition if self.name in RULES else f"{self}: {QUANTITIES[self.name].meaning}"
+        words = CATALOGUES | {name: rule.definition for name, rule in RULES.items()}
+        return words[self.name] if self.name in words else f"{self}: {QUANTITIES[self.name].meaning}"
 
     def judge(self, mol: Chem.Mol) -> tuple[bool, dict[str, Value]]:
         """Whether a valid molecule without stereo marks (`sa` sees them) passes, and the values it was decided on."""
@@ -97,14 +97,11 @@ class Filter:
 
 
 def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
-    """Filters by their words; one that is named twice counts once.
+    """Filters by their words; one that is named twice counts once, and a word that means nothing is refused.
 
     Example:
         >>> [str(one) for one in parse_filters(["PAINS", "sa < 4.50"])]
         ['pains', 'sa<4.5']
-
-    Raises:
-        MoldiffError: for a word that means nothing.
     """
     return tuple(dict.fromkeys(_parsed(text) for text in texts))
 

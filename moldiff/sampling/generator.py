@@ -27,7 +27,7 @@ from moldiff.evaluation.metrics.druglike import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
-from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole, default_max_draws
+from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole
 from moldiff.sampling.filters import Filter, parse_filters
 from moldiff.sampling.molecule_sampler import BestOfN, MemoryBudget, MoleculeSampler
 from moldiff.sampling.run import ResumePoint, SamplingRun
@@ -111,11 +111,8 @@ class Generator:
         check_whole("n", n, 1, MAX_MOLECULES + 1)
         config = replace(config or SamplingConfig(), **overrides)
         model, checkpoint = self.checkpoint.model, self.checkpoint
-        config = replace(
-            config,
-            condition=model.properties.checked(config.condition or {}),
-            columns=tuple(dict.fromkeys(check_columns(config.columns))),
-        )
+        condition, columns = model.properties.checked(config.condition or {}), check_columns(config.columns)
+        config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
         choice, task = self._choice(config), self._task(config)
         if config.relax == "xtb":
             require("tblite")
@@ -126,7 +123,7 @@ class Generator:
         n = task.count(n)
         if n > MAX_MOLECULES:
             raise MoldiffError(f"n: makes {n} molecules of all inputs, expected {MAX_MOLECULES} at most")
-        max_draws = default_max_draws(n) if config.max_draws is None else config.max_draws
+        max_draws = 20 * n + 200 if config.max_draws is None else config.max_draws
         check_whole("first", config.first, 0, 2**31 - max_draws)
         if "novel" in config.keep and self.novelty is None:
             unlisted = f"model {checkpoint.name} has no list of its training molecules"
@@ -196,10 +193,9 @@ class Generator:
         properties = self.checkpoint.model.properties
         predictor = predictor_for(properties, self.learnt_half, same=True)
         if predictor is None:
-            raise MoldiffError(
-                f"candidates: no predictor that ships knows {' '.join(properties.names)}, expected chooser=FOLDER of "
-                "one trained by `python -m moldiff.training.predictor train`"
-            )
+            own = "chooser=FOLDER of one trained by `python -m moldiff.training.predictor train`"
+            names = " ".join(properties.names)
+            raise MoldiffError(f"candidates: no predictor that ships knows {names}, expected {own}")
         return predictor
 
     def _choice(self, config: SamplingConfig) -> BestOfN | None:
@@ -209,9 +205,8 @@ class Generator:
                 raise MoldiffError(f"chooser: got {str(chooser)!r} with one candidate, expected candidates=2 or more")
             return None
         if not config.condition:
-            raise MoldiffError(
-                f"candidates: got {candidates} without values to choose by, expected some, such as condition.gap=0.25"
-            )
+            expected = "expected some, such as condition.gap=0.25"
+            raise MoldiffError(f"candidates: got {candidates} without values to choose by, {expected}")
         predictor = self.chooser(chooser)
         if unknown := config.condition.keys() - {SIZE, *predictor.properties.names}:
             known = ", ".join(predictor.properties.names)

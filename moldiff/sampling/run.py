@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rdkit import Chem
+
 import moldiff
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.druglike import COLUMNS
+from moldiff.evaluation.metrics.druglike import COLUMNS, first_alert
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules import identity
+from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import FinishedRecords
 from moldiff.molecules.molecule import Status
 from moldiff.sampling.config import SamplingConfig
@@ -58,6 +61,7 @@ class SamplingRun:
     kept: int = 0  # so far, those of `done` included
     interrupted: bool = False  # by Ctrl-C
     counts: RunCounts = field(default_factory=RunCounts)  # of all molecules drawn
+    hazards: list[str] = field(default_factory=list)  # delivered molecules of a hazardous class
 
     def __repr__(self) -> str:
         return f"<SamplingRun of {self.checkpoint.name}: {self.kept} of {self.n} kept, {self.drawn} drawn>"
@@ -82,14 +86,20 @@ class SamplingRun:
 
     def notes(self) -> Sequence[str]:
         """What the run made of what it was given, a line each."""
-        return [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
+        notes = [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
+        if self.hazards:
+            found = f"{len(self.hazards)} molecules are of a hazardous class, marked in their records"
+            notes.append(
+                f"warning: {found}: {self.hazards[0]}; filters=[hazard] refuses such, see docs/responsible_use.md"
+            )
+        return notes
 
     def __iter__(self) -> Generator[Sample, None, None]:
         """Draw; Ctrl-C ends the iteration, and what was not handed over until then is lost."""
         samples = self.round(self.molecules) if self.search is None else self.search.ranked(self)
         try:
             for sample in samples:
-                yield self._with_columns(sample)
+                yield self._delivered(sample)
         finally:
             samples.close()
 
@@ -186,14 +196,17 @@ class SamplingRun:
             self.counts.keep(sample)
         return refusal is None
 
-    def _with_columns(self, sample: Sample) -> Sample:
-        """A delivered molecule with what known lists say of it."""
-        if not self.config.columns:
-            return sample
-        smiles = sample.smiles
-        values = {name: None if smiles is None else COLUMNS[name][0](smiles) for name in self.config.columns}
-        self.counts.look_up(values)
-        return replace(sample, task={**sample.task, **values})
+    def _delivered(self, sample: Sample) -> Sample:
+        """A molecule with what known lists say of it, and with a mark where it is of a hazardous class."""
+        smiles, values = sample.smiles, dict[str, Value | None]()
+        if smiles is not None and (hazard := first_alert("HAZARD", Chem.MolFromSmiles(smiles))):
+            values["hazard"] = hazard
+            self.hazards.append(f"{sample.molecule.name} ({hazard})")
+        if self.config.columns:
+            found = {name: None if smiles is None else COLUMNS[name][0](smiles) for name in self.config.columns}
+            self.counts.look_up(found)
+            values |= found
+        return replace(sample, task={**sample.task, **values}) if values else sample
 
     def resumed(self, finished: FinishedRecords, path: str | Path) -> SamplingRun:
         """This run, not begun, behind the records that one with the same options had written to `path`.

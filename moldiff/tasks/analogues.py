@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -99,19 +99,16 @@ class AnalogueTask(TaskOfInputs[InputMolecule]):
 
 def similarity(one: Molecule, other: Molecule) -> float | None:
     """Tanimoto similarity of Morgan fingerprints (radius 2, 2,048 bits); None where a graph cannot be sanitised."""
-    prints = [_fingerprint(molecule) for molecule in (one, other)]
-    return None if None in prints else float(DataStructs.TanimotoSimilarity(*prints))
-
-
-def _fingerprint(molecule: Molecule) -> Any:
-    mol = to_rdkit(molecule, stereo=False)
-    try:
-        with rdBase.BlockLogs():
-            Chem.SanitizeMol(mol)
-            bare = Chem.RemoveHs(mol)
-    except Chem.MolSanitizeException:
-        return None
-    return rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048).GetFingerprint(bare)
+    generator, prints = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048), []
+    for molecule in (one, other):
+        mol = to_rdkit(molecule, stereo=False)
+        try:
+            with rdBase.BlockLogs():
+                Chem.SanitizeMol(mol)
+                prints.append(generator.GetFingerprint(Chem.RemoveHs(mol)))
+        except Chem.MolSanitizeException:
+            return None
+    return float(DataStructs.TanimotoSimilarity(*prints))
 
 
 class Parent(NamedTuple):
@@ -131,11 +128,7 @@ class Descendants(Task):
     way: PartialDiffusion
 
     def sizes(self) -> tuple[int, int]:
-        sizes = [parent.molecule.num_heavy_atoms for parent in self.parents]
-        return min(sizes), max(sizes)
-
-    def notes(self) -> Sequence[str]:
-        return self.task.notes()
+        return self.task.sizes()
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         return self.way.start(self._parent(index).molecule, self._known(index))

@@ -104,8 +104,8 @@ class _Skeleton(Input):
                 raise MoldiffError(f"atom {light[first]} (H) is {away}")
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
-            full = int(heavy[count.argmax()])
-            raise MoldiffError(f"{_label(element, full)}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most")
+            label = _label(element, heavy[count.argmax()])
+            raise MoldiffError(f"{label}: {count.max()} hydrogens, expected {MAX_HYDROGENS} at most")
         pieces = connected_components(_relative_distances(element[heavy], pos[heavy]) < REACH, directed=False)[0]
         if pieces > 1:
             raise MoldiffError(f"{pieces} pieces too far apart for a bond, expected one molecule")

@@ -18,7 +18,7 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_atoms, usable
-from moldiff.tasks.task import Admission, Input, RoundRobin, TaskOfInputs, TaskOutcome, start_at
+from moldiff.tasks.task import Admission, Input, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""
@@ -65,7 +65,7 @@ class _Target(Input):
     @classmethod
     def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
         part = FixedPart.of(name, source, range(len(source.index)), vocabulary)
-        if part.pieces().max() > 0:
+        if part.molecule.pieces()[0] > 1:
             raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))
@@ -120,7 +120,7 @@ class ConformerTask(TaskOfInputs[_Target]):
         return super().admission(n) if self.rmsd is None else RMSDFilter(self.inputs, n, self.rmsd)
 
 
-class RMSDFilter(RoundRobin):
+class RMSDFilter(Admission):
     """Takes conformers until there are n in all, as many of each molecule, none nearer than `rmsd` (Å) to another."""
 
     def __init__(self, targets: Sequence[_Target], n: int, rmsd: float) -> None:

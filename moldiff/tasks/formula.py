@@ -49,9 +49,8 @@ class Formula:
             if symbol not in known:
                 names = ", ".join(sorted(known | {"H"}))
                 other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in counts.elements()))
-                raise MoldiffError(
-                    f"formula: got {symbol} in {self.formula}, expected elements of the model: {names}{other}"
-                )
+                expected = f"expected elements of the model: {names}{other}"
+                raise MoldiffError(f"formula: got {symbol} in {self.formula}, {expected}")
         elements = np.array([NUMBERS[symbol] for symbol in counts.elements()])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
@@ -86,7 +85,10 @@ class Composition:
         for atom in range(len(elements) - 1, -1, -1):
             for k, weight in zip(*choices[atom], strict=True):
                 _, q, h = table[k].tolist()
-                ways[atom, h:] += weight * _shifted(ways[atom + 1, : max(hydrogens + 1 - h, 0)], q)
+                rest = ways[atom + 1, : max(hydrogens + 1 - h, 0)]
+                # Columns move to the right by the charge, or to the left where it is negative; zeros come in.
+                shifted = np.pad(rest, ((0, 0), (abs(q), abs(q))))[:, abs(q) - q :][:, : rest.shape[1]]
+                ways[atom, h:] += weight * shifted
             ways[atom] /= max(ways[atom].max(), np.finfo(float).tiny)  # only ratios count
         found = ways[0, hydrogens, middle + charge] > 0
         return cls(tuple(choices), table, ways, charge) if found else None
@@ -105,12 +107,6 @@ class Composition:
             drawn.append(classes[place])
             hydrogens, charge = hydrogens - int(h[place]), charge - int(q[place])
         return np.array(drawn)
-
-
-def _shifted(values: np.ndarray, by: int) -> np.ndarray:
-    """Columns of [r, c] moved to the right, or to the left where `by` < 0; zeros come in."""
-    start = abs(by) - by
-    return np.pad(values, ((0, 0), (abs(by), abs(by))))[:, start : start + values.shape[1]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -58,7 +58,7 @@ class Grow:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        part = _kept(_one_molecule(self.core), self.keep, vocabulary)
+        part = _kept(_core(self.core), self.keep, vocabulary)
         attach = _atoms_to_attach(self.attach, part)
         sizes = _new_sizes(self.new_atoms, part, statistics)
         return _task("grow", part, attach, [range(part.size)], sizes, vocabulary, statistics)
@@ -82,11 +82,11 @@ class Link:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        part = _kept(_all_molecules(self.core), self.keep, vocabulary)
-        labels = part.pieces()
-        if labels.max() == 0:
+        part = _kept(_core(self.core, several=True), self.keep, vocabulary)
+        count, labels = part.molecule.pieces()
+        if count == 1:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
-        pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(labels.max() + 1)]
+        pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(count)]
         attach = _atoms_to_attach(self.attach, part)
         left_out = [piece for piece in pieces if not set(piece) & set(attach)]
         if self.attach is not None and left_out:
@@ -113,7 +113,7 @@ class Replace:
     new_atoms: Number = None
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
-        source = _one_molecule(self.core)
+        source = _core(self.core)
         if self.remove is None:
             raise MoldiffError("remove: nothing given, expected the atoms to replace, by number or SMARTS")
         removed = select("remove", self.remove, source)
@@ -126,25 +126,15 @@ class Replace:
         return _task("replace", part, attach, [range(part.size)], sizes, vocabulary, statistics)
 
 
-def _records(source: Source | Sequence[Source] | None) -> list[InputMolecule]:
+def _core(source: Source | Sequence[Source] | None, *, several: bool = False) -> InputMolecule:
+    """The molecule that is given, or several records as one of several pieces, atoms numbered through."""
     found, rejected = given("core", source)
     if rejected:
         raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
-    return found
-
-
-def _one_molecule(source: Source | None) -> InputMolecule:
-    found = _records(source)
-    if len(found) > 1:
-        raise MoldiffError(f"core: got {len(found)} molecules, expected one")
-    return found[0]
-
-
-def _all_molecules(source: Source | Sequence[Source] | None) -> InputMolecule:
-    """All records as one molecule of several pieces, atoms numbered through."""
-    found = _records(source)
     if len(found) == 1:
         return found[0]
+    if not several:
+        raise MoldiffError(f"core: got {len(found)} molecules, expected one")
     mol = reduce(Chem.CombineMols, [one.mol for one in found])
     molecule = from_rdkit(mol)
     assert isinstance(molecule, Molecule)
@@ -171,8 +161,7 @@ def _atoms_to_attach(attach: Choice | None, part: FixedPart) -> tuple[int, ...]:
     if attach is None:
         return tuple(ends)
     rows = select("attach", attach, part.source)
-    gone = [row for row in rows if row not in part.rows]
-    if gone:
+    if gone := [row for row in rows if row not in part.rows]:
         raise MoldiffError(f"attach: atom {part.source.label(gone[0])} is not among the atoms that are kept")
     place = {row: atom for atom, row in enumerate(part.rows)}
     return tuple(sorted({place[row] for row in rows} | set(ends)))
@@ -195,9 +184,8 @@ def _task(
         apart = f"{part.label(one)} and {part.label(other)} are {distances[one, other]:.2f} Å apart"
         raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
     losing = [atom for atom in attach if not part.open[atom]]
-    for atom in losing:
-        if not part.molecule.num_hydrogens[atom]:
-            raise MoldiffError(f"attach: atom {part.label(atom)} has no hydrogen to lose and no open end")
+    if bare := [atom for atom in losing if not part.molecule.num_hydrogens[atom]]:
+        raise MoldiffError(f"attach: atom {part.label(bare[0])} has no hydrogen to lose and no open end")
     part.check_known("core", vocabulary, losing)
     choices, fewer = [], part.classes(losing=range(part.size))
     for group in groups:
@@ -218,10 +206,9 @@ def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> di
         if not sizes:
             largest = max(statistics.size_counts)
             other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
-            raise MoldiffError(
-                f"new_atoms: nothing given, but {kept} atoms are kept and the model has seen {largest} at most; "
-                f"say how many are to be added, such as new_atoms=3{other}"
-            )
+            why = f"{kept} atoms are kept and the model has seen {largest} at most"
+            say = f"say how many are to be added, such as new_atoms=3{other}"
+            raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
         return sizes
     low, high = _bounds(new_atoms)
     inside = {n: statistics.size_counts.get(n + kept, 0) for n in range(low, high + 1)}
@@ -239,9 +226,8 @@ def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
     elif len(new_atoms) == 2:
         low, high = new_atoms
     if not 1 <= low <= high <= 250:
-        raise MoldiffError(
-            f"new_atoms: got {new_atoms}, expected a number such as 6 or a range such as 6..10, at most 250"
-        )
+        expected = "a number such as 6 or a range such as 6..10, at most 250"
+        raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
     return low, high
 
 
@@ -259,10 +245,8 @@ def _long_enough(
         needed = max(1, min(needed, math.ceil(bridges.max() / _REACH) - 1))
     enough = {n: weight for n, weight in sizes.items() if n >= needed}
     if not enough:
-        raise MoldiffError(
-            f"core: the pieces are {bridges.max():.1f} Å apart, a gap too long for {max(sizes)} new atoms; "
-            f"expected new_atoms={needed} or more"
-        )
+        gap = f"a gap too long for {max(sizes)} new atoms; expected new_atoms={needed} or more"
+        raise MoldiffError(f"core: the pieces are {bridges.max():.1f} Å apart, {gap}")
     return enough
 
 
@@ -285,15 +269,14 @@ class KeptTask(Task):
         part = self.part
         ends = [part.label(atom) for atom in self.attach]
         ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
-        pieces = int(part.pieces().max()) + 1
+        pieces = part.molecule.pieces()[0]
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
         return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         new = draw_size(generator, self.size_weights)
         losing = [atom for atom in self.attach if not self.part.open[atom]]
-        for group in self.choices:
-            losing.append(group[int(torch.randint(len(group), (), generator=generator))])
+        losing += [group[int(torch.randint(len(group), (), generator=generator))] for group in self.choices]
         part = self.part.molecule
         count, offset = part.num_hydrogens.copy(), part.hydrogen_offset.copy()
         for atom in losing:

@@ -146,9 +146,8 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
     else:
         record = smiles_record(1, text, text, {})
         if record.mol is None:
-            raise MoldiffError(
-                f"{name}: got {text[:80]!r}, which is neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
-            )
+            neither = f"neither a file ({', '.join(SUFFIXES)}) nor a SMILES"
+            raise MoldiffError(f"{name}: got {text[:80]!r}, which is {neither}")
         yield record
 
 
@@ -263,15 +262,14 @@ def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
 
 
 def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]:
-    with rdBase.BlockLogs():
-        pattern = Chem.MolFromSmarts(smarts)
-    if pattern is None or pattern.GetNumAtoms() == 0:
-        raise MoldiffError(f"{name}: got {smarts!r}, expected numbers of atoms, or a SMARTS")
     mol = Chem.Mol(source.mol)
     with rdBase.BlockLogs():
+        pattern = Chem.MolFromSmarts(smarts)
         mol.UpdatePropertyCache(strict=False)
         Chem.FastFindRings(mol)
         Chem.SetAromaticity(mol)
+    if pattern is None or pattern.GetNumAtoms() == 0:
+        raise MoldiffError(f"{name}: got {smarts!r}, expected numbers of atoms, or a SMARTS")
     rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(mol))}
     matches = mol.GetSubstructMatches(pattern, uniquify=True, maxMatches=100)
     found = list(dict.fromkeys(tuple(sorted(rows[index] for index in match if index in rows)) for match in matches))
@@ -321,10 +319,6 @@ class FixedPart:
     def label(self, atom: int) -> str:
         """Number and element of a kept atom in the input, as in "3 (N)"."""
         return self.source.label(self.rows[atom])
-
-    def pieces(self) -> np.ndarray:
-        """Number of the piece that each kept atom [n] is in."""
-        return self.molecule.pieces()[1]
 
     def classes(self, losing: Sequence[int] = ()) -> list[AtomClass]:
         """What each kept atom is, those of `losing` with one hydrogen fewer."""

@@ -53,12 +53,23 @@ class TaskOutcome:
         return replace(frame, pos=frame.pos * signs + self.offset, hydrogen_offset=frame.hydrogen_offset * signs)
 
 
-class Admission(Protocol):
-    """Decides in the order of the indices which of the molecules that are what was asked for come in."""
+class Admission:
+    """Decides in the order of the indices which of the molecules that are what was asked for come in.
+
+    This one takes in n for each of so many inputs; molecule k belongs to input k modulo their number.
+    """
+
+    def __init__(self, inputs: int, n: int) -> None:
+        self._taken = [0] * inputs
+        self._wanted = n
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
         """Take a finished molecule in; or why not, in a word or two."""
-        ...
+        place = index % len(self._taken)
+        if self._taken[place] >= self._wanted:
+            return "surplus"
+        self._taken[place] += 1
+        return None
 
 
 class Task(ABC):
@@ -104,11 +115,7 @@ class TaskSpec(Protocol):
     """A task as a user asks for it; a frozen dataclass of plain options."""
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
-        """The same for a model.
-
-        Raises:
-            MoldiffError: when that model, or any, cannot do it.
-        """
+        """The same for a model; raises `MoldiffError` when that model, or any, cannot do it."""
         ...
 
 
@@ -177,22 +184,7 @@ class TaskOfInputs(Task, Generic[AnyInput]):
         return {"input": one.molecule.name, "input_record": one.number}
 
     def admission(self, n: int) -> Admission | None:
-        return None if len(self.inputs) == 1 else RoundRobin(len(self.inputs), n // len(self.inputs))
-
-
-class RoundRobin:
-    """Takes molecules until there are n for each input; molecule k belongs to input k modulo their number."""
-
-    def __init__(self, inputs: int, n: int) -> None:
-        self._taken = [0] * inputs
-        self._wanted = n
-
-    def admit(self, index: int, molecule: Molecule) -> str | None:
-        place = index % len(self._taken)
-        if self._taken[place] >= self._wanted:
-            return "surplus"
-        self._taken[place] += 1
-        return None
+        return None if len(self.inputs) == 1 else Admission(len(self.inputs), n // len(self.inputs))
 
 
 def start_at(
@@ -278,7 +270,17 @@ class ConstrainedTask(Task):
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         start = self.task.begin(index, generator)
         start = with_target(start, self.properties, self.asked) if self.asked else start
-        return start if self.mask is None else limit(start, self.mask)
+        if self.mask is None:
+            return start
+        known = start.level.atom[..., None] == 0
+        if bool(known.all()):
+            raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
+        within = torch.from_numpy(self.mask).expand(*known.shape[:2], -1) | known
+        allowed = within if start.allowed is None else start.allowed & within
+        if not allowed.any(-1).all():
+            atom = int((~allowed.any(-1))[0].long().argmax())
+            raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
+        return replace(start, allowed=allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
         totals, charge = self.task.totals(index), self.charge
@@ -305,19 +307,6 @@ def with_target(start: PartialState, properties: Properties, asked: Mapping[str,
     """The same start with property values for all of its molecules."""
     rows = properties.row(asked).expand(start.clean.num_molecules, -1)
     return replace(start, clean=start.clean.replace(condition=rows))
-
-
-def limit(start: PartialState, mask: np.ndarray) -> PartialState:
-    """The same start with free atoms limited to the classes of `mask` [K]; refuses one that leaves no atom or class."""
-    known = start.level.atom[..., None] == 0
-    if bool(known.all()):
-        raise MoldiffError("elements: elements and forbid have nothing to limit, the task says what every atom is")
-    within = torch.from_numpy(mask).expand(*known.shape[:2], -1) | known
-    allowed = within if start.allowed is None else start.allowed & within
-    if not allowed.any(-1).all():
-        atom = int((~allowed.any(-1))[0].long().argmax())
-        raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
-    return replace(start, allowed=allowed)
 
 
 def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:

@@ -1,7 +1,7 @@
 """An option is defined once: keywords, help, README and configs say what the dataclasses say."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from inspect import getdoc
 from pathlib import Path
 from typing import get_type_hints
@@ -11,7 +11,7 @@ import pytest
 import moldiff
 from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
-from moldiff.cli.options import COMMANDS, as_typed, options_in, options_of, readme_table, root_config
+from moldiff.cli.options import COMMANDS, as_typed, options_in, options_of, root_config
 from moldiff.diffusion.compute import Precision
 from moldiff.diffusion.guidance import STEERING
 from moldiff.diffusion.sampler import Sampler
@@ -40,6 +40,17 @@ def test_a_config_is_checked_where_it_is_made() -> None:
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
         SamplingConfig(candidates=0)
     assert SamplingConfig().steering == STEERING
+
+
+def readme_table(command: str) -> str:
+    """The options of a command as a table in Markdown; groups have their own places."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for one in options_of(command).values():
+        if "." not in one.name and "group" not in one.field.metadata:
+            is_empty = isinstance(one.default, dict) or is_dataclass(one.default)
+            default = "" if is_empty else f"`{as_typed(one.default)}` "
+            rows.append(f"| `{one.name}` | {default}| {described(one.field)} |")
+    return "\n".join(rows) + "\n"
 
 
 def with_table(text: str) -> str:

@@ -15,7 +15,7 @@ from rdkit.Chem import rdDistGeom
 import moldiff
 from moldiff.cli.main import main
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.evaluation.metrics.druglike import unstable_groups
+from moldiff.evaluation.metrics.druglike import groups
 from moldiff.sampling.filters import parse_filters
 from moldiff.tasks import Bonds, Conformers, Formula, Grow
 
@@ -76,14 +76,16 @@ def alert(smiles: str) -> str:
 
 
 def test_every_group_has_a_readable_pattern_and_a_source() -> None:
-    groups = unstable_groups()
-    assert [group["name"] for group in groups] == list(EXAMPLES)
-    assert all(Chem.MolFromSmarts(group["smarts"]) is not None and len(group["source"]) > 5 for group in groups)
+    unstable = groups("UNSTABLE")
+    assert [group["name"] for group in unstable] == list(EXAMPLES)
+    for group in (*unstable, *groups("HAZARD")):
+        assert Chem.MolFromSmarts(group["smarts"]) is not None
+        assert len(group["source"]) > 5
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_molecule_with_the_group_fails_and_its_neighbour_passes(name: str) -> None:
-    pattern = next(Chem.MolFromSmarts(group["smarts"]) for group in unstable_groups() if group["name"] == name)
+    pattern = next(Chem.MolFromSmarts(group["smarts"]) for group in groups("UNSTABLE") if group["name"] == name)
     has, has_not = EXAMPLES[name]
     assert Chem.MolFromSmiles(has).HasSubstructMatch(pattern)
     assert not Chem.MolFromSmiles(has_not).HasSubstructMatch(pattern)
@@ -159,7 +161,7 @@ def test_what_the_command_delivers_is_stable_and_what_is_not_is_counted(
     command = ["sample", "model=drugs", "n=6", "steps=8", "keep=valid", "size=12", "workers=0"]
     assert main([*command, "out=own.sdf"]) == 0
     assert "passes stable" in capsys.readouterr().out
-    patterns = [Chem.MolFromSmarts(group["smarts"]) for group in unstable_groups()]
+    patterns = [Chem.MolFromSmarts(group["smarts"]) for group in groups("UNSTABLE")]
     mols = list(Chem.SDMolSupplier("own.sdf"))
     assert len(mols) == 6
     for mol in mols:

@@ -26,7 +26,11 @@ from moldiff.processes import Failure, OnProgress, run_limited, was_interrupted
 
 ALERTS = ("PAINS", "NIBR", "UNSTABLE")
 """PAINS (Baell and Holloway 2010), the rules that Novartis marks EXCLUDE (Schuffenhauer et al. 2020), and groups that
-fall apart or that nobody makes, each with its source in `unstable.tsv`."""
+fall apart or that nobody makes."""
+
+TABLES = {"UNSTABLE": "unstable.tsv", "HAZARD": "hazard.tsv"}
+"""Catalogues of this package, each group with its source: what falls apart or nobody makes, and the schedules of the
+Chemical Weapons Convention with common explosives."""
 
 _TITLES = {
     "qed": "QED",
@@ -124,15 +128,15 @@ def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
 
 @cache
 def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
-    """That of Novartis is a table in RDKit's Contrib, `UNSTABLE` one of this package; RDKit names the others."""
+    """That of Novartis is a table in RDKit's Contrib, those of `TABLES` are in this package; RDKit names the others."""
     patterns: Iterable[tuple[str, str, int]]  # name, SMARTS, and how often it has to occur
     if name == "NIBR":
         folder = Path(RDConfig.RDContribDir) / "NIBRSubstructureFilters"
         text = (folder / "SubstructureFilter_HitTriaging_wPubChemExamples.csv").read_text(encoding="utf-8")
         rows = [row for row in csv.DictReader(text.splitlines()) if row["SEVERITY_COMMENT"] == "EXCLUDE"]
         patterns = ((row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))) for row in rows)
-    elif name == "UNSTABLE":
-        patterns = ((row["name"], row["smarts"], 1) for row in unstable_groups())
+    elif name in TABLES:
+        patterns = ((row["name"], row["smarts"], 1) for row in groups(name))
     else:
         parameters = FilterCatalog.FilterCatalogParams()
         parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
@@ -144,9 +148,9 @@ def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
     return catalogue
 
 
-def unstable_groups() -> list[dict[str, str]]:
-    """Groups that fall apart or that nobody makes: `name`, `smarts` and `source` of each."""
-    text = resources.files("moldiff.evaluation.metrics").joinpath("unstable.tsv").read_text(encoding="utf-8")
+def groups(catalogue: str) -> list[dict[str, str]]:
+    """The groups of a catalogue of `TABLES`: `name`, `smarts` and `source` of each."""
+    text = resources.files("moldiff.evaluation.metrics").joinpath(TABLES[catalogue]).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))
 
 

@@ -23,7 +23,7 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks import Grow, Link, Replace
 from moldiff.tasks.grow import is_attached
-from moldiff.tasks.task import Admission, RoundRobin, Task, TaskOutcome, TaskSpec
+from moldiff.tasks.task import Admission, Task, TaskOutcome, TaskSpec
 from tests.benchmarks.tasks.conformers import sanitized
 from tests.benchmarks.tasks.settings import Columns, Row, Settings
 
@@ -169,7 +169,7 @@ class SeriesTask(Task):
 
     def admission(self, n: int) -> Admission | None:
         """As many of each."""
-        return RoundRobin(len(self.tasks), n // len(self.tasks))
+        return Admission(len(self.tasks), n // len(self.tasks))
 
 
 def choose_part(molecule: Molecule, kind: str, random: np.random.Generator) -> list[int] | None:
