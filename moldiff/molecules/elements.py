@@ -12,6 +12,9 @@ Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds 
 SYMBOLS = dict(enumerate(_TABLE.split()))
 """Symbols of all elements by atomic number; * is the dummy atom 0."""
 
+NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
+"""Atomic numbers by symbol."""
+
 VALENCES: dict[tuple[int, int], tuple[int, ...]] = {
     (1, 0): (1,),
     (5, 0): (3,), (5, -1): (4,),

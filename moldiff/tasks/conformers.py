@@ -14,8 +14,8 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
+from moldiff.molecules.conformers import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.fixed_part import FixedPart
 from moldiff.tasks.inputs import InputMolecule, Source, usable

@@ -28,9 +28,9 @@ from moldiff.evaluation.metrics.relaxation import (
     superposed_rmsd,
 )
 from moldiff.molecules import convert, internal_coordinates
-from moldiff.molecules.fragments import ring_systems
+from moldiff.molecules.descriptors import ring_systems
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.oddities import all_bonds, odd_bonds
+from moldiff.molecules.validity import all_bonds, odd_bonds
 
 
 @pytest.fixture(scope="module")

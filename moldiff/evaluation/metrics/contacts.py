@@ -6,7 +6,7 @@ outside what occurs: of the 1,000 molecules of the example data none is a clash 
 - clash: two atoms, bonded or not, closer than 0.7 times the sum of their covalent radii (`elements.COVALENT`), or two
   atoms more than three bonds apart closer than half the sum of their van der Waals radii (RDKit's);
 - exploded: a bond longer than 1.3 times its usual length, which is the sum of the covalent radii of its order
-  (`moldiff.molecules.oddities`, by which a bond is also called long). Of elements that have none there, longer than 1.5
+  (`moldiff.molecules.validity`, by which a bond is also called long). Of elements that have none there, longer than 1.5
   times the sum of the covalent radii of any order.
 """
 
@@ -26,7 +26,7 @@ from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.oddities import TORN, Bonds, all_bonds
+from moldiff.molecules.validity import TORN, Bonds, all_bonds
 
 _UNKNOWN = 1.5
 """Times the covalent radii, above which a bond of an element without radii by order is torn."""

@@ -20,8 +20,8 @@ from moldiff.evaluation.metric import MetricOutput, OnProgress
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
 from moldiff.molecules import internal_coordinates
+from moldiff.molecules.descriptors import ring_systems
 from moldiff.molecules.elements import SYMBOLS
-from moldiff.molecules.fragments import ring_systems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class Features:
         elements: atomic numbers of all atoms.
         sizes: heavy atoms of each molecule.
         ring_sizes: of all rings of RDKit's symmetrised smallest set.
-        ring_systems: of all ring systems, see `moldiff.molecules.fragments`.
+        ring_systems: of all ring systems, see `moldiff.molecules.descriptors`.
     """
 
     bond_lengths: Mapping[str, np.ndarray]
