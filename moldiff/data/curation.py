@@ -36,25 +36,15 @@ BONDS_PERCEIVED = "bonds perceived from coordinates"
 RADICAL_KEPT = "radical kept"
 MOVED = "moved to the origin"
 
-_LARGEST = float(np.finfo(np.float32).max)
-"""Properties are kept as numbers of 32 bits; one that does not fit is not known."""
-
-_MIN_DISTANCE = 0.6
-"""Å; atoms closer than this are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)."""
-
-_MAX_MEDIAN_BOND = 2.75
-"""Å; in organic molecules it is about 1.5, which in Bohr is 2.8; I-I has 2.7."""
-
+_LARGEST = float(np.finfo(np.float32).max)  # properties are numbers of 32 bits; one that does not fit is not known
+_MIN_DISTANCE = 0.6  # Å; closer atoms are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)
+_MAX_MEDIAN_BOND = 2.75  # Å; in organic molecules it is about 1.5, which in Bohr is 2.8; I-I has 2.7
 _LONGEST_BOND = 2.0
 """Times the sum of the covalent radii. Of QM9, the NCI set, the drug-like set, approved drugs and 2,000 ligands of the
 PDB none has a bond above 1.33, but for four ligands with a hydrogen at 4.7 to 8.1 times the sum."""
 
-_FAR = 1_000.0
-"""Å; coordinates are kept as numbers of 32 bits, which further from the origin tell less than 0.0001 Å apart."""
-
-_NON_METALS = frozenset({5, 6, 7, 8, 14, 15, 16})
-"""Elements of which a molecule can have one heavy atom alone, rather than be a counter-ion."""
-
+_FAR = 1_000.0  # Å; further from the origin, coordinates of 32 bits tell less than 0.0001 Å apart
+_NON_METALS = frozenset({5, 6, 7, 8, 14, 15, 16})  # of which one heavy atom can be a molecule, no counter-ion
 _FILE_INDEX = "_moldiff_file_index"
 
 

@@ -39,8 +39,7 @@ SMILES_FILE = "smiles.txt"
 REJECTED_FILE = "rejected.csv"
 NOVELTY_FILE = "novelty.safetensors"
 
-MAP_FROM = 2**30
-"""Bytes from which on a file is not read but mapped: a set may then be larger than memory."""
+MAP_FROM = 2**30  # bytes from which on a file is not read but mapped: a set may then be larger than memory
 
 
 @dataclass(frozen=True, eq=False)

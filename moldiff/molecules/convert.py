@@ -17,20 +17,13 @@ from rdkit import Chem, rdBase
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-"""RDKit's bonds by Kekulé order."""
-
+BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}  # by Kekulé order
 _ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 _HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
 _THREE_OF_FOUR = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-
-_LEAST_TURN = 0.1
-"""Triple product of three unit arms below which they do not say how a centre turns; 0.77 in a tetrahedron."""
-
-_LEAST_VOLUME = 0.5
-"""Sum of the four triple products below which a centre is flat; 3.08 in a tetrahedron."""
-
+_LEAST_TURN = 0.1  # least triple product of three unit arms that says how a centre turns; 0.77 in a tetrahedron
+_LEAST_VOLUME = 0.5  # sum of the four triple products below which a centre is flat; 3.08 in a tetrahedron
 _SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
 
@@ -288,10 +281,9 @@ def _symbol(mol: Chem.Mol, atom: int) -> str:
 
 def text_property(mol: Chem.Mol, key: str) -> str:
     """A string property, "" when it is missing or not UTF-8 (RDKit decodes only when it is read, and then raises)."""
-    try:
-        return str(mol.GetProp(key)) if mol.HasProp(key) else ""
-    except UnicodeDecodeError:
-        return ""
+    with suppress(KeyError, UnicodeDecodeError):
+        return str(mol.GetProp(key))
+    return ""
 
 
 def _numbers(mol: Chem.Mol) -> dict[str, float]:

@@ -12,11 +12,8 @@ import numpy as np
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 
-NUM_BOND_CLASSES = 4
-"""Bond classes are Kekulé orders: 0 = no bond, 1 = single, 2 = double, 3 = triple."""
-
-MAX_HYDROGENS = 4
-"""Slots for hydrogen offset vectors on every heavy atom."""
+NUM_BOND_CLASSES = 4  # bond classes are Kekulé orders: 0 = no bond, 1 = single, 2 = double, 3 = triple
+MAX_HYDROGENS = 4  # slots for hydrogen offset vectors on every heavy atom
 
 
 class AtomClass(NamedTuple):

@@ -34,9 +34,7 @@ from moldiff.molecules.identity import both_keys, key_hash, strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, stream_limited
 
-LIGANDS, MOSES = "PDB ligand", "MOSES"
-"""Where a molecule comes from; also notes, so that the prepared set counts both."""
-
+LIGANDS, MOSES = "PDB ligand", "MOSES"  # where a molecule comes from; also notes, so that the prepared set counts both
 ELEMENTS = frozenset({"H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
 MIN_HEAVY_ATOMS, MAX_HEAVY_ATOMS = 10, 30
 
@@ -47,9 +45,7 @@ RULE = (
 """How `part_of` decides, so that test molecules have ring systems that training never showed; a molecule's part does
 not depend on the others."""
 
-_MIXED = 30_000
-"""Molecules of MOSES that are spread among the ligands; more of them come behind, so that parts stay of use."""
-
+_MIXED = 30_000  # molecules of MOSES that are spread among the ligands; more come behind, so that parts stay of use
 _FILES = {LIGANDS: "biotite/components.bcif", MOSES: "moses/train.csv"}
 _ORDERS = {"SING": Chem.BondType.SINGLE, "DOUB": Chem.BondType.DOUBLE, "TRIP": Chem.BondType.TRIPLE}
 _IDEAL = tuple(f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz")

@@ -19,7 +19,7 @@ from rdkit import Chem
 from moldiff.evaluation.metric import MetricOutput, OnProgress
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules import internal_coordinates
+from moldiff.molecules import conformers
 from moldiff.molecules.descriptors import ring_systems
 from moldiff.molecules.elements import SYMBOLS
 
@@ -231,26 +231,26 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
 
 def _bond_lengths(flat: _Flat) -> dict[str, np.ndarray]:
     z = np.sort(flat.element[flat.bonds], axis=1)
-    groups = _grouped(np.column_stack([z, flat.order]), internal_coordinates.lengths(flat.pos, flat.bonds))
+    groups = _grouped(np.column_stack([z, flat.order]), conformers.lengths(flat.pos, flat.bonds))
     return {_chain([i, j], [order]): values for (i, j, order), values in groups}
 
 
 def _angles(flat: _Flat) -> dict[str, np.ndarray]:
-    atoms = internal_coordinates.angle_atoms(flat.bonds, len(flat.element))
+    atoms = conformers.angle_atoms(flat.bonds, len(flat.element))
     z = flat.element[atoms]
     z[:, [0, 2]] = np.sort(z[:, [0, 2]], axis=1)
-    groups = _grouped(z, internal_coordinates.angles(flat.pos, atoms))
+    groups = _grouped(z, conformers.angles(flat.pos, atoms))
     return {_chain([i, j, k], [1, 1]): values for (i, j, k), values in groups}
 
 
 def _torsions(flat: _Flat) -> dict[str, np.ndarray]:
-    atoms = internal_coordinates.torsion_atoms(flat.bonds, len(flat.element))
-    atoms = atoms[internal_coordinates.are_bent(flat.pos, atoms)]
+    atoms = conformers.torsion_atoms(flat.bonds, len(flat.element))
+    atoms = atoms[conformers.are_bent(flat.pos, atoms)]
     z = flat.element[atoms]
     backwards = (z[:, 1] > z[:, 2]) | ((z[:, 1] == z[:, 2]) & (z[:, 0] > z[:, 3]))
     z[backwards] = z[backwards, ::-1]
     middle = _order_of(flat, atoms[:, 1:3])
-    groups = _grouped(np.column_stack([z, middle]), np.abs(internal_coordinates.torsions(flat.pos, atoms)))
+    groups = _grouped(np.column_stack([z, middle]), np.abs(conformers.torsions(flat.pos, atoms)))
     return {_chain([i, j, k, m], [1, order, 1]): values for (i, j, k, m, order), values in groups}
 
 

@@ -31,7 +31,7 @@ from moldiff.evaluation.metric import (
 )
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.evaluation.result import MetricResult
-from moldiff.molecules.internal_coordinates import (
+from moldiff.molecules.conformers import (
     angle_atoms,
     angles,
     are_bent,

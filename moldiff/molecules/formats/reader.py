@@ -41,8 +41,7 @@ _TABLES: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
     ".tsv": table_parts,
 }
 
-SUFFIXES = (*_READERS, *_TABLES, *PARQUET)
-"""Types of files that can be read."""
+SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read
 
 
 def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:

@@ -6,6 +6,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TextIO, TypeVar
@@ -37,9 +38,7 @@ _LINE_BYTES = 64  # that a line takes in memory besides its characters
 _SHOWN = 40  # characters of the name of a field
 
 _Result = TypeVar("_Result")
-Value = str | float | int | bool
-"""What a data field of a written record may hold."""
-
+Value = str | float | int | bool  # what a data field of a written record may hold
 PARQUET = (".parquet", ".pq")
 HYDROGENS_ADDED = "hydrogens added"
 NAMELESS = "data field without a name, left out"
@@ -134,11 +133,8 @@ def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | Inva
 def total_charge(mol: Chem.Mol) -> int:
     """The charge (e) that a data field gives, else the sum of the charges on atoms."""
     for key in ("charge", "total_charge", "net_charge"):
-        if mol.HasProp(key):
-            try:
-                return int(float(mol.GetProp(key)))
-            except (ValueError, OverflowError):
-                continue
+        with suppress(KeyError, ValueError, OverflowError):
+            return int(float(mol.GetProp(key)))
     return int(Chem.GetFormalCharge(mol))
 
 

@@ -21,17 +21,13 @@ from moldiff.molecules.identity import SMILES_NAMES, plain, smiles
 from moldiff.molecules.molecule import Molecule
 
 _SEPARATORS = (",", ";", "\t", "|")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')
-"""The first line that Excel reads and writes to say how cells are separated."""
-
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')  # first line by which Excel says how cells are separated
 _INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 _MAX_FIELD = 2**24
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-
-_MAX_SMILES = 100_000
-"""Characters of a SMILES; what is longer is no molecule, and RDKit would take gigabytes to find that out."""
+_MAX_SMILES = 100_000  # characters of a SMILES; RDKit would take gigabytes to find out that longer ones are none
 
 
 class _Layout(NamedTuple):

@@ -19,8 +19,7 @@ _MAX_FRAME = 1_000_000  # atoms of a frame that is read at all
 _QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
 """Values in the comment of an XYZ file of QM9 (Ramakrishnan et al. 2014, doi:10.1038/sdata.2014.22, table 3)."""
 
-_QM9_TAIL = 3
-"""Lines behind the atoms of such a file: frequencies, SMILES and InChI."""
+_QM9_TAIL = 3  # lines behind the atoms of such a file: frequencies, SMILES and InChI
 
 
 def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
