@@ -12,8 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.cli.compose import compose_options
-from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.frequencies import measure_statistics
+from moldiff.data.dataset import MoleculeDataset, measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import save_pretrained

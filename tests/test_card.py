@@ -11,8 +11,7 @@ import pytest
 import torch
 from models import DETAILS, MODEL_CONFIG, SIZES
 
-from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.frequencies import measure_statistics
+from moldiff.data.dataset import MoleculeDataset, measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pretrained, save_pretrained

@@ -155,7 +155,7 @@ def test_importing_training_loads_no_rdkit() -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("moldiff.molecules.formats.reader, moldiff.molecules.identity, moldiff.molecules.stereo", "torch scipy"),
+        ("moldiff.molecules.formats.reader, moldiff.molecules.identity, moldiff.molecules.conformers", "torch scipy"),
         ("moldiff.evaluation.evaluate, moldiff.evaluation.suite", "torch"),
         ("moldiff.data.curation, moldiff.data.sources.files", "torch"),
     ],

@@ -25,8 +25,7 @@ from trainings import QUIET, config
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.prepare import prepare
-from moldiff.data.sources.drugs import Drugs
-from moldiff.data.sources.pdb_ligands import Component, Dictionary, smiles_of
+from moldiff.data.sources.drugs import Component, Dictionary, Drugs, smiles_of
 from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.training.train import train
 
@@ -65,7 +64,7 @@ def learns(made: MoleculeDataset, out: Path) -> None:
 
 def write_sdf(components: Iterable[Component], path: Path) -> None:
     """Entries of the dictionary as they stand there; where coordinates are missing, all are 0."""
-    from moldiff.data.sources.pdb_ligands import _drawn
+    from moldiff.data.sources.drugs import _drawn
 
     with path.open("w") as file, rdBase.BlockLogs():
         for component in components:

@@ -1,31 +1,27 @@
 """What is done to a record of a user's file before it becomes a molecule to train on.
 
-Coordinates that cannot be those of a molecule in Å.
+Also which fragment of a salt or mixture is kept, and which coordinates cannot be those of a molecule in Å.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDetermineBonds
+from rdkit.Chem import rdDetermineBonds, rdMolDescriptors
 from scipy.spatial import cKDTree
 
-from moldiff.data.store import used_slots
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
-from moldiff.molecules.convert import atom_order, atoms, from_rdkit
-from moldiff.molecules.elements import VALENCES
+from moldiff.molecules.convert import atom_order, atoms, from_rdkit, one_line
+from moldiff.molecules.elements import NUMBERS, SYMBOLS, VALENCES, covalent_radii
 from moldiff.molecules.formats.record import HYDROGENS_ADDED, Record, total_charge
-from moldiff.molecules.fragments import file_index, file_order, largest_fragment
 from moldiff.molecules.hydrogens import closed_where_drawn, has_hydrogen
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.oddities import odd_bonds, odd_smiles
-from moldiff.molecules.validity import check
+from moldiff.molecules.validity import all_bonds, check, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -40,8 +36,16 @@ BONDS_PERCEIVED = "bonds perceived from coordinates"
 RADICAL_KEPT = "radical kept"
 MOVED = "moved to the origin"
 
-_LARGEST = float(np.finfo(np.float32).max)
-"""Properties are kept as numbers of 32 bits; one that does not fit is not known."""
+_LARGEST = float(np.finfo(np.float32).max)  # properties are numbers of 32 bits; one that does not fit is not known
+_MIN_DISTANCE = 0.6  # Å; closer atoms are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)
+_MAX_MEDIAN_BOND = 2.75  # Å; in organic molecules it is about 1.5, which in Bohr is 2.8; I-I has 2.7
+_LONGEST_BOND = 2.0
+"""Times the sum of the covalent radii. Of QM9, the NCI set, the drug-like set, approved drugs and 2,000 ligands of the
+PDB none has a bond above 1.33, but for four ligands with a hydrogen at 4.7 to 8.1 times the sum."""
+
+_FAR = 1_000.0  # Å; further from the origin, coordinates of 32 bits tell less than 0.0001 Å apart
+_NON_METALS = frozenset({5, 6, 7, 8, 14, 15, 16})  # of which one heavy atom can be a molecule, no counter-ion
+_FILE_INDEX = "_moldiff_file_index"
 
 
 class Treated(NamedTuple):
@@ -63,7 +67,7 @@ class CurationRules:
             hydrogen is taken as complete, and an atom drawn with hydrogens that lacks some is a radical. `keep` =
             nothing is added. `none` = hydrogens are counted in the atom classes but have no coordinates of their
             own. With `keep`, records that have no hydrogens are treated like with `none`.
-        fragments: `largest` = `moldiff.molecules.fragments.largest_fragment` is kept; `reject`.
+        fragments: `largest` = `largest_fragment` is kept; `reject`.
         conformers: of records without 3D coordinates: `etkdg` = `moldiff.molecules.conformers`; `reject`.
         radicals: keep open shells; decoding by valence rules never produces them.
         elements: symbols of elements that are taken as they are drawn although the valence table lacks them.
@@ -89,35 +93,31 @@ class CurationRules:
         if not 0 <= self.seed < 2**31 - 1:
             raise MoldiffError(f"seed: got {self.seed}, expected a whole number from 0 to {2**31 - 2}")
         for symbol in self.elements:
-            if _atomic_number(symbol) is None:
+            if str(symbol) not in NUMBERS:
                 raise MoldiffError(f"elements: got {symbol!r}, expected symbols of elements")
+
+    @property
+    def _allowed(self) -> set[int]:
+        """Atomic numbers of the elements that are taken as they are drawn."""
+        return {NUMBERS[str(symbol)] for symbol in self.elements}
 
     def apply(self, record: Record) -> Treated:
         """The molecule of a record, or why there is none."""
-        if record.mol is None or record.problem is not None:
-            return Treated(self._known_problem(record))
-        notes = [*record.remarks, *(oddity.kind for oddity in odd_smiles(record.mol))]
-        steps = (self._apart, self._in_one_piece, self._of_known_elements, self._with_bonds, self._in_3d)
-        mol = record.mol
-        for step in steps:
+        mol, notes = record.mol, list(record.remarks)
+        if mol is None or record.problem is not None:
+            # An element that no molecule may have, or a clash, explains broken valences.
+            known = mol and (self._unknown_element(mol) or _clash_as_drawn(mol))
+            return Treated(known or record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule"))
+        notes += [oddity.kind for oddity in odd_smiles(mol)]
+        problem = _clash_as_drawn(mol)
+        if problem is not None:
+            return Treated(problem, tuple(notes))
+        for step in (self._in_one_piece, self._with_bonds, self._in_3d):
             done = step(mol, notes)
             if isinstance(done, InvalidMolecule):
                 return Treated(done, tuple(notes))
             mol = done
         return Treated(self._molecule(mol, notes), tuple(notes))
-
-    def _known_problem(self, record: Record) -> InvalidMolecule:
-        """Why a record cannot be read; an element that no molecule may have, or a clash, explains broken valences."""
-        if record.mol is not None:
-            for found in (self._of_known_elements(record.mol, []), self._apart(record.mol, [])):
-                if isinstance(found, InvalidMolecule):
-                    return found
-        return record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule")
-
-    def _apart(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
-        """A clash shows in the record as it stands: an atom on another one, of which none may be dropped in silence."""
-        placed = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D() and not _at_one_place(mol)
-        return (clash(mol) if placed else None) or mol
 
     def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         count = len(Chem.GetMolFrags(mol))
@@ -129,23 +129,22 @@ class CurationRules:
         notes.append(LARGEST_FRAGMENT)
         return largest_fragment(mol)
 
-    def _of_known_elements(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
-        allowed = {_atomic_number(symbol) for symbol in self.elements}
+    def _unknown_element(self, mol: Chem.Mol) -> InvalidMolecule | None:
         for atom in atoms(mol):
             number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
-            if (number, charge) in VALENCES or number in allowed:
+            if (number, charge) in VALENCES or number in self._allowed:
                 continue
-            index = file_index(atom)
             if number == 0:
-                return InvalidMolecule(Status.UNREADABLE, f"atom {index} (*): dummy atom", index)
+                return InvalidMolecule.at(file_index(atom), "*", Status.UNREADABLE, "dummy atom")
             what = f"charge {charge:+d}" if charge and (number, 0) in VALENCES else "element"
-            reason = f"atom {index} ({atom.GetSymbol()}): {what} not in the valence table"
-            return InvalidMolecule(Status.VALENCE, reason, index)
-        return mol
+            reason = f"{what} not in the valence table"
+            return InvalidMolecule.at(file_index(atom), atom.GetSymbol(), Status.VALENCE, reason)
+        return None
 
     def _with_bonds(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
-        if mol.GetNumAtoms() == 1 or mol.GetNumBonds():
-            return mol
+        problem = self._unknown_element(mol)
+        if problem is not None or mol.GetNumAtoms() == 1 or mol.GetNumBonds():
+            return problem or mol
         notes.append(BONDS_PERCEIVED)
         perceived = Chem.Mol(mol)
         try:
@@ -153,8 +152,7 @@ class CurationRules:
                 rdDetermineBonds.DetermineBonds(perceived, charge=total_charge(mol))
                 Chem.SanitizeMol(perceived)
         except (ValueError, RuntimeError) as error:
-            reason = f"bond perception failed: {' '.join(str(error).split())[:120]}"
-            return InvalidMolecule(Status.UNREADABLE, reason)
+            return InvalidMolecule(Status.UNREADABLE, f"bond perception failed: {one_line(error)[:120]}")
         notes.extend(oddity.kind for oddity in odd_smiles(perceived))
         return self._in_one_piece(perceived, notes)
 
@@ -162,11 +160,13 @@ class CurationRules:
         heavy = int(mol.GetNumHeavyAtoms())
         if heavy > self.max_heavy_atoms:
             return InvalidMolecule(Status.UNREADABLE, f"{heavy} heavy atoms, more than max_heavy_atoms")
-        drawn = mol.GetNumConformers() > 0
-        if drawn:
-            pos = mol.GetConformer().GetPositions()
-            if not np.isfinite(pos).all():
-                return not_finite(mol, pos)
+        if mol.GetNumConformers() > 0:
+            finite = np.isfinite(mol.GetConformer().GetPositions()).all(1)
+            if not finite.all():
+                atom = mol.GetAtomWithIdx(int((~finite).argmax()))
+                return InvalidMolecule.at(
+                    file_index(atom), atom.GetSymbol(), Status.NON_FINITE, "coordinate not finite"
+                )
             if _at_one_place(mol):
                 return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
             mol = closed_where_drawn(mol)
@@ -190,42 +190,72 @@ class CurationRules:
 
     def _molecule(self, mol: Chem.Mol, notes: list[str]) -> Molecule | InvalidMolecule:
         molecule = from_rdkit(mol)
+        file_order = np.array([file_index(atom) for atom in atoms(mol)], dtype=np.int64)
         if isinstance(molecule, InvalidMolecule):
-            return molecule.renumbered(file_order(mol))
+            return molecule.renumbered(file_order)
         problem = check(molecule, self._own_valences(molecule))
-        if problem is not None and not (self.radicals and problem.status is Status.RADICAL):
-            return problem.renumbered(file_order(mol)[atom_order(mol)])
         if problem is not None:
+            if not (self.radicals and problem.status is Status.RADICAL):
+                return problem.renumbered(file_order[atom_order(mol)])
             notes.append(RADICAL_KEPT)
         if self.hydrogens == "none" and HYDROGENS_NOT_PLACED not in notes:
             notes.append(HYDROGENS_NOT_PLACED)
-        if HYDROGENS_NOT_PLACED in notes:
+        placed = HYDROGENS_NOT_PLACED not in notes
+        if not placed:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
-        problem = clash(mol, hydrogens=HYDROGENS_NOT_PLACED not in notes) or impossible_bonds(molecule)
+        problem = clash(mol, hydrogens=placed) or impossible_bonds(molecule)
         if problem is not None:
             return problem
-        placed = HYDROGENS_NOT_PLACED not in notes
         notes.extend(oddity.kind for oddity in odd_bonds(molecule, hydrogens=placed))
-        moved = near_origin(molecule)
-        if moved is not None:
+        centre = molecule.pos.mean(axis=0)
+        if np.abs(centre).max() > _FAR:
+            molecule = replace(molecule, pos=molecule.pos - centre)
             notes.append(MOVED)
         known = {name: value for name, value in molecule.properties.items() if abs(value) <= _LARGEST}
         charge = {"net_charge": float(molecule.formal_charge.sum())}
-        return replace(moved or molecule, properties=charge | known)
+        return replace(molecule, properties=charge | known)
 
     def _own_valences(self, molecule: Molecule) -> Vocabulary | None:
         """Valences as drawn of the elements that are allowed to have any."""
-        if not self.elements:
-            return None
-        allowed = {_atomic_number(symbol) for symbol in self.elements}
-        sums = molecule.bond_sums().tolist()
         extra: dict[tuple[int, int], tuple[int, ...]] = {}
-        for number, charge, total in zip(
-            molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), sums, strict=True
-        ):
-            if number in allowed and (number, charge) not in VALENCES:
+        columns = (molecule.atomic_number, molecule.formal_charge, molecule.bond_sums())
+        for number, charge, total in np.stack(columns, axis=1).tolist() if self.elements else ():
+            if number in self._allowed and (number, charge) not in VALENCES:
                 extra[number, charge] = (*extra.get((number, charge), ()), total)
-        return Vocabulary((AtomClass(6, 0, 4),), extra)
+        return Vocabulary((AtomClass(6, 0, 4),), extra) if extra else None
+
+
+def largest_fragment(mol: Chem.Mol) -> Chem.Mol:
+    """The organic fragment with the most heavy atoms, sanitised, with the name and data fields of the whole.
+
+    Organic is what has a carbon. Where nothing has, a lone halide or metal comes last, so that of ammonium chloride the
+    ammonium is kept. Of several fragments, it is the one with the greatest mass, then the one whose SMILES comes first
+    in the alphabet, then the one that comes first in the file. Charges stay as they are: an acetate is not made an
+    acid.
+    """
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetIntProp(_FILE_INDEX, atom.GetIdx())
+    kept = min(Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False), key=_rank)
+    for key in mol.GetPropNames(includePrivate=True, includeComputed=False):
+        kept.SetProp(key, mol.GetProp(key))
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(kept)
+    return Chem.Mol(kept)
+
+
+def _rank(piece: Chem.Mol) -> tuple[bool, bool, int, float, str]:
+    """Order of fragments: the one to keep comes first."""
+    piece.UpdatePropertyCache(strict=False)
+    elements = {atom.GetAtomicNum() for atom in atoms(piece)}
+    lone = piece.GetNumHeavyAtoms() <= 1 and not elements & _NON_METALS
+    mass = round(float(rdMolDescriptors.CalcExactMolWt(piece)), 3)
+    return 6 not in elements, lone, -int(piece.GetNumHeavyAtoms()), -mass, str(Chem.MolToSmiles(piece))
+
+
+def file_index(atom: Chem.Atom) -> int:
+    """Index of an atom, from 0, in the record that its fragment was taken from."""
+    return int(atom.GetIntProp(_FILE_INDEX) if atom.HasProp(_FILE_INDEX) else atom.GetIdx())
 
 
 def _at_one_place(mol: Chem.Mol) -> bool:
@@ -233,34 +263,10 @@ def _at_one_place(mol: Chem.Mol) -> bool:
     return mol.GetNumAtoms() > 1 and bool(np.ptp(mol.GetConformer().GetPositions(), axis=0).max() == 0)
 
 
-def _atomic_number(symbol: Any) -> int | None:
-    with rdBase.BlockLogs():
-        try:
-            return int(Chem.GetPeriodicTable().GetAtomicNumber(str(symbol)))
-        except RuntimeError:
-            return None
-
-
-_MIN_DISTANCE = 0.6
-"""Å; atoms closer than this are taken for a mistake (H-H in H2 is 0.74, X-ray structures have O-H from 0.7)."""
-
-_MAX_MEDIAN_BOND = 2.75
-"""Å; in organic molecules it is about 1.5, which in Bohr is 2.8; I-I has 2.7."""
-
-_LONGEST_BOND = 2.0
-"""Times the sum of the covalent radii. Of QM9, the NCI set, the drug-like set, approved drugs and 2,000 ligands of the
-PDB none has a bond above 1.33, but for four ligands with a hydrogen at 4.7 to 8.1 times the sum."""
-
-_FAR = 1_000.0
-"""Å; coordinates are kept as numbers of 32 bits, which further from the origin tell less than 0.0001 Å apart."""
-
-
-def not_finite(mol: Chem.Mol, pos: np.ndarray) -> InvalidMolecule:
-    """The first atom of `mol` whose position in `pos` [n, 3] is not a number."""
-    atom = mol.GetAtomWithIdx(int((~np.isfinite(pos).all(1)).argmax()))
-    index = file_index(atom)
-    reason = f"atom {index} ({atom.GetSymbol()}): coordinate not finite"
-    return InvalidMolecule(Status.NON_FINITE, reason, index)
+def _clash_as_drawn(mol: Chem.Mol) -> InvalidMolecule | None:
+    """A clash in the record as it stands: an atom on another one, of which none may be dropped in silence."""
+    placed = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D() and not _at_one_place(mol)
+    return clash(mol) if placed else None
 
 
 def clash(mol: Chem.Mol, *, hydrogens: bool = True) -> InvalidMolecule | None:
@@ -286,36 +292,15 @@ def impossible_bonds(molecule: Molecule) -> InvalidMolecule | None:
     Coordinates in units that make bonds too short clash. One torn bond, be it that of a hydrogen, would spoil the scale
     of a whole set.
     """
-    i, j, _ = molecule.bonds.T
-    atom, slot = np.nonzero(used_slots(molecule.num_hydrogens))
-    vectors = np.concatenate([molecule.pos[i] - molecule.pos[j], molecule.hydrogen_offset[atom, slot]])
-    lengths = np.sqrt((vectors**2).sum(-1))
-    if len(i):
-        median = float(np.sort(lengths[: len(i)])[[(len(i) - 1) // 2, len(i) // 2]].mean())
-        if median > _MAX_MEDIAN_BOND:
-            reason = f"half of the bonds are longer than {median:.2f} Å, expected coordinates in Å"
-            return InvalidMolecule(Status.UNREADABLE, reason)
-    first = molecule.atomic_number[np.concatenate([i, atom])]
-    second = np.concatenate([molecule.atomic_number[j], np.ones_like(atom)])
-    longest = _LONGEST_BOND * (_radii()[first] + _radii()[second])
-    if not (lengths > longest).any():
+    bonds = all_bonds(molecule)
+    heavy = bonds.lengths[: len(molecule.bonds)]
+    if len(heavy) and (median := float(np.median(heavy))) > _MAX_MEDIAN_BOND:
+        reason = f"half of the bonds are longer than {median:.2f} Å, expected coordinates in Å"
+        return InvalidMolecule(Status.UNREADABLE, reason)
+    longest = _LONGEST_BOND * covalent_radii(bonds.elements).sum(axis=1)
+    if not (bonds.lengths > longest).any():
         return None
-    worst = int((lengths / longest).argmax())
-    pair = "-".join(Chem.GetPeriodicTable().GetElementSymbol(int(ends[worst])) for ends in (first, second))
-    reason = f"a bond {pair} of {lengths[worst]:.2f} Å, expected at most {longest[worst]:.2f}"
+    worst = int((bonds.lengths / longest).argmax())
+    pair = "-".join(SYMBOLS[number] for number in bonds.elements[worst].tolist())
+    reason = f"a bond {pair} of {bonds.lengths[worst]:.2f} Å, expected at most {longest[worst]:.2f}"
     return InvalidMolecule(Status.UNREADABLE, reason)
-
-
-@cache
-def _radii() -> np.ndarray:
-    """Covalent radii by atomic number (Å)."""
-    table = Chem.GetPeriodicTable()
-    return np.array([0.0] + [table.GetRcovalent(number) for number in range(1, 119)])
-
-
-def near_origin(molecule: Molecule) -> Molecule | None:
-    """The molecule with its centre at the origin where it is too far from there to be kept exactly; else None."""
-    centre = molecule.pos.mean(axis=0)
-    if np.abs(centre).max() <= _FAR:
-        return None
-    return replace(molecule, pos=molecule.pos - centre)

@@ -23,50 +23,31 @@ from moldiff.molecules.vocabulary import MAX_HYDROGENS
 def bucket_widths(sizes: np.ndarray, *, max_waste: float, min_pairs: float) -> list[int]:
     """The fewest padded widths, ascending, with which at most `max_waste` of all padded pairs are padding.
 
-    Found by dynamic programming over the distinct sizes. Every width holds at least `min_pairs` padded pairs, so
-    that its batches can be filled; where that forbids reaching `max_waste`, the best is returned.
-
-    Args:
-        sizes: heavy atoms of every molecule [M].
-        max_waste: wasted share of the padded pairs, 0 to 1.
-        min_pairs: padded pairs that a width must hold; a single width may hold fewer.
+    Every width holds at least `min_pairs` padded pairs, so that its batches can be filled, but a single width may hold
+    fewer; where that forbids reaching `max_waste`, the best is returned. `sizes` are heavy atoms of every molecule [M].
     """
     widths, counts = np.unique(sizes, return_counts=True)
     total = np.concatenate([[0], np.cumsum(counts)])
     needed = float((counts * widths.astype(np.float64) ** 2).sum())
     count = len(widths)
-    # cost[k] = fewest padded pairs of the first k sizes in the buckets so far; cuts[b][k] = where the last one starts.
-    cost = np.full(count + 1, np.inf)
-    cost[0] = 0.0
-    best: tuple[float, list[int]] = (np.inf, [])
-    cuts: list[np.ndarray] = []
+    # Dynamic programming: the fewest padded pairs of the first k sizes in the buckets so far, and their widths.
+    best: list[tuple[float, list[int]]] = [(0.0, []), *[(np.inf, [])] * count]
+    found: tuple[float, list[int]] = (np.inf, [])
     for _ in range(count):
-        following = np.full(count + 1, np.inf)
-        cut = np.zeros(count + 1, dtype=np.int64)
+        cost = np.array([price for price, _ in best])
+        following: list[tuple[float, list[int]]] = [(np.inf, [])]
         for end in range(1, count + 1):
             pairs = (total[end] - total[:end]) * float(widths[end - 1]) ** 2
             too_few = pairs < min_pairs
             too_few[0] &= end < count
-            pairs[too_few] = np.inf
-            price = cost[:end] + pairs
-            cut[end] = int(price.argmin())
-            following[end] = price[cut[end]]
-        cost = following
-        cuts.append(cut)
-        if cost[-1] < best[0]:
-            best = (float(cost[-1]), _trace(cuts, widths))
-        if cost[-1] * (1 - max_waste) <= needed:
+            price = np.where(too_few, np.inf, cost[:end] + pairs)
+            cut = int(price.argmin())
+            following.append((float(price[cut]), [*best[cut][1], int(widths[end - 1])]))
+        best = following
+        found = min(found, best[-1], key=lambda one: one[0])
+        if best[-1][0] * (1 - max_waste) <= needed:
             break
-    return best[1]
-
-
-def _trace(cuts: Sequence[np.ndarray], widths: np.ndarray) -> list[int]:
-    """Widths of the best partition, read back from the cuts."""
-    end, chosen = len(widths), []
-    for cut in reversed(cuts):
-        chosen.append(int(widths[end - 1]))
-        end = int(cut[end])
-    return chosen[::-1]
+    return found[1]
 
 
 class BucketedBatches(Dataset[MolBatch]):
@@ -108,7 +89,11 @@ class BucketedBatches(Dataset[MolBatch]):
             raise MoldiffError(f"{prepared.name}: got no molecule to make batches of, expected at least one")
         if batch_size < 1:
             raise MoldiffError(f"batch_size: got {batch_size}, expected at least 1")
-        self._arrays = _FlatTensors(prepared, properties)
+        flat = {name: torch.from_numpy(array) for name, array in prepared.flat.items() if name != "y"}
+        # Where there is no hydrogen at all there still has to be a row to look up.
+        none = {} if len(flat["hydrogen_offset"]) else {"hydrogen_offset": torch.zeros(1, 3)}
+        self._flat = flat | none | {"atom_type": torch.from_numpy(prepared.atom_type)}
+        self._condition = torch.from_numpy(prepared.values(properties)) if properties else None
         self._indices = np.asarray(indices, dtype=np.int64)
         self._seed, self._epoch = seed, 0
         self._shuffle = shuffle
@@ -141,7 +126,34 @@ class BucketedBatches(Dataset[MolBatch]):
 
     def __getitem__(self, k: int) -> MolBatch:
         bucket, ids = self._plan[k]
-        return self._arrays.gather(ids, self.widths[bucket])
+        flat, width = self._flat, self.widths[bucket]
+        start, bond_start = flat["atom_slices"][ids], flat["bond_slices"][ids]
+        slot = torch.arange(width)
+        node_mask = slot < (flat["atom_slices"][ids + 1] - start)[:, None]
+        rows = torch.where(node_mask, start[:, None] + slot, 0)
+        counts = flat["bond_slices"][ids + 1] - bond_start
+        owner = torch.repeat_interleave(torch.arange(len(ids)), counts)
+        edges = (bond_start - (counts.cumsum(0) - counts))[owner] + torch.arange(len(owner))
+        i, j = flat["edge_index"][:, edges].long()
+        bond = torch.zeros(len(ids), width, width, dtype=torch.long)
+        bond[owner, i, j] = bond[owner, j, i] = flat["bond_order"][edges].long()
+        return MolBatch(
+            pos=flat["pos"][rows].masked_fill_(~node_mask[..., None], 0.0),
+            hydrogen=self._hydrogens(ids, rows, node_mask),
+            atom_type=flat["atom_type"][rows].long().masked_fill_(~node_mask, 0),
+            bond=bond,
+            node_mask=node_mask,
+            condition=None if self._condition is None else self._condition[ids],
+        )
+
+    def _hydrogens(self, ids: Tensor, rows: Tensor, node_mask: Tensor) -> Tensor:
+        """Offsets in slots [B, N, 4, 3] of the atoms `rows` [B, N]."""
+        counts = self._flat["num_hydrogens"][rows].long().masked_fill_(~node_mask, 0)
+        first = self._flat["hydrogen_slices"][ids, None] + counts.cumsum(1) - counts
+        slot = torch.arange(MAX_HYDROGENS)
+        used = slot < counts[..., None]
+        found = self._flat["hydrogen_offset"][torch.where(used, first[..., None] + slot, 0)]
+        return found.masked_fill_(~used[..., None], 0.0)
 
     def molecules(self, k: int) -> Tensor:
         """Indices into the prepared set of the molecules of batch k [B]."""
@@ -165,54 +177,6 @@ class BucketedBatches(Dataset[MolBatch]):
             plan += [(bucket, ids) for ids in torch.cat([members, refill]).view(-1, size)]
         order = torch.randperm(len(plan), generator=generator) if self._shuffle else torch.arange(len(plan))
         return [plan[k] for k in order.tolist()]
-
-
-class _FlatTensors:
-    """The packed arrays as tensors, ready to be gathered into padded batches."""
-
-    def __init__(self, prepared: MoleculeDataset, properties: Sequence[str]) -> None:
-        flat = {name: torch.from_numpy(array) for name, array in prepared.flat.items() if name != "y"}
-        self._start, self._size = flat["atom_slices"][:-1], flat["atom_slices"].diff()
-        self._bond_start, self._bond_count = flat["bond_slices"][:-1], flat["bond_slices"].diff()
-        self._hydrogen_start = flat["hydrogen_slices"][:-1]
-        self._pos, self._num_hydrogens = flat["pos"], flat["num_hydrogens"]
-        # Where there is no hydrogen at all there still has to be a row to look up.
-        none = not len(flat["hydrogen_offset"])
-        self._offset = torch.zeros(1, 3) if none else flat["hydrogen_offset"]
-        self._edge, self._order = flat["edge_index"], flat["bond_order"]
-        self._atom_type = torch.from_numpy(prepared.atom_type)
-        self._condition = torch.from_numpy(prepared.values(properties)) if properties else None
-
-    def gather(self, ids: Tensor, width: int) -> MolBatch:
-        """The molecules `ids` [B] padded to `width` heavy atoms."""
-        batch = len(ids)
-        slot = torch.arange(width)
-        node_mask = slot < self._size[ids, None]
-        rows = torch.where(node_mask, self._start[ids, None] + slot, 0)
-        counts = self._bond_count[ids]
-        owner = torch.repeat_interleave(torch.arange(batch), counts)
-        first = self._bond_start[ids] - (counts.cumsum(0) - counts)
-        edges = first[owner] + torch.arange(len(owner))
-        i, j = self._edge[:, edges].long()
-        bond = torch.zeros(batch, width, width, dtype=torch.long)
-        bond[owner, i, j] = bond[owner, j, i] = self._order[edges].long()
-        return MolBatch(
-            pos=self._pos[rows].masked_fill_(~node_mask[..., None], 0.0),
-            hydrogen=self._hydrogens(ids, rows, node_mask),
-            atom_type=self._atom_type[rows].long().masked_fill_(~node_mask, 0),
-            bond=bond,
-            node_mask=node_mask,
-            condition=None if self._condition is None else self._condition[ids],
-        )
-
-    def _hydrogens(self, ids: Tensor, rows: Tensor, node_mask: Tensor) -> Tensor:
-        """Offsets in slots [B, N, 4, 3] of the atoms `rows` [B, N]."""
-        counts = self._num_hydrogens[rows].long().masked_fill_(~node_mask, 0)
-        first = self._hydrogen_start[ids, None] + counts.cumsum(1) - counts
-        slot = torch.arange(MAX_HYDROGENS)
-        used = slot < counts[..., None]
-        found = self._offset[torch.where(used, first[..., None] + slot, 0)]
-        return found.masked_fill_(~used[..., None], 0.0)
 
 
 def evaluation_batches(

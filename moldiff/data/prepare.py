@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from safetensors import SafetensorError
 
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
-from moldiff.data.dataset import FORMAT_VERSION, SPLITS, MoleculeDataset
-from moldiff.data.frequencies import rare_classes
+from moldiff.data.dataset import FORMAT_VERSION, SPLITS, MoleculeDataset, rare_classes
 from moldiff.data.sources.source import Fingerprinted, Resumable, Source, SourceRecord
 from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError
 from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+
+_PART_RECORDS = 256
+_TEXT = "text"
+_UNPLACED = "hydrogens are missing that other records have; hydrogens=add adds them, hydrogens=none leaves all out"
 
 
 def prepare(
@@ -51,11 +55,12 @@ def prepare(
     """
     out = Path(out)
     console = Console(stderr=True, quiet=not progress)
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     refuse_foreign(out)
-    fingerprint = _fingerprint(source, min_count)
-    ready = _up_to_date(out, fingerprint, console)
+    fingerprint = _digest(source.fingerprint(), min_count) if isinstance(source, Fingerprinted) else None
+    ready = _up_to_date(out, fingerprint, say)
     if ready is None:
-        journal = _journal(source, out, console)
+        journal = _journal(source, out, say)
         with closing(DatasetWriter(out)) as writer:
             _gather(source, writer, journal, min_count, progress)
             _refuse_rejects(writer, source.name, strict=strict)
@@ -73,46 +78,37 @@ def prepare(
         raise MoldiffError(f"{source.name}: {ready.meta['counts']['rejected']} records rejected, but strict=true")
     console.print(account_table(source.name, ready.meta["counts"]))
     for line in _remarks(ready):
-        _say(console, line)
+        say(line)
     return ready
 
 
-def _fingerprint(source: Source, min_count: int | None) -> str | None:
-    """A digest of all that the prepared set depends on; None = the source cannot tell."""
-    if not isinstance(source, Fingerprinted):
-        return None
-    facts = [source.fingerprint(), min_count, FORMAT_VERSION, __version__]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+def _digest(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps([*facts, FORMAT_VERSION, __version__]).encode()).hexdigest()
 
 
-def _up_to_date(out: Path, fingerprint: str | None, console: Console) -> MoleculeDataset | None:
+def _up_to_date(out: Path, fingerprint: str | None, say: Callable[[str], None]) -> MoleculeDataset | None:
     """The set in `out` if it is whole and was made of the same; else None, with a note on why it is made again."""
     if fingerprint is None or not is_prepared(out):
         return None
     try:
         ready = MoleculeDataset.load(out)
     except MoldiffError as error:
-        _say(console, f"{out}: damaged, so it is made again ({error})")
+        say(f"{out}: damaged, so it is made again ({error})")
         return None
     if ready.meta.get("fingerprint") != fingerprint:
-        _say(console, f"{out}: made of other content or with other options, so it is made again")
+        say(f"{out}: made of other content or with other options, so it is made again")
         return None
-    _say(console, f"{out}: up to date, content and options are the same")
+    say(f"{out}: up to date, content and options are the same")
     return ready
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def _journal(source: Source, out: Path, console: Console) -> Journal | None:
+def _journal(source: Source, out: Path, say: Callable[[str], None]) -> Journal | None:
     """What is finished of a resumable source, None for another."""
     if not isinstance(source, Resumable):
         return None
-    key = hashlib.sha256(json.dumps([source.parts_key(), FORMAT_VERSION, __version__]).encode()).hexdigest()
-    journal = Journal(source.parts or out.with_name(f".{out.name}-parts"), key)
+    journal = Journal(source.parts or out.with_name(f".{out.name}-parts"), _digest(source.parts_key()))
     if len(journal):
-        _say(console, f"{out}: goes on after {len(journal)} records that are finished")
+        say(f"{out}: goes on after {len(journal)} records that are finished")
     return journal
 
 
@@ -143,7 +139,10 @@ def _gather(
         writer.add(place, record)
     writer.finish(source.properties)
     if len(writer):
-        writer.leave_out(unplaced_hydrogens(writer.flat, writer.noted(HYDROGENS_NOT_PLACED)))
+        unplaced = writer.noted(HYDROGENS_NOT_PLACED)
+        if ((np.diff(writer.flat["hydrogen_slices"]) > 0) & ~unplaced).any():
+            problem = InvalidMolecule(Status.UNREADABLE, _UNPLACED)
+            writer.leave_out(dict.fromkeys(np.flatnonzero(unplaced).tolist(), problem))
         rarest = len(writer) // 5000 if min_count is None else min_count
         writer.leave_out(rare_classes(writer.flat, rarest))
     if not len(writer):
@@ -167,14 +166,11 @@ def _remarks(prepared: MoleculeDataset) -> list[str]:
     counts = prepared.meta["counts"]
     lines = []
     if prepared.meta.get("hydrogens") == HYDROGENS_NOT_PLACED:
-        lines.append(
-            "this set has no hydrogens: they are counted in the atom classes, and a model learns the heavy atoms' "
-            "coordinates alone"
-        )
+        counted = "they are counted in the atom classes, and a model learns the heavy atoms' coordinates alone"
+        lines.append(f"this set has no hydrogens: {counted}")
     if counts["train"] < 1000:
-        lines.append(
-            f"only {counts['train']} molecules to train on: a model may learn them by heart, and novelty means little"
-        )
+        few = f"only {counts['train']} molecules to train on"
+        lines.append(f"{few}: a model may learn them by heart, and novelty means little")
     if counts.get("molecules", counts["kept"]) < counts["kept"]:
         crossing = counts["valid_keys_in_train"] + counts["test_keys_in_train"]
         where = f"{crossing} are of one to train on, too" if crossing else "each of these is in one part only"
@@ -190,13 +186,9 @@ def _remarks(prepared: MoleculeDataset) -> list[str]:
 def subset(
     prepared: MoleculeDataset, splits: Mapping[str, np.ndarray], out: str | Path, *, name: str
 ) -> MoleculeDataset:
-    """Write the chosen molecules of a prepared set as a prepared set of its own, with its own vocabulary.
+    """Write molecules of a prepared set as a set of its own in the folder `out`, with its own vocabulary.
 
-    Args:
-        prepared: the set to take from.
-        splits: indices into `prepared` for "train", "valid" and "test"; the new set holds them in this order.
-        out: the folder to make.
-        name: name of the new set.
+    `splits` are indices into `prepared` for "train", "valid" and "test"; the new set holds them in this order.
     """
     out = Path(out)
     refuse_foreign(out)
@@ -213,38 +205,21 @@ def subset(
     return MoleculeDataset.load(out)
 
 
-def unplaced_hydrogens(flat: Mapping[str, np.ndarray], unplaced: np.ndarray) -> dict[int, InvalidMolecule]:
-    """Molecules without coordinates of their hydrogens, if others of the set have them.
-
-    Args:
-        flat: packed arrays of the set.
-        unplaced: which molecules have hydrogens that are only counted [M] bool.
-    """
-    has_hydrogens = np.diff(flat["hydrogen_slices"]) > 0
-    if not (has_hydrogens & ~unplaced).any():
-        return {}
-    reason = "hydrogens are missing that other records have; hydrogens=add adds them, hydrogens=none leaves all out"
-    return dict.fromkeys(np.flatnonzero(unplaced).tolist(), InvalidMolecule(Status.UNREADABLE, reason))
-
-
-_PART_RECORDS = 256
-_TEXT = "text"
-
-
 class Journal:
-    """The first records of a source, in files of up to 256.
+    """The first records of a source, in files of up to 256, of which each gets its name when it is whole.
 
-    A file gets its name when it is whole, so that whoever is ended while writing leaves none that is not.
-
-    Args:
-        folder: where the files are, in a folder of their own for each key; made when there is something to write.
-        key: a digest of all that decides on the records.
+    They are in a folder of their own for each key, a digest of all that decides on the records.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self._root, self._folder = folder, folder / key[:16]
         self._open: list[SourceRecord] = []
-        self._parts = _whole_parts(self._folder)
+        self._parts: list[tuple[int, Path]] = []  # number of records and file
+        for path in sorted(self._folder.glob("*.part")):
+            # Two processes at the same records may have divided them in different ways, so that some files overlap.
+            first, _, count = path.stem.partition("-")
+            if int(first) == len(self):
+                self._parts.append((int(count), path))
 
     def __len__(self) -> int:
         return sum(count for count, _ in self._parts) + len(self._open)
@@ -279,21 +254,6 @@ class Journal:
         """Delete the folder with all that is in it."""
         shutil.rmtree(self._root, ignore_errors=True)
         self._parts, self._open = [], []
-
-
-def _whole_parts(folder: Path) -> list[tuple[int, Path]]:
-    """Number of records and file of every part that follows on the one before.
-
-    Two processes at the same records may have divided them in different ways, so that some parts overlap.
-    """
-    found: list[tuple[int, Path]] = []
-    total = 0
-    for path in sorted(folder.glob("*.part")):
-        first, _, count = path.stem.partition("-")
-        if int(first) == total:
-            found.append((int(count), path))
-            total += int(count)
-    return found
 
 
 def _fields(record: SourceRecord) -> dict[str, Any]:

@@ -5,14 +5,14 @@ A packed set of M molecules is a dict of `atomic_number`, `formal_charge`, `num_
 counted within the molecule), `bond_order` [sum m], `y` [M, P] (NaN = not known), and of `atom_slices`,
 `hydrogen_slices` and `bond_slices` [M + 1].
 
-Columns of a text file as sequences that are decoded when asked, so that millions of lines need little memory.
-
-Arrays and lines that grow on disk while a source is read, so that a set may be larger than memory.
+Also columns of a text file as sequences that are decoded when asked, and arrays and lines that grow on disk while a
+source is read, so that a set may be larger than memory.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import shutil
 import tempfile
@@ -27,12 +27,7 @@ from safetensors.numpy import load_file
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
 
-ATOM_FIELDS = {
-    "atomic_number": np.uint8,
-    "formal_charge": np.int8,
-    "num_hydrogens": np.uint8,
-    "pos": np.float32,
-}
+ATOM_FIELDS = {"atomic_number": np.uint8, "formal_charge": np.int8, "num_hydrogens": np.uint8, "pos": np.float32}
 BOND_FIELDS = {"edge_index": np.int16, "bond_order": np.uint8}
 FIELDS_BY_SLICES: Mapping[str, Sequence[str]] = {
     "atom_slices": tuple(ATOM_FIELDS),
@@ -44,6 +39,8 @@ STORED = (*ATOM_FIELDS, "hydrogen_offset", *BOND_FIELDS, "y", "atom_slices", "bo
 
 Packed = dict[str, np.ndarray]
 _BLOCK = 65_536
+_PIECE = 2**24  # bytes
+_LINES = "lines.txt"
 _CLASS_FIELDS = ("atomic_number", "formal_charge", "num_hydrogens")
 _DTYPES = {"F32": np.float32, "I64": np.int64, "I16": np.int16, "I8": np.int8, "U8": np.uint8}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -53,7 +50,7 @@ def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
     """The packed form of molecules, with the properties named as columns of `y`."""
     values = [[m.properties.get(name, np.nan) for name in properties] for m in molecules]
     bonds = _joined([m.bonds for m in molecules], (0, 3), np.int64)
-    offsets = [m.hydrogen_offset[used_slots(m.num_hydrogens)] for m in molecules]
+    offsets = [m.hydrogen_offset[m.hydrogen_mask] for m in molecules]
     flat = {
         name: _joined([getattr(m, name) for m in molecules], (0, 3) if name == "pos" else (0,), dtype)
         for name, dtype in ATOM_FIELDS.items()
@@ -63,9 +60,9 @@ def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
         "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
         "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
         "y": np.array(values, dtype=np.float32).reshape(len(molecules), len(properties)),
-        "atom_slices": _slices([m.num_heavy_atoms for m in molecules]),
-        "hydrogen_slices": _slices([len(offset) for offset in offsets]),
-        "bond_slices": _slices([len(m.bonds) for m in molecules]),
+        "atom_slices": slices_of([m.num_heavy_atoms for m in molecules]),
+        "hydrogen_slices": slices_of([len(offset) for offset in offsets]),
+        "bond_slices": slices_of([len(m.bonds) for m in molecules]),
     }
 
 
@@ -73,20 +70,15 @@ def _joined(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -> np.
     return np.concatenate(arrays).astype(dtype) if arrays else np.zeros(empty, dtype)
 
 
-def _slices(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+def slices_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where as many rows of every molecule as `counts` [M] says begin and end [M + 1]."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def used_slots(num_hydrogens: np.ndarray) -> np.ndarray:
-    """Which of the four slots of every atom hold a hydrogen [n, 4] bool."""
-    used: np.ndarray = np.arange(MAX_HYDROGENS) < num_hydrogens[:, None]
-    return used
 
 
 def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Hydrogen offsets [h, 3] spread over the slots of their atoms [n, 4, 3]; unused ones are 0."""
     spread = np.zeros((len(num_hydrogens), MAX_HYDROGENS, 3), dtype=offsets.dtype)
-    spread[used_slots(num_hydrogens)] = offsets
+    spread[np.arange(MAX_HYDROGENS) < num_hydrogens[:, None]] = offsets
     return spread
 
 
@@ -94,16 +86,13 @@ def unpack(
     flat: Mapping[str, np.ndarray], index: int, *, properties: Mapping[str, float] | None = None, name: str = ""
 ) -> Molecule:
     """Molecule `index` of a packed set, with what the arrays do not tell."""
-    atoms, hydrogens, bonds = (
-        slice(*flat[slices][index : index + 2]) for slices in ("atom_slices", "hydrogen_slices", "bond_slices")
-    )
+    atoms, hydrogens, bonds = (slice(*flat[slices][index : index + 2]) for slices in FIELDS_BY_SLICES)
     fields = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
     fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], flat["hydrogen_offset"][hydrogens])
-    wide: dict[str, Any] = {
-        field: value.astype(np.float64 if value.dtype.kind == "f" else np.int64) for field, value in fields.items()
-    }
-    columns = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]])
-    return Molecule(**wide, bonds=columns.T.astype(np.int64), properties=properties or {}, name=name)
+    fields["bonds"] = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]]).T
+    kinds = {field: np.float64 if value.dtype.kind == "f" else np.int64 for field, value in fields.items()}
+    wide: dict[str, Any] = {field: value.astype(kinds[field]) for field, value in fields.items()}
+    return Molecule(**wide, properties=properties or {}, name=name)
 
 
 def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
@@ -112,7 +101,7 @@ def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
     for slices, fields in FIELDS_BY_SLICES.items():
         start = np.asarray(flat[slices][indices])
         counts = np.asarray(flat[slices][indices + 1]) - start
-        picked[slices] = _slices(counts)
+        picked[slices] = slices_of(counts)
         rows = np.repeat(start - picked[slices][:-1], counts) + np.arange(counts.sum())
         for name in fields:
             picked[name] = np.ascontiguousarray(flat[name][..., rows] if name == "edge_index" else flat[name][rows])
@@ -164,12 +153,11 @@ def decode_class(code: int) -> tuple[int, int, int]:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a safetensors file piece by piece; arrays that are mapped from a file are never in memory as a whole."""
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # keeps all of them aligned
-    header: dict[str, Any] = {}
-    end = 0
-    for name in order:
-        start, end = end, end + arrays[name].nbytes
-        kind = _NAMES[arrays[name].dtype]
-        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [start, end]}
+    ends = slices_of([arrays[name].nbytes for name in order]).tolist()
+    header = {
+        name: {"dtype": _NAMES[arrays[name].dtype], "shape": list(arrays[name].shape), "data_offsets": ends[k : k + 2]}
+        for k, name in enumerate(order)
+    }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -193,32 +181,24 @@ def load_arrays(path: Path, *, map_from: int) -> Packed:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    arrays: Packed = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        if entry["dtype"] not in _DTYPES:
-            raise SafetensorError(f"unexpected type {entry['dtype']} of {name}")
-        shape, start = tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        dtype = _DTYPES[entry["dtype"]]
-        # Copy on write, so that it can be a tensor; nothing is ever written.
-        empty = 0 in shape
-        arrays[name] = (
-            np.zeros(shape, dtype) if empty else np.memmap(path, dtype=dtype, mode="c", offset=start, shape=shape)
-        )
-    return arrays
+    header.pop("__metadata__", None)
+    if strange := [name for name, entry in header.items() if entry["dtype"] not in _DTYPES]:
+        raise SafetensorError(f"unexpected type {header[strange[0]]['dtype']} of {strange[0]}")
+    return {
+        name: _mapped(path, _DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
-_PIECE = 2**24
+def _mapped(path: Path, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
+    """An array on disk, copied on write, so that it can be a tensor; nothing is ever written."""
+    return np.zeros(shape, dtype) if 0 in shape else np.memmap(path, dtype, "c", offset, shape)
 
 
 class LineColumn(Sequence[str]):
-    """One column of the tab-separated lines of a file; the last column takes what is left of the line.
+    """Column 0 or 1 of the tab-separated lines of a file, whose bytes are `data`; `ends` is where its lines end [M].
 
-    Args:
-        data: the file's bytes.
-        ends: where its lines end [M].
-        column: 0 or 1.
+    Column 1 takes what is left of the line.
     """
 
     def __init__(self, data: bytes | mmap.mmap, ends: np.ndarray, column: int) -> None:
@@ -239,11 +219,7 @@ class LineColumn(Sequence[str]):
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) + 1 if index else 0
         line = self._data[start : int(self._ends[index])].rstrip(b"\r")
-        return (
-            line.split(b"\t", 1)[self._column].decode("utf-8", errors="replace")
-            if b"\t" in line
-            else (line.decode("utf-8", errors="replace") if self._column == 0 else "")
-        )
+        return line.partition(b"\t")[2 * self._column].decode("utf-8", errors="replace")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -267,21 +243,16 @@ def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
         np.flatnonzero(np.frombuffer(data[start : start + _PIECE], dtype=np.uint8) == ord("\n")) + start
         for start in range(0, size, _PIECE)
     ]
-    ends = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-    if size and (not len(ends) or ends[-1] != size - 1):
+    ends = np.concatenate([np.zeros(0, dtype=np.int64), *found])
+    if size and data[size - 1 :] != b"\n":
         ends = np.append(ends, size)
     return LineColumn(data, ends, 0), LineColumn(data, ends, 1)
-
-
-LINES = "lines.txt"
 
 
 class Spool:
     """Files in a temporary folder that rows are appended to.
 
-    Args:
-        beside: the folder is made next to this path, on the disk where the result will be, and only when there is
-            something to write.
+    The folder is made next to `beside`, on the disk where the result will be, when there is something to write.
     """
 
     def __init__(self, beside: Path) -> None:
@@ -298,7 +269,7 @@ class Spool:
 
     def append_lines(self, lines: Sequence[str]) -> None:
         """Add lines, of which none holds a line end."""
-        self._file(LINES).write("".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace"))
+        self._file(_LINES).write("".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace"))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays, mapped from their files."""
@@ -306,15 +277,13 @@ class Spool:
         for name, (dtype, row) in self._forms.items():
             file = self._file(name)
             file.flush()
-            count = file.tell() // (dtype.itemsize * max(1, int(np.prod(row, dtype=np.int64))))
-            shape = (count, *row)
-            empty = 0 in shape
-            found[name] = np.zeros(shape, dtype) if empty else np.memmap(file.name, dtype, "c", shape=shape)
+            count = file.tell() // (dtype.itemsize * max(1, math.prod(row)))
+            found[name] = _mapped(Path(file.name), dtype, (count, *row))
         return found
 
     def columns(self) -> tuple[LineColumn, LineColumn]:
         """The two columns of all lines."""
-        file = self._file(LINES)
+        file = self._file(_LINES)
         file.flush()
         return read_columns(Path(file.name), map_from=1)
 

@@ -11,55 +11,39 @@ import re
 import shutil
 import tempfile
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from moldiff import __version__
-from moldiff.data.dataset import (
-    FORMAT_VERSION,
-    META_FILE,
-    MOLECULES_FILE,
-    NOVELTY_FILE,
-    REJECTED_FILE,
-    SMILES_FILE,
-    SPLITS,
-    file_digest,
-)
-from moldiff.data.frequencies import measure_statistics, observed_vocabulary
-from moldiff.data.sources.source import SourceRecord, both_keys
-from moldiff.data.store import FIELDS_BY_SLICES, STORED, Packed, Spool, blocks, pack, save_arrays
+from moldiff.data import dataset
+from moldiff.data.dataset import META_FILE, MOLECULES_FILE, SPLITS
+from moldiff.data.sources.source import SourceRecord
+from moldiff.data.store import FIELDS_BY_SLICES, STORED, Packed, Spool, blocks, pack, save_arrays, slices_of
 from moldiff.errors import MoldiffError
-from moldiff.molecules.identity import key_hash
+from moldiff.molecules.identity import both_keys, key_hash
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _SHOWN = 15
 _CHUNK = 1024
-_Text = TypeVar("_Text")
+_PARTS = {"": -1} | {part: number for number, part in enumerate(SPLITS)}
 
 
 class Rejected(NamedTuple):
-    """A record that is not in the set.
+    """A record that is not in the set, and why."""
 
-    Attributes:
-        place: position in the whole source, from 0.
-        number: position in its file, from 1.
-        name: its title.
-        problem: why it is not in the set.
-        file: the file it comes from, "" where the source has no files.
-    """
-
-    place: int
-    number: int
+    place: int  # in the whole source, from 0
+    number: int  # in its file, from 1
     name: str
     problem: InvalidMolecule
-    file: str = ""
+    file: str = ""  # "" where the source has no files
 
 
 def reason_kind(reason: str) -> str:
@@ -79,17 +63,10 @@ def reason_kind(reason: str) -> str:
     return kind[:100]
 
 
-def reason_counts(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """How many records were rejected for each kind of reason, the commonest first."""
-    return dict(Counter(reason_kind(record.problem.reason) for record in rejected).most_common())
-
-
 def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> Table:
-    """Records seen = kept + rejected by reason, and what was done to those kept, as a table for a terminal.
+    """The `counts` of a prepared set's description as a table for a terminal.
 
-    Args:
-        name: name of the set.
-        counts: `counts` of a prepared set's description.
+    It says: records seen = kept + rejected by reason, and what was done to those kept.
     """
     table = Table(title=escape(f"{name}: records"), title_justify="left", show_header=False)
     table.add_column("", overflow="fold")
@@ -99,49 +76,38 @@ def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> T
     assert isinstance(notes, Mapping)
     table.add_row("seen", str(counts["seen"]))
     table.add_row("kept", str(counts["kept"]), end_section=not notes)
-    for k, (note, count) in enumerate(notes.items(), start=1):
-        table.add_row(escape(f"  {note}"), str(count), style="dim", end_section=k == len(notes))
+    for k, (note, times) in enumerate(notes.items(), start=1):
+        table.add_row(escape(f"  {note}"), str(times), style="dim", end_section=k == len(notes))
     table.add_row("rejected", str(counts["rejected"]))
-    for reason, count in list(reasons.items())[:_SHOWN]:
-        table.add_row(escape(f"  {reason}"), str(count))
+    for reason, times in list(reasons.items())[:_SHOWN]:
+        table.add_row(escape(f"  {reason}"), str(times))
     if len(reasons) > _SHOWN:
         table.add_row("  other reasons, see rejected.csv", str(sum(list(reasons.values())[_SHOWN:])))
     return table
 
 
 class Rejects:
-    """Rejected records on disk: also a source of which nothing is kept may be larger than memory.
-
-    Args:
-        beside: a temporary file is made next to this path.
-    """
+    """Rejected records in a temporary file `beside` a path, for a source of rejects may be larger than memory, too."""
 
     def __init__(self, beside: Path) -> None:
         self._spool = Spool(beside)
         self._places = array("q")
-        self._open: list[str] = []  # too few for the file
 
     def append(self, record: Rejected) -> None:
         """Take in a record."""
         problem = record.problem
         fields = (record.place, record.number, record.name, record.file, problem.status, problem.reason, problem.atom)
         self._places.append(record.place)
-        self._open.append(json.dumps(fields))
-        if len(self._open) == _CHUNK:
-            self._spool.append_lines(self._open)
-            self._open = []
+        self._spool.append_lines([json.dumps(fields)])
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Rejected]:
         """The records in the order in which they stand in their source, whatever the order in which they came."""
-        on_disk = len(self) - len(self._open)
-        lines = self._spool.columns()[0] if on_disk else []
+        lines = self._spool.columns()[0] if self._places else []
         for k in np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable").tolist():
-            place, number, name, file, status, reason, atom = json.loads(
-                lines[k] if k < on_disk else self._open[k - on_disk]
-            )
+            place, number, name, file, status, reason, atom = json.loads(lines[k])
             yield Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
 
     def close(self) -> None:
@@ -150,21 +116,15 @@ class Rejects:
 
 
 class DatasetWriter:
-    """Kept and rejected records of a source, put on disk a thousand at a time, and written as a prepared folder.
+    """Kept and rejected records of a source, put on disk a thousand at a time, and written as a prepared folder `out`.
 
-    Attributes:
-        flat: packed arrays of the molecules kept (`moldiff.data.store`), there after `finish`.
-        hashes: of their canonical and strict keys [M, 2].
-        rejected: the other records, in the order of the source.
-
-    Args:
-        out: the folder to make; temporary files are beside it.
+    Temporary files are beside it.
     """
 
     def __init__(self, out: Path) -> None:
-        self.flat: Packed = {}
-        self.hashes = np.zeros((0, 2), dtype=np.int64)
-        self.rejected = Rejects(out)
+        self.flat: Packed = {}  # the molecules kept (`moldiff.data.store`), there after `finish`
+        self.hashes = np.zeros((0, 2), dtype=np.int64)  # of their canonical and strict keys [M, 2]
+        self.rejected = Rejects(out)  # the other records, in the order of the source
         self._out, self._spool = out, Spool(out)
         self._smiles: Sequence[str] = []
         self._names: Sequence[str] = []
@@ -172,9 +132,9 @@ class DatasetWriter:
         self._open: list[tuple[int, SourceRecord, Molecule]] = []
         self._count = 0
         # Texts that many records share are kept once, and by number with each record.
-        self._files: dict[str, int] = {}
-        self._notes: dict[tuple[str, ...], int] = {}
-        self._property_numbers: dict[str, int] = {}
+        self._files: dict[str, int] = defaultdict(count().__next__)
+        self._notes: dict[tuple[str, ...], int] = defaultdict(count().__next__)
+        self._property_numbers: dict[str, int] = defaultdict(count().__next__)
         self._origins = np.zeros((0, 5), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -199,34 +159,31 @@ class DatasetWriter:
         keys = [record.keys or both_keys(molecule) for _, record, molecule in self._open]
         first = self._count - len(self._open)
         known = [
-            (first + k, _number(self._property_numbers, name), value)
+            (first + k, self._property_numbers[name], value)
             for k, molecule in enumerate(molecules)
             for name, value in molecule.properties.items()
         ]
-        self._spool.append(
-            _rows(pack(molecules, []))
-            | {
-                "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
-                "property": np.array([row[2] for row in known], dtype=np.float32),
-                "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
-                "origins": np.array([self._origin(place, record) for place, record, _ in self._open], dtype=np.int64),
-            }
-        )
+        origins = [
+            (place, record.number, self._files[record.file], self._notes[record.notes], _PARTS[record.part])
+            for place, record, _ in self._open
+        ]
+        rows = _rows(pack(molecules, [])) | {
+            "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
+            "property": np.array([row[2] for row in known], dtype=np.float32),
+            "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
+            "origins": np.array(origins, dtype=np.int64),
+        }
+        self._spool.append(rows)
         titles = (molecule.name or record.name for _, record, molecule in self._open)
         # Titles of records may hold tabs and line ends of any kind.
         lines = [f"{key}\t{' '.join(title.split())}" for (_, key), title in zip(keys, titles, strict=True)]
         self._spool.append_lines(lines)
         self._open = []
 
-    def _origin(self, place: int, record: SourceRecord) -> tuple[int, int, int, int, int]:
-        part = SPLITS.index(record.part) if record.part else -1
-        return place, record.number, _number(self._files, record.file), _number(self._notes, record.notes), part
-
     def finish(self, properties: Mapping[str, str]) -> None:
         """All records are in; of their properties, those named (with their units) become columns of `y`."""
         self._spill()
-        self._properties = properties
-        arrays = self._spool.arrays()
+        self._properties, arrays = properties, self._spool.arrays()
         y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
         columns = {name: column for column, name in enumerate(properties)}
         column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)
@@ -247,15 +204,14 @@ class DatasetWriter:
 
     def noted(self, note: str) -> np.ndarray:
         """Which molecules have a note [M] bool."""
-        numbers = [number for notes, number in self._notes.items() if note in notes]
-        return np.isin(self._origins[:, 3], numbers)
+        return np.isin(self._origins[:, 3], [number for notes, number in self._notes.items() if note in notes])
 
     def note_counts(self) -> dict[str, int]:
         """How many molecules have each note, the commonest first."""
         notes = list(self._notes)
         counts: Counter[str] = Counter()
-        for number, count in zip(*np.unique(self._origins[:, 3], return_counts=True), strict=True):
-            counts.update(dict.fromkeys(notes[number], int(count)))
+        for number, times in zip(*np.unique(self._origins[:, 3], return_counts=True), strict=True):
+            counts.update(dict.fromkeys(notes[number], int(times)))
         return dict(counts.most_common())
 
     def leave_out(self, problems: Mapping[int, InvalidMolecule]) -> None:
@@ -292,32 +248,29 @@ class DatasetWriter:
         return splits
 
     def write(self, splits: Mapping[str, np.ndarray], meta: Mapping[str, Any], notes: Mapping[str, int]) -> None:
-        """Write all files of the prepared set; an older set there is replaced as a whole.
+        """Write all files of the prepared set, with what else `meta.json` says; an older set is replaced as a whole.
 
-        Args:
-            splits: indices of the molecules of every part.
-            meta: what else `meta.json` says.
-            notes: how many molecules something was done to or remarked on, by its name.
+        `splits` are indices of the molecules of every part; `notes` says how many molecules something was done to.
         """
-        vocabulary, train = observed_vocabulary(self.flat), splits["train"]
-        statistics = measure_statistics(self.flat, train, vocabulary)
+        vocabulary, train = dataset.observed_vocabulary(self.flat), splits["train"]
+        statistics = dataset.measure_statistics(self.flat, train, vocabulary)
         with _replacing(self._out) as folder:
             parts = {f"split_{part}": splits[part].astype(np.int64) for part in SPLITS}
             save_arrays(folder / MOLECULES_FILE, {name: self.flat[name] for name in STORED} | parts)
             novelty = {"canonical": np.unique(self.hashes[train, 0]), "strict": np.unique(self.hashes[train, 1])}
-            save_arrays(folder / NOVELTY_FILE, novelty)
-            with (folder / SMILES_FILE).open("w", encoding="utf-8", newline="\n") as file:
+            save_arrays(folder / dataset.NOVELTY_FILE, novelty)
+            with (folder / dataset.SMILES_FILE).open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(f"{text}\t{name}\n" for text, name in zip(self._smiles, self._names, strict=True))
-            self._write_rejected(folder / REJECTED_FILE)
+            self._write_rejected(folder / dataset.REJECTED_FILE)
             document = {
-                "format_version": FORMAT_VERSION,
+                "format_version": dataset.FORMAT_VERSION,
                 "moldiff_version": __version__,
                 **meta,
                 "counts": self._counts(splits, notes),
                 "properties": [[name, unit] for name, unit in self._properties.items()],
                 "vocabulary": vocabulary.to_dict(),
                 "statistics": statistics.to_dict(),
-                "sha256": file_digest(folder / MOLECULES_FILE),
+                "sha256": dataset.file_digest(folder / MOLECULES_FILE),
             }
             text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
             (folder / META_FILE).write_text(text + "\n", encoding="utf-8")
@@ -325,13 +278,15 @@ class DatasetWriter:
     def _counts(self, splits: Mapping[str, np.ndarray], notes: Mapping[str, int]) -> dict[str, Any]:
         """What was seen, kept and rejected; how many records of a molecule that is in training, too, are not."""
         known = np.isin(self.hashes[:, 0], self.hashes[splits["train"], 0])
+        statuses = Counter(str(record.problem.status) for record in self.rejected)
+        reasons = Counter(reason_kind(record.problem.reason) for record in self.rejected)
         return {
             "seen": len(self) + len(self.rejected),
             "kept": len(self),
             "molecules": len(np.unique(self.hashes[:, 0])),
             "rejected": len(self.rejected),
-            "rejected_by_status": dict(Counter(str(record.problem.status) for record in self.rejected)),
-            "rejected_by_reason": reason_counts(self.rejected),
+            "rejected_by_status": dict(statuses),
+            "rejected_by_reason": dict(reasons.most_common()),
             "notes": dict(notes),
             **{part: len(splits[part]) for part in SPLITS},
             **{f"{part}_keys_in_train": int(known[splits[part]].sum()) for part in ("valid", "test")},
@@ -341,10 +296,9 @@ class DatasetWriter:
         with_file = any(record.file for record in self.rejected)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["record", "name", "reason", *(["file"] if with_file else [])])
+            table.writerow(["record", "name", "reason", "file"][: 3 + with_file])
             for record in self.rejected:
-                place = [record.file] if with_file else []
-                table.writerow([record.number, record.name, record.problem.reason, *place])
+                table.writerow([record.number, record.name, record.problem.reason, record.file][: 3 + with_file])
 
     def close(self) -> None:
         """Delete the temporary files."""
@@ -352,22 +306,19 @@ class DatasetWriter:
         self.rejected.close()
 
 
-def _number(known: dict[_Text, int], text: _Text) -> int:
-    return known.setdefault(text, len(known))
+_BY_ROWS = [name for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"]
 
 
 def _rows(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Packed arrays in a form that grows by rows."""
-    rows = {name: flat[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
-    rows["edges"] = flat["edge_index"].T
+    rows = {name: flat[name] for name in _BY_ROWS} | {"edges": flat["edge_index"].T}
     return rows | {name: np.diff(flat[name]) for name in FIELDS_BY_SLICES}
 
 
 def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
     """The inverse of `_rows`."""
-    flat = {name: rows[name] for fields in FIELDS_BY_SLICES.values() for name in fields if name != "edge_index"}
-    flat["edge_index"] = rows["edges"].T
-    return flat | {name: np.concatenate([[0], np.cumsum(rows[name])]).astype(np.int64) for name in FIELDS_BY_SLICES}
+    flat = {name: rows[name] for name in _BY_ROWS} | {"edge_index": rows["edges"].T}
+    return flat | {name: slices_of(rows[name]) for name in FIELDS_BY_SLICES}
 
 
 def is_prepared(out: Path) -> bool:
@@ -376,11 +327,7 @@ def is_prepared(out: Path) -> bool:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse to replace something that is not a prepared set.
-
-    Raises:
-        MoldiffError: when `out` is a file, or a folder that holds other things.
-    """
+    """Raise MoldiffError when `out` is a file, or a folder that holds other things than a prepared set."""
     if out.exists() and not is_prepared(out) and (not out.is_dir() or any(out.iterdir())):
         raise MoldiffError(f"{out}: exists and is not a prepared set, expected a new folder")
 

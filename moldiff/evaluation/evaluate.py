@@ -21,7 +21,7 @@ from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.hydrogens import lacks_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.oddities import Oddity, odd_bonds, odd_smiles
+from moldiff.molecules.validity import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
 Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]

@@ -1,14 +1,14 @@
 """The RDKit border: molecules to and from RDKit, and the stereo of their coordinates.
 
-RDKit is asked to change nothing: every atom is marked no-implicit before sanitising, so that a missing hydrogen
-stays missing and a radical is never completed to a closed shell.
+Every atom is marked no-implicit before sanitising, so that a missing hydrogen stays missing and a radical open.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,21 +17,13 @@ from rdkit import Chem, rdBase
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-"""RDKit's bonds by Kekulé order."""
-
+BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}  # by Kekulé order
 _ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 _HANDS = (_NO_HAND, Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-
 _THREE_OF_FOUR = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-
-_LEAST_TURN = 0.1
-"""Triple product of three unit arms below which they do not say how a centre turns; 0.77 in a tetrahedron."""
-
-_LEAST_VOLUME = 0.5
-"""Sum of the four triple products below which a centre is flat; 3.08 in a tetrahedron."""
-
+_LEAST_TURN = 0.1  # least triple product of three unit arms that says how a centre turns; 0.77 in a tetrahedron
+_LEAST_VOLUME = 0.5  # sum of the four triple products below which a centre is flat; 3.08 in a tetrahedron
 _SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
 
@@ -43,15 +35,31 @@ def to_rdkit(molecule: Molecule, *, stereo: bool = True) -> Chem.Mol:
     are marked as the coordinates have them.
     """
     mol = _explicit_graph(molecule)
-    if stereo:
-        _copy_stereo(_with_stereo(mol), mol)
+    if not stereo:
+        return mol
+    # Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
+    marked = sanitized_copy(mol)
+    if isinstance(marked, InvalidMolecule):
+        marked = Chem.Mol(mol)
+        marked.UpdatePropertyCache(strict=False)
+        Chem.FastFindRings(marked)
+    stereo_of_coordinates(marked)
+    for atom in atoms(marked):
+        if atom.GetChiralTag() != _NO_HAND:
+            mol.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
+    for bond in bonds(marked):
+        # Marked twice: RDKit forgets the sides of a double bond where the single bonds beside it say nothing.
+        same = mol.GetBondWithIdx(bond.GetIdx())
+        same.SetBondDir(bond.GetBondDir())
+        if len(bond.GetStereoAtoms()) == 2:
+            same.SetStereoAtoms(*bond.GetStereoAtoms())
+            same.SetStereo(bond.GetStereo())
     return mol
 
 
 def _explicit_graph(molecule: Molecule) -> Chem.Mol:
     mol = Chem.RWMol()
-    elements = molecule.atomic_number.tolist()
-    for atomic_number, charge in zip(elements, molecule.formal_charge.tolist(), strict=True):
+    for atomic_number, charge in zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True):
         mol.AddAtom(explicit_atom(atomic_number, charge))
     rows = molecule.bonds.tolist()
     positions = [np.asarray(molecule.pos, dtype=np.float64)]
@@ -73,18 +81,18 @@ def _in_reading_order(rows: list[list[int]], pos: np.ndarray) -> list[list[int]]
     It looks at the first three bonds of a centre. In a strained cage these can lie in one plane or be turned inside
     out; a bond whose absence among the three makes them so comes first then.
     """
-    places: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = defaultdict(list)
     for place, (i, j, _) in enumerate(rows):
-        places.setdefault(i, []).append(place)
-        places.setdefault(j, []).append(place)
-    centres = [(atom, own) for atom, own in places.items() if len(own) == 4]
-    neighbours = [[sum(rows[place][:2]) - atom for place in own] for atom, own in centres]
-    turns = _turns(pos, [atom for atom, _ in centres], neighbours)
+        places[i].append(place)
+        places[j].append(place)
+    centres = {atom: own for atom, own in places.items() if len(own) == 4}
+    neighbours = [[sum(rows[place][:2]) - atom for place in own] for atom, own in centres.items()]
+    turns = _turns(pos, list(centres), neighbours)
     misleading = turns * np.sign(turns.sum(1, keepdims=True)) < _LEAST_TURN
-    first = {
-        own[arm] for (_, own), row in zip(centres, misleading, strict=True) if row[3] for arm in np.flatnonzero(row)
-    }
-    return [rows[place] for place in sorted(first)] + [bond for place, bond in enumerate(rows) if place not in first]
+    found = zip(centres.values(), misleading, strict=True)
+    first = {own[arm] for own, arms in found if arms[3] for arm in np.flatnonzero(arms)}
+    order = sorted(range(len(rows)), key=lambda place: place not in first)
+    return [rows[place] for place in order]
 
 
 def _turns(pos: np.ndarray, centres: Sequence[int], neighbours: Sequence[Sequence[int]]) -> np.ndarray:
@@ -107,49 +115,19 @@ def set_positions(mol: Chem.Mol, pos: np.ndarray) -> None:
     mol.AddConformer(conformer, assignId=True)
 
 
-def explicit_atom(atomic_number: int, charge: int = 0) -> Chem.Atom:
-    """An atom to which RDKit adds no hydrogen."""
-    atom = Chem.Atom(atomic_number)
+def explicit_atom(element: int | str, charge: int = 0) -> Chem.Atom:
+    """An atom, of an atomic number or symbol, to which RDKit adds no hydrogen."""
+    atom = Chem.Atom(element)
     atom.SetFormalCharge(charge)
     atom.SetNoImplicit(True)
     return atom
 
 
-def _with_stereo(mol: Chem.Mol) -> Chem.Mol:
-    """A copy of an explicit graph, sanitised as far as that goes, with the stereo of its coordinates.
-
-    Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
-    """
-    sanitized = sanitized_copy(mol)
-    if isinstance(sanitized, InvalidMolecule):
-        sanitized = Chem.Mol(mol)
-        sanitized.UpdatePropertyCache(strict=False)
-        Chem.FastFindRings(sanitized)
-    stereo_of_coordinates(sanitized)
-    return sanitized
-
-
-def _copy_stereo(source: Chem.Mol, target: Chem.Mol) -> None:
-    """Put the stereo marks of a molecule onto another of the same atoms and bonds.
-
-    RDKit wants double bonds marked twice: it forgets their sides where the single bonds beside them say nothing.
-    """
-    for atom in atoms(source):
-        if atom.GetChiralTag() != _NO_HAND:
-            target.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
-    for bond in bonds(source):
-        same = target.GetBondWithIdx(bond.GetIdx())
-        same.SetBondDir(bond.GetBondDir())
-        if len(bond.GetStereoAtoms()) == 2:
-            same.SetStereoAtoms(*bond.GetStereoAtoms())
-            same.SetStereo(bond.GetStereo())
-
-
 def stereo_of_coordinates(mol: Chem.Mol) -> None:
     """Mark centres and double bonds as the 3D coordinates have them, in place; other marks are dropped.
 
-    That holds for a double bond marked as "either" too. Only tetrahedral centres are marked: neither do files that
-    people exchange have words for others, nor are they what the model learns.
+    That holds for a double bond marked as "either" too. Only tetrahedral centres are marked: common files have no words
+    for others, and the model does not learn them.
     """
     for bond in bonds(mol):
         if bond.GetBondType() == Chem.BondType.DOUBLE:
@@ -226,10 +204,9 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
 
 def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
-    """Why the atoms or coordinates of `mol` cannot be used; None = they can."""
     elements = [atom.GetAtomicNum() for atom in atoms(mol)]
     if 0 in elements:
-        return InvalidMolecule(Status.UNREADABLE, f"atom {elements.index(0)} (*): dummy atom", elements.index(0))
+        return InvalidMolecule.at(elements.index(0), "*", Status.UNREADABLE, "dummy atom")
     if not any(element > 1 for element in elements):
         return InvalidMolecule(Status.UNREADABLE, "no heavy atom")
     if mol.GetNumConformers() == 0:
@@ -239,7 +216,7 @@ def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
     finite = np.isfinite(pos).all(1)
     if not finite.all():
         bad = int((~finite).argmax())
-        return InvalidMolecule(Status.NON_FINITE, f"atom {bad} ({_symbol(mol, bad)}): coordinate not finite", bad)
+        return InvalidMolecule.at(bad, _symbol(mol, bad), Status.NON_FINITE, "coordinate not finite")
     if len(pos) > 1 and (not conformer.Is3D() or np.ptp(pos, axis=0).max() == 0):
         return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates")
     return None
@@ -248,65 +225,45 @@ def _coordinate_problem(mol: Chem.Mol) -> InvalidMolecule | None:
 def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     """The molecule of a kekulised RDKit molecule whose coordinates are fine."""
     pos = mol.GetConformer().GetPositions()
-    everything = atoms(mol)
-    carriers = [atom for atom in everything if atom.GetAtomicNum() != 1]
-    index = {atom.GetIdx(): row for row, atom in enumerate(carriers)}
-    count = np.zeros(len(carriers), dtype=np.int64)
-    offset = np.zeros((len(carriers), MAX_HYDROGENS, 3))
-    for hydrogen in everything:
-        if hydrogen.GetAtomicNum() != 1:
+    heavy_atoms = [atom for atom in atoms(mol) if atom.GetAtomicNum() != 1]
+    row_of = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms)}
+    count = np.zeros(len(heavy_atoms), dtype=np.int64)
+    offset = np.zeros((len(heavy_atoms), MAX_HYDROGENS, 3))
+    for hydrogen in atoms(mol):
+        if (index := hydrogen.GetIdx()) in row_of:
             continue
         heavy = _carrier(hydrogen)
-        if heavy not in index:
-            return _stray(hydrogen)
-        row = index[heavy]
+        if heavy not in row_of:
+            found = f"{hydrogen.GetDegree()} bonds, charge {hydrogen.GetFormalCharge():+d}"
+            reason = f"{found}, expected one single bond to a heavy atom and charge 0"
+            return InvalidMolecule.at(index, "H", Status.VALENCE, reason)
+        row = row_of[heavy]
         if count[row] == MAX_HYDROGENS:
-            reason = f"atom {heavy} ({_symbol(mol, heavy)}): more than {MAX_HYDROGENS} hydrogens"
-            return InvalidMolecule(Status.VALENCE, reason, heavy)
-        offset[row, count[row]] = pos[hydrogen.GetIdx()] - pos[heavy]
+            reason = f"more than {MAX_HYDROGENS} hydrogens"
+            return InvalidMolecule.at(heavy, _symbol(mol, heavy), Status.VALENCE, reason)
+        offset[row, count[row]] = pos[index] - pos[heavy]
         count[row] += 1
     rows = []
     for bond in bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if i not in index or j not in index:
+        if i not in row_of or j not in row_of:
             continue
         order = _ORDERS.get(bond.GetBondType())
         if order is None:
-            what = f"atom {i} ({_symbol(mol, i)}): bond to {_symbol(mol, j)} of type {bond.GetBondType()}"
-            reason = f"{what}, expected single, double, triple or aromatic"
-            return InvalidMolecule(Status.UNREADABLE, reason, i)
-        rows.append((*sorted((index[i], index[j])), order))
+            found = f"bond to {_symbol(mol, j)} of type {bond.GetBondType()}"
+            reason = f"{found}, expected single, double, triple or aromatic"
+            return InvalidMolecule.at(i, _symbol(mol, i), Status.UNREADABLE, reason)
+        rows.append((*sorted((row_of[i], row_of[j])), order))
     return Molecule(
-        pos=pos[list(index)],
-        atomic_number=np.array([atom.GetAtomicNum() for atom in carriers], dtype=np.int64),
-        formal_charge=np.array([atom.GetFormalCharge() for atom in carriers], dtype=np.int64),
+        pos=pos[list(row_of)],
+        atomic_number=np.array([atom.GetAtomicNum() for atom in heavy_atoms], dtype=np.int64),
+        formal_charge=np.array([atom.GetFormalCharge() for atom in heavy_atoms], dtype=np.int64),
         num_hydrogens=count,
         hydrogen_offset=offset,
         bonds=np.array(sorted(rows), dtype=np.int64).reshape(-1, 3),
         properties=_numbers(mol),
-        name=_text(mol, "_Name"),
+        name=text_property(mol, "_Name"),
     )
-
-
-def atom_order(mol: Chem.Mol) -> np.ndarray:
-    """Index in `mol` of every atom [a] as `from_rdkit` orders them: heavy ones, then the hydrogens of each of these."""
-    heavy = [atom for atom in atoms(mol) if not _is_hydrogen(atom)]
-    neighbours = [sorted(other.GetIdx() for other in atom.GetNeighbors() if _is_hydrogen(other)) for atom in heavy]
-    return np.array([*(atom.GetIdx() for atom in heavy), *chain.from_iterable(neighbours)], dtype=np.int64)
-
-
-def _is_hydrogen(atom: Chem.Atom) -> bool:
-    return bool(atom.GetAtomicNum() == 1)
-
-
-def atoms(mol: Chem.Mol) -> list[Chem.Atom]:
-    """The atoms; a list takes a third of the time that RDKit's own sequence does."""
-    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
-
-
-def bonds(mol: Chem.Mol) -> list[Chem.Bond]:
-    """The bonds, for the same reason."""
-    return [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
 
 
 def _carrier(hydrogen: Chem.Atom) -> int | None:
@@ -318,36 +275,43 @@ def _carrier(hydrogen: Chem.Atom) -> int | None:
     return int(bond.GetOtherAtomIdx(hydrogen.GetIdx())) if single else None
 
 
-def _stray(hydrogen: Chem.Atom) -> InvalidMolecule:
-    """What is said of a hydrogen that cannot ride on a heavy atom."""
-    index = hydrogen.GetIdx()
-    reason = f"atom {index} (H): {hydrogen.GetDegree()} bonds, charge {hydrogen.GetFormalCharge():+d}"
-    return InvalidMolecule(Status.VALENCE, f"{reason}, expected one single bond to a heavy atom and charge 0", index)
-
-
 def _symbol(mol: Chem.Mol, atom: int) -> str:
     return str(mol.GetAtomWithIdx(atom).GetSymbol())
 
 
-def _text(mol: Chem.Mol, key: str) -> str:
-    """A string property, "" when it is missing or not UTF-8 (RDKit decodes only when asked, and then raises)."""
-    try:
-        return str(mol.GetProp(key)) if mol.HasProp(key) else ""
-    except UnicodeDecodeError:
-        return ""
+def text_property(mol: Chem.Mol, key: str) -> str:
+    """A string property, "" when it is missing or not UTF-8 (RDKit decodes only when it is read, and then raises)."""
+    with suppress(KeyError, UnicodeDecodeError):
+        return str(mol.GetProp(key))
+    return ""
 
 
 def _numbers(mol: Chem.Mol) -> dict[str, float]:
     """The data fields of a record that are finite numbers."""
     values = {}
     for key in mol.GetPropNames(includePrivate=False, includeComputed=False):
-        try:
-            value = float(mol.GetProp(key))
-        except (ValueError, KeyError):  # text, or bytes that are not UTF-8
-            continue
-        if math.isfinite(value):
-            values[str(key)] = value
-    return values
+        with suppress(ValueError, KeyError):  # text, or bytes that are not UTF-8
+            values[str(key)] = float(mol.GetProp(key))
+    return {key: value for key, value in values.items() if math.isfinite(value)}
+
+
+def atom_order(mol: Chem.Mol) -> np.ndarray:
+    """Index in `mol` of every atom [a] as `from_rdkit` orders them: heavy ones, then the hydrogens of each of these."""
+    order = [atom.GetIdx() for atom in atoms(mol) if atom.GetAtomicNum() != 1]
+    for heavy in order[:]:
+        neighbours = mol.GetAtomWithIdx(heavy).GetNeighbors()
+        order += sorted(other.GetIdx() for other in neighbours if other.GetAtomicNum() == 1)
+    return np.array(order, dtype=np.int64)
+
+
+def atoms(mol: Chem.Mol) -> list[Chem.Atom]:
+    """The atoms, in a third of the time that RDKit's own sequence takes."""
+    return [mol.GetAtomWithIdx(index) for index in range(mol.GetNumAtoms())]
+
+
+def bonds(mol: Chem.Mol) -> list[Chem.Bond]:
+    """The bonds, for the same reason."""
+    return [mol.GetBondWithIdx(index) for index in range(mol.GetNumBonds())]
 
 
 def sanitized_copy(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
@@ -357,7 +321,7 @@ def sanitized_copy(mol: Chem.Mol) -> Chem.Mol | InvalidMolecule:
         with rdBase.BlockLogs():
             Chem.SanitizeMol(mol, sanitizeOps=_SANITIZE_WITHOUT_CLEANUP)
     except Chem.MolSanitizeException as error:
-        cause: Any = error.cause if hasattr(error, "cause") else None
+        cause: Any = getattr(error, "cause", None)
         atom = cause.GetAtomIdx() if hasattr(cause, "GetAtomIdx") else None
         return InvalidMolecule(Status.UNSANITIZABLE, one_line(error), atom)
     return mol

@@ -1,4 +1,7 @@
-"""Descriptors of drug-like molecules, each by its name: what filters ask for, models learn and reports compare."""
+"""Descriptors of drug-like molecules, each by its name: what filters ask for, models learn and reports compare.
+
+Their ring systems, too.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,13 @@ from typing import Any
 from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import QED, Descriptors, rdMolDescriptors
 
-_qed: Any = QED.qed
-_weight: Any = Descriptors.MolWt  # type: ignore[attr-defined]  # untyped parts of RDKit
+_qed: Any = QED.qed  # untyped parts of RDKit
+_weight: Any = Descriptors.MolWt  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A number that describes a molecule.
-
-    Attributes:
-        of: the number of a sanitised molecule with implicit hydrogens.
-        meaning: with its source.
-        unit: "" = none.
-    """
+    """A number `of` a sanitised molecule with implicit hydrogens, its meaning with source, and unit ("" = none)."""
 
     of: Callable[[Chem.Mol], float]
     meaning: str
@@ -45,12 +42,12 @@ def _sa_scorer() -> Any:
 
 DESCRIPTORS: Mapping[str, Descriptor] = {
     "heavy_atoms": Descriptor(lambda mol: mol.GetNumHeavyAtoms(), "atoms other than hydrogen"),
-    "mw": Descriptor(lambda mol: _weight(mol), "average molecular weight in g/mol", "g/mol"),
+    "mw": Descriptor(_weight, "average molecular weight in g/mol", "g/mol"),
     "logp": Descriptor(
         lambda mol: rdMolDescriptors.CalcCrippenDescriptors(mol)[0], "Crippen logP (Wildman and Crippen 1999)"
     ),
     "tpsa": Descriptor(rdMolDescriptors.CalcTPSA, "topological polar surface area in Å² (Ertl et al. 2000)", "Å²"),
-    "qed": Descriptor(lambda mol: _qed(mol), "quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012)"),
+    "qed": Descriptor(_qed, "quantitative estimate of drug-likeness, 0 to 1 (Bickerton et al. 2012)"),
     "sa": Descriptor(
         lambda mol: _sa_scorer().calculateScore(mol),
         "synthetic accessibility, 1 easy to 10 (Ertl and Schuffenhauer 2009)",
@@ -73,3 +70,41 @@ def descriptors(mol: Chem.Mol) -> dict[str, float]:
     """
     with rdBase.BlockLogs():
         return {name: float(descriptor.of(mol)) for name, descriptor in DESCRIPTORS.items()}
+
+
+def ring_systems(mol: Chem.Mol) -> list[str]:
+    """Canonical SMILES, without stereo, of every ring system of a sanitised molecule.
+
+    Rings that share an atom (fused, bridged or spiro) are one system; atoms on it by a double bond belong to it, and
+    hydrogens stand in for all else that is bonded to it.
+
+    >>> ring_systems(Chem.MolFromSmiles("O=C1CCCCC1Cc1ccc2ccccc2c1"))
+    ['O=C1CCCCC1', 'c1ccc2ccccc2c1']
+    """
+    systems: list[set[int]] = []
+    for ring in map(set, mol.GetRingInfo().AtomRings()):
+        joined = [system for system in systems if system & ring]
+        systems = [system for system in systems if not system & ring] + [ring.union(*joined)]
+    bare = Chem.Mol(mol)
+    for atom in bare.GetAtoms():
+        atom.SetNoImplicit(False)
+        # SMILES has to say that something is bonded to a nitrogen like that of pyrrole.
+        pyrrole = atom.GetIsAromatic() and atom.GetAtomicNum() == 7 and not atom.GetFormalCharge()
+        in_ring = sum(bond.IsInRing() for bond in atom.GetBonds())
+        atom.SetNumExplicitHs(int(pyrrole and atom.GetTotalDegree() == 3 and in_ring == 2))
+    double = [
+        {b.GetBeginAtomIdx(), b.GetEndAtomIdx()} for b in mol.GetBonds() if b.GetBondType() == Chem.BondType.DOUBLE
+    ]
+    whole = (system.union(*(ends for ends in double if ends & system)) for system in systems)
+    return sorted(Chem.MolFragmentToSmiles(bare, sorted(system), isomericSmiles=False) for system in whole)
+
+
+def largest_ring(smiles: str) -> int:
+    """Atoms of the largest ring of RDKit's symmetrised smallest set; 0 without rings, or for what cannot be read.
+
+    >>> largest_ring("C1CC1c1ccccc1")
+    6
+    """
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    return 0 if mol is None else max((len(ring) for ring in mol.GetRingInfo().AtomRings()), default=0)

@@ -9,8 +9,8 @@ _TABLE = """
 Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi
 Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 """
-SYMBOLS = dict(enumerate(_TABLE.split()))
-"""Symbols of all elements by atomic number; * is the dummy atom 0."""
+SYMBOLS = dict(enumerate(_TABLE.split()))  # symbols of all elements by atomic number; * is the dummy atom 0
+NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}  # atomic numbers by symbol
 
 VALENCES: dict[tuple[int, int], tuple[int, ...]] = {
     (1, 0): (1,),

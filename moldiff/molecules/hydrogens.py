@@ -13,10 +13,8 @@ from moldiff.molecules.elements import COVALENT, covalent_radii
 from moldiff.molecules.molecule import Molecule
 
 BOND_LENGTHS = (0.9, 1.17)
-"""Times the sum of covalent radii, between which a bond to a hydrogen is sound: 0.96 to 1.25 Å of C, 0.87 to 1.14 of O.
-
-The 1.2 million of QM9 have 0.98 to 1.17.
-"""
+"""Times the sum of covalent radii, between which a bond to a hydrogen is sound: 0.96 to 1.25 Å of C, 0.87 to 1.14 of O;
+the 1.2 million of QM9 have 0.98 to 1.17."""
 
 
 def off_their_bonds(molecule: Molecule) -> np.ndarray:
@@ -31,16 +29,9 @@ def off_their_bonds(molecule: Molecule) -> np.ndarray:
 def with_ideal_hydrogens(molecule: Molecule, atoms: np.ndarray | None = None) -> Molecule:
     """The same molecule with its hydrogens where RDKit puts them: ideal lengths and angles, given the heavy atoms.
 
-    Args:
-        molecule: coordinates of its heavy atoms have to be finite.
-        atoms: heavy atoms [n] whose hydrogens are meant; None = all.
+    Their coordinates have to be finite. `atoms` [n] says whose hydrogens are meant; None = all.
     """
-    bare = replace(
-        molecule,
-        num_hydrogens=np.zeros_like(molecule.num_hydrogens),
-        hydrogen_offset=np.zeros_like(molecule.hydrogen_offset),
-    )
-    mol = to_rdkit(bare, stereo=False)
+    mol = to_rdkit(replace(molecule, num_hydrogens=np.zeros_like(molecule.num_hydrogens)), stereo=False)
     for index, count in enumerate(molecule.num_hydrogens.tolist()):
         mol.GetAtomWithIdx(index).SetNumExplicitHs(count)
     with rdBase.BlockLogs():
@@ -75,14 +66,12 @@ def closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
     if not open_atoms:
         return mol
     drawn = [atom for atom in atoms_of(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
-    complete = mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)
-    with_hydrogens = {atom.GetIdx() for atom in drawn}
-    closed = [atom.GetIdx() for atom in open_atoms if complete or atom.GetIdx() in with_hydrogens]
-    if not closed:
-        return mol
-    mol = Chem.Mol(mol)
-    for index in closed:
-        atom = mol.GetAtomWithIdx(index)
+    if not (mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)):
+        with_hydrogens = {atom.GetIdx() for atom in drawn}
+        open_atoms = [atom for atom in open_atoms if atom.GetIdx() in with_hydrogens]
+    mol = Chem.Mol(mol) if open_atoms else mol
+    for open_atom in open_atoms:
+        atom = mol.GetAtomWithIdx(open_atom.GetIdx())
         atom.SetNoImplicit(True)
         atom.UpdatePropertyCache(strict=False)
     return mol
@@ -91,12 +80,9 @@ def closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
 def lacks_hydrogens(mol: Chem.Mol) -> bool:
     """Whether a sanitised 3D structure leaves out hydrogens that its valences ask for, as files of heavy atoms do."""
     lone = mol.GetNumAtoms() == 1
-    placed = mol.GetNumConformers() > 0 and (lone or mol.GetConformer().Is3D())
-    return (
-        placed
-        and (lone or mol.GetNumBonds() > 0)
-        and any(atom.GetTotalNumHs() for atom in atoms_of(closed_where_drawn(mol)))
-    )
+    if mol.GetNumConformers() == 0 or not (lone or (mol.GetConformer().Is3D() and mol.GetNumBonds() > 0)):
+        return False
+    return any(atom.GetTotalNumHs() for atom in atoms_of(closed_where_drawn(mol)))
 
 
 def with_missing_hydrogens(mol: Chem.Mol) -> Chem.Mol:

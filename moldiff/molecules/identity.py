@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 
 from rdkit import Chem, rdBase
@@ -12,7 +13,10 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import assign_stereo, drop_exotic_stereo, sanitized_copy, stereo_of_coordinates, to_rdkit
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
-_HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})
+SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
+"""Names, as `plain` gives them, of a column or field that holds a SMILES."""
+
+_HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})  # P, S, As, Se, Sb, Te
 
 
 def smiles(molecule: Molecule, *, stereo: bool = False) -> str:
@@ -26,12 +30,17 @@ def smiles(molecule: Molecule, *, stereo: bool = False) -> str:
     return str(Chem.MolToSmiles(Chem.RemoveHs(_parsed(molecule, stereo), sanitize=False), isomericSmiles=False))
 
 
+def plain(name: str) -> str:
+    """The name of a field or column in lower case, its words joined by underscores."""
+    return re.sub(r"[\s_-]+", "_", name.lower())
+
+
 def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) -> str:
     """The normalised form on which uniqueness and novelty are decided.
 
-    Hydrogens are implicit, isotopes and atom maps are dropped, stereo too unless asked for, functional groups are
-    normalised by RDKit's `Normalizer`, and hypervalent S and P are written with double bonds, so that
-    `C[S+](C)[O-]` and `CS(C)=O` agree. Charges and tautomers are left as they are.
+    Hydrogens are implicit, isotopes and atom maps are dropped, stereo too unless it is wanted, functional groups are
+    normalised by RDKit's `Normalizer`, and hypervalent S and P are written with double bonds. Charges and tautomers
+    are left as they are.
 
     Example:
         >>> canonical_key("C[S+](C)[O-]"), canonical_key("[H]C([H])([H])[OH:1]")
@@ -63,6 +72,17 @@ def strict_key(source: Molecule | Chem.Mol | str) -> str:
         return isomeric_smiles(Chem.RemoveHs(_parsed(source, stereo=True)))
 
 
+def both_keys(molecule: Molecule) -> tuple[str, str]:
+    """Canonical and strict key, at half the cost.
+
+    Raises:
+        MoldiffError: when RDKit cannot sanitise the graph; ask `check` first.
+    """
+    with rdBase.BlockLogs():
+        heavy = Chem.RemoveHs(_parsed(molecule, stereo=True))
+    return canonical_key(heavy), isomeric_smiles(heavy)
+
+
 def isomeric_smiles(mol: Chem.Mol) -> str:
     """Canonical isomeric SMILES of a molecule with its stereo marked, the same as of the molecule read from it.
 
@@ -79,7 +99,6 @@ def key_hash(key: str) -> int:
 
 
 def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
-    """A sanitised RDKit molecule of any of the accepted forms."""
     if isinstance(source, str):
         with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(source)
@@ -90,29 +109,23 @@ def _parsed(source: Molecule | Chem.Mol | str, stereo: bool) -> Chem.Mol:
     sanitized = sanitized_copy(to_rdkit(source, stereo=False) if isinstance(source, Molecule) else source)
     if isinstance(sanitized, InvalidMolecule):
         raise MoldiffError(f"cannot write a SMILES: {sanitized.reason}")
-    if stereo and isinstance(source, Molecule):
-        stereo_of_coordinates(sanitized)
-    elif stereo:
-        assign_stereo(sanitized)
+    if stereo:
+        (stereo_of_coordinates if isinstance(source, Molecule) else assign_stereo)(sanitized)
     return sanitized
 
 
-@cache
-def _normalizer() -> rdMolStandardize.Normalizer:
-    return rdMolStandardize.Normalizer()
+_normalizer = cache(rdMolStandardize.Normalizer)
 
 
 def _neutralize_hypervalent(mol: Chem.RWMol) -> bool:
-    """Write X+-Y- as X=Y for X in P, S, As, Se, Sb, Te, in place; whether anything changed."""
+    """Write X+-Y- as X=Y for hypervalent X, in place; whether anything changed."""
     changed = False
     for bond in mol.GetBonds():
-        if bond.GetBondType() != Chem.BondType.SINGLE:
-            continue
-        for plus, minus in ((bond.GetBeginAtom(), bond.GetEndAtom()), (bond.GetEndAtom(), bond.GetBeginAtom())):
-            if plus.GetAtomicNum() in _HYPERVALENT and plus.GetFormalCharge() > 0 > minus.GetFormalCharge():
-                plus.SetFormalCharge(plus.GetFormalCharge() - 1)
-                minus.SetFormalCharge(minus.GetFormalCharge() + 1)
-                bond.SetBondType(Chem.BondType.DOUBLE)
-                changed = True
-                break
+        plus, minus = sorted((bond.GetBeginAtom(), bond.GetEndAtom()), key=lambda atom: -atom.GetFormalCharge())
+        opposite = plus.GetFormalCharge() > 0 > minus.GetFormalCharge()
+        if opposite and plus.GetAtomicNum() in _HYPERVALENT and bond.GetBondType() == Chem.BondType.SINGLE:
+            plus.SetFormalCharge(plus.GetFormalCharge() - 1)
+            minus.SetFormalCharge(minus.GetFormalCharge() + 1)
+            bond.SetBondType(Chem.BondType.DOUBLE)
+            changed = True
     return changed

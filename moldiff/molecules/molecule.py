@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 
@@ -32,24 +33,19 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class InvalidMolecule:
-    """Why a molecule failed.
-
-    Attributes:
-        status: the kind of failure.
-        reason: one readable line, e.g. "atom 3 (N): bond orders sum to 4, expected 3".
-        atom: number of the atom at fault, if it is one atom; as in the reason, atoms count from 0.
-    """
+    """Why a molecule failed."""
 
     status: Status
-    reason: str
-    atom: int | None = None
+    reason: str  # one readable line, e.g. "atom 3 (N): bond orders sum to 4, expected 3"
+    atom: int | None = None  # the one at fault, if it is one; as in the reason, atoms count from 0
+
+    @classmethod
+    def at(cls, atom: int, symbol: str, status: Status, reason: str) -> Self:
+        """One atom is at fault."""
+        return cls(status, f"atom {atom} ({symbol}): {reason}", atom)
 
     def renumbered(self, order: Sequence[int] | np.ndarray) -> InvalidMolecule:
-        """The same with another number for the atom at fault, in the reason too.
-
-        Args:
-            order: the number that each atom has elsewhere, such as in its file.
-        """
+        """The same with the number that each atom has elsewhere, such as in its file, in the reason too."""
         if self.atom is None or self.atom >= len(order):
             return self
         atom = int(order[self.atom])
@@ -64,27 +60,16 @@ def status_of(failure: Failure, otherwise: Status = Status.FAILED) -> Status:
 
 @dataclass(frozen=True, eq=False)
 class Molecule:
-    """One molecule as heavy atoms that carry their hydrogens; chemical values, no padding.
+    """One molecule as heavy atoms that carry their hydrogens; chemical values, no padding."""
 
-    Attributes:
-        pos: coordinates of the heavy atoms [n, 3] (Å).
-        atomic_number: [n] integers.
-        formal_charge: [n] integers (e).
-        num_hydrogens: hydrogens on each heavy atom [n], 0 to 4.
-        hydrogen_offset: hydrogen minus heavy-atom position [n, 4, 3] (Å); unused slots are 0.
-        bonds: rows (i, j, Kekulé order) with i < j [m, 3].
-        properties: property values by name, in the data set's units.
-        name: the title of the record it came from.
-    """
-
-    pos: np.ndarray
-    atomic_number: np.ndarray
-    formal_charge: np.ndarray
-    num_hydrogens: np.ndarray
-    hydrogen_offset: np.ndarray
-    bonds: np.ndarray
-    properties: Mapping[str, float] = field(default_factory=dict)
-    name: str = ""
+    pos: np.ndarray  # of the heavy atoms [n, 3] (Å)
+    atomic_number: np.ndarray  # [n] integers
+    formal_charge: np.ndarray  # [n] integers (e)
+    num_hydrogens: np.ndarray  # on each heavy atom [n], 0 to 4
+    hydrogen_offset: np.ndarray  # hydrogen minus heavy-atom position [n, 4, 3] (Å); unused slots are 0
+    bonds: np.ndarray  # rows (i, j, Kekulé order) with i < j [m, 3]
+    properties: Mapping[str, float] = field(default_factory=dict)  # by name, in the data set's units
+    name: str = ""  # the title of the record it came from
 
     @property
     def num_heavy_atoms(self) -> int:

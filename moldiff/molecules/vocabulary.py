@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,11 +12,8 @@ import numpy as np
 from moldiff.errors import MoldiffError
 from moldiff.molecules.elements import SYMBOLS, VALENCES
 
-NUM_BOND_CLASSES = 4
-"""Bond classes are Kekulé orders: 0 = no bond, 1 = single, 2 = double, 3 = triple."""
-
-MAX_HYDROGENS = 4
-"""Slots for hydrogen offset vectors on every heavy atom."""
+NUM_BOND_CLASSES = 4  # bond classes are Kekulé orders: 0 = no bond, 1 = single, 2 = double, 3 = triple
+MAX_HYDROGENS = 4  # slots for hydrogen offset vectors on every heavy atom
 
 
 class AtomClass(NamedTuple):
@@ -36,8 +33,8 @@ class AtomClass(NamedTuple):
 class Vocabulary:
     """Classes of (element, formal charge, hydrogens) <-> indices, and the valences each class allows.
 
-    Bond classes are the Kekulé orders 0 to 3, so the index of a bond is its order. The index after the
-    last class (`mask_atom`, `mask_bond`) is the mask of the absorbing process; it never decodes to an atom.
+    The index of a bond is its order, 0 to 3. The index after the last class (`mask_atom`, `mask_bond`) is the mask of
+    the absorbing process; it never decodes to an atom.
 
     Args:
         atom_classes: the classes in the order of their indices; no class twice.
@@ -72,7 +69,7 @@ class Vocabulary:
         return NUM_BOND_CLASSES
 
     @cached_property
-    def _index(self) -> dict[AtomClass, int]:
+    def _index(self) -> dict[tuple[int, int, int], int]:
         return {atom_class: index for index, atom_class in enumerate(self.atom_classes)}
 
     @cached_property
@@ -97,14 +94,11 @@ class Vocabulary:
         Raises:
             MoldiffError: naming the first atom whose class is not in the vocabulary.
         """
-        triples = zip(atomic_number.tolist(), formal_charge.tolist(), num_hydrogens.tolist(), strict=True)
-        indices = np.empty(len(atomic_number), dtype=np.int64)
-        for atom, triple in enumerate(triples):
-            index = self._index.get(AtomClass(*triple))
-            if index is None:
-                raise MoldiffError(f"atom {atom}: class {AtomClass(*triple)} is not in the vocabulary ({self})")
-            indices[atom] = index
-        return indices
+        classes = list(zip(atomic_number.tolist(), formal_charge.tolist(), num_hydrogens.tolist(), strict=True))
+        for atom, found in enumerate(classes):
+            if found not in self._index:
+                raise MoldiffError(f"atom {atom}: class {AtomClass(*found)} is not in the vocabulary ({self})")
+        return np.array([self._index[found] for found in classes], dtype=np.int64)
 
     def decode(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Atomic numbers, formal charges and hydrogen counts, each [n] int64, of class indices [n]."""
@@ -118,17 +112,12 @@ class Vocabulary:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            MoldiffError: when a key is missing or an entry is malformed.
-        """
+        """Read what `to_dict` wrote. Raises MoldiffError when a key is missing or an entry is malformed."""
+        expected = "[element, charge, hydrogens]"
         try:
-            classes: Iterable[Any] = data["atom_classes"]
             extra = {(int(z), int(q)): tuple(int(v) for v in sums) for z, q, sums in data.get("extra_valences", [])}
-            return cls(tuple(AtomClass(int(z), int(q), int(h)) for z, q, h in classes), extra)
+            return cls(tuple(AtomClass(int(z), int(q), int(h)) for z, q, h in data["atom_classes"]), extra)
         except (KeyError, TypeError) as error:
-            expected = "[element, charge, hydrogens]"
             raise MoldiffError(f"vocabulary: malformed entry ({error}), expected {expected}") from None
 
     def __str__(self) -> str:

@@ -14,8 +14,8 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
+from moldiff.molecules.conformers import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.stereo import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_atoms, usable
 from moldiff.tasks.task import Admission, Input, TaskOfInputs, TaskOutcome, start_at

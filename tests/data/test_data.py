@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.frequencies import measure_statistics, observed_vocabulary
+from moldiff.data.dataset import MoleculeDataset, measure_statistics, observed_vocabulary
 from moldiff.data.prepare import prepare, subset
 from moldiff.data.sources import qm9
 from moldiff.data.sources.source import SourceRecord

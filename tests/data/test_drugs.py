@@ -8,14 +8,12 @@ import pytest
 from rdkit import Chem
 
 from moldiff.data.prepare import Journal, prepare
-from moldiff.data.sources import drugs, pdb_ligands
-from moldiff.data.sources.drugs import Drugs, Entry
-from moldiff.data.sources.pdb_ligands import Component, smiles_of
+from moldiff.data.sources import drugs
+from moldiff.data.sources.drugs import Component, Drugs, Entry, part_of, scaffold, smiles_of
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.druglike import describe
 from moldiff.molecules import conformers
 from moldiff.molecules.descriptors import descriptors
-from moldiff.molecules.fragments import part_of, scaffold
 from moldiff.molecules.identity import canonical_key, strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.vocabulary import AtomClass
@@ -300,6 +298,6 @@ def test_packages_missing(monkeypatch):
     monkeypatch.setattr(drugs, "find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match="molsets, which is not installed: pip install --no-deps molsets"):
         Drugs()
-    monkeypatch.setattr(pdb_ligands, "find_spec", lambda name: None)
+    monkeypatch.setattr(drugs, "find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'biotite, which is not installed: pip install "moldiff\[drugs\]"'):
-        pdb_ligands.Dictionary()
+        drugs.Dictionary()

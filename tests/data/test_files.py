@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy.spatial.distance import pdist
 from test_io import METHYL, METHYL_BONDS, block, read_text, water
 
-from moldiff.data.frequencies import rare_classes
+from moldiff.data.dataset import rare_classes
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files, find_files, name_of
 from moldiff.data.writer import account_table, reason_kind

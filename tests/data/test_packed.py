@@ -9,8 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from moldiff.data import dataset, store, writer
-from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.frequencies import measure_statistics, rare_classes
+from moldiff.data.dataset import MoleculeDataset, measure_statistics, rare_classes
 from moldiff.data.loader import BucketedBatches
 from moldiff.data.prepare import prepare
 from moldiff.data.sources.files import Files

@@ -12,7 +12,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moldiff.diffusion.stereo_guidance import StereoTargets
-from moldiff.molecules.stereo import marks
+from moldiff.molecules.conformers import marks
 from moldiff.tasks.conformers import stereo_targets
 
 SMILES = [

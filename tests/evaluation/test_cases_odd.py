@@ -14,7 +14,7 @@ from test_io import WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.molecules.oddities import odd_bonds
+from moldiff.molecules.validity import odd_bonds
 from moldiff.view import view
 
 SAMPLE = Path(str(files("moldiff.example_data") / "sample"))

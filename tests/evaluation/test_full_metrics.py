@@ -27,10 +27,10 @@ from moldiff.evaluation.metrics.relaxation import (
     superposed_rmsd,
 )
 from moldiff.evaluation.metrics.validity import all_atoms
-from moldiff.molecules import convert, internal_coordinates
-from moldiff.molecules.fragments import ring_systems
+from moldiff.molecules import conformers, convert
+from moldiff.molecules.descriptors import ring_systems
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.oddities import all_bonds, odd_bonds
+from moldiff.molecules.validity import all_bonds, odd_bonds
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_internal_coordinates_equal_those_of_rdkit(smiles):
     pos, number = conformer.GetPositions(), mol.GetNumAtoms()
     bonds = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
     angles, torsions = (
-        internal_coordinates.angle_atoms(bonds, number),
-        internal_coordinates.torsion_atoms(bonds, number),
+        conformers.angle_atoms(bonds, number),
+        conformers.torsion_atoms(bonds, number),
     )
     degree = np.bincount(bonds.ravel())
     assert len(angles) == sum(d * (d - 1) // 2 for d in degree)
@@ -58,12 +58,10 @@ def test_internal_coordinates_equal_those_of_rdkit(smiles):
     assert {min(tuple(t), tuple(t)[::-1]) for t in torsions.tolist()} == {min(m, m[::-1]) for m in matches}
     assert 2 * len(torsions) == len(matches)
     expected = [rdMolTransforms.GetAngleDeg(conformer, *atoms) for atoms in angles.tolist()]
-    assert internal_coordinates.angles(pos, angles) == pytest.approx(expected)
-    ordinary = internal_coordinates.angles(pos, torsions[:, :3]) < 175
+    assert conformers.angles(pos, angles) == pytest.approx(expected)
+    ordinary = conformers.angles(pos, torsions[:, :3]) < 175
     expected = [rdMolTransforms.GetDihedralDeg(conformer, *atoms) for atoms in torsions[ordinary].tolist()]
-    change = internal_coordinates.torsion_change(
-        internal_coordinates.torsions(pos, torsions[ordinary]), np.array(expected)
-    )
+    change = conformers.torsion_change(conformers.torsions(pos, torsions[ordinary]), np.array(expected))
     assert change.max() < 1e-6
 
 
@@ -218,7 +216,7 @@ def test_bonds_are_in_the_order_of_the_atoms():
     z, pos = all_atoms(ethanol)
     bonds = all_bonds(ethanol).atoms
     assert np.bincount(bonds.ravel()).tolist() == [4, 4, 2, *[1] * 6]
-    assert internal_coordinates.lengths(pos, bonds).max() < 1.6
+    assert conformers.lengths(pos, bonds).max() < 1.6
     assert len(z) == 9
 
 

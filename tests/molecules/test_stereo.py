@@ -16,11 +16,11 @@ from read_back import dihedral, findings
 from moldiff.cli.main import main
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.molecules import convert, identity
+from moldiff.molecules.conformers import marks
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.stereo import marks
 from moldiff.tasks.inputs import given
 from moldiff.view.depict import draw
 

@@ -21,11 +21,11 @@ from moldiff.diffusion.pretrained import PretrainedModel, save_pretrained
 from moldiff.diffusion.process.categorical import absorbing_prior
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
+from moldiff.molecules.conformers import Match, compare, marks
 from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.formats.reader import read
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.stereo import Match, compare, marks
 from moldiff.sampling.generator import Generator, load
 from moldiff.tasks import Analogues, Bonds, Conformers, Formula, Grow
 

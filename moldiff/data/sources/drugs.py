@@ -1,16 +1,17 @@
 """Drug-like molecules: ligands of the Protein Data Bank and molecules of MOSES, all with computed conformers.
 
-The MOSES benchmark (Polykovskiy et al. 2020, doi:10.3389/fphar.2020.565644) comes with the package `molsets`, the
-ligands with `biotite`.
+The ligands are from the Chemical Component Dictionary (Westbrook et al. 2015, doi:10.1093/bioinformatics/btu789) that
+the package `biotite` carries; the MOSES benchmark (Polykovskiy et al. 2020, doi:10.3389/fphar.2020.565644) comes with
+the package `molsets`.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from importlib.metadata import version as _version
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -18,28 +19,162 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rdkit
-from rdkit import Chem
+from rdkit import Chem, rdBase
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff.data.curation import CurationRules
-from moldiff.data.sources.pdb_ligands import MAX_HEAVY_ATOMS, MIN_HEAVY_ATOMS, Component, Dictionary, smiles_of
-from moldiff.data.sources.source import SourceRecord, both_keys, check_shares
+from moldiff.data.sources.source import SourceRecord, check_shares
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
+from moldiff.molecules.convert import explicit_atom, one_line, set_positions, stereo_of_coordinates
 from moldiff.molecules.descriptors import DESCRIPTORS, descriptors
-from moldiff.molecules.formats.record import unexpected
+from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.formats.smiles import smiles_record
-from moldiff.molecules.fragments import RULE, part_of
-from moldiff.molecules.identity import strict_key
+from moldiff.molecules.identity import both_keys, key_hash, strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, stream_limited
 
-LIGANDS, MOSES = "PDB ligand", "MOSES"
-"""Where a molecule comes from; also notes, so that the prepared set counts both."""
+LIGANDS, MOSES = "PDB ligand", "MOSES"  # where a molecule comes from; also notes, so that the prepared set counts both
+ELEMENTS = frozenset({"H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"})
+MIN_HEAVY_ATOMS, MAX_HEAVY_ATOMS = 10, 30
 
-_MIXED = 30_000
-"""Molecules of MOSES that are spread among the ligands; more of them come behind, so that parts stay of use."""
+RULE = (
+    "by Murcko scaffold (without stereo; a molecule without rings is its own): test where the 64-bit BLAKE2b number of "
+    "'SEED SCAFFOLD', scaled to [0, 1), is below test_share, valid where below test_share + valid_share, else train"
+)
+"""How `part_of` decides, so that test molecules have ring systems that training never showed; a molecule's part does
+not depend on the others."""
 
+_MIXED = 30_000  # molecules of MOSES that are spread among the ligands; more come behind, so that parts stay of use
 _FILES = {LIGANDS: "biotite/components.bcif", MOSES: "moses/train.csv"}
+_ORDERS = {"SING": Chem.BondType.SINGLE, "DOUB": Chem.BondType.DOUBLE, "TRIP": Chem.BondType.TRIPLE}
+_IDEAL = tuple(f"pdbx_model_Cartn_{axis}_ideal" for axis in "xyz")
+_scaffold: Any = MurckoScaffold.GetScaffoldForMol  # untyped part of RDKit
+
+
+def scaffold(key: str) -> str:
+    """SMILES of the Murcko scaffold (Bemis and Murcko 1996) of a canonical key; the key itself without rings.
+
+    Example:
+        >>> scaffold("CCOc1ccccc1"), scaffold("CCO")
+        ('c1ccccc1', 'CCO')
+    """
+    with rdBase.BlockLogs():
+        found = str(Chem.MolToSmiles(_scaffold(Chem.MolFromSmiles(key)), isomericSmiles=False))
+    return found or key
+
+
+def part_of(key: str, *, valid_share: float, test_share: float, seed: int) -> str:
+    """The part, "train", "valid" or "test", of the molecule with a canonical key, by `RULE`."""
+    share = (key_hash(f"{seed} {scaffold(key)}") + 2**63) / 2**64
+    return "test" if share < test_share else "valid" if share < test_share + valid_share else "train"
+
+
+class Component(NamedTuple):
+    """One entry of the Chemical Component Dictionary."""
+
+    name: str
+    status: str  # "REL" = released
+    kind: str  # such as "NON-POLYMER"
+    elements: tuple[str, ...]
+    charges: tuple[int, ...]
+    pos: np.ndarray  # ideal coordinates (Å) [n, 3], NaN where there are none
+    bonds: tuple[tuple[int, int, str], ...]  # ends and order, such as "DOUB"
+
+
+class Dictionary:
+    """The entries of the dictionary, in its order. Raises MoldiffError when the package `biotite` is not installed."""
+
+    def __init__(self) -> None:
+        if find_spec("biotite") is None:
+            advice = 'pip install "moldiff[drugs]"'
+            raise MoldiffError(f"data=drugs needs the package biotite, which is not installed: {advice}")
+        from biotite.structure.info.ccd import get_ccd
+
+        block = get_ccd()
+        entries, atoms, bonds = (block[name] for name in ("chem_comp", "chem_comp_atom", "chem_comp_bond"))
+        columns = [entries[name].as_array() for name in ("id", "pdbx_release_status", "type")]
+        self._facts = {str(name): (str(status), str(kind)) for name, status, kind in zip(*columns, strict=True)}
+        self._names = list(self._facts)
+        self._atoms = _ranges(atoms["comp_id"].as_array())
+        self._bonds = _ranges(bonds["comp_id"].as_array())
+        self._symbols, self._labels = (atoms[name].as_array() for name in ("type_symbol", "atom_id"))
+        self._charges = atoms["charge"].as_array(int, masked_value=0)
+        self._pos = np.stack([atoms[name].as_array(float, masked_value=np.nan) for name in _IDEAL], axis=1)
+        self._ends = [bonds[name].as_array() for name in ("atom_id_1", "atom_id_2", "value_order")]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Component:
+        name = self._names[index]
+        atoms, bonds = self._atoms.get(name, slice(0, 0)), self._bonds.get(name, slice(0, 0))
+        place = {str(label): k for k, label in enumerate(self._labels[atoms].tolist())}
+        ends = zip(*(column[bonds].tolist() for column in self._ends), strict=True)
+        return Component(
+            name,
+            *self._facts[name],
+            elements=tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist()),
+            charges=tuple(self._charges[atoms].tolist()),
+            pos=self._pos[atoms],
+            bonds=tuple((place[first], place[second], str(order)) for first, second, order in ends),
+        )
+
+
+def _ranges(names: np.ndarray) -> Mapping[str, slice]:
+    """Where the rows of each name are; those of one name are together."""
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    ends = np.r_[starts[1:], len(names)]
+    return {str(names[start]): slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+
+
+def smiles_of(component: Component) -> str | InvalidMolecule:
+    """Isomeric SMILES of an entry that is a drug-like ligand, stereo read off its ideal coordinates; else why not."""
+    if reason := _unfit(component):
+        return InvalidMolecule(Status.UNREADABLE, reason)
+    mol = _drawn(component)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(mol)
+            if any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+                return InvalidMolecule(Status.RADICAL, "unpaired electron")
+            fragments = len(Chem.GetMolFrags(mol))
+            if fragments > 1:
+                return InvalidMolecule(Status.DISCONNECTED, f"{fragments} fragments, expected one")
+            stereo_of_coordinates(mol)
+            return str(Chem.MolToSmiles(Chem.RemoveHs(mol)))
+    except Chem.MolSanitizeException as error:
+        return InvalidMolecule(Status.UNSANITIZABLE, one_line(error))
+
+
+def _unfit(component: Component) -> str:
+    """Why an entry is not among the drug-like ligands, "" if it is."""
+    heavy = sum(element != "H" for element in component.elements)
+    charge = sum(component.charges)
+    others = sorted(set(component.elements) - ELEMENTS)
+    checks: tuple[tuple[Any, str], ...] = (
+        (component.status != "REL", "not a released entry"),
+        (component.kind.upper() != "NON-POLYMER", "part of a polymer"),
+        (others, f"element {', '.join(others)}"),
+        ("C" not in component.elements, "no carbon"),
+        (heavy < MIN_HEAVY_ATOMS, f"fewer than {MIN_HEAVY_ATOMS} heavy atoms"),
+        (heavy > MAX_HEAVY_ATOMS, f"more than {MAX_HEAVY_ATOMS} heavy atoms"),
+        (charge, "charged"),
+        (not np.isfinite(component.pos).all(), "no ideal coordinates"),
+        (any(order not in _ORDERS for _, _, order in component.bonds), "bond of unknown order"),
+    )
+    return next((reason for failed, reason in checks if failed), "")
+
+
+def _drawn(component: Component) -> Chem.Mol:
+    """The entry as it stands in the dictionary, not sanitised."""
+    mol = Chem.RWMol()
+    for element, charge in zip(component.elements, component.charges, strict=True):
+        mol.AddAtom(explicit_atom(element, charge))
+    for first, second, order in component.bonds:
+        mol.AddBond(first, second, _ORDERS[order])
+    set_positions(mol, component.pos)
+    return mol.GetMol()
 
 
 class Entry(NamedTuple):
@@ -59,8 +194,7 @@ class DrugWork:
     """What a worker process does with an entry: conformer, properties, keys and part.
 
     Args:
-        valid_share, test_share, seed: see `moldiff.molecules.fragments.part_of`; the seed is also that of the
-            conformers.
+        valid_share, test_share, seed: see `part_of`; the seed is also that of the conformers.
     """
 
     valid_share: float
@@ -69,12 +203,10 @@ class DrugWork:
 
     def __call__(self, entry: Entry) -> SourceRecord:
         """The record of an entry; whatever goes wrong is its reason."""
-        try:
-            return self._work(entry)
-        except MemoryError:
-            raise
-        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-            return _rejected(entry, replace(unexpected(error), status=Status.FAILED))
+        found = guarded(self._work, entry)
+        if isinstance(found, InvalidMolecule):  # RDKit raises of all kinds
+            return _rejected(entry, replace(found, status=Status.FAILED))
+        return found
 
     def _work(self, entry: Entry) -> SourceRecord:
         text = entry.molecule if isinstance(entry.molecule, str) else smiles_of(entry.molecule)
@@ -106,7 +238,7 @@ class Drugs:
 
     Args:
         num_moses: molecules of MOSES.
-        valid_share, test_share: of the scaffolds, see `moldiff.molecules.fragments`.
+        valid_share, test_share: of the scaffolds, see `RULE`.
         seed: of the order, the conformers and the parts.
         parts: folder for what is finished; "" = beside the result, and deleted with the last molecule.
         limit: read only the first `limit` records; None = all.
@@ -164,9 +296,7 @@ class Drugs:
                 "num_moses": self._num_moses,
                 "min_heavy_atoms": MIN_HEAVY_ATOMS,
                 "max_heavy_atoms": MAX_HEAVY_ATOMS,
-                "valid_share": self._work.valid_share,
-                "test_share": self._work.test_share,
-                "seed": self._work.seed,
+                **asdict(self._work),
                 "limit": self._limit,
                 "time_limit": self._time_limit,
             },
@@ -186,8 +316,7 @@ class Drugs:
         raise NotImplementedError
 
     def _source(self) -> dict[str, str]:
-        versions = {name: _version(name) for name in ("biotite", "molsets")}
-        return versions | {"rdkit": rdkit.__version__}
+        return {name: version(name) for name in ("biotite", "molsets")} | {"rdkit": rdkit.__version__}
 
     def _entries(self, start: int) -> Iterator[Entry]:
         num_ligands, mixed = len(self._dictionary), min(self._num_moses, _MIXED)
@@ -214,14 +343,12 @@ def _rejected(entry: Entry, problem: InvalidMolecule) -> SourceRecord:
 
 def _moses_smiles() -> list[str]:
     """SMILES of the training part of MOSES."""
-    # Found without importing it: the package's __init__ needs libraries that are of no use here.
-    spec = find_spec("moses")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    tables = [Path(place) / "dataset" / "data" / "train.csv.gz" for place in places]
-    if not tables or not tables[0].is_file():
-        # Without its dependencies, for pomegranate no longer builds.
-        advice = "pip install --no-deps molsets"
+    spec = find_spec("moses")  # not imported, for the package's __init__ needs libraries that are of no use here
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    table = Path(*folders[:1], "dataset", "data", "train.csv.gz")
+    if not folders or not table.is_file():
+        advice = "pip install --no-deps molsets"  # without its dependencies, for pomegranate no longer builds
         raise MoldiffError(f"data=drugs needs the package molsets, which is not installed: {advice}")
-    with gzip.open(tables[0], "rt", encoding="utf-8") as file:
+    with gzip.open(table, "rt", encoding="utf-8") as file:
         next(file)  # the header
         return [line.partition(",")[0].strip() for line in file]

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rdkit
-from rdkit import Chem
 
 from moldiff.data.curation import CurationRules
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
-from moldiff.data.sources.source import SourceRecord, Split, both_keys
+from moldiff.data.sources.source import SourceRecord, Split
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.formats.reader import SUFFIXES, parts
-from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Part, unexpected
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Part, guarded
 from moldiff.molecules.formats.storage import shown
+from moldiff.molecules.identity import both_keys
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
 from moldiff.processes import Failure, stream_limited
 
@@ -38,6 +38,10 @@ class _Item(NamedTuple):
     file: str
     part: Part | None
     reason: str = ""
+
+    def rejected(self, problem: InvalidMolecule) -> SourceRecord:
+        number, title = (self.part.number, self.part.title) if self.part else (0, "")
+        return SourceRecord(number, title, problem, self.file)
 
 
 @dataclass(frozen=True)
@@ -55,27 +59,28 @@ class RecordWork:
     def __call__(self, item: _Item) -> SourceRecord:
         """The record; whatever goes wrong is its reason."""
         if item.part is None:
-            return SourceRecord(0, "", _unreadable(item.reason), item.file)
-        try:
-            return self._work(item.part, item.file)
-        except MemoryError:
-            raise
-        except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
-            return SourceRecord(item.part.number, item.part.title, unexpected(error), item.file)
+            return item.rejected(InvalidMolecule(Status.UNREADABLE, item.reason))
+        found = guarded(self._work, item, item.part)
+        return item.rejected(found) if isinstance(found, InvalidMolecule) else found
 
-    def _work(self, part: Part, file: str) -> SourceRecord:
+    def _work(self, item: _Item, part: Part) -> SourceRecord:
         record = part.parse()
         outcome, notes = self.rules.apply(record)
         if isinstance(outcome, InvalidMolecule):
-            return SourceRecord(part.number, record.name, outcome, file)
+            return SourceRecord(part.number, record.name, outcome, item.file)
+        assert record.mol is not None
         label = ""
-        if self.split_field is not None and record.mol is not None:
+        if self.split_field is not None:
             label = record.mol.GetProp(self.split_field).strip() if record.mol.HasProp(self.split_field) else ""
             if label not in SPLITS:
                 reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
-                return SourceRecord(part.number, record.name, _unreadable(reason), file)
-        keys, texts = both_keys(outcome), fields_of_text(record.mol, outcome.properties)
-        return SourceRecord(part.number, record.name, outcome, file, keys, notes, label, texts)
+                problem = InvalidMolecule(Status.UNREADABLE, reason)
+                return SourceRecord(part.number, record.name, problem, item.file)
+        # Text, or a number that 32 bits do not hold, is none of the properties.
+        fields = record.mol.GetPropNames(includePrivate=False, includeComputed=False)
+        other = (str(name) for name in fields if name not in outcome.properties and record.mol.GetProp(name).strip())
+        keys = both_keys(outcome)
+        return SourceRecord(part.number, record.name, outcome, item.file, keys, notes, label, tuple(other))
 
 
 class Files:
@@ -123,13 +128,13 @@ class Files:
     @property
     def properties(self) -> dict[str, str]:
         """Unit of every property that is kept; known when the records have been read."""
-        if self._asked is not None:
-            missing = [name for name in self._asked if not self._known[name]]
-            if missing:
-                known = ", ".join(self._known) or "none"
-                raise MoldiffError(f"properties: no kept record has a number for {missing[0]!r}; there are: {known}")
-            return {name: _UNITS.get(name, "") for name in self._asked}
-        return {name: _UNITS.get(name, "") for name, count in self._known.items() if 2 * count >= self._kept}
+        names = self._asked
+        if names is None:
+            names = tuple(name for name, count in self._known.items() if 2 * count >= self._kept)
+        elif missing := [name for name in names if not self._known[name]]:
+            known = ", ".join(self._known) or "none"
+            raise MoldiffError(f"properties: no kept record has a number for {missing[0]!r}; there are: {known}")
+        return {name: _UNITS.get(name, "") for name in names}
 
     def fingerprint(self) -> str:
         """A digest of the files' names and content, of all options and of RDKit's version."""
@@ -146,32 +151,29 @@ class Files:
         total = hashlib.sha256("".join(self._digests).encode()).hexdigest()
         made = conformers.GEOMETRY
         geometry = made if self._embedded == self._kept else f"as read, or {made}" if self._embedded else "as read"
+        kept = self.properties
+        few = {} if self._asked is not None else {name: n for name, n in self._known.items() if name not in kept}
         return {
             "source": {"num_files": len(self.files), "sha256": total, "files": files, "rdkit": rdkit.__version__},
             "geometry": geometry,
             "hydrogens": "explicit",
             "options": self._options(),
-            "notes": self._field_notes(),
-        }
-
-    def _field_notes(self) -> dict[str, int]:
-        """Of how many molecules a property is not known because of text, and of how many a number is not used."""
-        kept = self.properties
-        few = {} if self._asked is not None else {name: n for name, n in self._known.items() if name not in kept}
-        return {
-            **{f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept},
-            **{f"{name}: a number, but in fewer than half of the records": count for name, count in few.items()},
+            "notes": {
+                **{f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept},
+                **{f"{name}: a number, but in fewer than half of the records": count for name, count in few.items()},
+            },
         }
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._items())
+        return sum(1 for _ in islice(self._items(), self._limit))
 
     def records(self) -> Iterator[SourceRecord]:
         """Every record once, in order of the files and in them."""
-        work = RecordWork(self._rules, self._split.field)
-        results = stream_limited(work, self._items(), num_workers=self._num_workers, limit=self._time_limit)
-        for item, result in results:
-            record = _lost(item, result) if isinstance(result, Failure) else result
+        work, items = RecordWork(self._rules, self._split.field), islice(self._items(), self._limit)
+        results = stream_limited(work, items, num_workers=self._num_workers, limit=self._time_limit)
+        for item, record in results:
+            if isinstance(record, Failure):
+                record = item.rejected(InvalidMolecule(status_of(record), record.reason))
             if isinstance(record.outcome, Molecule):
                 self._kept += 1
                 self._embedded += any(note in (conformers.ETKDG, conformers.NO_FORCE_FIELD) for note in record.notes)
@@ -183,9 +185,6 @@ class Files:
         return self._split.draw(keys)
 
     def _items(self) -> Iterator[_Item]:
-        return islice(self._all_items(), self._limit)
-
-    def _all_items(self) -> Iterator[_Item]:
         for file in self.files:
             name, count = self._relative(file), 0
             try:
@@ -221,45 +220,23 @@ class Files:
         }
 
 
-def fields_of_text(mol: Chem.Mol | None, properties: Mapping[str, float]) -> tuple[str, ...]:
-    """Data fields with a value that is none of a molecule's properties, being no finite number of 32 bits."""
-    if mol is None:
-        return ()
-    names = mol.GetPropNames(includePrivate=False, includeComputed=False)
-    return tuple(str(name) for name in names if name not in properties and mol.GetProp(name).strip())
-
-
-def _lost(item: _Item, failure: Failure) -> SourceRecord:
-    number, title = (item.part.number, item.part.title) if item.part else (0, "")
-    return SourceRecord(number, title, InvalidMolecule(status_of(failure), failure.reason), item.file)
-
-
-def _unreadable(reason: str) -> InvalidMolecule:
-    return InvalidMolecule(Status.UNREADABLE, reason)
-
-
 def find_files(path: str | Path) -> list[Path]:
-    """The files of molecules that a path means, in alphabetical order.
-
-    Raises:
-        MoldiffError: when there are none.
-    """
+    """The files of molecules that a path means, in alphabetical order. Raises MoldiffError when there are none."""
     text = os.path.expanduser(str(path))
     place = Path(text)
     if place.is_dir():
         if (place / META_FILE).is_file():
             raise MoldiffError(f"{path}: is a prepared set already, ready for `moldiff train data.folder={path}`")
         found = [file for file in place.rglob("*") if file.is_file() and _is_readable(file.relative_to(place))]
-        if not found:
-            raise MoldiffError(f"{path}: no file of molecules in this folder, expected any of {', '.join(SUFFIXES)}")
-        return sorted(found)
-    if place.exists() or not glob.has_magic(text):
-        if not place.is_file():
-            raise MoldiffError(f"{path}: no such file or folder")
-        return [place]
-    found = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+        problem = f"no file of molecules in this folder, expected any of {', '.join(SUFFIXES)}"
+    elif place.exists() or not glob.has_magic(text):
+        found = [place] if place.is_file() else []
+        problem = "no such file or folder"
+    else:
+        found = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
+        problem = "no file matches this pattern"
     if not found:
-        raise MoldiffError(f"{path}: no file matches this pattern")
+        raise MoldiffError(f"{path}: {problem}")
     return sorted(found)
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from moldiff.data.sources.source import SourceRecord, both_keys
+from moldiff.data.sources.source import SourceRecord
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import from_rdkit
-from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
+from moldiff.molecules.convert import from_rdkit, set_positions
+from moldiff.molecules.identity import both_keys
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
 from moldiff.molecules.validity import check
 from moldiff.processes import Failure, stream_limited
 
@@ -106,10 +107,10 @@ class QM9:
 def _tables() -> list[Path]:
     # Found without importing it: the package's __init__ needs pkg_resources, which newer Pythons lack.
     spec = importlib.util.find_spec("qm9pack")
-    locations = list(spec.submodule_search_locations or []) if spec else []
-    tables = [Path(place) / "data" / f"qm9_part{part}.csv" for place in locations for part in (1, 2, 3)]
-    if not tables:
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
         raise MoldiffError('data=qm9 needs the package qm9pack, which is not installed: pip install "moldiff[qm9]"')
+    tables = [Path(folders[0]) / "data" / f"qm9_part{part}.csv" for part in (1, 2, 3)]
     for table in tables:
         if not table.is_file():
             raise MoldiffError(f'{table}: not found, expected the tables of qm9pack: pip install "moldiff[qm9]"')
@@ -118,27 +119,28 @@ def _tables() -> list[Path]:
 
 def build(row: _Row) -> SourceRecord:
     """The molecule of one row of the tables, or the reason why there is none."""
-    number = int(row["Index"])
-    name = f"gdb_{number}"
+    name = f"gdb_{int(row['Index'])}"
+    outcome = _molecule(row, name)
+    keys = both_keys(outcome) if isinstance(outcome, Molecule) else None
+    return SourceRecord(int(row["Index"]), name, outcome, keys=keys)
+
+
+def _molecule(row: _Row, name: str) -> Molecule | InvalidMolecule:
     try:
         elements = _ELEMENTS.findall(row["Elements"])
         pos = np.array(_NUMBERS.findall(row["XYZ_Ang"]), dtype=np.float64).reshape(len(elements), 3)
         values = {key: float(row[column]) for key, (column, _) in PROPERTIES.items()}
     except (ValueError, KeyError, TypeError) as error:
-        return SourceRecord(number, name, InvalidMolecule(Status.UNREADABLE, f"unreadable row: {error}"))
+        return InvalidMolecule(Status.UNREADABLE, f"unreadable row: {error}")
     with rdBase.BlockLogs():
         mol = _match(row["SMILES"], elements, pos)
     if mol is None:
         reason = f"bonds in the coordinates do not match the SMILES: {row['SMILES']}"
-        return SourceRecord(number, name, InvalidMolecule(Status.UNREADABLE, reason))
+        return InvalidMolecule(Status.UNREADABLE, reason)
     molecule = from_rdkit(mol)
     if isinstance(molecule, InvalidMolecule):
-        return SourceRecord(number, name, molecule)
-    problem = check(molecule)
-    if problem is not None:
-        return SourceRecord(number, name, problem)
-    molecule = replace(molecule, properties=values, name=name)
-    return SourceRecord(number, name, molecule, keys=both_keys(molecule))
+        return molecule
+    return check(molecule) or replace(molecule, properties=values, name=name)
 
 
 def _match(smiles: str, elements: list[str], pos: np.ndarray) -> Chem.Mol | None:
@@ -148,9 +150,7 @@ def _match(smiles: str, elements: list[str], pos: np.ndarray) -> Chem.Mol | None
     skeleton = _bare(template)
     for factor in _COVALENT_FACTORS:
         mol = _connected(elements, pos, factor)
-        if mol.GetNumBonds() != skeleton.GetNumBonds():
-            continue
-        match = mol.GetSubstructMatch(skeleton)
+        match = mol.GetSubstructMatch(skeleton) if mol.GetNumBonds() == skeleton.GetNumBonds() else ()
         if len(match) == len(elements):
             break
     else:
@@ -168,9 +168,7 @@ def _connected(elements: list[str], pos: np.ndarray, factor: float) -> Chem.Mol:
     mol = Chem.RWMol()
     for element in elements:
         mol.AddAtom(Chem.Atom(element))
-    conformer = Chem.Conformer(len(elements))
-    conformer.SetPositions(pos)
-    mol.AddConformer(conformer)
+    set_positions(mol, pos)
     rdDetermineBonds.DetermineConnectivity(mol, useVdw=True, covFactor=factor)
     return _bare(mol)
 

@@ -8,39 +8,23 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import stereo_of_coordinates, to_rdkit
-from moldiff.molecules.identity import canonical_key, isomeric_smiles
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-
-_SANITIZE_WITHOUT_CLEANUP = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_CLEANUP
 
 
 @dataclass(frozen=True, eq=False)
 class SourceRecord:
-    """One record of a source.
+    """One record of a source."""
 
-    Attributes:
-        number: position in its source or file, from 1; 0 stands for a file as a whole that cannot be read.
-        name: its title, "" without one.
-        outcome: the molecule, or why there is none.
-        file: the file it comes from, "" where the source has no files.
-        keys: canonical and strict key (`moldiff.molecules`) where they have been computed already.
-        notes: what was done to it; the prepared set says how often each was.
-        texts: names of its data fields that hold text rather than a number.
-        part: "train", "valid" or "test" where the source says so; "" = left to `Source.splits`.
-    """
-
-    number: int
-    name: str
-    outcome: Molecule | InvalidMolecule
-    file: str = ""
-    keys: tuple[str, str] | None = None
-    notes: tuple[str, ...] = ()
-    part: str = ""
-    texts: tuple[str, ...] = ()
+    number: int  # position in its source or file, from 1; 0 stands for a file as a whole that cannot be read
+    name: str  # its title, "" without one
+    outcome: Molecule | InvalidMolecule  # or why there is no molecule
+    file: str = ""  # the file it comes from, "" where the source has no files
+    keys: tuple[str, str] | None = None  # canonical and strict, where they have been computed already
+    notes: tuple[str, ...] = ()  # what was done to it; the prepared set says how often each was
+    part: str = ""  # "train", "valid" or "test" where the source says so; "" = left to `Source.splits`
+    texts: tuple[str, ...] = ()  # names of its data fields that hold text rather than a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +60,21 @@ class Split:
 
 
 def check_shares(valid_share: float, test_share: float) -> None:
-    """Refuse shares of the parts that are none.
-
-    Raises:
-        MoldiffError: when one is negative, or nothing is left to train on.
-    """
+    """Raise MoldiffError when a share is negative, or nothing is left to train on."""
     if valid_share < 0 or test_share < 0 or valid_share + test_share >= 1:
         got = f"valid_share={valid_share} test_share={test_share}"
         raise MoldiffError(f"{got}: expected shares of at least 0 that leave something to train on")
 
 
 class Source(Protocol):
-    """Where molecules come from.
-
-    Attributes:
-        name: name of the set.
-        properties: unit of every property the molecules carry; read after the records.
-    """
+    """Where molecules come from; `name` is that of the set."""
 
     name: str
 
     @property
-    def properties(self) -> Mapping[str, str]: ...
+    def properties(self) -> Mapping[str, str]:
+        """Unit of every property that the molecules carry; read after the records."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """What goes to `meta.json`: `source` (package, version or file and digest), `geometry`, `hydrogens`.
@@ -115,10 +92,9 @@ class Source(Protocol):
         ...
 
     def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
-        """Indices of the parts "train", "valid" and "test" among the kept molecules.
+        """Indices of "train", "valid" and "test" among the kept molecules.
 
-        Args:
-            keys: a number for the graph of every one [M], the same for conformers of one molecule.
+        `keys` [M] is a number for the graph of every one, the same for conformers of one molecule.
         """
         ...
 
@@ -134,13 +110,10 @@ class Fingerprinted(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A source that is slow and can begin at any of its records.
-
-    Attributes:
-        parts: folder for finished records, which stays; None = beside the result, and deleted when that is made.
-    """
+    """A source that is slow and can begin at any of its records."""
 
     parts: Path | None
+    """Folder for finished records, which stays; None = beside the result, and deleted when that is made."""
 
     def parts_key(self) -> str:
         """A digest of all that decides what the records are, but not how many of them are asked for."""
@@ -149,20 +122,3 @@ class Resumable(Protocol):
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """The records from number `start` on."""
         ...
-
-
-def both_keys(molecule: Molecule) -> tuple[str, str]:
-    """Canonical and strict key of a molecule: the same as `moldiff.molecules` gives, at half the cost.
-
-    Raises:
-        MoldiffError: when RDKit cannot sanitise the graph; ask `moldiff.molecules.validity.check` first.
-    """
-    mol = to_rdkit(molecule, stereo=False)
-    try:
-        with rdBase.BlockLogs():
-            Chem.SanitizeMol(mol, sanitizeOps=_SANITIZE_WITHOUT_CLEANUP)
-            stereo_of_coordinates(mol)
-            heavy = Chem.RemoveHs(mol)
-    except Chem.MolSanitizeException as error:
-        raise MoldiffError(f"cannot write a SMILES: {' '.join(str(error).split())}") from None
-    return canonical_key(heavy), isomeric_smiles(heavy)

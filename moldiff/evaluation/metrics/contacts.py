@@ -2,7 +2,7 @@
 
 Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
 outside what occurs. The usual length of a bond is the sum of the covalent radii of its order, as in
-`moldiff.molecules.oddities`; of elements that have none there, of any order, and the limit is another.
+`moldiff.molecules.validity`; of elements that have none there, of any order, and the limit is another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.oddities import TORN, Bonds, all_bonds
+from moldiff.molecules.validity import TORN, Bonds, all_bonds
 from moldiff.processes import OnProgress
 
 _VDW_RADII = np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])  # Å, by atomic number

@@ -29,7 +29,7 @@ from moldiff.evaluation.metric import (
     require,
 )
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.molecules import internal_coordinates as internal
+from moldiff.molecules import conformers
 from moldiff.molecules.molecule import Status, status_of
 from moldiff.processes import Failure, OnProgress, run_limited
 
@@ -274,14 +274,14 @@ def _minimize(
 def compare(task: RelaxationInput, pos: np.ndarray, energy_drop: float) -> Relaxed:
     """What changed from the coordinates of `task` to pos [a, 3] (Å)."""
     before, bonds, number = task.pos, task.bonds, len(task.atomic_number)
-    bends, turns = internal.angle_atoms(bonds, number), internal.torsion_atoms(bonds, number)
-    turns = turns[internal.are_bent(before, turns) & internal.are_bent(pos, turns)]
+    bends, turns = conformers.angle_atoms(bonds, number), conformers.torsion_atoms(bonds, number)
+    turns = turns[conformers.are_bent(before, turns) & conformers.are_bent(pos, turns)]
     return Relaxed(
         energy_drop,
         superposed_rmsd(before, pos),
-        np.abs(internal.lengths(pos, bonds) - internal.lengths(before, bonds)),
-        np.abs(internal.angles(pos, bends) - internal.angles(before, bends)),
-        internal.torsion_change(internal.torsions(before, turns), internal.torsions(pos, turns)),
+        np.abs(conformers.lengths(pos, bonds) - conformers.lengths(before, bonds)),
+        np.abs(conformers.angles(pos, bends) - conformers.angles(before, bends)),
+        conformers.torsion_change(conformers.torsions(before, turns), conformers.torsions(pos, turns)),
         pos,
     )
 

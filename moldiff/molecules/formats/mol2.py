@@ -4,40 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.molecules.convert import atoms, one_line
-from moldiff.molecules.formats.record import (
-    Block,
-    Columns,
-    Lines,
-    Part,
-    Record,
-    atomic_number,
-    finished,
-    line_at,
-    rejected,
-    rejected_part,
-    whole_number,
-)
+from moldiff.molecules.formats.record import Block, Lines, Part, Record, atomic_number, finished, whole_number
 
-MOL2_START = "@<TRIPOS>MOLECULE"
+_START, _ATOM, _BOND = "@<TRIPOS>MOLECULE", "@<TRIPOS>ATOM", "@<TRIPOS>BOND"
 
 _GAFF_TYPE = re.compile(r"(cl|br|[chnopsfi])[a-z0-9+]?")
-"""Atom types of GAFF and GAFF2 (Wang et al. 2004, doi:10.1002/jcc.20035, table 1) begin with their element in lower
-case, which none of Tripos does."""
+"""Atom types of GAFF and GAFF2 (Wang et al. 2004, doi:10.1002/jcc.20035, table 1): their element in lower case first,
+which none of Tripos has."""
 
-_OTHER_TYPES = frozenset({"Du", "LP", "Any", "Hal", "Het", "Hev"})
-"""Types of Tripos that are of no element."""
-
-_ANIONIC = frozenset({"O.co2", "o"})
-"""Types that a single bond leaves negative: a carboxylate's oxygen in Tripos' words and in GAFF's."""
-
-_TYPE = 5
-"""The column of the type in a line of an atom."""
+_OTHER_TYPES = frozenset({"Du", "LP", "Any", "Hal", "Het", "Hev"})  # types of Tripos that are of no element
+_ANIONIC = frozenset({"O.co2", "o"})  # that a single bond leaves negative: a carboxylate's oxygen of Tripos and of GAFF
+_TYPE = 5  # the column of the type in a line of an atom
 
 
 def mol2_record(number: int, block: list[str]) -> Record:
@@ -49,15 +31,15 @@ def mol2_record(number: int, block: list[str]) -> Record:
     name = block[1].strip() if len(block) > 1 else ""
     problem = _mol2_problem(block)
     if problem is not None:
-        return rejected(number, name, problem)
+        return Record.rejected(number, name, problem)
+    why = ""
     with rdBase.BlockLogs():
         try:
-            text = "\n".join(_by_elements(block)) + "\n"
-            mol = Chem.MolFromMol2Block(text, sanitize=False, removeHs=False)
+            mol = Chem.MolFromMol2Block("\n".join(_by_elements(block)) + "\n", sanitize=False, removeHs=False)
         except (RuntimeError, ValueError) as error:
-            return rejected(number, name, _foreign_type(block) or f"malformed MOL2 block: {one_line(error)}")
+            mol, why = None, f": {one_line(error)}"
     if mol is None:
-        return rejected(number, name, _foreign_type(block) or "malformed MOL2 block")
+        return Record.rejected(number, name, _foreign_type(block) or f"malformed MOL2 block{why}")
     if mol.GetNumConformers():
         conformer = mol.GetConformer()
         conformer.Set3D(mol.GetNumAtoms() == 1 or bool(np.ptp(conformer.GetPositions(), axis=0).max() > 0))
@@ -89,44 +71,41 @@ def _mol2_problem(block: list[str]) -> str | None:
     counts = [count for count in map(whole_number, words) if count is not None]
     if not counts or len(counts) < len(words):
         return "no counts line, so not a MOL2 block"
-    sections: dict[str, int] = {}
-    section = ""
-    for line in block:
-        if line.startswith("@<TRIPOS>"):
-            section = line.strip()
-        elif line.strip() and not line.startswith("#"):
-            sections[section] = sections.get(section, 0) + 1
-    expected = dict(zip(("@<TRIPOS>ATOM", "@<TRIPOS>BOND"), counts, strict=False))
-    if expected["@<TRIPOS>ATOM"] == 0:
+    if counts[0] == 0:
         return "no atom"
-    short = [name for name, count in expected.items() if sections.get(name, 0) < count]
-    return f"fewer lines in {short[0]} than the {expected[short[0]]} that its counts say" if short else None
+    for section, count in zip((_ATOM, _BOND), counts, strict=False):
+        if len(_section(block, section)) < count:
+            return f"fewer lines in {section} than the {count} that its counts say"
+    return None
 
 
 def _by_elements(block: list[str]) -> list[str]:
     """The record with elements for types if all are of GAFF, else as it is."""
     lines = _atom_lines(block)
-    found = {place: _GAFF_TYPE.fullmatch(words[_TYPE]) for place, words in lines.items()}
-    if not found or not all(found.values()):
-        return block
     changed = list(block)
-    for place, match in found.items():
-        assert match is not None
-        words = lines[place]
-        changed[place] = " ".join([*words[:_TYPE], match[1].capitalize(), *words[_TYPE + 1 :]])
+    for place, words in lines.items():
+        found = _GAFF_TYPE.fullmatch(words[_TYPE])
+        if found is None:
+            return block
+        changed[place] = " ".join([*words[:_TYPE], found[1].capitalize(), *words[_TYPE + 1 :]])
     return changed
 
 
 def _atom_lines(block: list[str]) -> dict[int, list[str]]:
     """The words of every whole line of an atom, by its place in the record."""
-    lines: dict[int, list[str]] = {}
-    inside = False
+    lines = ((place, block[place].split()) for place in _section(block, _ATOM))
+    return {place: words for place, words in lines if len(words) > _TYPE}
+
+
+def _section(block: list[str], name: str) -> list[int]:
+    """Places of the lines of a section, without comments and blank ones."""
+    places, inside = [], False
     for place, line in enumerate(block):
         if line.startswith("@<TRIPOS>"):
-            inside = line.strip() == "@<TRIPOS>ATOM"
-        elif inside and len(words := line.split()) > _TYPE and not line.startswith("#"):
-            lines[place] = words
-    return lines
+            inside = line.strip() == name
+        elif inside and line.strip() and not line.startswith("#"):
+            places.append(place)
+    return places
 
 
 def _foreign_type(block: list[str]) -> str | None:
@@ -138,21 +117,21 @@ def _foreign_type(block: list[str]) -> str | None:
     return None
 
 
-def mol2_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def mol2_parts(lines: Lines) -> Iterator[Part]:
     """The records of a MOL2 file."""
     block, number = Block(), 0
     for line in lines:
-        if line.startswith(MOL2_START):
+        if line.startswith(_START):
             if number:
-                yield Part(number, mol2_record, (block.lines,), line_at(block.lines, 1))
+                yield Part(number, mol2_record, (block.lines,), block.line(1))
             block, number = Block(), number + 1
         if number:
             block.add(line)
         elif line.strip() and not line.startswith("#"):
-            reason = f"got {line.strip()[:40]!r}, expected {MOL2_START}; the rest of the file is not read"
-            yield rejected_part(1, "", reason)
+            reason = f"got {line.strip()[:40]!r}, expected {_START}; the rest of the file is not read"
+            yield Part.rejected(1, "", reason)
             return
-    if number:
-        title = line_at(block.lines, 1)
-        cut = rejected_part(number, title, f"truncated at record {number}")
-        yield cut if lines.cut else Part(number, mol2_record, (block.lines,), title)
+    if number and lines.cut:
+        yield Part.rejected(number, block.line(1), f"truncated at record {number}")
+    elif number:
+        yield Part(number, mol2_record, (block.lines,), block.line(1))

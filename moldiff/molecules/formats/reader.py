@@ -1,8 +1,7 @@
 """Reading files of molecules, with every record accounted for.
 
 Files are read as a stream and parted into records that are not parsed yet, so that other processes can do the parsing
-and a broken record cannot take its neighbours with it; bytes that are not UTF-8 are replaced, and any line ending will
-do.
+and a broken record cannot take its neighbours with it. Bytes that are not UTF-8 are replaced; any line ending will do.
 """
 
 from __future__ import annotations
@@ -25,6 +24,25 @@ from moldiff.molecules.formats.sdf import sdf_parts
 from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_parts
 from moldiff.molecules.formats.xyz import xyz_parts
 
+_READERS: dict[str, Callable[[Lines], Iterator[Part]]] = {
+    ".sdf": sdf_parts,
+    ".sd": sdf_parts,
+    ".mol": sdf_parts,
+    ".mol2": mol2_parts,
+    ".xyz": xyz_parts,
+    ".extxyz": xyz_parts,
+}
+
+_TABLES: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
+    ".smi": smiles_parts,
+    ".smiles": smiles_parts,
+    ".txt": smiles_parts,
+    ".csv": table_parts,
+    ".tsv": table_parts,
+}
+
+SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read
+
 
 def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:
     """The records of a file of any type, one at a time; `columns` says where a table has what.
@@ -44,16 +62,18 @@ def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part
         yield from parquet_parts(path, columns)
         return
     with _open_text(path) as file:
-        yield from _READERS[suffix](Lines(file), path, columns)
+        lines = Lines(file)
+        yield from _READERS[suffix](lines) if suffix in _READERS else _TABLES[suffix](lines, path, columns)
 
 
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        raw = cast("io.BufferedReader", opener(path, "rb"))
-        with raw, io.TextIOWrapper(raw, encoding=_encoding(raw.peek(2)[:2]), errors="replace") as file:
-            yield file
+        with cast("io.BufferedReader", opener(path, "rb")) as raw:
+            encoding = "utf-16" if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+            with io.TextIOWrapper(raw, encoding=encoding, errors="replace") as file:
+                yield file
     except gzip.BadGzipFile:
         raise MoldiffError(f"{path}: ends in .gz but is not a gzip file") from None
     except EOFError:
@@ -62,28 +82,6 @@ def _open_text(path: Path) -> Iterator[TextIO]:
         raise MoldiffError(f"{path}: a compressed file damaged before its first record") from None
     except OSError as error:
         raise MoldiffError(f"{path}: {error.strerror or error}") from None
-
-
-def _encoding(start: bytes) -> str:
-    return "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-_READERS: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
-    ".sdf": sdf_parts,
-    ".sd": sdf_parts,
-    ".mol": sdf_parts,
-    ".mol2": mol2_parts,
-    ".xyz": xyz_parts,
-    ".extxyz": xyz_parts,
-    ".smi": smiles_parts,
-    ".smiles": smiles_parts,
-    ".txt": smiles_parts,
-    ".csv": table_parts,
-    ".tsv": table_parts,
-}
-
-SUFFIXES = (*_READERS, *PARQUET)
-"""Types of files that can be read."""
 
 
 @dataclass(frozen=True)
@@ -128,5 +126,4 @@ def records(path: str | Path) -> Iterator[Record]:
     Raises:
         MoldiffError: when the file is missing, empty, a folder or of an unknown type.
     """
-    for part in parts(path):
-        yield part.parse()
+    return (part.parse() for part in parts(path))

@@ -6,16 +6,17 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, Self, TextIO, TypeVar
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line
-from moldiff.molecules.elements import covalent_radii
+from moldiff.molecules.elements import NUMBERS, covalent_radii
 from moldiff.molecules.hydrogens import with_missing_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
@@ -29,29 +30,62 @@ few seconds and some 100 MB, whatever the graph, and so it is a limit on both.""
 _SHORTEST, _LONGEST_MULTIPLE = 0.72, 0.96
 """Times the sum of covalent radii: C#C has 0.79, an aromatic bond 0.92, and a drawing's bonds are all of one length."""
 
-_Result = TypeVar("_Result")
+_MAX_LINE, _MAX_BLOCK = 2**24, 2**27
+"""Characters of a line, and bytes of the lines of a record, that are kept: no file can fill the memory, not even one
+that is small until it is unpacked."""
 
+_LINE_BYTES = 64  # that a line takes in memory besides its characters
+_SHOWN = 40  # characters of the name of a field
+
+_Result = TypeVar("_Result")
+Value = str | float | int | bool  # what a data field of a written record may hold
+PARQUET = (".parquet", ".pq")
 HYDROGENS_ADDED = "hydrogens added"
 NAMELESS = "data field without a name, left out"
 
-SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
-"""Names, as `plain` gives them, of a column or field that holds a SMILES."""
 
-_SHOWN = 40  # characters of the name of a field
+class Fields(NamedTuple):
+    """Text by name, and what is odd about them, each remark once."""
+
+    values: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def gathered(cls, pairs: Iterable[tuple[str, str]]) -> Self:
+        """Fields in the order in which they are given.
+
+        Of one that is given more than once the last value that is not empty counts, and one without a name is left
+        out. Both are said of the record unless nothing is lost by them.
+        """
+        values: dict[str, str] = {}
+        remarks: dict[str, None] = {}
+        for name, text in pairs:
+            if not name:
+                remarks |= {NAMELESS: None} if text.strip() else {}
+            elif name not in values or text.strip():
+                if values.get(name, text) not in (text, ""):
+                    remarks[f"data field {name[:_SHOWN]} given twice, the last counts"] = None
+                values[name] = text
+        return cls(values, tuple(remarks))
+
+    def set_on(self, mol: Chem.Mol) -> None:
+        """Put them on a molecule as its properties."""
+        for key, value in self.values.items():
+            mol.SetProp(key, value)
+
+
+_NO_FIELDS = Fields({})
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file.
+    """One record of a file: its position, from 1, and its title, "" without one.
 
     Attributes:
-        number: position in the file, from 1.
-        name: its title, "" without one.
         mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
             the record cannot be parsed.
-        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, in the
-            order of the file.
-        remarks: what is odd about its data fields (`gathered`).
+        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, as in the file.
+        remarks: what is odd about its data fields.
     """
 
     number: int
@@ -59,6 +93,11 @@ class Record:
     mol: Chem.Mol | None
     problem: InvalidMolecule | None = None
     remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def rejected(cls, number: int, name: str, reason: str) -> Self:
+        """A record that could not be parsed."""
+        return cls(number, name, None, InvalidMolecule(Status.UNREADABLE, reason))
 
     def molecule(self) -> Molecule | InvalidMolecule:
         """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
@@ -69,9 +108,7 @@ class Record:
 
     def completed(self) -> Record:
         """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""
-        if self.mol is None or self.problem is not None:
-            return self
-        mol = guarded(with_missing_hydrogens, self.mol)
+        mol = self.mol if self.problem else guarded(with_missing_hydrogens, self.mol)
         if isinstance(mol, InvalidMolecule) or mol is self.mol:
             return self
         return replace(self, mol=mol, remarks=(*self.remarks, HYDROGENS_ADDED))
@@ -96,24 +133,14 @@ def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | Inva
 def total_charge(mol: Chem.Mol) -> int:
     """The charge (e) that a data field gives, else the sum of the charges on atoms."""
     for key in ("charge", "total_charge", "net_charge"):
-        if mol.HasProp(key):
-            try:
-                return int(float(mol.GetProp(key)))
-            except (ValueError, OverflowError):
-                continue
+        with suppress(KeyError, ValueError, OverflowError):
+            return int(float(mol.GetProp(key)))
     return int(Chem.GetFormalCharge(mol))
 
 
 def whole_number(text: str) -> int | None:
     """A number without sign, of which the first 12 digits are read; None for any other text."""
     return int(text[:12]) if text.isdecimal() else None
-
-
-def rejected(
-    number: int, name: str, reason: str, status: Status = Status.UNREADABLE, atom: int | None = None
-) -> Record:
-    """A record that could not be parsed."""
-    return Record(number, name, None, InvalidMolecule(status, reason, atom))
 
 
 def unexpected(error: Exception) -> InvalidMolecule:
@@ -126,22 +153,24 @@ def atomic_number(symbol: str) -> int | None:
     number = whole_number(symbol)
     if number is not None:
         return number if 0 < number < 119 else None
-    with rdBase.BlockLogs():
-        try:
-            return int(Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize()))
-        except RuntimeError:
-            return None
+    return NUMBERS.get(symbol.capitalize())
 
 
-def finished(number: int, name: str, mol: Chem.Mol) -> Record:
+def finished(number: int, name: str, mol: Chem.Mol, fields: Fields = _NO_FIELDS) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
     Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
     stereo is marked as the record means it (`moldiff.molecules.convert.assign_stereo`).
     """
+    fields.set_on(mol)
     mol.SetProp("_Name", name)
+    return Record(number, name, *_sanitized(mol), fields.remarks)
+
+
+def _sanitized(mol: Chem.Mol) -> tuple[Chem.Mol | None, InvalidMolecule | None]:
+    """What a record has for its molecule, and its problem."""
     if mol.GetNumAtoms() > MAX_ATOMS:
-        return rejected(number, name, f"{mol.GetNumAtoms()} atoms, more than {MAX_ATOMS}")
+        return None, InvalidMolecule(Status.UNREADABLE, f"{mol.GetNumAtoms()} atoms, more than {MAX_ATOMS}")
     sanitized = Chem.Mol(mol)
     try:
         with rdBase.BlockLogs():
@@ -149,18 +178,22 @@ def finished(number: int, name: str, mol: Chem.Mol) -> Record:
         assign_stereo(sanitized)
     except Chem.KekulizeException as error:
         advice = "draw single and double bonds, or the hydrogen of the ring atom that has one"
-        return Record(number, name, mol, InvalidMolecule(Status.UNSANITIZABLE, f"{one_line(error)}: {advice}"))
+        return mol, InvalidMolecule(Status.UNSANITIZABLE, f"{one_line(error)}: {advice}")
     except Chem.MolSanitizeException as error:
         drawn = _checked(mol) if mol.GetNumConformers() else None
         if isinstance(drawn, InvalidMolecule) and drawn.status != Status.UNREADABLE:
-            return Record(number, name, mol, drawn)
-        return Record(number, name, mol, _why_unsanitized(error))
+            return mol, drawn
+        if found := _TOO_MANY_BONDS.match(one_line(error)):
+            atom, symbol, valence = found.groups()
+            reason = f"valence {valence} is greater than permitted"
+            return mol, InvalidMolecule.at(int(atom), symbol, Status.UNSANITIZABLE, reason)
+        return mol, InvalidMolecule(Status.UNSANITIZABLE, one_line(error))
     except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
         reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
-        return rejected(number, name, reason, Status.UNSANITIZABLE)
+        return None, InvalidMolecule(Status.UNSANITIZABLE, reason)
     if sanitized.GetNumConformers() and _is_drawing(sanitized):
         sanitized.GetConformer().Set3D(False)
-    return Record(number, name, sanitized)
+    return sanitized, None
 
 
 def _is_drawing(mol: Chem.Mol) -> bool:
@@ -180,27 +213,13 @@ def _is_drawing(mol: Chem.Mol) -> bool:
     tetrahedral = [atom for atom in open_atoms if atom.GetTotalDegree() >= 4]
     if any(atom.GetDegree() >= 4 for atom in atoms(mol)) or any(atom.GetDegree() >= 2 for atom in tetrahedral):
         return True
-    return bool(open_atoms) and not all(_has_length_of_bond(bond, pos) for bond in mol.GetBonds())
-
-
-def _has_length_of_bond(bond: Chem.Bond, pos: np.ndarray) -> bool:
-    """Whether a bond is as long as one of its order can be, measured by the covalent radii of its atoms."""
-    ends = bond.GetBeginAtom(), bond.GetEndAtom()
-    length = np.linalg.norm(pos[ends[0].GetIdx()] - pos[ends[1].GetIdx()])
-    share = float(length / covalent_radii(np.array([atom.GetAtomicNum() for atom in ends])).sum())
-    multiple = bond.GetBondType() != Chem.BondType.SINGLE
-    return share >= _SHORTEST and (not multiple or share <= _LONGEST_MULTIPLE)
-
-
-def _why_unsanitized(error: Exception) -> InvalidMolecule:
-    """RDKit's reason; where it names an atom, in the words of all other reasons."""
-    text = one_line(error)
-    found = _TOO_MANY_BONDS.match(text)
-    if found is None:
-        return InvalidMolecule(Status.UNSANITIZABLE, text)
-    atom, symbol, valence = int(found[1]), found[2], found[3]
-    reason = f"atom {atom} ({symbol}): valence {valence} is greater than permitted"
-    return InvalidMolecule(Status.UNSANITIZABLE, reason, atom)
+    if not open_atoms or not mol.GetNumBonds():
+        return False
+    ends = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()])
+    radii = covalent_radii(np.array([atom.GetAtomicNum() for atom in atoms(mol)]))
+    share = np.linalg.norm(pos[ends[:, 0]] - pos[ends[:, 1]], axis=1) / radii[ends].sum(axis=1)
+    multiple = np.array([bond.GetBondType() != Chem.BondType.SINGLE for bond in mol.GetBonds()])
+    return bool(((share < _SHORTEST) | (multiple & (share > _LONGEST_MULTIPLE))).any())
 
 
 def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -218,52 +237,9 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return problem.renumbered(atom_order(mol))
 
 
-def set_fields(mol: Chem.Mol, fields: Mapping[str, str]) -> None:
-    """Put data fields on a molecule."""
-    for key, value in fields.items():
-        mol.SetProp(key, value)
-
-
-class Fields(NamedTuple):
-    """Text by name, and what is odd about them, each remark once."""
-
-    values: dict[str, str]
-    remarks: tuple[str, ...] = ()
-
-
-def plain(name: str) -> str:
-    """A name in lower case, its words joined by underscores."""
-    return re.sub(r"[\s_-]+", "_", name.lower())
-
-
-def gathered(pairs: Iterable[tuple[str, str]]) -> Fields:
-    """Fields in the order in which they are given.
-
-    Of one that is given more than once the last value that is not empty counts, and one without a name is left out.
-    Both are said of the record unless nothing is lost by them.
-    """
-    values: dict[str, str] = {}
-    remarks: dict[str, None] = {}
-    for name, text in pairs:
-        if not name:
-            remarks |= {NAMELESS: None} if text.strip() else {}
-            continue
-        if name in values and not text.strip():
-            continue
-        if values.get(name, text) not in (text, ""):
-            remarks[f"data field {name[:_SHOWN]} given twice, the last counts"] = None
-        values[name] = text
-    return Fields(values, tuple(remarks))
-
-
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what; None = found by name.
-
-    Attributes:
-        smiles: header of the column of SMILES.
-        name: header of the column of names.
-    """
+    """Headers of the columns of a table that hold SMILES and names; None = found by name."""
 
     smiles: str | None = None
     name: str | None = None
@@ -271,30 +247,23 @@ class Columns:
 
 DEFAULT_COLUMNS = Columns()
 
-Value = str | float | int | bool
-"""What a data field of a written record may hold."""
-
-_MAX_LINE, _MAX_BLOCK = 2**24, 2**27
-"""Characters of a line, and bytes of the lines of a record, that are kept: no file can fill the memory, not even one
-that is small until it is unpacked."""
-
-_LINE_BYTES = 64  # that a line takes in memory besides its characters
-
 
 class Part(NamedTuple):
     """One record of a file, not parsed yet; cheap to make and to send to another process.
 
-    Attributes:
-        number: position in the file, from 1.
-        build: makes the record of the number and `arguments`.
-        arguments: its text.
-        title: its name as far as that shows without parsing.
+    `build` makes the record of its `number` in the file, from 1, and `arguments`, its text; `title` is its name as far
+    as that shows without parsing.
     """
 
     number: int
     build: Callable[..., Record]
     arguments: tuple[Any, ...]
     title: str = ""
+
+    @classmethod
+    def rejected(cls, number: int, title: str, reason: str) -> Self:
+        """What stands for a record of which nothing is parsed."""
+        return cls(number, Record.rejected, (title, reason), title)
 
     def parse(self) -> Record:
         """The record itself; whatever goes wrong is its problem."""
@@ -309,9 +278,9 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
         MoldiffError: when it is not among `known`.
     """
     name = path.name.lower()
-    plain = name.removesuffix(".gz")
-    suffix = "." + plain.rpartition(".")[2] if "." in plain else ""
-    if suffix not in known or (suffix in PARQUET and plain != name):
+    unpacked = name.removesuffix(".gz")
+    suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""
+    if suffix not in known or (suffix in PARQUET and unpacked != name):
         raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
     return suffix
 
@@ -331,11 +300,9 @@ class Lines:
                 yield line.rstrip("\r\n")
                 while len(line) == _MAX_LINE and not line.endswith("\n"):
                     line = self._file.readline(_MAX_LINE)
-        except (EOFError, zlib.error):
-            self.cut = True
-        except gzip.BadGzipFile:  # a wrong checksum at its end, or no gzip file at all
-            if not started:
-                raise
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            if isinstance(error, gzip.BadGzipFile) and not started:
+                raise  # no gzip file at all, rather than a wrong checksum at its end
             self.cut = True
 
 
@@ -353,15 +320,6 @@ class Block:
         if not self.full:
             self.lines.append(line)
 
-
-def rejected_part(number: int, name: str, reason: str) -> Part:
-    """What stands for a record of which nothing is parsed."""
-    return Part(number, rejected, (name, reason), name)
-
-
-def line_at(block: list[str], index: int) -> str:
-    """A line without the spaces around it; "" behind the last one."""
-    return block[index].strip() if index < len(block) else ""
-
-
-PARQUET = (".parquet", ".pq")
+    def line(self, index: int) -> str:
+        """A line without the spaces around it; "" behind the last one."""
+        return self.lines[index].strip() if index < len(self.lines) else ""

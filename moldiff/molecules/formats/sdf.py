@@ -5,28 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.formats.record import (
-    Block,
-    Columns,
-    Fields,
-    Lines,
-    Part,
-    Record,
-    atomic_number,
-    finished,
-    gathered,
-    line_at,
-    rejected,
-    rejected_part,
-    set_fields,
-    whole_number,
-)
+from moldiff.molecules.formats.record import Block, Fields, Lines, Part, Record, atomic_number, finished, whole_number
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 END_OF_BLOCK = "M  END"
@@ -43,13 +27,11 @@ def sdf_record(number: int, block: list[str]) -> Record:
     if mol is None:
         return Record(number, name, None, _why_unparsed(block[:end]))
     if mol.GetNumAtoms() == 0:
-        return rejected(number, name, "no atom")
+        return Record.rejected(number, name, "no atom")
     # RDKit takes a flat molecule for a drawing even where the header says that it is 3D; see `_is_drawing`.
     if block[1][20:22] == "3D" and np.ptp(mol.GetConformer().GetPositions(), axis=0).max() > 0:
         mol.GetConformer().Set3D(True)
-    fields = sdf_fields(block[end:])
-    set_fields(mol, fields.values)
-    return replace(finished(number, name, mol), remarks=fields.remarks)
+    return finished(number, name, mol, sdf_fields(block[end:]))
 
 
 def sdf_fields(lines: Sequence[str]) -> Fields:
@@ -72,7 +54,7 @@ def sdf_fields(lines: Sequence[str]) -> Fields:
             value = None
         elif value is not None:
             value.append(line)
-    return gathered((name, "\n".join(text)) for name, text in pairs)
+    return Fields.gathered((name, "\n".join(text)) for name, text in pairs)
 
 
 def _why_unparsed(block: list[str]) -> InvalidMolecule:
@@ -84,40 +66,39 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
         return InvalidMolecule(Status.UNREADABLE, "no counts line, so not a MOL block")
     num_atoms, num_bonds = (whole_number(text.replace(" ", "")) or 0 for text in (counts[:3], counts[3:6]))
     if len(block) < 4 + num_atoms + num_bonds:
-        reason = f"fewer lines than its {num_atoms} atoms and {num_bonds} bonds need"
-        return InvalidMolecule(Status.UNREADABLE, reason)
+        need = f"{num_atoms} atoms and {num_bonds} bonds"
+        return InvalidMolecule(Status.UNREADABLE, f"fewer lines than its {need} need")
     for atom, line in enumerate(block[4 : 4 + num_atoms]):
         symbol = line[31:34].strip()
         if re.search(r"nan|inf", line[:30], re.IGNORECASE):
-            return InvalidMolecule(Status.NON_FINITE, f"atom {atom} ({symbol}): coordinate not finite", atom)
+            return InvalidMolecule.at(atom, symbol, Status.NON_FINITE, "coordinate not finite")
         if atomic_number(symbol) is None:
             return InvalidMolecule(Status.UNREADABLE, f"atom {atom}: unknown element {symbol!r}", atom)
     return InvalidMolecule(Status.UNREADABLE, "RDKit cannot read this MOL block")
 
 
-def sdf_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def sdf_parts(lines: Lines) -> Iterator[Part]:
     """The records of an SDF or MOL file."""
     block, number = Block(), 1
     for line in lines:
         if line.startswith(END_OF_RECORD):
-            yield Part(number, sdf_record, (block.lines,), line_at(block.lines, 0))
+            yield Part(number, sdf_record, (block.lines,), block.line(0))
             block, number = Block(), number + 1
         else:
             block.add(line)
     if any(line.strip() for line in block.lines):
         # A lone MOL block needs no end mark; behind a finished record its absence means that the file was cut.
-        whole = number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block.lines)
-        title = line_at(block.lines, 0)
-        cut = rejected_part(number, title, f"truncated at record {number}")
-        yield Part(number, sdf_record, (block.lines,), title) if whole else cut
+        if number == 1 and not lines.cut and any(line.startswith(END_OF_BLOCK) for line in block.lines):
+            yield Part(number, sdf_record, (block.lines,), block.line(0))
+        else:
+            yield Part.rejected(number, block.line(0), f"truncated at record {number}")
 
 
 def sdf_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
     """A record of an SDF: V2000 where that can hold it."""
     mol = to_rdkit(replace(molecule, name=" ".join(molecule.name.split())))
     mol.UpdatePropertyCache(strict=False)
-    # V2000 counts atoms and bonds with three digits.
-    large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+    large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999  # V2000 counts them with three digits
     # Readers take stereo off 3D coordinates; a double bond without a side in them is the one flagged as "either".
     block = Chem.MolToMolBlock(mol, includeStereo=False, kekulize=False, forceV3000=large)
     data = "".join(f">  <{key}>\n{text}\n\n" for key, text in fields.items())

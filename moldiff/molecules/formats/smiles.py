@@ -8,54 +8,36 @@ import json
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain, islice, zip_longest
+from itertools import chain, dropwhile, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.record import (
-    DEFAULT_COLUMNS,
-    SMILES_NAMES,
-    Columns,
-    Lines,
-    Part,
-    Record,
-    finished,
-    gathered,
-    plain,
-    rejected,
-    rejected_part,
-    set_fields,
-)
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Fields, Lines, Part, Record, finished
 from moldiff.molecules.formats.storage import encoded
-from moldiff.molecules.identity import smiles
+from moldiff.molecules.identity import SMILES_NAMES, plain, smiles
 from moldiff.molecules.molecule import Molecule
 
 _SEPARATORS = (",", ";", "\t", "|")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')
-"""The first line that Excel reads and writes to say how cells are separated."""
-
-INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?$')  # first line by which Excel says how cells are separated
+_INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 _MAX_FIELD = 2**24
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_MAX_SMILES = 100_000  # characters of a SMILES; RDKit would take gigabytes to find out that longer ones are none
 
 
 class _Layout(NamedTuple):
-    """Where a table has its SMILES (or InChI) and names, and how to read its cells.
-
-    `has_header` = the first row is no molecule; `decimal_comma` = numbers are written like 0,25.
-    """
+    """Where a table has its SMILES (or InChI) and names, and how to read its cells."""
 
     header: list[str]
     smiles: int
     name: int | None
-    has_header: bool = True
-    decimal_comma: bool = False
+    has_header: bool = True  # else the first row is a molecule
+    decimal_comma: bool = False  # numbers are written like 0,25
 
 
 def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[Part]:
@@ -67,7 +49,8 @@ def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[
     Raises:
         MoldiffError: naming the columns found, when none holds SMILES or has the name asked for.
     """
-    stream = _without_comments(line for line in lines if line.strip())
+    filled = (line for line in lines if line.strip())
+    stream = dropwhile(lambda line: line.startswith("#"), filled)
     sample = list(islice(stream, 1))
     said = _SEPARATOR_LINE.match(sample[0].strip("\r\n ")) if sample else None
     sample = [*([] if said else sample), *islice(stream, _SAMPLE_ROWS)]
@@ -84,7 +67,7 @@ def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[
         for number, cells in enumerate(rows, start=1):
             yield _row_part(number, cells, layout)
     except csv.Error as error:
-        yield rejected_part(number + 1, "", f"malformed table: {error}; the rest of the file is not read")
+        yield Part.rejected(number + 1, "", f"malformed table: {error}; the rest of the file is not read")
 
 
 def _rows(lines: Iterable[str], separator: str, *, skipinitialspace: bool = False) -> Iterator[list[str]]:
@@ -101,17 +84,6 @@ def _rows(lines: Iterable[str], separator: str, *, skipinitialspace: bool = Fals
         yield cells
 
 
-def _without_comments(lines: Iterator[str]) -> Iterator[str]:
-    first = next((line for line in lines if not line.startswith("#")), None)
-    return lines if first is None else chain([first], lines)
-
-
-def names_smiles(line: str) -> bool:
-    """Whether a line is the header of a table, with separators, that names a column of SMILES."""
-    rows = [_cells(line, separator) for separator in _SEPARATORS]
-    return any(len(row) > 1 and _find(row, SMILES_NAMES, "smiles") is not None for row in rows)
-
-
 def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str | None) -> tuple[str, _Layout]:
     """The separator, which the file may have said, and the layout that fit the first lines of a table."""
     header = {separator: _cells(sample[0], separator) for separator in ([said] if said else _SEPARATORS)}
@@ -122,25 +94,15 @@ def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str 
     several = [separator for separator in order if len(header[separator]) > 1]
     spaced = [" "] if sample[0].split()[0].lower() in SMILES_NAMES else []
     for separator in [*several, *spaced, order[0]]:
-        cells = sample[0].split() if separator == " " else header[separator]
-        if _has(cells, columns.smiles) and _has(cells, columns.name):
-            column = _molecule_column(cells, columns.smiles)
-            if column is not None:
-                return separator, _Layout(cells, column, _name_column(cells, columns.name))
+        layout = _layout(sample[0].split() if separator == " " else header[separator], columns)
+        if layout is not None:
+            return separator, layout
     if columns == DEFAULT_COLUMNS:
         for separator in order:
-            found = _headless(list(_rows(sample, separator)))
-            if found is not None:
-                return separator, found
+            layout = _headless(list(_rows(sample, separator)))
+            if layout is not None:
+                return separator, layout
     raise _no_column(path, header[order[0]], columns)
-
-
-def _no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffError:
-    asked = [name for name in (columns.smiles, columns.name) if name is not None and not _has(header, name)]
-    missing = f"no column {asked[0]!r}" if asked else "no column of SMILES found"
-    hint = "" if asked else "; smiles_column=NAME says which one it is"
-    shown = ", ".join(repr(cell[:40]) for cell in header[:20])
-    return MoldiffError(f"{path}: {missing}; columns found: {shown}{hint}")
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -150,50 +112,54 @@ def _cells(line: str, separator: str) -> list[str]:
         return []
 
 
-def _has(cells: Sequence[str], name: str | None) -> bool:
-    return name is None or name in cells
+def _layout(header: list[str], columns: Columns) -> _Layout | None:
+    """The layout of a table with a header, if that has the columns named and one of molecules."""
+    if _missing(header, columns):
+        return None
+    smiles = chain(_find(header, SMILES_NAMES, "smiles"), _find(header, _INCHI_NAMES))
+    found = next(smiles, None) if columns.smiles is None else header.index(columns.smiles)
+    names = chain(_find(header, _NAME_NAMES, "name"), _find(header, (), "_id"))
+    name = next(names, None) if columns.name is None else header.index(columns.name)
+    return None if found is None else _Layout(header, found, name)
 
 
-def _position(cells: Sequence[str], asked: str | None, known: Sequence[str], part: str = "") -> int | None:
-    return cells.index(asked) if asked is not None else _find(cells, known, part)
+def _missing(header: Sequence[str], columns: Columns) -> list[str]:
+    return [name for name in (columns.smiles, columns.name) if name is not None and name not in header]
 
 
-def _molecule_column(cells: Sequence[str], asked: str | None) -> int | None:
-    """The column of molecules: the one asked for, else that of SMILES, else that of InChI."""
-    column = _position(cells, asked, SMILES_NAMES, "smiles")
-    return _find(cells, INCHI_NAMES) if column is None else column
+def _find(header: Sequence[str], known: Sequence[str], part: str = "") -> Iterator[int]:
+    """The cells that are one of the known names, in their order, then those that contain `part`."""
+    names = [plain(cell) for cell in header]
+    yield from (names.index(name) for name in known if name in names)
+    yield from (k for k, name in enumerate(names) if part and part in name)
 
 
-def _name_column(cells: Sequence[str], asked: str | None) -> int | None:
-    """The column of names: the one asked for, one with a usual header, else one with "name" or "_id" in it."""
-    column = _position(cells, asked, _NAME_NAMES, "name")
-    return _find(cells, (), "_id") if column is None else column
-
-
-def _find(cells: Sequence[str], known: Sequence[str], part: str = "") -> int | None:
-    """The first cell that is one of the known names, in their order, else the first that contains `part`."""
-    names = [plain(cell) for cell in cells]
-    for name in known:
-        if name in names:
-            return names.index(name)
-    return next((k for k, name in enumerate(names) if part and part in name), None)
+def _no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffError:
+    missing = _missing(header, columns)
+    what = f"no column {missing[0]!r}" if missing else "no column of SMILES found"
+    hint = "" if missing else "; smiles_column=NAME says which one it is"
+    shown = ", ".join(repr(cell[:40]) for cell in header[:20])
+    return MoldiffError(f"{path}: {what}; columns found: {shown}{hint}")
 
 
 def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
     """The layout of a table without header: its SMILES are the longest column of which every cell is one."""
     width = min(map(len, rows), default=0)
-    best: tuple[int, int] | None = None
-    for column in range(width):
-        sizes = [_num_atoms(row[column].strip()) for row in rows]
-        # One cell in five may be broken, but not the first, which else is a header.
-        if sizes[0] and sizes.count(0) <= len(sizes) // 5:
-            best = max(best or (0, 0), (sum(sizes), -column))
-    if best is None:
+    sizes = [[_num_atoms(row[column].strip()) for row in rows] for column in range(width)]
+    # One cell in five may be broken, but not the first, which else is a header.
+    fitting = [k for k, column in enumerate(sizes) if column[0] and column.count(0) <= len(column) // 5]
+    if not fitting:
         return None
-    smiles = -best[1]
+    smiles = max(fitting, key=lambda k: sum(sizes[k]))
     texts = (k for k in range(width) if k != smiles and not _is_number(rows[0][k]))
     header = [f"column_{k + 1}" for k in range(width)]
     return _Layout(header, smiles, next(texts, None), has_header=False)
+
+
+def _num_atoms(text: str) -> int:
+    """Atoms of a SMILES or InChI, 0 if it is none."""
+    mol = _parsed(text) if text and not any(c.isspace() for c in text) else None
+    return 0 if mol is None else int(mol.GetNumAtoms())
 
 
 def _has_decimal_commas(sample: Sequence[str], separator: str) -> bool:
@@ -213,24 +179,17 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _num_atoms(text: str) -> int:
-    """Atoms of a SMILES or InChI, 0 if it is none."""
-    mol = parsed(text) if text and not any(c.isspace() for c in text) else None
-    return 0 if mol is None else int(mol.GetNumAtoms())
-
-
 def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
     """A row of a table: its SMILES, its name, and the other cells as data fields."""
     surplus = len(cells) - len(layout.header)
-    if surplus > 0 and layout.smiles < len(cells) and is_inchi(cells[layout.smiles]):  # its commas are no separators
+    if surplus > 0 and layout.smiles < len(cells) and _is_inchi(cells[layout.smiles]):  # its commas are no separators
         end = layout.smiles + surplus + 1
         cells = [*cells[: layout.smiles], ",".join(cells[layout.smiles : end]), *cells[end:]]
-    smiles = cells[layout.smiles].strip() if layout.smiles < len(cells) else ""
-    name = cells[layout.name].strip() if layout.name is not None and layout.name < len(cells) else ""
+    row = list(zip_longest(layout.header, (cell.strip() for cell in cells), fillvalue=""))
     taken = (layout.smiles, layout.name)
-    named = enumerate(zip_longest(layout.header, cells, fillvalue=""))
-    others = ((key, cell.strip()) for k, (key, cell) in named if k not in taken)
-    fields = gathered((key, _with_point(cell) if layout.decimal_comma else cell) for key, cell in others if cell)
+    smiles, name = (row[k][1] if k is not None and k < len(row) else "" for k in taken)
+    others = ((key, cell) for k, (key, cell) in enumerate(row) if k not in taken and cell)
+    fields = Fields.gathered((key, _with_point(cell) if layout.decimal_comma else cell) for key, cell in others)
     return Part(number, smiles_record, (smiles, name, *fields), name)
 
 
@@ -253,41 +212,31 @@ def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
     number = 0
     try:
         file = ParquetFile(path)
-        header = [field.name for field in file.schema_arrow]
-        smiles = _molecule_column(header, columns.smiles) if _has(header, columns.smiles) else None
-        if smiles is None or not _has(header, columns.name):
-            raise _no_column(path, header, columns)
-        layout = _Layout(header, smiles, _name_column(header, columns.name))
+        layout = _layout([field.name for field in file.schema_arrow], columns)
+        if layout is None:
+            raise _no_column(path, [field.name for field in file.schema_arrow], columns)
         rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1024))
         for number, values in enumerate(rows, start=1):
-            yield _row_part(number, [_cell_text(values[key]) for key in header], layout)
+            # Lists, nested tables and missing values are empty.
+            cells = [str(values[key]) if isinstance(values[key], str | int | float) else "" for key in layout.header]
+            yield _row_part(number, cells, layout)
     except (ArrowException, OSError) as error:
         reason = f"cannot be read as Parquet ({str(error).splitlines()[0]})"
         if not number:
             raise MoldiffError(f"{path}: {reason}") from None
-        yield rejected_part(number + 1, "", f"{reason}; the rest of the file is not read")
+        yield Part.rejected(number + 1, "", f"{reason}; the rest of the file is not read")
 
 
-def _cell_text(value: object) -> str:
-    """A scalar as text; lists, nested tables and missing values are empty."""
-    return str(value) if isinstance(value, str | int | float) else ""
-
-
-_MAX_SMILES = 100_000
-"""Characters of a SMILES; what is longer is no molecule, and RDKit would take gigabytes to find that out."""
-
-
-def is_inchi(text: str) -> bool:
-    """Whether a text is meant to be an InChI."""
+def _is_inchi(text: str) -> bool:
     return text.startswith("InChI=")
 
 
-def parsed(text: str) -> Chem.Mol | None:
+def _parsed(text: str) -> Chem.Mol | None:
     """The molecule of a SMILES or an InChI, not sanitised; None for any other text."""
     with rdBase.BlockLogs():
         mol: Chem.Mol | None = (
             Chem.MolFromInchi(text, sanitize=False, removeHs=False)  # type: ignore[no-untyped-call]
-            if is_inchi(text)
+            if _is_inchi(text)
             else Chem.MolFromSmiles(text, sanitize=False)
         )
     return mol
@@ -298,14 +247,14 @@ def smiles_record(
 ) -> Record:
     """A SMILES or InChI with data fields, and what is odd about these: a molecule without coordinates."""
     if not text:
-        return rejected(number, name, "no SMILES")
+        return Record.rejected(number, name, "no SMILES")
     if len(text) > _MAX_SMILES:
-        return rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
-    mol = parsed(text)
+        return Record.rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
+    mol = _parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
-        return rejected(number, name, f"cannot read {text[:80]!r} as {'InChI' if is_inchi(text) else 'SMILES'}")
-    set_fields(mol, fields)
-    return replace(finished(number, name, mol), remarks=remarks)
+        what = "InChI" if _is_inchi(text) else "SMILES"
+        return Record.rejected(number, name, f"cannot read {text[:80]!r} as {what}")
+    return finished(number, name, mol, Fields(fields, remarks))
 
 
 def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
@@ -315,7 +264,8 @@ def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
     if first is None:
         return
     stream = chain([first], filled)
-    if columns != DEFAULT_COLUMNS or names_smiles(first):
+    headers = [_cells(first, separator) for separator in _SEPARATORS]
+    if columns != DEFAULT_COLUMNS or any(len(row) > 1 and list(_find(row, SMILES_NAMES, "smiles")) for row in headers):
         yield from table_parts(stream, path, columns)
         return
     if first.split()[0].lower() in SMILES_NAMES:

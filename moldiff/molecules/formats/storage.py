@@ -70,9 +70,8 @@ def set_aside(path: Path) -> Path | None:
     """
     if not path.is_file():
         return None
-    stem, suffix = path.name, ""
-    if found := re.fullmatch(r"(.+?)((\.trajectory)?\.\w+(\.gz)?)", path.name):
-        stem, suffix = found[1], found[2]
+    found = re.fullmatch(r"(.+?)((?:\.trajectory)?\.\w+(?:\.gz)?)", path.name)
+    stem, suffix = found.groups() if found else (path.name, "")
     number = 1
     while True:
         other = path.with_name(f"{stem}.{number}{suffix}")
@@ -80,11 +79,10 @@ def set_aside(path: Path) -> Path | None:
             os.link(path, other)
         except FileExistsError:
             number += 1
+            continue
         except OSError:  # a file system without links
             path.rename(other)
-            return other
-        else:
-            return other
+        return other
 
 
 @contextmanager

@@ -1,12 +1,10 @@
-"""Writing files of molecules: SDF, XYZ, SMILES and CSV.
-
-What a program that was ended while it wrote an SDF had finished: the whole records at the start of the file.
-"""
+"""Writing files of molecules: SDF, XYZ, SMILES and CSV; and which records an SDF that was cut short holds whole."""
 
 from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,24 +30,19 @@ MEMBER_RECORDS = 64
 
 
 class Recorded(Protocol):
-    """A molecule with data of its own, such as one drawn by `moldiff.sampling.run`."""
+    """A molecule with data fields of its own, such as one drawn by `moldiff.sampling.run`."""
 
     @property
     def molecule(self) -> Molecule: ...
 
-    def record(self) -> Mapping[str, Value | None]:
-        """The data fields of its record."""
-        ...
+    def record(self) -> Mapping[str, Value | None]: ...
 
 
 def write(path: str | Path, molecules: Iterable[Molecule | Recorded]) -> int:
     """Write molecules to a file, each with its properties or record as data; how many there were. See `Writer`."""
     with Writer(path) as writer:
         for item in molecules:
-            if isinstance(item, Molecule):
-                writer.write(item)
-            else:
-                writer.write(item.molecule, item.record())
+            writer.write(*(item, None) if isinstance(item, Molecule) else (item.molecule, item.record()))
     return writer.count
 
 
@@ -67,10 +60,7 @@ class Writer:
     Args:
         path: the target.
         streamed: let the file grow in its place.
-        keep_older: a file that is there gets another name (`set_aside`) rather than being replaced.
-
-    Attributes:
-        older: the name that it got; None = there was none.
+        keep_older: a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
 
     Example:
         with Writer("out.sdf") as writer:
@@ -87,7 +77,7 @@ class Writer:
         self.older: Path | None = None
         self._keep_older = keep_older
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
-        self._member: list[bytes] | None = [] if is_packed(self.path) else None
+        self._packed, self._member = _is_packed(self.path), list[bytes]()
         self._rows = TableFile(self.path.parent) if self._format is None else None
         self._streamed = streamed
         self._temporary: Path | None = temporary_of(self.path)
@@ -98,8 +88,7 @@ class Writer:
         """Go on with a streamed file behind its first `size` bytes, which hold `count` records; the rest is cut off."""
         writer = cls(path, streamed=True)
         writer._discard()
-        with writer.path.open("r+b") as file:
-            file.truncate(size)
+        os.truncate(writer.path, size)
         writer.count, writer._temporary = count, None
         writer._raw = _open(writer.path, "ab", streamed=True)
         return writer
@@ -123,7 +112,7 @@ class Writer:
             self.count += 1
 
     def _add(self, data: bytes) -> None:
-        if self._member is None:
+        if not self._packed:
             self._put(data)
             return
         self._member.append(data)
@@ -132,9 +121,8 @@ class Writer:
 
     def _end_member(self) -> None:
         """Write the records that wait as a gzip member without name and time: equal molecules, equal files."""
-        if self._member:
-            self._put(gzip.compress(b"".join(self._member), mtime=0))
-            self._member.clear()
+        self._put(gzip.compress(b"".join(self._member), mtime=0))
+        self._member.clear()
 
     def _put(self, data: bytes) -> None:
         """Write whole records, all of them or none."""
@@ -159,11 +147,6 @@ class Writer:
             self._temporary = None
             self._raw = _open(self.path, "ab", self._streamed)
 
-    def close(self) -> None:
-        """Finish the file and put it in its place."""
-        with self._named():
-            self._finish()
-
     @contextmanager
     def _named(self) -> Iterator[None]:
         """Name the target in what the system says of a write."""
@@ -172,16 +155,17 @@ class Writer:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
-    def _finish(self) -> None:
-        if self._rows is not None:
-            for line in self._rows.lines():
-                self._add(line)
-            self._rows.close()
-        self._end_member()
-        if self._member is not None and not self.count:
-            self._put(gzip.compress(b"", mtime=0))  # a file of no bytes would be no gzip file
-        self._publish()
-        self._raw.close()
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        with self._named():
+            if self._rows is not None:
+                for line in self._rows.lines():
+                    self._add(line)
+                self._rows.close()
+            if self._member or (self._packed and not self.count):  # a file of no bytes would be no gzip file
+                self._end_member()
+            self._publish()
+            self._raw.close()
 
     def _discard(self) -> None:
         """Take the temporary file away."""
@@ -224,8 +208,7 @@ def check_target(path: str | Path) -> Path:
     return path
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file is compressed, by its name."""
+def _is_packed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
@@ -261,24 +244,21 @@ _BYTES = 1 << 20
 
 @dataclass(eq=False)
 class FinishedRecords:
-    """The whole records of a streamed SDF.
+    """Data, by name, of each of the whole records of a streamed SDF, and the bytes of the file that hold them.
 
-    Attributes:
-        size: bytes of the file that hold them.
-        fields: data of each, by name.
-        rest: data of the whole records behind them, in a compressed member that is not full.
+    `rest` is that of the whole records behind them, in a compressed member that is not full.
     """
 
     size: int = 0
-    fields: list[dict[str, str]] = field(default_factory=list)
-    rest: list[dict[str, str]] = field(default_factory=list)
+    fields: list[Mapping[str, str]] = field(default_factory=list)
+    rest: list[Mapping[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.fields)
 
 
 def finished_records(path: str | Path) -> FinishedRecords:
-    """The whole records of a file that `writer.Writer` streamed; of a compressed file those of its full members.
+    """The whole records of a file that a `Writer` streamed; of a compressed file those of its full members.
 
     Who is ended before the first record leaves no file, so that one that is missing has no records.
 
@@ -286,18 +266,18 @@ def finished_records(path: str | Path) -> FinishedRecords:
         MoldiffError: for a file of another type, or one that has content but no whole record.
     """
     path = Path(path)
-    if file_suffix(path, (".sdf", ".xyz", ".smi", ".csv")) != ".sdf":
+    if file_suffix(path, tuple(_FORMATS)) != ".sdf":
         raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
     found = FinishedRecords()
     if not path.exists():
         return found
-    for size, text in _members(path) if is_packed(path) else _plain(path):
-        blocks = text.split(_END)[:-1]
-        if is_packed(path) and len(blocks) != MEMBER_RECORDS:
-            found.rest = [_fields(block) for block in blocks]
+    for size, text in _members(path) if _is_packed(path) else _plain(path):
+        fields = [_fields(block) for block in text.split(_END)[:-1]]
+        if _is_packed(path) and len(fields) != MEMBER_RECORDS:
+            found.rest = fields
             break  # the last one of a run that came to its end, or was stopped before it was full
         found.size = size
-        found.fields += [_fields(block) for block in blocks]
+        found.fields += fields
     if path.stat().st_size and not (found.fields or found.rest):
         raise MoldiffError(
             f"resume: {path} is not the file of an ended run, for it holds no whole record of one; it is left as it is"
@@ -310,12 +290,10 @@ def _plain(path: Path) -> Iterator[tuple[int, bytes]]:
     size, rest = 0, b""
     with path.open("rb") as file:
         while data := file.read(_BYTES):
-            rest += data
-            end = rest.rfind(_END) + len(_END)
-            if end >= len(_END):
-                size += end
-                yield size, rest[:end]
-                rest = rest[end:]
+            whole, end, rest = (rest + data).rpartition(_END)
+            if end:
+                size += len(whole + end)
+                yield size, whole + end
 
 
 def _members(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -337,5 +315,5 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
             yield size, content
 
 
-def _fields(block: bytes) -> dict[str, str]:
+def _fields(block: bytes) -> Mapping[str, str]:
     return sdf_fields(block.decode("utf-8", errors="replace").partition(END_OF_BLOCK)[2].split("\n")).values

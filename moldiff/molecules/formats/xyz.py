@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from itertools import islice
 
 import numpy as np
 from rdkit import Chem
 
 from moldiff.molecules.convert import explicit_atom, set_positions, to_rdkit
-from moldiff.molecules.formats.record import (
-    MAX_ATOMS,
-    Block,
-    Columns,
-    Lines,
-    Part,
-    Record,
-    atomic_number,
-    gathered,
-    line_at,
-    rejected,
-    rejected_part,
-    set_fields,
-    whole_number,
-)
-from moldiff.molecules.molecule import Molecule, Status
+from moldiff.molecules.formats.record import MAX_ATOMS, Block, Fields, Lines, Part, Record, atomic_number, whole_number
+from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
-
-_XYZ_COLUMNS = (0, 1)
 _MAX_FRAME = 1_000_000  # atoms of a frame that is read at all
+
 _QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
-QM9_TAIL = 3
-"""Lines behind the atoms of an XYZ file of QM9: frequencies, SMILES and InChI."""
+"""Values in the comment of an XYZ file of QM9 (Ramakrishnan et al. 2014, doi:10.1038/sdata.2014.22, table 3)."""
+
+_QM9_TAIL = 3  # lines behind the atoms of such a file: frequencies, SMILES and InChI
 
 
 def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
@@ -43,27 +28,36 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
     elements and coordinates are, and the pairs are the data fields. Or it is the line of values of a file of QM9.
     """
-    if values := qm9_values(comment):
-        title = " ".join(comment.split()[:2])
-        return _xyz_record(number, title, _XYZ_COLUMNS, lines, values)
-    pairs, remarks = gathered((key, value.strip("\"'")) for key, value in _ASSIGNMENT.findall(comment))
-    extended = "Properties" in pairs
-    fields = pairs if extended else {key: pairs[key] for key in ("charge",) if key in pairs}
-    name = fields.get("name", fields.get("Name", "")) if extended else comment.strip()
-    columns = _xyz_columns(fields["Properties"]) if extended else _XYZ_COLUMNS
+    layout = None
+    if values := _qm9_values(comment):
+        name, fields = " ".join(comment.split()[:2]), Fields(values)
+    else:
+        fields = Fields.gathered((key, value.strip("\"'")) for key, value in _ASSIGNMENT.findall(comment))
+        layout = fields.values.get("Properties")
+        name = comment.strip() if layout is None else fields.values.get("name", fields.values.get("Name", ""))
+        fields = Fields({k: v for k, v in fields.values.items() if k == "charge"}) if layout is None else fields
+    columns = (0, 1) if layout is None else _columns(layout)
     if columns is None:
-        reason = f"got Properties={fields['Properties'][:60]}, expected species:S:1 and pos:R:3 among them"
-        return rejected(number, name, reason)
-    data = {key: value for key, value in fields.items() if key not in ("Properties", "Lattice", "pbc")}
-    record = _xyz_record(number, name, columns, lines, data)
-    return replace(record, remarks=remarks if extended else ())
+        reason = f"got Properties={str(layout)[:60]}, expected species:S:1 and pos:R:3 among them"
+        return Record.rejected(number, name, reason)
+    if len(lines) > MAX_ATOMS:
+        return Record.rejected(number, name, f"{len(lines)} atoms, more than {MAX_ATOMS}")
+    if not lines:
+        return Record.rejected(number, name, "no atom")
+    mol = Chem.RWMol()
+    pos = np.zeros((len(lines), 3))
+    for atom, line in enumerate(lines):
+        problem = _add_atom(mol, line, columns, pos[atom])
+        if problem is not None:
+            return Record(number, name, None, problem, fields.remarks)
+    set_positions(mol, pos)
+    mol.SetProp("_Name", name)
+    Fields({k: v for k, v in fields.values.items() if k not in ("Properties", "Lattice", "pbc")}).set_on(mol)
+    return Record(number, name, mol.GetMol(), remarks=fields.remarks)
 
 
-def qm9_values(comment: str) -> dict[str, str]:
-    """The values in the comment of an XYZ file of QM9, empty for another.
-
-    Names and order are those of Ramakrishnan et al. 2014 (doi:10.1038/sdata.2014.22), table 3.
-    """
+def _qm9_values(comment: str) -> dict[str, str]:
+    """The values in the comment of an XYZ file of QM9, empty for another."""
     tag, *words = comment.split() or [""]
     if tag != "gdb" or len(words) != 1 + len(_QM9_VALUES):
         return {}
@@ -75,28 +69,7 @@ def _plain_exponent(word: str) -> str:
     return word.replace("*^", "e")
 
 
-def _xyz_record(
-    number: int, name: str, columns: tuple[int, int], lines: list[str], fields: Mapping[str, str]
-) -> Record:
-    """The record of a frame whose comment is understood; `columns` are those of the element and of x."""
-    if len(lines) > MAX_ATOMS:
-        return rejected(number, name, f"{len(lines)} atoms, more than {MAX_ATOMS}")
-    mol = Chem.RWMol()
-    pos = np.zeros((len(lines), 3))
-    for atom, line in enumerate(lines):
-        problem = _add_xyz_atom(mol, line, columns, pos[atom])
-        if problem is not None:
-            status = Status.NON_FINITE if problem.endswith("not finite") else Status.UNREADABLE
-            return rejected(number, name, f"atom {atom}{problem}", status, atom)
-    if not lines:
-        return rejected(number, name, "no atom")
-    set_positions(mol, pos)
-    mol.SetProp("_Name", name)
-    set_fields(mol, fields)
-    return Record(number, name, mol.GetMol())
-
-
-def _xyz_columns(properties: str) -> tuple[int, int] | None:
+def _columns(properties: str) -> tuple[int, int] | None:
     """Where the element and the first coordinate are in a line of extended XYZ."""
     words = properties.split(":")
     starts, column = {}, 0
@@ -107,7 +80,7 @@ def _xyz_columns(properties: str) -> tuple[int, int] | None:
     return None if element is None or "pos" not in starts else (element, starts["pos"])
 
 
-def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndarray) -> str | None:
+def _add_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndarray) -> InvalidMolecule | None:
     """Add the atom of a line and fill in its position [3]; why that cannot be, else None."""
     words = line.split()
     element, first = columns
@@ -116,15 +89,17 @@ def _add_xyz_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.
         pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
     except ValueError:
         number = None
+    index = mol.GetNumAtoms()
     if number is None:
-        return f": got {' '.join(words)[:40]!r}, expected an element and three coordinates"
+        reason = f"atom {index}: got {' '.join(words)[:40]!r}, expected an element and three coordinates"
+        return InvalidMolecule(Status.UNREADABLE, reason, index)
     if not np.isfinite(pos).all():
-        return f" ({words[element]}): coordinate not finite"
+        return InvalidMolecule.at(index, words[element], Status.NON_FINITE, "coordinate not finite")
     mol.AddAtom(explicit_atom(number))
     return None
 
 
-def xyz_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
+def xyz_parts(lines: Lines) -> Iterator[Part]:
     """The frames of an XYZ file."""
     stream = iter(lines)
     number, tail = 0, 0
@@ -136,23 +111,21 @@ def xyz_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
             continue
         number += 1
         count = whole_number(line.split()[0])
-        if count is None:
-            reason = f"got {line.strip()[:40]!r}, expected a number of atoms; the rest of the file is not read"
-            yield rejected_part(number, "", reason)
-            return
-        if count > _MAX_FRAME:
-            yield rejected_part(number, "", f"{count} atoms, more than {_MAX_FRAME}; the rest of the file is not read")
+        if count is None or count > _MAX_FRAME:
+            what = f"got {line.strip()[:40]!r}, expected a number of atoms"
+            what = what if count is None else f"{count} atoms, more than {_MAX_FRAME}"
+            yield Part.rejected(number, "", f"{what}; the rest of the file is not read")
             return
         frame = Block()
-        for _, text in zip(range(count + 1), stream, strict=False):
+        for text in islice(stream, count + 1):
             frame.add(text)
-        title = line_at(frame.lines, 0)
+        title = frame.line(0)
         if len(frame.lines) < count + 1:
             lost = "lines longer than those of atoms" if frame.full else f"truncated at record {number}"
-            yield rejected_part(number, title, lost)
+            yield Part.rejected(number, title, lost)
         else:
             yield Part(number, xyz_record, (frame.lines[0], frame.lines[1:]), title)
-        tail = QM9_TAIL if qm9_values(title) else 0
+        tail = _QM9_TAIL if _qm9_values(title) else 0
 
 
 def xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:

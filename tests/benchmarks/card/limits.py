@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
+from moldiff.molecules.descriptors import largest_ring
 from moldiff.molecules.elements import SYMBOLS
-from moldiff.molecules.fragments import largest_ring
 
 MACROCYCLE = 12
 """Atoms of a ring from which on it is called a macrocycle."""
