@@ -38,11 +38,9 @@ def choose_device(device: str) -> torch.device:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the GPU or the machine, was too small for what was asked."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory")
+    texts = ("not enough memory", "can't allocate memory", "out of memory")  # of torch's allocator for the CPU
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     )
 
 
@@ -90,17 +88,12 @@ def one_thread(device: torch.device) -> Iterator[None]:
     Batches of molecules are too small for more: two threads take as long as one, or longer. Cores are for processes.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
 
-
-_REPEATS = 3
 
 _MANY_SHAPES = 64
 """Shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more."""
@@ -108,15 +101,10 @@ _MANY_SHAPES = 64
 
 @dataclass(frozen=True)
 class Precision:
-    """How a network is computed.
+    """How a network is computed."""
 
-    Attributes:
-        bfloat16: matrix products in bfloat16 instead of float32.
-        compiled: blocks compiled by `torch.compile`.
-    """
-
-    bfloat16: bool = False
-    compiled: bool = False
+    bfloat16: bool = False  # matrix products in bfloat16 instead of float32
+    compiled: bool = False  # blocks compiled by `torch.compile`
 
     def __str__(self) -> str:
         return ("bfloat16" if self.bfloat16 else "float32") + (", compiled" if self.compiled else "")
@@ -127,8 +115,6 @@ class Precision:
 
 
 FLOAT32 = Precision()
-"""float32, as the network is written."""
-
 PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}
 """By the names that users give them."""
 
@@ -142,12 +128,10 @@ def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
         dynamic: one version for all shapes instead of one for each.
     """
     for block in _blocks(network):
+        block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
         if wanted:
             block.compile(dynamic=dynamic)
-        else:
-            block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
-    if wanted:
-        torch._dynamo.config.recompile_limit = _MANY_SHAPES
+            torch._dynamo.config.recompile_limit = _MANY_SHAPES
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -160,7 +144,7 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
     return list(layers.children()) if isinstance(layers, nn.Module) else [network]
 
 
-def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = _REPEATS) -> tuple[float, float]:
+def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = 3) -> tuple[float, float]:
     """The least seconds of some repeats, and the seconds by the clock of the first call, which may have compiled.
 
     On one thread of a CPU the processor's time counts, which other programs do not lengthen; elsewhere the clock's.

@@ -21,18 +21,7 @@ HALVES = ("a", "b")
 
 @dataclass(frozen=True)
 class Property:
-    """What a model knows of a property of its training molecules.
-
-    Attributes:
-        name: as in the data set.
-        unit: as in the data set.
-        mean: of the training molecules whose value is known.
-        std: standard deviation of the same.
-        low: the smallest value.
-        high: the largest one.
-        counts: by number of heavy atoms, how many molecules have a value in each of the equally wide bins from `low`
-            to `high`.
-    """
+    """What a model knows of a property of those of its training molecules whose value is known."""
 
     name: str
     unit: str
@@ -40,7 +29,7 @@ class Property:
     std: float
     low: float
     high: float
-    counts: Mapping[int, tuple[int, ...]]
+    counts: Mapping[int, tuple[int, ...]]  # by heavy atoms: molecules in each of equally wide bins from low to high
 
     @classmethod
     def of(cls, name: str, unit: str, values: np.ndarray, sizes: np.ndarray) -> Self:
@@ -85,47 +74,40 @@ class Property:
         return cls(name=str(data["name"]), unit=str(data["unit"]), counts=counts, **numbers)
 
 
+@dataclass(frozen=True)
 class Properties:
-    """The properties that a model can be conditioned on, in the order of the columns of a batch's `condition`.
+    """The properties that a model can be conditioned on, in the order of the columns of a batch's `condition`."""
 
-    Args:
-        entries: the properties.
-    """
+    entries: tuple[Property, ...] = ()
 
-    def __init__(self, entries: Sequence[Property] = ()) -> None:
-        self.entries = tuple(entries)
-        self.names = tuple(entry.name for entry in entries)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Properties) and self.entries == other.entries
 
     def __hash__(self) -> int:
         return hash(self.names)
 
     @classmethod
     def of(cls, units: Mapping[str, str], values: np.ndarray, sizes: np.ndarray) -> Self:
-        """Of training molecules.
-
-        Args:
-            units: unit of every property, in the order of the columns.
-            values: [M, C], NaN = not known.
-            sizes: heavy atoms [M].
-        """
+        """Of training molecules: units by column of the values [M, C], NaN = not known; numbers of heavy atoms [M]."""
         columns = zip(units.items(), values.T, strict=True)
-        return cls([Property.of(name, unit, column, sizes) for (name, unit), column in columns])
+        return cls(tuple(Property.of(name, unit, column, sizes) for (name, unit), column in columns))
 
     def normalised(self, condition: Tensor) -> Tensor:
         """Values [B, C] in the data's units, NaN = not given, as multiples of the standard deviation from the mean."""
-        mean, std = (condition.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        mean, std = self._scales(condition)
         return (condition - mean) / std
 
     def restored(self, normalised: Tensor) -> Tensor:
         """The inverse of `normalised`."""
-        mean, std = (normalised.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        mean, std = self._scales(normalised)
         return normalised * std + mean
+
+    def _scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor([p.mean for p in self.entries]), like.new_tensor([p.std for p in self.entries])
 
     def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
         """Target values by name, as the user wrote them.
@@ -149,14 +131,13 @@ class Properties:
 
     def notes(self, asked: Mapping[str, float]) -> list[str]:
         """For the user, a line for each target value: the trained range, and a warning outside of it."""
-        lines = []
-        for entry in self.entries:
-            if (value := asked.get(entry.name)) is None:
-                continue
-            inside = entry.low <= value <= entry.high
-            warning = "" if inside else "warning: outside of what the model was trained on: "
-            lines.append(f"{warning}condition.{entry.name}={value:g}; trained range {entry.range()}")
-        return lines
+        outside = "warning: outside of what the model was trained on: "
+        return [
+            f"{'' if one.low <= asked[one.name] <= one.high else outside}"
+            f"condition.{one.name}={asked[one.name]:g}; trained range {one.range()}"
+            for one in self.entries
+            if one.name in asked
+        ]
 
     def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
         """Weight of every number of heavy atoms, given target values, in millionths of the largest.
@@ -165,10 +146,8 @@ class Properties:
         size; where no size has all of the values, to `counts`, those of the training data.
         """
         weights = {size: float(count) for size, count in counts.items()}
-        for entry in self.entries:
-            if (value := asked.get(entry.name)) is None:
-                continue
-            near = entry.near(value)
+        for entry in (one for one in self.entries if one.name in asked):
+            near = entry.near(asked[entry.name])
             for size in weights:
                 weights[size] *= near.get(size, 0) / max(1, sum(entry.counts.get(size, ())))
         largest = max(weights.values(), default=0.0)
@@ -189,7 +168,7 @@ class Properties:
             MoldiffError: when an entry is missing or malformed.
         """
         try:
-            return cls([Property.from_dict(entry) for entry in data])
+            return cls(tuple(Property.from_dict(entry) for entry in data))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MoldiffError(f"properties: missing or malformed entry ({error})") from None
 
@@ -261,11 +240,8 @@ class PropertyDropout:
 def half_of(indices: np.ndarray, half: str | None) -> np.ndarray:
     """One half of the training molecules: those in even (a) or odd (b) places of a fixed permutation; None = all.
 
-    A property predictor that was trained on one half judges a generator that was trained on the other.
-
-    Args:
-        indices: the training molecules in the set's own order.
-        half: "a", "b" or None.
+    A property predictor that was trained on one half judges a generator that was trained on the other. The molecules
+    `indices` come in the set's own order.
 
     Raises:
         MoldiffError: for another half, or a half without molecules.

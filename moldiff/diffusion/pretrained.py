@@ -74,6 +74,7 @@ FORMER: Mapping[str, str] = {
 """What was called otherwise when a model or the state of a training was written, and how it is called now."""
 
 GONE: Mapping[str, frozenset[str]] = {
+    "moldiff.diffusion.nn.pair_transformer.PairTransformer": frozenset({"hydrogen_level"}),
     "moldiff.diffusion.process.joint.JointProcessConfig": frozenset({"coupling"}),
     "moldiff.diffusion.sampler.PowerSampler": frozenset({"refinements", "refine_level", "hydrogen_noise"}),
 }
@@ -82,21 +83,13 @@ GONE: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A model read from its folder.
+    """A model read from its folder."""
 
-    Attributes:
-        model: the module in evaluation mode, float32, on the CPU.
-        folder: where it was read.
-        name: the folder's name.
-        weights_hash: first 12 hexadecimal digits of the SHA-256 of the weights file.
-        config: what `config.json` says.
-    """
-
-    model: MoleculeDiffusion
+    model: MoleculeDiffusion  # in evaluation mode, float32, on the CPU
     folder: Path
-    name: str
-    weights_hash: str
-    config: Mapping[str, Any]
+    name: str  # of the folder
+    weights_hash: str  # first 12 hexadecimal digits of the SHA-256 of the weights file
+    config: Mapping[str, Any]  # what `config.json` says
 
     @property
     def num_steps(self) -> int:
@@ -142,7 +135,7 @@ def save_pretrained(
         dtype: stored precision of the weights; None = as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to(dtype).cpu().contiguous() for name, value in model.denoiser.state_dict().items()}
+    weights = {name: value.to("cpu", dtype).contiguous() for name, value in model.denoiser.state_dict().items()}
     description = {
         "format_version": FORMAT_VERSION,
         "vocabulary": model.vocabulary.to_dict(),
@@ -182,12 +175,10 @@ def find_model(name_or_folder: str | Path) -> Path:
 def load_pretrained(
     name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES, *, to_sample: bool = True
 ) -> PretrainedModel:
-    """Read a model.
+    """Read a shipped model by its name, or one from its folder.
 
-    Args:
-        name_or_folder: name of a shipped model or path of a folder.
-        allowed: prefixes of names its config may build, see `moldiff.diffusion.instantiate`; None = any.
-        to_sample: False = it may be one that has to be trained on before molecules can be drawn from it.
+    `allowed` are prefixes of names that its config may build, see `moldiff.diffusion.instantiate`, None = any. Without
+    `to_sample` it may be one that has to be trained on before molecules can be drawn from it.
 
     Raises:
         MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
@@ -197,17 +188,18 @@ def load_pretrained(
     if to_sample and config["process"].get("coupling"):
         raise MoldiffError(
             f"model: {name_or_folder} has learnt with noise matched to its molecules (process.coupling), from which "
-            f"this version does not draw; train it on: moldiff train init={name_or_folder} denoiser.hydrogen_level=true"
+            f"this version does not draw; train it on: moldiff train init={name_or_folder}"
         )
     config = with_present_names(config)
-    content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
-    if content is None:
-        raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise MoldiffError(f"{path}: not found, expected the model's weights")
+    content = path.read_bytes()
     vocabulary, statistics = Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"])
     properties = Properties.from_dict(config.get("properties", []))
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         model = build_model(config, vocabulary, statistics, allowed, properties=properties)
-    _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
+    _fill(model.denoiser, parse_weights(path, content), path)
     weights_hash = hashlib.sha256(content).hexdigest()[:12]
     return PretrainedModel(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
 
@@ -228,16 +220,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def with_present_names(config: Any) -> Any:
     """The same description with every `_target_` as it is called now, without options that are gone."""
-    if isinstance(config, Mapping):
-        target = config.get("_target_")
-        present = {key: with_present_names(value) for key, value in config.items()}
-        if isinstance(target, str):
-            present["_target_"] = FORMER.get(target, target)
-            present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
-        return present
     if isinstance(config, list):
         return [with_present_names(item) for item in config]
-    return config
+    if not isinstance(config, Mapping):
+        return config
+    present = {key: with_present_names(value) for key, value in config.items()}
+    if isinstance(target := config.get("_target_"), str):
+        present["_target_"] = FORMER.get(target, target)
+        present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
+    return present
 
 
 def parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
@@ -277,8 +268,12 @@ def _expected_size(content: bytes) -> int:
 
 
 def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights by name after comparing names and shapes, so that the message can name the difference."""
+    """Load weights by name after comparing names and shapes, so that the message can name the difference.
+
+    Those that a module calls its `zero_weights` may be missing, for it starts with zeros there.
+    """
     expected = module.state_dict()
+    weights = {name: expected[name] for name in getattr(module, "zero_weights", ())} | dict(weights)
     if missing := sorted(expected.keys() - weights.keys()):
         raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
     if surplus := sorted(weights.keys() - expected.keys()):

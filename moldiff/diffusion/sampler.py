@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, masked_mean
-from moldiff.diffusion.guidance import PropertyFeedback
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, masked_mean
+from moldiff.diffusion.decoding import decode_argmax
+from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
-from moldiff.diffusion.stereo_guidance import LOWEST_LEVEL, StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
@@ -50,50 +50,32 @@ _MANY = 50
 
 @dataclass(frozen=True)
 class SamplerState:
-    """One network call of a running sampler.
+    """One network call of a running sampler."""
 
-    Attributes:
-        noisy: the state that went into the network (model units).
-        prediction: the network's answer (model units).
-        level: the noise levels that it was told.
-        step: 0-based number of the call.
-    """
-
-    noisy: MolBatch
-    prediction: Prediction
-    level: NoiseLevel
-    step: int
+    noisy: MolBatch  # the state that went into the network (model units)
+    prediction: Prediction  # the network's answer (model units)
+    level: NoiseLevel  # the noise levels that it was told
+    step: int  # 0-based number of the call
 
 
 @dataclass(frozen=True, eq=False)
-class PartialState:
-    """What is known of the molecules that are to be sampled.
+class PartialState(TensorFields):
+    """What is known of the molecules that are to be sampled."""
 
-    Attributes:
-        clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
-        level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
-        allowed: [B, N, K] True = the atom may end up in this class; None = in any.
-        stereo: handedness that the molecules are to have; None = any.
-    """
-
-    clean: MolBatch
-    level: NoiseLevel
-    allowed: Tensor | None = None
-    stereo: StereoTargets | None = None
+    clean: MolBatch  # the known values, coordinates in Å; whatever lies where nothing is known has no influence
+    level: NoiseLevel  # 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there
+    allowed: Tensor | None = None  # [B, N, K] True = the atom may end up in this class; None = in any
+    stereo: StereoTargets | None = None  # handedness that the molecules are to have; None = any
 
     @classmethod
     def unknown(cls, node_mask: Tensor) -> PartialState:
         """Nothing is known but the number of atoms (`node_mask` [B, N])."""
         batch, size = node_mask.shape
-        device = node_mask.device
-        clean = MolBatch(
-            pos=torch.zeros(batch, size, 3, device=device),
-            hydrogen=torch.zeros(batch, size, MAX_HYDROGENS, 3, device=device),
-            atom_type=torch.zeros(batch, size, dtype=torch.long, device=device),
-            bond=torch.zeros(batch, size, size, dtype=torch.long, device=device),
-            node_mask=node_mask,
-        )
-        return cls(clean, NoiseLevel.uniform(clean.pos.new_ones(batch), node_mask))
+        pos = torch.zeros(batch, size, 3, device=node_mask.device)
+        classes = torch.zeros(batch, size, size, dtype=torch.long, device=node_mask.device)
+        hydrogen = pos.new_zeros(batch, size, MAX_HYDROGENS, 3)
+        clean = MolBatch(pos, hydrogen, classes.new_zeros(batch, size), classes, node_mask)
+        return cls(clean, NoiseLevel.uniform(pos.new_ones(batch), node_mask))
 
     @property
     def known(self) -> Tensor:
@@ -177,18 +159,19 @@ class PowerSampler:
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
-        for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
-            if not (getattr(self, name) is None or getattr(self, name) >= low):
-                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
-        for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
-        if self.class_lead is not None and not self.class_lead >= 1:
-            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
-        if self.order not in (1, 2):
-            raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
-        if not 0 < self.settle_level < 1:
-            raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
+        shares = ("refresh", "churn_low", "churn_high", "self_condition", "settle")
+        expected = {
+            "grid_power": (self.grid_power >= 0.1, "a number >= 0.1"),
+            "corrector": (self.corrector is None or self.corrector >= 0, "a number >= 0.0"),
+            "churn": (self.churn is None or self.churn >= 0, "a number >= 0.0"),
+            **{name: (0 <= getattr(self, name) <= 1, "a number from 0 to 1") for name in shares},
+            "class_lead": (self.class_lead is None or self.class_lead >= 1, "a number of at least 1"),
+            "order": (self.order in (1, 2), "1 or 2"),
+            "settle_level": (0 < self.settle_level < 1, "a number between 0 and 1"),
+        }
+        for name, (fits, what) in expected.items():
+            if not fits:
+                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected {what}")
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
@@ -219,9 +202,7 @@ class PowerSampler:
 
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
-        churn = self.churn
-        if churn is None:
-            churn = 0.0 if self.num_steps < _MANY else _CHURN
+        churn = _CHURN * (self.num_steps >= _MANY) if self.churn is None else self.churn
         churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
         corrector = _CORRECTOR if self.corrector is None else self.corrector
         classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
@@ -239,49 +220,36 @@ class PowerSampler:
 
     def stages(self) -> list[Stage]:
         """The ways down of the run, `num_steps` network calls in all: to a graph, and with that graph known."""
-        calls = (
-            min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps))) if self.settle else 0
-        )
-        first = power_grid(self.num_steps - calls, self.grid_power, end=_DRAWN if calls else MIN_LEVEL)
+        wanted = max(_LEAST_SETTLING, round(self.settle * self.num_steps)) if self.settle else 0
+        calls = min(self.num_steps // 2, wanted)
+        grid = power_grid(self.num_steps - calls, self.grid_power, end=_DRAWN if calls else MIN_LEVEL)
+        first = Stage(grid, torch.ones_like(grid))
         if not calls:
-            return [Stage(first, first)]
+            return [first]
         down = power_grid(calls, self.grid_power, start=self.settle_level)
-        return [Stage(first, first), Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
+        return [first, Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One way down.
+    """One way down."""
 
-    Attributes:
-        grid: level of each network call [n], times that of each field to begin with.
-        hydrogen: that of the hydrogens [n] where the graph is known by now.
-        graph_known: whether classes and bonds are taken as known.
-    """
-
-    grid: Tensor
-    hydrogen: Tensor
-    graph_known: bool = False
+    grid: Tensor  # level of each network call [n], times that of each field to begin with
+    hydrogen: Tensor  # that of the hydrogens [n], unless they have the level of the coordinates
+    graph_known: bool = False  # whether classes and bonds are taken as known
 
     def levels(self, noise_level: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
-        """The levels of every call.
+        """The levels of every call, from `noise_level` on; what is known (0) stays known.
 
-        Args:
-            noise_level: to begin with; what is known (0) stays known.
-            joint: [B] True = hydrogens have the level of the coordinates.
-            class_lead: power of the level for classes and bonds.
+        Classes and bonds have the level to the power `class_lead`, hydrogens of `joint` molecules [B] as it is.
         """
         found = []
         for factor, own in zip(self.grid.to(noise_level.pos), self.hydrogen.to(noise_level.pos), strict=True):
             ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
-            alone = own if self.graph_known else torch.ones_like(own)
-            level = NoiseLevel(
-                pos=noise_level.pos * factor,
-                atom=noise_level.atom * ahead,
-                bond=noise_level.bond * ahead,
-                hydrogen=noise_level.hydrogen * torch.where(joint, factor, alone)[:, None],
+            hydrogen = noise_level.hydrogen * torch.where(joint, factor, own)[:, None]
+            found.append(
+                NoiseLevel(noise_level.pos * factor, noise_level.atom * ahead, noise_level.bond * ahead, hydrogen)
             )
-            found.append(level)
         return found
 
 
@@ -294,11 +262,7 @@ def extrapolate(
     are steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
     finite, so that the second step from pure noise is of second order already.
 
-    Args:
-        prediction: the present estimate.
-        previous: the one before.
-        levels: the last, the present and the next level.
-        process: brings sigma.
+    `levels` are the last, the present and the next one; `process` brings sigma.
     """
 
     def share(name: str) -> Tensor:
@@ -317,14 +281,12 @@ def extrapolate(
 
 def most_probable_state(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
     """The estimate as a molecule, its most probable classes included; what is known (level 0) stays as it is."""
-    known = noise_level.pos == 0
-    atom_type = prediction.atom_type.argmax(-1) * noisy.node_mask
-    bond = prediction.bond.argmax(-1) * noisy.pair_mask
+    known, best = noise_level.pos == 0, decode_argmax(prediction, noisy.node_mask)
     return noisy.replace(
         pos=torch.where(known[..., None], noisy.pos, prediction.pos),
         hydrogen=torch.where(known[..., None, None], noisy.hydrogen, prediction.hydrogen),
-        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, atom_type),
-        bond=torch.where(noise_level.bond == 0, noisy.bond, bond),
+        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, best.atom_type),
+        bond=torch.where(noise_level.bond == 0, noisy.bond, best.bond),
     )
 
 

@@ -30,11 +30,6 @@ Names = Sequence[str]
 def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, denoiser_config: Mapping[str, Any]) -> str:
     """Give a fresh model the weights of a trained one; classes that only the fresh one has keep their fresh rows.
 
-    Args:
-        model: filled in place.
-        start: the trained model.
-        denoiser_config: that of `model`; names the difference where the networks are not alike.
-
     Returns:
         One line on which classes are known, new and left behind.
 
@@ -52,8 +47,6 @@ def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, deno
     fresh, trained = model.denoiser.state_dict(), start.model.denoiser.state_dict()
     new, old = model.properties.names, start.model.properties.names
     trained = _for_properties(trained, fresh, getattr(model.denoiser, "property_axes", {}), new, old)
-    zero: frozenset[str] = getattr(model.denoiser, "zero_weights", frozenset()) & fresh.keys() - trained.keys()
-    trained |= {name: fresh[name] for name in zero}
     if (odd := _odd_one(fresh, trained, axes)) is not None:
         raise MoldiffError(_difference(start, denoiser_config, odd))
     rows = _shared_rows(ours, theirs)
@@ -62,7 +55,7 @@ def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, deno
         for name, value in fresh.items()
     }
     model.denoiser.load_state_dict(filled)
-    return _summary(start.name, ours, theirs) + _property_summary(new, old)
+    return _summary(start.name, ours, theirs, new, old)
 
 
 def _for_properties(
@@ -70,12 +63,7 @@ def _for_properties(
 ) -> dict[str, Tensor]:
     """The trained weights with what belongs to properties as the fresh model has them.
 
-    Args:
-        trained: weights of the trained model.
-        fresh: those of the fresh one.
-        axes: weights with equally many entries for every property in turn, and on which axis.
-        new: properties of the fresh model.
-        old: those of the trained one.
+    `axes` are of weights with equally many entries for every property in turn, `new` and `old` the properties.
     """
     kept = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
     own = {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
@@ -105,12 +93,11 @@ def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: M
 
 def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> str:
     theirs: Mapping[str, Any] = start.config["denoiser"]
-    expected = "expected the same network"
-    for key in sorted(theirs.keys() | ours.keys(), key=lambda key: (key != "_target_", key)):
-        if theirs.get(key) != ours.get(key):
-            got = f"denoiser.{key}={ours.get(key)}"
-            return f"init: {start.name} has denoiser.{key}={theirs.get(key)}, this training {got}; {expected}"
-    return f"init: {start.name} differs from this training's network in {odd}; {expected}"
+    what = f"differs from this training's network in {odd}"
+    if differing := [key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)]:
+        key = min(differing, key=lambda key: (key != "_target_", key))
+        what = f"has denoiser.{key}={theirs.get(key)}, this training denoiser.{key}={ours.get(key)}"
+    return f"init: {start.name} {what}; expected the same network"
 
 
 def _shared_rows(ours: Vocabulary, theirs: Vocabulary) -> list[tuple[int, int]]:
@@ -129,16 +116,19 @@ def _with_rows(fresh: Tensor, trained: Tensor, axis: int, rows: list[tuple[int, 
     return fresh.index_copy(axis, new, trained.to(fresh).index_select(axis, old))
 
 
-def _property_summary(new: Names, old: Names) -> str:
-    unknown, dropped = ([name for name in ones if name not in others] for ones, others in ((new, old), (old, new)))
-    line = f"; properties, with fresh weights: {' '.join(unknown)}" if unknown else ""
-    return line + (f"; properties dropped: {' '.join(dropped)}" if dropped else "")
-
-
-def _summary(name: str, ours: Vocabulary, theirs: Vocabulary) -> str:
-    new = [str(c) for c in ours.atom_classes if c not in theirs.atom_classes]
-    dropped = [str(c) for c in theirs.atom_classes if c not in ours.atom_classes]
+def _summary(name: str, ours: Vocabulary, theirs: Vocabulary, properties: Names, before: Names) -> str:
+    new, dropped = _differences(ours.atom_classes, theirs.atom_classes)
+    unknown, gone = _differences(properties, before)
     known = ours.num_atom_classes - len(new)
+    notes = {
+        "new, with fresh weights": new,
+        "not in the data, dropped": dropped,
+        "properties, with fresh weights": unknown,
+        "properties dropped": gone,
+    }
     line = f"init: {name} knows {known} of the {ours.num_atom_classes} atom classes of the data"
-    line += f"; new, with fresh weights: {' '.join(new)}" if new else ""
-    return line + (f"; not in the data, dropped: {' '.join(dropped)}" if dropped else "")
+    return line + "".join(f"; {note}: {' '.join(names)}" for note, names in notes.items() if names)
+
+
+def _differences(ones: Sequence[Any], others: Sequence[Any]) -> tuple[list[str], list[str]]:
+    return [str(one) for one in ones if one not in others], [str(one) for one in others if one not in ones]

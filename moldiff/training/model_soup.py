@@ -41,12 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a model whose weights are the mean of those of models of the same network, classes and data.
+    """Write a model whose weights are the mean of those of at least two of the same network, classes and data.
 
-    Args:
-        models: at least two; the first one's config and training history are kept, and say what it was averaged with.
-        folder: where to.
-        dtype: stored precision of the weights; None = float32.
+    The first one's config and training history are kept, and say what it was averaged with. The weights are stored in
+    `dtype`, None = float32.
 
     Raises:
         MoldiffError: when there are fewer than two models, they are not alike, or the first one has no history.

@@ -27,12 +27,10 @@ from moldiff.diffusion.compute import choose_device, has_fast_bfloat16
 from moldiff.diffusion.conditioning import Properties, half_of
 from moldiff.diffusion.model import in_units
 from moldiff.diffusion.nn.contributions import class_counts
-from moldiff.diffusion.nn.property_network import PropertyNetwork
-from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor
+from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor, load_predictor
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import option
-from moldiff.training.datamodule import StepBatches, counted, learnt_properties
-from moldiff.training.module import STEP_BY_STEP, AveragedTraining
+from moldiff.training.module import STEP_BY_STEP, AveragedTraining, StepBatches, counted, learnt_properties
 from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
@@ -75,12 +73,9 @@ class PredictorConfig:
 
 
 class PredictorTraining(AveragedTraining):
-    """Mean absolute error of normalised properties, with averaged weights.
+    """Trains the network of a predictor by the mean absolute error of normalised properties.
 
-    Args:
-        predictor: its network is trained.
-        config: how.
-        on_validated: called with the averaged network, the step and the errors on the validation molecules.
+    `on_validated` is called with the averaged network, the step and the errors on the validation molecules.
     """
 
     model: PropertyNetwork
@@ -107,8 +102,7 @@ class PredictorTraining(AveragedTraining):
         return MuonAdamW(named_parameters, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr, dtype=dtype)
 
     def training_step(self, batch: MolBatch) -> Tensor:
-        assert batch.condition is not None
-        target = self.predictor.properties.normalised(batch.condition)
+        target = self.predictor.properties.normalised(_truth(batch))
         known = target.isfinite()
         error = self.model(in_units(batch, self.predictor.statistics)) - target.nan_to_num()
         loss: Tensor = error.abs()[known].mean()
@@ -122,53 +116,53 @@ class PredictorTraining(AveragedTraining):
             self.since = time.monotonic()
 
     def on_validation_start(self) -> None:
-        self.errors = MeanErrors(len(self.predictor.properties))
+        self.errors = MeanErrors(self.predictor.properties)
 
     def validation_step(self, batch: MolBatch) -> None:
         values = self.averaged(in_units(batch, self.predictor.statistics))
-        self.errors.add_absolute(self.predictor.properties.restored(values), batch)
+        self.errors.add((self.predictor.properties.restored(values) - _truth(batch)).abs(), batch)
 
     def on_validation_epoch_end(self) -> None:
-        errors = self.errors.named(self.predictor.properties)
+        errors = self.errors.means()
         self.on_validated(self.averaged, self.global_step, errors)
         found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
         print(f"step {self.global_step}  mean absolute errors: {found}", flush=True)
         self.since = time.monotonic()
 
 
+def _truth(batch: MolBatch) -> Tensor:
+    assert batch.condition is not None
+    return batch.condition
+
+
 class MeanErrors:
-    """Means over molecules of errors of so many properties."""
+    """Means over molecules of errors of properties."""
 
-    def __init__(self, num_properties: int) -> None:
-        self._sums, self._counts = torch.zeros(2, num_properties, dtype=torch.double)
+    def __init__(self, properties: Properties) -> None:
+        self._names = properties.names
+        self._sums, self._counts = torch.zeros(2, len(properties), dtype=torch.double)
 
-    def add(self, errors: Tensor, known: Tensor) -> None:
-        """Errors [B, C] of some molecules, where the truth is `known` [B, C]."""
+    def add(self, errors: Tensor, batch: MolBatch) -> None:
+        """Errors [B, C] of some molecules, of which those of known values count."""
+        known = _truth(batch).isfinite()
         self._sums += errors.masked_fill(~known, 0.0).sum(0).double().cpu()
         self._counts += known.sum(0).cpu()
 
-    def add_absolute(self, values: Tensor, batch: MolBatch) -> None:
-        """Absolute errors of predicted values [B, C]."""
-        assert batch.condition is not None
-        self.add((values - batch.condition).abs(), batch.condition.isfinite())
-
-    def means(self) -> Tensor:
-        """The mean error of every property [C]."""
-        means: Tensor = self._sums / self._counts.clamp(min=1)
-        return means
-
-    def named(self, properties: Properties) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """The mean error of every property by its name."""
-        return dict(zip(properties.names, self.means().tolist(), strict=True))
+        return dict(zip(self._names, (self._sums / self._counts.clamp(min=1)).tolist(), strict=True))
 
 
 def held_out_errors(predictor: PropertyPredictor, prepared: MoleculeDataset, split: str = "test") -> dict[str, float]:
     """Mean absolute error of every property on a part of a prepared set, in the units of the data."""
-    errors = MeanErrors(len(predictor.properties))
-    names = predictor.properties.names
-    for batch in evaluation_batches(prepared, prepared.split(split), batch_size=256, properties=names):
-        errors.add_absolute(predictor.values(batch), batch)
-    return errors.named(predictor.properties)
+    errors = MeanErrors(predictor.properties)
+    for batch in _measured(prepared, prepared.split(split), predictor.properties):
+        errors.add((predictor.values(batch) - _truth(batch)).abs(), batch)
+    return errors.means()
+
+
+def _measured(prepared: MoleculeDataset, indices: np.ndarray, properties: Properties) -> BucketedBatches:
+    return evaluation_batches(prepared, indices, batch_size=256, properties=properties.names)
 
 
 def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> PropertyPredictor:
@@ -203,7 +197,7 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
     names = predictor.properties.names
     module = PredictorTraining(predictor, config, keep)
     batches = BucketedBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
-    valid = evaluation_batches(prepared, prepared.split("valid")[:_VALIDATE], batch_size=256, properties=names)
+    valid = _measured(prepared, prepared.split("valid")[:_VALIDATE], predictor.properties)
     trainer = _trainer(config, choose_device("auto"), out)
     trainer.fit(module, StepBatches(batches), valid)
     keep(module.averaged, trainer.global_step, {})
@@ -217,12 +211,10 @@ def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.
 
     What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
     """
-    properties, errors = predictor.properties, MeanErrors(len(predictor.properties))
-    for batch in evaluation_batches(prepared, indices[:_SETTLE], batch_size=256, properties=properties.names):
-        assert batch.condition is not None
-        error = properties.normalised(predictor.values(batch)) - properties.normalised(batch.condition)
-        errors.add(error, batch.condition.isfinite())
-    predictor.network.counts[-1] -= errors.means().to(predictor.network.counts)
+    properties, errors = predictor.properties, MeanErrors(predictor.properties)
+    for batch in _measured(prepared, indices[:_SETTLE], properties):
+        errors.add(properties.normalised(predictor.values(batch)) - properties.normalised(_truth(batch)), batch)
+    predictor.network.counts[-1] -= predictor.network.counts.new_tensor(list(errors.means().values()))
 
 
 def _fresh(prepared: MoleculeDataset, indices: np.ndarray, config: PredictorConfig) -> PropertyPredictor:

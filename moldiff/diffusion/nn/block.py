@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from moldiff.diffusion.nn.embedding import ExponentialBasis, pair_distance, pair_vectors
-from moldiff.diffusion.nn.steerable import ChannelMix, PairHarmonics, SteerableLayout, SteerableMix
+from moldiff.diffusion.batch import lengths, pair_vectors
+from moldiff.diffusion.nn.embedding import ChannelMix, ExponentialBasis, PairHarmonics, SteerableLayout, SteerableMix
 
 _NEIGHBOUR_SCALE = 1 / 3
 """Scale of a sum over neighbours, so that steerable features start with a size of order one."""
@@ -17,20 +17,14 @@ _NEIGHBOUR_SCALE = 1 / 3
 class PairUpdate(nn.Module):
     """Pairs learn from their two atoms, their distance and the inner products of steerable features.
 
-    Args:
-        hidden_dim: D.
-        pair_dim: P.
-        num_probes: steerable channels compared for each irrep.
-        layout: steerable features.
-        radial: distance basis.
+    Of these, `num_probes` channels are compared for each irrep.
     """
 
     def __init__(
         self, *, hidden_dim: int, pair_dim: int, num_probes: int, layout: SteerableLayout, radial: ExponentialBasis
     ) -> None:
         super().__init__()
-        self.layout = layout
-        self.radial = radial
+        self.layout, self.radial = layout, radial
         self.norm = nn.LayerNorm(pair_dim)
         self.ends = nn.Linear(hidden_dim, 2 * pair_dim)
         self.probe = SteerableMix(layout, num_probes)
@@ -72,8 +66,7 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """
     logits = logits.float() if logits.dtype == torch.bfloat16 else logits
     weight = (logits - logits.amax(-1, keepdim=True).detach()).exp() * mask
-    share: Tensor = weight / weight.sum(-1, keepdim=True)
-    return share
+    return weight / weight.sum(-1, keepdim=True)
 
 
 class PairTransformerBlock(nn.Module):
@@ -100,8 +93,7 @@ class PairTransformerBlock(nn.Module):
     ) -> None:
         super().__init__()
         channels = layout.num_channels
-        self.num_heads = num_heads
-        self.layout = layout
+        self.num_heads, self.layout = num_heads, layout
         self.harmonics = PairHarmonics(layout)
         self.norm = nn.LayerNorm(hidden_dim)
         self.pair_update = PairUpdate(
@@ -131,7 +123,7 @@ class PairTransformerBlock(nn.Module):
         pos 1o; steerable 1o + 2e; the rest 0e; permutes with atoms.
         """
         vectors = pair_vectors(pos)
-        distance = pair_distance(vectors)
+        distance = lengths(vectors)
         harmonics = self.harmonics(vectors, distance)
         normed = self.norm(atom)
         pair = self.pair_update(pair, normed, steerable, distance, harmonics)

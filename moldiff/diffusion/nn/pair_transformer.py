@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center
 from moldiff.diffusion.nn.block import PairTransformerBlock
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
-from moldiff.diffusion.nn.embedding import ExponentialBasis, PropertyEmbedding, StateEmbedding
-from moldiff.diffusion.nn.steerable import ChannelMix, SteerableLayout
+from moldiff.diffusion.nn.embedding import (
+    ChannelMix,
+    ExponentialBasis,
+    PropertyEmbedding,
+    StateEmbedding,
+    SteerableLayout,
+)
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
 
 
-class PairTransformer(nn.Module):
-    """E(3)-equivariant denoiser over all pairs of heavy atoms.
+class PairNetwork(nn.Module):
+    """An embedding of molecules and the blocks behind it, which networks have in common.
 
     Args:
         num_atom_classes: K.
@@ -28,8 +33,48 @@ class PairTransformer(nn.Module):
         num_layers: blocks.
         num_heads: attention heads; divides D and C.
         num_probes: steerable channels that enter the pair update.
-        num_properties: C, that the network may be told of a molecule; 0 = it takes none.
-        hydrogen_level: hydrogen offsets have a noise level of their own; False = that of the coordinates.
+        hydrogen_level: whether hydrogen offsets have a noise level of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_atom_classes: int,
+        hidden_dim: int,
+        pair_dim: int,
+        steerable_dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_probes: int,
+        hydrogen_level: bool,
+    ) -> None:
+        super().__init__()
+        self.layout, radial = SteerableLayout(steerable_dim), ExponentialBasis()
+        self.embedding = StateEmbedding(
+            num_atom_classes=num_atom_classes,
+            hidden_dim=hidden_dim,
+            pair_dim=pair_dim,
+            layout=self.layout,
+            radial=radial,
+            hydrogen_level=hydrogen_level,
+        )
+        self.layers = nn.ModuleList(
+            PairTransformerBlock(
+                hidden_dim=hidden_dim,
+                pair_dim=pair_dim,
+                num_heads=num_heads,
+                num_probes=num_probes,
+                layout=self.layout,
+                radial=radial,
+            )
+            for _ in range(num_layers)
+        )
+
+
+class PairTransformer(PairNetwork):
+    """E(3)-equivariant denoiser over all pairs of heavy atoms.
+
+    It is a `PairNetwork` that may be told `num_properties` of a molecule; 0 = it takes none.
 
     Raises:
         MoldiffError: when the heads do not divide the dimensions.
@@ -43,10 +88,7 @@ class PairTransformer(nn.Module):
     }
     """Weights with an entry for every atom class, and on which axis; the mask comes after the last class."""
 
-    property_axes: ClassVar[Mapping[str, int]] = {
-        "condition.values.weight": 1,
-        "condition.lacking.weight": 1,
-    }
+    property_axes: ClassVar[Mapping[str, int]] = {"condition.values.weight": 1, "condition.lacking.weight": 1}
     """Weights with equally many entries for every property in turn, and on which axis."""
 
     zero_weights: ClassVar[frozenset[str]] = frozenset({"embedding.hydrogen_level.weight"})
@@ -63,33 +105,19 @@ class PairTransformer(nn.Module):
         num_heads: int = 8,
         num_probes: int = 8,
         num_properties: int = 0,
-        hydrogen_level: bool = False,
     ) -> None:
-        super().__init__()
         for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
             if value % num_heads:
                 raise MoldiffError(f"denoiser.{name}: got {value}, expected a multiple of num_heads = {num_heads}")
-        layout = SteerableLayout(steerable_dim)
-        self.layout = layout
-        radial = ExponentialBasis()
-        self.embedding = StateEmbedding(
+        super().__init__(
             num_atom_classes=num_atom_classes,
             hidden_dim=hidden_dim,
             pair_dim=pair_dim,
-            layout=layout,
-            radial=radial,
-            hydrogen_level=hydrogen_level,
-        )
-        self.layers = nn.ModuleList(
-            PairTransformerBlock(
-                hidden_dim=hidden_dim,
-                pair_dim=pair_dim,
-                num_heads=num_heads,
-                num_probes=num_probes,
-                layout=layout,
-                radial=radial,
-            )
-            for _ in range(num_layers)
+            steerable_dim=steerable_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_probes=num_probes,
+            hydrogen_level=True,
         )
         self.atom_type = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, num_atom_classes))
         self.bond = nn.Sequential(
@@ -110,18 +138,24 @@ class PairTransformer(nn.Module):
         mask = noisy.node_mask
         atom, pair, steerable = self.embedding(noisy, noise_level, previous)
         if self.condition is not None:
+            values = noisy.condition
+            if values is None:
+                values = noisy.pos.new_full((noisy.num_molecules, self.condition.num_properties), torch.nan)
             # Counts are small differences of large sums, which bfloat16 would blur.
             with torch.autocast(noisy.pos.device.type, enabled=False):
                 expected = None if previous is None else expected_bond_counts(previous, noisy)
-                atom = atom + self.condition(self._told(noisy), expected)[:, None]
+                atom = atom + self.condition(values, expected)[:, None]
         pos = noisy.pos
         for layer in self.layers:
             atom, pair, pos, steerable = layer(atom, pair, pos, steerable, mask)
         vectors = self.hydrogen(self.layout.split(steerable)[0]).transpose(-1, -2)  # [B, N, 4, 3]
         # At low noise the input is nearly the answer already, so the network only has to correct it.
         hydrogen = vectors + (1 - noise_level.hydrogen)[..., None, None] * noisy.hydrogen
+        # Zero mean where nothing is known; known atoms stay where they are.
+        known = (noise_level.pos == 0) & mask
+        free = torch.where(known.any(1)[:, None, None], pos, center(pos, mask))
         return Prediction(
-            pos=self._settle(pos, noisy, noise_level),
+            pos=torch.where(known[..., None], noisy.pos, free) * mask[..., None],
             hydrogen=hydrogen * mask[..., None, None],
             atom_type=self.atom_type(atom).float() if atom.dtype == torch.bfloat16 else self.atom_type(atom),
             bond=self.bond(pair + pair.transpose(1, 2)),
@@ -136,17 +170,3 @@ class PairTransformer(nn.Module):
     def contributions(self) -> Contributions | None:
         """Of atoms and bonds to the properties; None = it is told none."""
         return None if self.condition is None else self.condition.contributions
-
-    def _told(self, noisy: MolBatch) -> Tensor:
-        """Properties [B, C], NaN = not given."""
-        if noisy.condition is not None:
-            return noisy.condition
-        assert self.condition is not None
-        return noisy.pos.new_full((noisy.num_molecules, self.condition.num_properties), torch.nan)
-
-    def _settle(self, pos: Tensor, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
-        """Zero mean where nothing is known; known atoms stay where they are."""
-        mask = noisy.node_mask
-        known = (noise_level.pos == 0) & mask
-        free = torch.where(known.any(1)[:, None, None], pos, center(pos, mask))
-        return torch.where(known[..., None], noisy.pos, free) * mask[..., None]

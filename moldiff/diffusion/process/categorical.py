@@ -58,34 +58,25 @@ class CategoricalProcess:
 
     def draw_prior(self, uniform: Tensor) -> Tensor:
         """Classes [...] from the prior, given uniform numbers [...]."""
-        prior = self.prior.to(uniform)
-        return draw(prior.expand(*uniform.shape, -1), uniform)
+        return draw(self.prior.to(uniform).expand(*uniform.shape, -1), uniform)
 
     def corrupt(self, clean: Tensor, noise: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Clean classes where uniform < alpha(t), the noise's classes elsewhere; all [...]."""
         return torch.where(uniform < self.schedule.alpha(t), clean, noise)
 
     def step(self, noisy: Tensor, logits: Tensor, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
-        """From level t [...] to s <= t: a share of the entries is redrawn from the predicted clean classes.
+        """Noisy classes [...] from level t [...] to s <= t: a share is redrawn from the estimate (logits [..., K]).
 
-        Args:
-            noisy: classes [...].
-            logits: predicted clean classes [..., K].
-            t: current noise level [...]; entries with t = 0 are known and stay as they are.
-            s: next noise level [...].
-            uniform: numbers [..., 2]; the first decides whether, the second what is redrawn.
+        Entries with t = 0 are known and stay. Of uniform numbers [..., 2] the first decides whether, the second what is
+        redrawn.
         """
-        redrawn = self.redrawn(t, s, uniform[..., 0])
-        return torch.where(redrawn, draw(logits.softmax(-1), uniform[..., 1]), noisy)
+        return torch.where(self.redrawn(t, s, uniform[..., 0]), draw(logits.softmax(-1), uniform[..., 1]), noisy)
 
     def refreshed(self, noisy: Tensor, logits: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
-        """The classes [...] at level s with a share of them drawn anew from q(x_s | x_0), x_0 as predicted.
+        """Noisy classes [...] at level s [...] with a share drawn anew from q(x_s | x_0), x_0 as predicted (logits).
 
-        Args:
-            noisy: classes [...] at level s.
-            logits: predicted clean classes [..., K].
-            s: noise level [...]; entries with s = 0 stay as they are.
-            uniform: numbers [..., 2]; the first decides whether and from what, the second what is drawn.
+        Entries with s = 0 stay. Of uniform numbers [..., 2] the first decides whether and from what, the second what is
+        drawn.
         """
         chosen = (uniform[..., 0] < self.refresh) & (s > 0)
         clean = uniform[..., 0] < self.refresh * self.schedule.alpha(s)

@@ -12,7 +12,7 @@ from moldiff.diffusion.process.schedule import LinearSchedule, Schedule
 
 def _expand(level: Tensor, values: Tensor) -> Tensor:
     """Append singleton axes to level [B, N] until it broadcasts against values [B, N, ...]."""
-    return level.reshape(*level.shape, *(1 for _ in range(values.dim() - level.dim())))
+    return level.reshape(level.shape + (1,) * (values.dim() - level.dim()))
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class GaussianProcess:
 
     def score_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
         """The score -noise / sigma(t) that a clean estimate stands for; 0 where t = 0."""
-        sigma = self.schedule.sigma(_expand(t, noisy)).clamp(min=1e-12)
-        return -self.noise_from_clean(noisy, clean, t) / sigma
+        return -self.noise_from_clean(noisy, clean, t) / self.schedule.sigma(_expand(t, noisy)).clamp(min=1e-12)
 
     def step(self, noisy: Tensor, clean: Tensor, t: Tensor, s: Tensor, noise: Tensor | None) -> Tensor:
         """From level t [B, N] to s <= t given the clean estimate; `noise` is needed only where churn > 0.
@@ -76,8 +75,10 @@ class GaussianProcess:
 
     def weight(self, t: Tensor) -> Tensor:
         """Loss weight clamp(alpha / sigma) by level."""
-        ratio = self.schedule.alpha(t) / self.schedule.sigma(t).clamp(min=1e-12)
-        return ratio.clamp(self.min_weight, self.max_weight)
+        return self._ratio(t).clamp(self.min_weight, self.max_weight)
+
+    def _ratio(self, t: Tensor) -> Tensor:
+        return self.schedule.alpha(t) / self.schedule.sigma(t).clamp(min=1e-12)
 
     def loss(self, prediction: Tensor, clean: Tensor, t: Tensor, counted: Tensor) -> Tensor:
         """Weighted squared error of vectors [..., 3], averaged where `counted` [...] is True and there is noise."""
@@ -90,8 +91,6 @@ class GaussianProcess:
 
         1/2 (SNR(s) - SNR(t)) |x_0 - x̂_0|² (Kingma et al. 2021, eq. 13).
         """
-        snr_t, snr_s = (
-            (self.schedule.alpha(level) / self.schedule.sigma(level).clamp(min=1e-12)).square() for level in (t, s)
-        )
+        gained = self._ratio(s).square() - self._ratio(t).square()
         error = (prediction - clean).square().sum(-1) * counted
-        return (0.5 * _expand(snr_s - snr_t, counted) * error).flatten(1).sum(1)
+        return (0.5 * _expand(gained, counted) * error).flatten(1).sum(1)
