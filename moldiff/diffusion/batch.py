@@ -72,11 +72,7 @@ class MolBatch(TensorFields):
         return replace(self, **changes)  # type: ignore[arg-type]  # only `condition` may be None
 
     def validate(self) -> Self:
-        """Check shapes, padding, symmetry and finiteness; return self.
-
-        Raises:
-            MoldiffError: naming the field, what it holds and what was expected.
-        """
+        """Check shapes, padding, symmetry and finiteness, a MoldiffError names the field; return self."""
         atoms = tuple(self.node_mask.shape)
         tails = {"pos": (3,), "hydrogen": (MAX_HYDROGENS, 3), "atom_type": (), "bond": atoms[1:]}
         for name, tail in tails.items():

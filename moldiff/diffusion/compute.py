@@ -1,7 +1,4 @@
-"""What this machine is good at: the choices that `auto` stands for.
-
-How a network is computed: in float32 or bfloat16, as it is written or compiled; and how long that takes.
-"""
+"""What this machine is good at: how a network is computed, and how long that takes."""
 
 from __future__ import annotations
 
@@ -20,11 +17,7 @@ from moldiff.errors import MoldiffError
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` = the first GPU if there is one, otherwise the CPU; anything else as torch names it.
-
-    Raises:
-        MoldiffError: for a device torch does not know or this machine lacks.
-    """
+    """`auto` = the first GPU or, without any, the CPU; others as torch names them, MoldiffError for one not here."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -95,8 +88,8 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+# shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more
 _MANY_SHAPES = 64
-"""Shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +113,9 @@ PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}
 
 
 def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
-    """Have a network compiled block by block when it is called next, or as it was written.
+    """Have a network compiled block by block (those of its `layers`) when it is called next, or as it was written.
 
-    Args:
-        network: a module whose repeated blocks are its submodule `layers`; without one it is compiled as a whole.
-        wanted: compiled or not.
-        dynamic: one version for all shapes instead of one for each.
+    `dynamic` = one version for all shapes instead of one for each.
     """
     for block in _blocks(network):
         block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from moldiff.errors import MoldiffError
 
-_NUM_BINS = 64
-"""Bins of the histogram of a property's values over its range."""
+_NUM_BINS = 64  # bins of the histogram of a property's values over its range
 
 HALVES = ("a", "b")
 
@@ -33,11 +32,7 @@ class Property:
 
     @classmethod
     def of(cls, name: str, unit: str, values: np.ndarray, sizes: np.ndarray) -> Self:
-        """Of values [M] (NaN = not known) of molecules with so many heavy atoms [M].
-
-        Raises:
-            MoldiffError: when fewer than two different values are known.
-        """
+        """Of values [M] (NaN = not known, MoldiffError for fewer than two) of molecules of so many heavy atoms [M]."""
         known = np.isfinite(values)
         values, sizes = values[known].astype(np.float64), sizes[known]
         if not len(values) or values.min() == values.max():
@@ -110,11 +105,7 @@ class Properties:
         return like.new_tensor([p.mean for p in self.entries]), like.new_tensor([p.std for p in self.entries])
 
     def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
-        """Target values by name, as the user wrote them.
-
-        Raises:
-            MoldiffError: for a name that the model does not know or a value that is no finite number.
-        """
+        """Target values by name, as the user wrote them; MoldiffError for unknown names and what is not finite."""
         listed = ", ".join(f"{p.name} ({p.range()})" for p in self.entries)
         for name, value in asked.items():
             if not self.entries:
@@ -162,11 +153,7 @@ class Properties:
 
     @classmethod
     def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            MoldiffError: when an entry is missing or malformed.
-        """
+        """Read what `to_dict` wrote; MoldiffError where an entry is missing or malformed."""
         try:
             return cls(tuple(Property.from_dict(entry) for entry in data))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -175,27 +162,14 @@ class Properties:
 
 @dataclass(frozen=True)
 class PropertyDropout:
-    """Draws for every training molecule which of its properties the network is told.
+    """Draws for every training molecule which of its properties the network is told."""
 
-    Args:
-        names: the properties that are learnt; None = all that are stored with the set.
-        unconditional: share of the molecules that come without any.
-        alone: share that comes with one, each of them as often.
-        present: in the rest, the chance of every property to be told.
-        companions: properties that come in addition to whatever else is told, each with the chance `accompanied`; they
-            are not among the others.
-        accompanied: that chance.
-
-    Raises:
-        MoldiffError: for what is no share.
-    """
-
-    names: Sequence[str] | None = None
-    unconditional: float = 0.2
-    alone: float = 0.5
-    present: float = 0.5
-    companions: Sequence[str] = ()
-    accompanied: float = 0.6
+    names: Sequence[str] | None = None  # the properties that are learnt; None = all that are stored with the set
+    unconditional: float = 0.2  # share of the molecules that come without any
+    alone: float = 0.5  # share that comes with one, each of them as often
+    present: float = 0.5  # in the rest, the chance of every property to be told
+    companions: Sequence[str] = ()  # properties that come in addition to the others that are told
+    accompanied: float = 0.6  # the chance of each of these
 
     def __post_init__(self) -> None:
         for name in ("unconditional", "alone", "present", "accompanied"):
@@ -206,11 +180,7 @@ class PropertyDropout:
             raise MoldiffError(f"condition: unconditional and alone add up to {total:g}, expected at most 1")
 
     def chosen(self, units: Mapping[str, str], data: str) -> list[str]:
-        """Names of the properties that are learnt, out of those of a set: the companions come last.
-
-        Raises:
-            MoldiffError: for a set without properties, or without one of `names`.
-        """
+        """Names of the properties that are learnt, the companions last; MoldiffError for a set without one of them."""
         names = [name for name in (units if self.names is None else self.names) if name not in self.companions]
         if not names:
             raise MoldiffError(f"condition: {data} has no properties to be learnt, expected at least one")
@@ -240,11 +210,8 @@ class PropertyDropout:
 def half_of(indices: np.ndarray, half: str | None) -> np.ndarray:
     """One half of the training molecules: those in even (a) or odd (b) places of a fixed permutation; None = all.
 
-    A property predictor that was trained on one half judges a generator that was trained on the other. The molecules
-    `indices` come in the set's own order.
-
-    Raises:
-        MoldiffError: for another half, or a half without molecules.
+    A property predictor that was trained on one half judges a generator that was trained on the other. MoldiffError for
+    another half, or one without molecules.
     """
     if half is None:
         return indices

@@ -25,14 +25,13 @@ REACH = 1.3
 The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28.
 """
 
+# classes this many nats below the best of their atom or pair enter only if there is no answer without them
 _KEEP_WITHIN = 12.0
-"""Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
 
+# log-probability below which a class is none of the choices; what is known rules classes out by such logits
 _NEVER = -1e3
-"""Log-probability below which a class is none of the choices; what is known rules classes out by such logits."""
 
-_MAX_CUTS = 50
-"""Times that an answer in several fragments is sent back; a trained network's needs a few at most."""
+_MAX_CUTS = 50  # times that an answer in several fragments is sent back; a trained network's needs a few at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +83,8 @@ def decode_valence(
     class that `moldiff.diffusion.sampler` ruled out is never chosen, and atoms that the coordinates put farther apart
     than `REACH` allows are not joined, for no bond makes one molecule of two that lie apart.
 
-    Args:
-        prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
-        node_mask: [B, N].
-        vocabulary: the valences of every class.
-        connected: also ask for one fragment.
-        totals: further rules of each molecule; empty = none for any.
-        time_limit: for one molecule's programme (s).
+    If `connected` it is also one fragment; `totals` are further rules of each molecule, empty = none for any. The time
+    limit is for one molecule's programme (s).
     """
     totals = totals or [()] * len(node_mask)
     raw = decode_argmax(prediction, node_mask)
@@ -162,21 +156,11 @@ def solve_assignment(
     totals: Sequence[SumConstraint] = (),
     time_limit: float = 5.0,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Solve the assignment exactly.
+    """Solve the assignment exactly: classes [n] and symmetric orders [n, n]; None = there is none, or not in time.
 
-    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and orders that add up to a
-    sum which the atom's class allows. Connectedness is added by cuts: each fragment of an answer must gain a bond.
-
-    Args:
-        atoms: log-probabilities [n, K]; below -1e3 = never.
-        pairs: log-probabilities [n, n, 4], symmetric; below -1e3 = never.
-        vocabulary: the valences of every class.
-        connected: ask for one fragment.
-        totals: further rules.
-        time_limit: for all solutions together (s).
-
-    Returns:
-        Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
+    Maximise the sum of log-probabilities of atoms [n, K] and pairs [n, n, 4] (below -1e3 = never) subject to: one class
+    an atom, one order a pair, and orders that add up to a sum which the atom's class allows. Connectedness is added by
+    cuts: each fragment of an answer must gain a bond. The time limit (s) is for all solutions together.
     """
     if not (np.isfinite(atoms).all() and np.isfinite(pairs).all()):
         return None

@@ -23,11 +23,8 @@ MAX_GUIDANCE = 20.0
 STEERING = 0.5
 """How much of what is lacking of a value is made up for in every network call, unless told otherwise."""
 
-_NUM_REDRAWS = 8
-"""Draws of the classes of each step, of which the one that adds up nearest to the values is taken."""
-
-_FARTHEST_VALUE = 2.0
-"""Standard deviations that a network is told more or less than what was asked for, at most."""
+_NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
+_FARTHEST_VALUE = 2.0  # standard deviations that a network is told more or less than what was asked for, at most
 
 
 class PropertyFeedback:
@@ -35,13 +32,8 @@ class PropertyFeedback:
 
     A network that is told a value draws towards it, but not far enough: it has learnt from molecules that have the
     value, and its draws of many classes at once stray from it. What contributions of atoms and bonds say of its
-    estimates is known at no cost.
-
-    Args:
-        contributions: of the network.
-        asked: normalised values [B, C], NaN = not asked for.
-        free: molecules [B] with a class to be drawn; the others cannot be steered by their classes.
-        gain: how much of what is lacking the network is told more, in every call.
+    estimates is known at no cost. In every call the network is told so much (`gain`) of what is lacking more of the
+    values `asked` [B, C] (normalised, NaN = none), for `free` molecules [B] with a class to be drawn.
     """
 
     def __init__(self, contributions: Contributions, asked: Tensor, free: Tensor, gain: float) -> None:
@@ -111,12 +103,9 @@ class GuidedDiffusion(MoleculeDiffusion):
     """A model whose estimates are drawn from what it would say without properties towards what it says with them.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1), applied to the clean
-    coordinates and to the logits of the classes.
-
-    Args:
-        model: shares its weights.
-        scale: 0 = as without properties, 1 = as with them, more = beyond. Every scale but 0 and 1 takes two calls.
-        steering: how much of what is lacking is made up for while drawing (`PropertyFeedback`); 0 = nothing.
+    coordinates and to the logits of the classes. The scale is 0 = as without properties, 1 = as with them, more =
+    beyond; all but 0 and 1 take two calls. `steering` is how much of what is lacking is made up for while drawing (see
+    `PropertyFeedback`). The weights are shared.
     """
 
     def __init__(self, model: MoleculeDiffusion, *, scale: float, steering: float = STEERING) -> None:
@@ -143,23 +132,16 @@ class GuidedDiffusion(MoleculeDiffusion):
 LOWEST_LEVEL = 0.25
 """Noise level down to which hands are guided; below it the network alone makes the geometry that goes with them."""
 
+# how many times further than its law asks for guidance goes; there are few calls, and the estimate follows late
 _SCALE = 100.0
-"""How many times further than its law asks for guidance goes; there are few calls, and the estimate follows late."""
 
-_FARTHEST = 8.0
-"""How far it moves an estimate at most, in the model's units, over all atoms of a molecule."""
+_FARTHEST = 8.0  # how far it moves an estimate at most, in the model's units, over all atoms of a molecule
+_HEIGHT = 0.5  # of a tetrahedral carbon over three of its neighbours (Å)
+_SHARPNESS = 2.5  # log odds of a hand that an estimate of that height stands for
+_SHORTEST = 0.3  # lengths (Å, or Å² of an area) below which an estimate is taken to have no direction yet
 
-_HEIGHT = 0.5
-"""Of a tetrahedral carbon over three of its neighbours (Å)."""
-
-_SHARPNESS = 2.5
-"""Log odds of a hand that an estimate of that height stands for."""
-
-_SHORTEST = 0.3
-"""Lengths (Å, or Å² of an area) below which an estimate is taken to have no direction yet."""
-
+# pairs of atoms whose gradients are taken together; these need ten times the memory of an estimate alone
 _PAIRS_AT_ONCE = 40_000
-"""Pairs of atoms whose gradients are taken together; these need ten times the memory of an estimate alone."""
 
 
 @dataclass(frozen=True, eq=False)

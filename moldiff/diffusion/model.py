@@ -34,8 +34,8 @@ class Denoiser(Protocol):
 BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
+# standard deviations of a property that its contributions are taken to leave unexplained at least
 _LEAST_UNEXPLAINED = 0.1
-"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
@@ -56,13 +56,6 @@ class MoleculeDiffusion(nn.Module):
 
     Inside, lengths are divided by the data's own scales so that every field has unit variance; batches that go in and
     molecules that come out are in Å.
-
-    Args:
-        denoiser: the network.
-        process: the joint noising process.
-        vocabulary: classes of atoms and bonds.
-        statistics: sizes, frequencies and scales of the training data.
-        properties: that molecules can be drawn towards; none by default.
     """
 
     steering = 0.0

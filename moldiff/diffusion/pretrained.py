@@ -94,8 +94,7 @@ class PretrainedModel:
     @property
     def num_steps(self) -> int:
         """Network calls a molecule where nothing else is asked for: the model's own number, or the sampler's."""
-        steps: int = self.config.get("steps", PowerSampler.num_steps)
-        return steps
+        return int(self.config.get("steps", PowerSampler.num_steps))
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -154,21 +153,15 @@ def leftovers(folder: Path) -> set[Path]:
 
 
 def find_model(name_or_folder: str | Path) -> Path:
-    """The folder of a shipped model by its name, or of a trained one by its path.
-
-    Raises:
-        MoldiffError: when there is neither.
-    """
+    """The folder of a shipped model by its name, or of a trained one by its path; MoldiffError for neither."""
     if str(name_or_folder) in available_models():
         return shipped_folder() / str(name_or_folder)
     folder = Path(name_or_folder)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    names = ", ".join(available_models()) or "none"
     found = "a folder without config.json" if folder.is_dir() else "no such model or folder"
-    raise MoldiffError(
-        f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}"
-    )
+    expected = f"expected a trained model's folder or one of: {', '.join(available_models()) or 'none'}"
+    raise MoldiffError(f"model: got {str(name_or_folder)!r} ({found}), {expected}")
 
 
 @in_float32()
@@ -232,11 +225,7 @@ def with_present_names(config: Any) -> Any:
 
 
 def parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
-    """Tensors of a safetensors file's content; `path` is for the message.
-
-    Raises:
-        MoldiffError: saying what the content is instead.
-    """
+    """Tensors of the content of a safetensors file; MoldiffError says what it, at `path`, is instead."""
     size = f"{path} ({len(content)} bytes)"
     if not content:
         raise MoldiffError(f"{size}: empty, expected the model's weights")
@@ -273,7 +262,9 @@ def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     Those that a module calls its `zero_weights` may be missing, for it starts with zeros there.
     """
     expected = module.state_dict()
-    weights = {name: expected[name] for name in getattr(module, "zero_weights", ())} | dict(weights)
+    weights = {name: expected[name] for name in expected.keys() & getattr(module, "zero_weights", set())} | dict(
+        weights
+    )
     if missing := sorted(expected.keys() - weights.keys()):
         raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
     if surplus := sorted(weights.keys() - expected.keys()):
@@ -293,21 +284,16 @@ def model_lines() -> list[str]:
     """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
     names = available_models()
     width = max((len(name) for name in names), default=0)
-    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
+    return [f"{name:<{width}}  {_line(shipped_folder() / name)}" for name in names]
 
 
 def _line(folder: Path) -> str:
-    config = _read(folder / CONFIG_FILE)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     sizes = [size for size, _ in config["statistics"]["size_counts"]]
-    numbers = sorted({number for number, _, _ in config["vocabulary"]["atom_classes"]})
-    elements = " ".join(SYMBOLS[number] for number in numbers)
+    elements = " ".join(SYMBOLS[one] for one in sorted({one for one, _, _ in config["vocabulary"]["atom_classes"]}))
     megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
     card = folder / "card.json"
-    data = _read(card)["facts"]["data"] if card.is_file() else "no card"
+    data = json.loads(card.read_text(encoding="utf-8"))["facts"]["data"] if card.is_file() else "no card"
     names = " ".join(entry["name"] for entry in config.get("properties", ()))
     told = f"towards {names}; " if names else ""
     return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {told}{megabytes:.1f} MB; {data}"
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

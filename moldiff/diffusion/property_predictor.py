@@ -34,41 +34,21 @@ WEIGHTS_FILE = "predictor.safetensors"
 
 _BATCH_PAIRS = 20_000
 
-_SUM_SCALE = 0.1
-"""Of a sum over atoms, so that it starts with a size of order one."""
+_SUM_SCALE = 0.1  # of a sum over atoms, so that it starts with a size of order one
 
 
 class PropertyNetwork(PairNetwork):
     """Predicts `num_properties` invariant properties of whole molecules: the generator's blocks on clean molecules.
 
     A linear function of the numbers of atoms and bonds of each class is fitted beforehand (`fit_counts`); the network
-    learns what it leaves.
+    learns what it leaves. `sizes` are those of a `PairNetwork`.
     """
 
     counts: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_atom_classes: int,
-        num_properties: int,
-        hidden_dim: int = 128,
-        pair_dim: int = 32,
-        steerable_dim: int = 16,
-        num_layers: int = 4,
-        num_heads: int = 8,
-        num_probes: int = 8,
-    ) -> None:
-        super().__init__(
-            num_atom_classes=num_atom_classes,
-            hidden_dim=hidden_dim,
-            pair_dim=pair_dim,
-            steerable_dim=steerable_dim,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            num_probes=num_probes,
-            hydrogen_level=False,
-        )
+    def __init__(self, *, num_atom_classes: int, num_properties: int, hidden_dim: int = 128, **sizes: int) -> None:
+        sizes = {"pair_dim": 32, "steerable_dim": 16, "num_layers": 4, "num_heads": 8, "num_probes": 8} | sizes
+        super().__init__(num_atom_classes=num_atom_classes, hidden_dim=hidden_dim, hydrogen_level=False, **sizes)
         self.num_atom_classes, self.num_properties = num_atom_classes, num_properties
         last = nn.Linear(hidden_dim, 3 * num_properties)
         nn.init.zeros_(last.weight)  # so that it starts as the linear function of the counts
@@ -133,11 +113,9 @@ class PropertyPredictor:
     def _batches(self, molecules: Sequence[Molecule]) -> Iterator[list[int]]:
         """Places of molecules that are known and finite, in batches of similar sizes."""
         batch: list[int] = []
-        for place in sorted(range(len(molecules)), key=lambda place: molecules[place].num_heavy_atoms):
-            molecule = molecules[place]
-            if not self._is_known(molecule):
-                continue
-            if batch and (len(batch) + 1) * molecule.num_heavy_atoms**2 > _BATCH_PAIRS:
+        known = [(one.num_heavy_atoms, place) for place, one in enumerate(molecules) if self._is_known(one)]
+        for size, place in sorted(known):
+            if batch and (len(batch) + 1) * size**2 > _BATCH_PAIRS:
                 yield batch
                 batch = []
             batch.append(place)
@@ -177,11 +155,7 @@ def available_predictors() -> list[str]:
 
 @in_float32()
 def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
-    """A predictor that ships with the package by its name, or a trained one by its folder.
-
-    Raises:
-        MoldiffError: when there is none, or it is damaged.
-    """
+    """A predictor of the package by its name, or a trained one by its folder; MoldiffError for none or damage."""
     shipped = str(name_or_folder) in available_predictors()
     folder = shipped_folder() / str(name_or_folder) if shipped else Path(name_or_folder)
     if not (folder / CONFIG_FILE).is_file():

@@ -20,20 +20,11 @@ from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-_EXCLUDED = -1e4
-"""Logit of a class that cannot be."""
-
-_CORRECTOR = 3.0
-"""How many more classes a step redraws unless told otherwise."""
-
-_CHURN = 1.5
-"""The rate of fresh noise in many calls unless told otherwise."""
-
-_DRAWN = 0.01
-"""Noise level at which classes and bonds are drawn; to go on down to the data is left to settling."""
-
-_LEAST_SETTLING = 6
-"""Network calls that hydrogens need to find their places, where there are as many to spare."""
+_EXCLUDED = -1e4  # logit of a class that cannot be
+_CORRECTOR = 3.0  # how many more classes a step redraws unless told otherwise
+_CHURN = 1.5  # the rate of fresh noise in many calls unless told otherwise
+_DRAWN = 0.01  # noise level at which classes and bonds are drawn; to go on down to the data is left to settling
+_LEAST_SETTLING = 6  # network calls that hydrogens need to find their places, where there are as many to spare
 
 BROKEN_LEVEL = 0.75
 """Noise level that a molecule in pieces goes back to, at most."""
@@ -41,11 +32,8 @@ BROKEN_LEVEL = 0.75
 BROKEN_RESTARTS = 2
 """How often a molecule in pieces is drawn on at most."""
 
-_BROKEN_SHARE = 0.4
-"""Network calls of such a restart, as a share of those of a whole run."""
-
-_MANY = 50
-"""Network calls from which on a run draws noise anew."""
+_BROKEN_SHARE = 0.4  # network calls of such a restart, as a share of those of a whole run
+_MANY = 50  # network calls from which on a run draws noise anew
 
 
 @dataclass(frozen=True)
@@ -122,39 +110,24 @@ class PowerSampler:
     A molecule is drawn in two stages. Coordinates of heavy atoms, classes and bonds come first. Then the most probable
     graph is taken as known, the coordinates are noised a little again, and settle while the hydrogens are drawn.
 
-    Args:
-        num_steps: network calls a molecule.
-        grid_power: above 1 the grids are denser towards the data.
-        corrector: how many times more classes than its law asks for a step redraws from the estimate. No noise is put
-            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3.
-        refresh: share of the classes and bonds that every step noises anew, as they are at its level.
-        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE. None = 1.5
-            from 50 calls on, and 0 in fewer.
-        churn_low: the lowest noise level from which it is.
-        churn_high: the highest.
-        order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates, up to where the
-            graph is known.
-        self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
-            together, and towards the most frequent.
-        settle: share of the calls in which the graph is known; at least 6, but no more than half of them.
-        settle_level: noise level that the coordinates go back to then.
-        class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
-            None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
-            taken, the graph has to be settled before the coordinates are.
+    With the classes that the `corrector` redraws from the estimate no noise is put back, so that it draws towards the
+    most probable graph, and fewer calls do. Above the level `self_condition` the last estimate would draw molecules
+    together, and towards the most frequent. Where the network's first choice may not be taken, the graph has to be
+    known before the coordinates are, and so a run that limits the elements has a `class_lead` of its own.
     """
 
-    num_steps: int = 50
-    grid_power: float = 2.0
-    corrector: float | None = None
-    refresh: float = 0.0
-    churn: float | None = None
-    churn_low: float = 0.0
-    churn_high: float = 1.0
-    order: int = 2
-    self_condition: float = 0.5
-    settle: float = 0.16
-    settle_level: float = 0.2
-    class_lead: float | None = None
+    num_steps: int = 50  # network calls a molecule
+    grid_power: float = 2.0  # above 1 the grids are denser towards the data
+    corrector: float | None = None  # how many times more classes than its law asks for a step redraws; None = 3
+    refresh: float = 0.0  # share of the classes and bonds that every step noises anew, as they are at its level
+    churn: float | None = None  # rate of fresh noise: 0 = deterministic, 1 = reverse SDE; None = 1.5 from 50 calls on
+    churn_low: float = 0.0  # the lowest noise level from which noise of the coordinates is drawn anew
+    churn_high: float = 1.0  # the highest
+    order: int = 2  # of the solver for the coordinates; 2 = from the last two estimates, until the graph is known
+    self_condition: float = 0.5  # noise level up to which the network is told its estimate before
+    settle: float = 0.16  # share of the calls in which the graph is known; at least 6, no more than half of them
+    settle_level: float = 0.2  # noise level that the coordinates go back to then
+    class_lead: float | None = None  # power of a level for classes, above 1 they run ahead of the coordinates; None = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -203,16 +176,11 @@ class PowerSampler:
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
         churn = _CHURN * (self.num_steps >= _MANY) if self.churn is None else self.churn
-        churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
+        vectors: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
         corrector = _CORRECTOR if self.corrector is None else self.corrector
         classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
-        return replace(
-            process,
-            pos=replace(process.pos, **churned),
-            hydrogen=replace(process.hydrogen, **churned),
-            atom_type=replace(process.atom_type, **classes),
-            bond=replace(process.bond, **classes),
-        )
+        changes = {"pos": vectors, "hydrogen": vectors, "atom_type": classes, "bond": classes}
+        return replace(process, **{name: replace(getattr(process, name), **new) for name, new in changes.items()})
 
     def of_restart(self) -> PowerSampler:
         """How a molecule in pieces is drawn on, see `PartialState.restarted`."""

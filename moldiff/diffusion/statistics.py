@@ -30,11 +30,7 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            MoldiffError: when a key is missing or malformed.
-        """
+        """Read what `to_dict` wrote; MoldiffError where a key is missing or malformed."""
         try:
             return cls(
                 size_counts={int(n): int(count) for n, count in data["size_counts"]},

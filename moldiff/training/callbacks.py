@@ -22,8 +22,7 @@ from moldiff.molecules.formats.storage import write_atomically
 
 BEST_FOLDER = "best"
 _FORECAST_STEPS = 50
-_UNTIMED_STEPS = 2
-"""The first steps compile and warm up, and tell nothing of the speed."""
+_UNTIMED_STEPS = 2  # the first steps compile and warm up, and tell nothing of the speed
 
 
 def time_limit(trainer: Any) -> Timer | None:
@@ -159,14 +158,9 @@ class ModelExport(Callback):
 class SampleQuality(Callback):
     """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
 
-    A set too small to have a validation part is scored at the steps at which it would have been validated.
-
-    Args:
-        score: model -> numbers by name; samples and judges.
-        export: keeps the best model in the folder `best`.
-        steps: between two validations.
-        every: validations between two scorings.
-        best_by: the number whose highest value makes a model the best; None = none is kept.
+    A set too small to have a validation part is scored at the steps at which it would have been validated. `every` is
+    the number of validations between two scorings, of `steps` each. The model with the highest number `best_by` is kept
+    in the folder `best`; None = none is.
     """
 
     def __init__(
@@ -214,11 +208,10 @@ class SampleQuality(Callback):
         self._validations, self._best = state_dict["validations"], state_dict["best"]
 
 
+# A training with fewer steps or less time ahead is not worth a trial of its arithmetic
 _TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
-"""A training with fewer steps or less time ahead is not worth a trial of its arithmetic."""
 
-_COMPILE_SECONDS = 1200.0
-"""Compiling costs some minutes, so with less time ahead it is not tried."""
+_COMPILE_SECONDS = 1200.0  # compiling costs some minutes, so with less time ahead it is not tried
 
 
 class ArithmeticTrial(Callback):

@@ -36,11 +36,10 @@ _KEY = "moldiff_state"
 _OPTIONS_FILE = "training.json"
 _LOCK_FILE = ".lock"
 
-_DECISIVE = ("denoiser", "process", "optimizer", "condition")
-"""Options without which a state cannot be used."""
+_DECISIVE = ("denoiser", "process", "optimizer", "condition")  # options without which a state cannot be used
 
+# options that may change, but then the training goes another way than it would have
 _INFLUENTIAL = ("seed", "field_weights", "times", "tasks", "schedule", "self_conditioning", "ema_decay", "half")
-"""Options that may change, but then the training goes another way than it would have."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -51,11 +50,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        MoldiffError: when it is damaged or something else.
-    """
+    """Read what `save_state` wrote; MoldiffError where it is damaged or something else."""
     content = path.read_bytes()
     tensors = parse_weights(path, content)
     length = int.from_bytes(content[:8], "little")
@@ -157,11 +152,7 @@ def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | N
 
 
 def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str) -> None:
-    """Whether a state can be gone on from with these options and the set whose checksum is `data`.
-
-    Raises:
-        MoldiffError: naming the first option, or the set, that does not fit.
-    """
+    """MoldiffError for the first option, or the set by its checksum `data`, with which a state cannot go on."""
     before, after = (
         {**one, "batch_size": one.get("batch_size", 1) * one.get("trainer", {}).get("accumulate_grad_batches", 1)}
         for one in (state["config"], config)

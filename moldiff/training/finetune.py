@@ -18,11 +18,8 @@ from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import Vocabulary
 
-_CONDITION = "condition."
-"""What the names of the weights for properties begin with."""
-
-_FITTED = {"condition.slopes", "condition.unexplained"}
-"""Fitted to the training molecules, so never taken over."""
+_CONDITION = "condition."  # what the names of the weights for properties begin with
+_FITTED = {"condition.slopes", "condition.unexplained"}  # fitted to the training molecules, so never taken over
 
 Names = Sequence[str]
 
@@ -61,10 +58,7 @@ def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, deno
 def _for_properties(
     trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor], axes: Mapping[str, int], new: Names, old: Names
 ) -> dict[str, Tensor]:
-    """The trained weights with what belongs to properties as the fresh model has them.
-
-    `axes` are of weights with equally many entries for every property in turn, `new` and `old` the properties.
-    """
+    """The trained weights with what belongs to properties as the fresh model has them."""
     kept = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
     own = {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
     if not set(new) & set(old):

@@ -18,8 +18,7 @@ from moldiff.molecules.formats.storage import write_atomically
 
 TABLE_FILE = "log/metrics.csv"
 CURVE_FILE = "curve.svg"
-_SECONDS = 10.0
-"""The table is written at most this often, save at the end and before the state is."""
+_SECONDS = 10.0  # the table is written at most this often, save at the end and before the state is
 
 
 class MetricsTable(Logger):
@@ -28,6 +27,8 @@ class MetricsTable(Logger):
     A training that is resumed after a `step` goes on with the table of the interrupted one; what that one had logged
     later is logged again and stands only once.
     """
+
+    name, version = "csv", "log"  # which Lightning has as properties
 
     def __init__(self, folder: str | Path, *, step: int = 0) -> None:
         super().__init__()
@@ -38,14 +39,6 @@ class MetricsTable(Logger):
                 for row in csv.DictReader(file):
                     if (number := int(row.pop("step"))) <= step:
                         self.rows[number] = {name: float(text) for name, text in row.items() if text}
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return "log"
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the training's config lies beside its weights."""
@@ -110,11 +103,7 @@ def _points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[in
 
 
 def tensorboard(folder: str | Path, *, step: int = 0) -> Logger:
-    """A logger of event files in `tensorboard/` of the training's folder; later events than `step` are hidden.
-
-    Raises:
-        MoldiffError: when the package tensorboard is not installed.
-    """
+    """A logger of event files in `tensorboard/` of the training's folder; later events than `step` are hidden."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
     try:

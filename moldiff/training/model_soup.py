@@ -17,8 +17,8 @@ from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pre
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
 
+# what has to be the same in all models, by its name in `config.json`
 _DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
-"""What has to be the same in all models, by its name in `config.json`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,22 +33,15 @@ STEP_BY_STEP: Mapping[str, Any] = {
 }
 """Options of Lightning's trainer: steps are counted and no epochs, and what is shown and saved is not Lightning's."""
 
-_MOST_TOGETHER = 8
-"""Parts of a step at most whose molecules are validated together."""
-
-_FIT = 50_000
-"""Molecules at most to which linear functions of atom and bond counts are fitted."""
+_MOST_TOGETHER = 8  # parts of a step at most whose molecules are validated together
+_FIT = 50_000  # molecules at most to which linear functions of atom and bond counts are fitted
 
 
 class AveragedTraining(lightning.LightningModule):
     """Optimizer, learning rate and averaged weights of one network.
 
-    Args:
-        model: the network, or what it is part of.
-        optimizer: builds the optimizer from named parameters.
-        schedule: (step, progress) -> factor on the learning rates.
-        ema_decay: of the averaged weights, reached after a warm-up.
-        max_norm: the gradient's norm is clipped to this.
+    `schedule` gives the factor on the learning rates by step and progress; `ema_decay`, of the averaged weights, is
+    reached after a warm-up; the gradient's norm is clipped to `max_norm`.
     """
 
     def __init__(
@@ -131,8 +124,7 @@ class DiffusionTraining(AveragedTraining):
     def own_part(self, batch: MolBatch, part: int) -> tuple[NoisyBatch, dict[str, Tensor]]:
         """What this process works on in a part of the present step, of those that are accumulated one after the other.
 
-        Returns:
-            Molecules with and without noise, and for each loss their share of the entries of the whole step.
+        With it comes for each loss the share of its entries in those of the whole step.
         """
         whole = self.model.noise(batch, self.times, self.generator(self.global_step), **self.known)
         processes = self.trainer.world_size
@@ -208,11 +200,7 @@ class StepBatches:
 class TrainingData(lightning.LightningDataModule):
     """Batches of a prepared set by training step, so that a resumed training sees what an uninterrupted one would have.
 
-    Args:
-        prepared: the set.
-        indices: the molecules that are trained on.
-        config: of the training.
-        properties: that the network is told, in the order of the columns of `condition`.
+    `indices` are the molecules that are trained on, `properties` those in the columns of `condition`.
     """
 
     def __init__(

@@ -1,7 +1,4 @@
-"""Muon for the matrices of the blocks and AdamW for everything else, as one optimizer.
-
-The learning rate as a function of how much of the training is done.
-"""
+"""Muon for the matrices of the blocks and AdamW for everything else, as one optimizer; the course of learning rates."""
 
 from __future__ import annotations
 

@@ -33,14 +33,11 @@ from moldiff.sampling.config import option
 from moldiff.training.module import STEP_BY_STEP, AveragedTraining, StepBatches, counted, learnt_properties
 from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
+# arguments of the network beside those that are options; with their defaults it has a million parameters
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
-"""Arguments of the network beside those that are options; with their defaults it has a million parameters."""
 
-_SETTLE = 5000
-"""Training molecules at most on which the constants are settled."""
-
-_VALIDATE = 2000
-"""Molecules at most on which the errors are measured during the training."""
+_SETTLE = 5000  # training molecules at most on which the constants are settled
+_VALIDATE = 2000  # molecules at most on which the errors are measured during the training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,11 +31,10 @@ from moldiff.training.finetune import load_matching_weights
 from moldiff.training.module import STEP_BY_STEP, DiffusionTraining, TrainingData, counted, learnt_properties
 
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}}
+# names of precision that are an `Precision`; Lightning takes care of all others
 _PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
-"""Names of precision that are an `Precision`; Lightning takes care of all others."""
 
-_FEW = 1000
-"""Below so many molecules a model of millions of parameters remembers each."""
+_FEW = 1000  # below so many molecules a model of millions of parameters remembers each
 
 
 def train(config: Mapping[str, Any]) -> Path:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from moldiff.diffusion.batch import lengths, pair_vectors
 from moldiff.diffusion.nn.embedding import ChannelMix, ExponentialBasis, PairHarmonics, SteerableLayout, SteerableMix
 
-_NEIGHBOUR_SCALE = 1 / 3
-"""Scale of a sum over neighbours, so that steerable features start with a size of order one."""
+_NEIGHBOUR_SCALE = 1 / 3  # scale of a sum over neighbours, so that steerable features start with a size of order one
 
 
 class PairUpdate(nn.Module):
@@ -20,16 +19,14 @@ class PairUpdate(nn.Module):
     Of these, `num_probes` channels are compared for each irrep.
     """
 
-    def __init__(
-        self, *, hidden_dim: int, pair_dim: int, num_probes: int, layout: SteerableLayout, radial: ExponentialBasis
-    ) -> None:
+    def __init__(self, *, hidden_dim: int, pair_dim: int, num_probes: int, layout: SteerableLayout) -> None:
         super().__init__()
-        self.layout, self.radial = layout, radial
+        self.layout, self.radial = layout, ExponentialBasis()
         self.norm = nn.LayerNorm(pair_dim)
         self.ends = nn.Linear(hidden_dim, 2 * pair_dim)
         self.probe = SteerableMix(layout, num_probes)
         num_invariants = 3 * num_probes * len(layout.slices)
-        self.geometry = nn.Linear(radial.num_basis + num_invariants, pair_dim)
+        self.geometry = nn.Linear(self.radial.num_basis + num_invariants, pair_dim)
         self.expand = nn.Linear(pair_dim, 2 * pair_dim)
         self.contract = nn.Linear(2 * pair_dim, pair_dim)
         nn.init.zeros_(self.contract.weight)
@@ -70,35 +67,17 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 class PairTransformerBlock(nn.Module):
-    """Equivariant attention block with a feature for every pair of atoms.
-
-    Args:
-        hidden_dim: scalar features of an atom, D.
-        pair_dim: features of a pair, P.
-        num_heads: attention heads H; divides D and the steerable channels.
-        num_probes: steerable channels that enter the pair update.
-        layout: steerable features of an atom.
-        radial: distance basis.
-    """
+    """Equivariant attention block with a feature for every pair of atoms; for its sizes see `PairNetwork`."""
 
     def __init__(
-        self,
-        *,
-        hidden_dim: int,
-        pair_dim: int,
-        num_heads: int,
-        num_probes: int,
-        layout: SteerableLayout,
-        radial: ExponentialBasis,
+        self, *, hidden_dim: int, pair_dim: int, num_heads: int, num_probes: int, layout: SteerableLayout
     ) -> None:
         super().__init__()
         channels = layout.num_channels
         self.num_heads, self.layout = num_heads, layout
         self.harmonics = PairHarmonics(layout)
         self.norm = nn.LayerNorm(hidden_dim)
-        self.pair_update = PairUpdate(
-            hidden_dim=hidden_dim, pair_dim=pair_dim, num_probes=num_probes, layout=layout, radial=radial
-        )
+        self.pair_update = PairUpdate(hidden_dim=hidden_dim, pair_dim=pair_dim, num_probes=num_probes, layout=layout)
         self.query_key_value = nn.Linear(hidden_dim, 3 * hidden_dim, bias=False)
         self.pair_out = nn.Linear(pair_dim, num_heads + len(layout.slices) * channels)
         self.steerable_value = SteerableMix(layout, channels)

@@ -10,8 +10,7 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, Prediction
 from moldiff.molecules.vocabulary import NUM_BOND_CLASSES
 
-_ROWS = 1000
-"""Molecules that are turned into double precision at once."""
+_ROWS = 1000  # molecules that are turned into double precision at once
 
 
 def num_counts(num_atom_classes: int) -> int:

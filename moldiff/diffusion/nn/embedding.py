@@ -119,29 +119,13 @@ class LevelEmbedding(nn.Module):
 
 
 class StateEmbedding(nn.Module):
-    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate.
-
-    Args:
-        num_atom_classes: K; the input has one class more, the mask.
-        hidden_dim: scalar features of an atom, D.
-        pair_dim: features of a pair, P.
-        layout: steerable features of an atom.
-        radial: distance features of the previous estimate's coordinates.
-        hydrogen_level: hydrogen offsets have a noise level of their own; False = none that counts.
-    """
+    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate."""
 
     def __init__(
-        self,
-        *,
-        num_atom_classes: int,
-        hidden_dim: int,
-        pair_dim: int,
-        layout: SteerableLayout,
-        radial: ExponentialBasis,
-        hydrogen_level: bool,
+        self, *, num_atom_classes: int, hidden_dim: int, pair_dim: int, layout: SteerableLayout, hydrogen_level: bool
     ) -> None:
         super().__init__()
-        self.layout, self.radial = layout, radial
+        self.layout, self.radial = layout, ExponentialBasis()
         self.level = LevelEmbedding()
         features = self.level.num_features
         self.atom = nn.Embedding(num_atom_classes + 1, hidden_dim)
@@ -152,7 +136,7 @@ class StateEmbedding(nn.Module):
         self.bond = nn.Embedding(NUM_BOND_CLASSES + 1, pair_dim)
         self.bond_level = nn.Linear(features, pair_dim)
         self.previous_bond = nn.Linear(NUM_BOND_CLASSES, pair_dim, bias=False)
-        self.previous_distance = nn.Linear(radial.num_basis, pair_dim, bias=False)
+        self.previous_distance = nn.Linear(self.radial.num_basis, pair_dim, bias=False)
         self.hydrogen_level = None
         if hydrogen_level:
             self.hydrogen_level = nn.Linear(features, hidden_dim, bias=False)

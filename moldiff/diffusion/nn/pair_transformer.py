@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center
 from moldiff.diffusion.nn.block import PairTransformerBlock
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
-from moldiff.diffusion.nn.embedding import (
-    ChannelMix,
-    ExponentialBasis,
-    PropertyEmbedding,
-    StateEmbedding,
-    SteerableLayout,
-)
+from moldiff.diffusion.nn.embedding import ChannelMix, PropertyEmbedding, StateEmbedding, SteerableLayout
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
 
@@ -49,26 +43,11 @@ class PairNetwork(nn.Module):
         hydrogen_level: bool,
     ) -> None:
         super().__init__()
-        self.layout, radial = SteerableLayout(steerable_dim), ExponentialBasis()
-        self.embedding = StateEmbedding(
-            num_atom_classes=num_atom_classes,
-            hidden_dim=hidden_dim,
-            pair_dim=pair_dim,
-            layout=self.layout,
-            radial=radial,
-            hydrogen_level=hydrogen_level,
-        )
-        self.layers = nn.ModuleList(
-            PairTransformerBlock(
-                hidden_dim=hidden_dim,
-                pair_dim=pair_dim,
-                num_heads=num_heads,
-                num_probes=num_probes,
-                layout=self.layout,
-                radial=radial,
-            )
-            for _ in range(num_layers)
-        )
+        self.layout = SteerableLayout(steerable_dim)
+        sizes: dict[str, Any] = {"hidden_dim": hidden_dim, "pair_dim": pair_dim, "layout": self.layout}
+        self.embedding = StateEmbedding(num_atom_classes=num_atom_classes, hydrogen_level=hydrogen_level, **sizes)
+        blocks = (PairTransformerBlock(num_heads=num_heads, num_probes=num_probes, **sizes) for _ in range(num_layers))
+        self.layers = nn.ModuleList(blocks)
 
 
 class PairTransformer(PairNetwork):

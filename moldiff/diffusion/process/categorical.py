@@ -37,17 +37,12 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 class CategoricalProcess:
     """Each entry keeps its class with probability alpha(t), independent of all others.
 
-    Args:
-        prior: probabilities [K + 1] of the K classes and, last, the mask.
-        schedule: alpha by noise level.
-        corrector: noise η of the sampler: a step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries,
-            times 1 + η alpha_t. At 0 the step has exactly the law of the process (Gat et al. 2024,
-            arXiv:2407.15595, eq. 14).
-        refresh: share of the entries that a step noises anew: it keeps the law of every single entry, and gives the
-            network another look at what it has settled.
+    A step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries, times 1 + η alpha_t with the `corrector`
+    η. At 0 it has exactly the law of the process (Gat et al. 2024, arXiv:2407.15595, eq. 14). The share `refresh` that
+    it noises anew keeps the law of every single entry, and the network sees it once more.
     """
 
-    prior: Tensor
+    prior: Tensor  # probabilities [K + 1] of the K classes and, last, the mask
     schedule: Schedule = field(default_factory=LinearSchedule)
     corrector: float = 0.0
     refresh: float = 0.0

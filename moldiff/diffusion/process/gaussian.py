@@ -19,20 +19,15 @@ def _expand(level: Tensor, values: Tensor) -> Tensor:
 class GaussianProcess:
     """Isotropic Gaussian noise on vectors; equivariant, since noise and data turn together.
 
-    Args:
-        schedule: alpha and sigma by noise level.
-        churn: rate at which steps draw noise anew: 0 = none (DDIM, Song et al. 2020, arXiv:2010.02502, eq. 12), 1 = as
-            much as ancestral sampling, which follows the reverse SDE. The law of x_s is the same at every value.
-        churn_levels: noise levels (low, high) between which steps start that draw noise anew.
-        min_weight: lower clamp of the loss weight alpha / sigma.
-        max_weight: upper clamp of the loss weight. Below the level where it is reached the loss falls as fast as the
-            squared error, and the network learns little there.
+    `churn` is the rate at which steps draw noise anew: 0 = none (DDIM, Song et al. 2020, arXiv:2010.02502, eq. 12), 1 =
+    as much as ancestral sampling, which follows the reverse SDE. The law of x_s is the same at every value. Below the
+    level where the loss weight alpha / sigma reaches `max_weight` the network learns little.
     """
 
     schedule: Schedule = field(default_factory=LinearSchedule)
     churn: float = 0.0
-    churn_levels: tuple[float, float] = (0.0, 1.0)
-    min_weight: float = 0.05
+    churn_levels: tuple[float, float] = (0.0, 1.0)  # between which steps start that draw noise anew
+    min_weight: float = 0.05  # clamps of the loss weight
     max_weight: float = 1.5
 
     def corrupt(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:

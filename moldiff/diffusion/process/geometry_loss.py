@@ -15,11 +15,10 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, Prediction, lengths, pair_vectors
 
+# added in quadrature to a length that is divided by, in the model's units: estimates from noise lie close together
 _SOFTENING = 0.1
-"""Added in quadrature to a length that is divided by, in the model's units: estimates from noise lie close together."""
 
-_LEAST_SINE = 0.2
-"""Between the two directions of a frame; along a straight chain of atoms there is no frame."""
+_LEAST_SINE = 0.2  # between the two directions of a frame; along a straight chain of atoms there is no frame
 
 
 class LocalLoss(Protocol):
