@@ -108,8 +108,7 @@ class Precision:
 
 
 FLOAT32 = Precision()
-PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}
-"""By the names that users give them."""
+PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}  # by the names that users give them
 
 
 def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:

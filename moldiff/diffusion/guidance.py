@@ -17,12 +17,9 @@ from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
-MAX_GUIDANCE = 20.0
-"""The largest scale of guidance; good ones are around 1."""
+MAX_GUIDANCE = 20.0  # the largest scale of guidance; good ones are around 1
 
-STEERING = 0.5
-"""How much of what is lacking of a value is made up for in every network call, unless told otherwise."""
-
+STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call, unless told otherwise
 _NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
 _FARTHEST_VALUE = 2.0  # standard deviations that a network is told more or less than what was asked for, at most
 

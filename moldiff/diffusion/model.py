@@ -28,7 +28,6 @@ class Denoiser(Protocol):
 
         pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
         """
-        ...
 
 
 BOUND_LEVELS = (0.01, 0.999)

@@ -1,8 +1,7 @@
-"""Where random numbers come from: one generator for a whole batch, or one per molecule.
+"""Where random numbers come from: one generator for a whole batch (training), or one per molecule (sampling).
 
-Training draws a batch at a time from one generator. Sampling gives every molecule a generator of its own,
-seeded by (seed, index), and draws exactly as many numbers as the molecule has atoms and pairs, so molecule k
-of seed s is the same at any batch size, padding, or shard.
+Seeded by (seed, index), that of a molecule draws exactly as many numbers as it has atoms and pairs, so molecule k of
+seed s is the same at any batch size, padding, or shard.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ class NoiseSource(Protocol):
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
         """Standard normal numbers [B, N, *tail] for the atoms of `node_mask` [B, N]."""
-        ...
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Two uniform numbers in [0, 1) for every atom [B, N, 2] and, symmetric, every pair [B, N, N, 2]."""
-        ...
 
 
 def _symmetric(pairs: Tensor) -> Tensor:

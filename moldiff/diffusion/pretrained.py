@@ -1,7 +1,4 @@
-"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled.
-
-Which models there are, each in one line from its config and its card.
-"""
+"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled."""
 
 from __future__ import annotations
 

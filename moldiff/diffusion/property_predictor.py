@@ -17,9 +17,8 @@ from moldiff.diffusion.batch import MolBatch, NoiseLevel, collate
 from moldiff.diffusion.compute import in_float32
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.model import in_units
-from moldiff.diffusion.nn.block import masked_softmax
 from moldiff.diffusion.nn.contributions import class_counts, fitted_slopes, num_counts
-from moldiff.diffusion.nn.pair_transformer import PairNetwork
+from moldiff.diffusion.nn.pair_transformer import PairNetwork, masked_softmax
 from moldiff.diffusion.pretrained import parse_weights
 from moldiff.diffusion.shipped import shipped_folder
 from moldiff.diffusion.statistics import COUNTED, Statistics
@@ -107,7 +106,8 @@ class PropertyPredictor:
     @in_float32()
     @torch.no_grad()
     def values(self, batch: MolBatch) -> Tensor:
-        """Properties [B, C] of clean molecules (Å), in the units of the data."""
+        """Properties [B, C] of clean molecules (Å), in the units of the data; on the device of the network."""
+        batch = batch.to(self.network.counts.device)
         return self.properties.restored(self.network(in_units(batch, self.statistics)))
 
     def _batches(self, molecules: Sequence[Molecule]) -> Iterator[list[int]]:

@@ -26,12 +26,9 @@ _CHURN = 1.5  # the rate of fresh noise in many calls unless told otherwise
 _DRAWN = 0.01  # noise level at which classes and bonds are drawn; to go on down to the data is left to settling
 _LEAST_SETTLING = 6  # network calls that hydrogens need to find their places, where there are as many to spare
 
-BROKEN_LEVEL = 0.75
-"""Noise level that a molecule in pieces goes back to, at most."""
+BROKEN_LEVEL = 0.75  # noise level that a molecule in pieces goes back to, at most
 
-BROKEN_RESTARTS = 2
-"""How often a molecule in pieces is drawn on at most."""
-
+BROKEN_RESTARTS = 2  # how often a molecule in pieces is drawn on at most
 _BROKEN_SHARE = 0.4  # network calls of such a restart, as a share of those of a whole run
 _MANY = 50  # network calls from which on a run draws noise anew
 
@@ -87,11 +84,9 @@ class Sampler(Protocol):
     @property
     def num_steps(self) -> int:
         """Network calls a molecule."""
-        ...
 
     def of_restart(self) -> Sampler:
         """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
-        ...
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
@@ -100,7 +95,6 @@ class Sampler(Protocol):
 
         Each state that it yields is one network call, the last one's prediction is the sample.
         """
-        ...
 
 
 @dataclass(frozen=True)

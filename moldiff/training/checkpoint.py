@@ -1,7 +1,4 @@
-"""The state of an unfinished training as one safetensors file, whose header holds all that is no tensor.
-
-Nothing in it is pickled, and the file holds either the old state or the whole new one, whenever the power goes off.
-"""
+"""The state of an unfinished training as one safetensors file, whose header holds all that is no tensor."""
 
 from __future__ import annotations
 

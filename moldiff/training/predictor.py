@@ -1,7 +1,4 @@
-"""Training of a property predictor on one half of the training molecules of a prepared set.
-
-`python -m moldiff.training.predictor train --data prepared/qm9`: train a property predictor, or measure one.
-"""
+"""`python -m moldiff.training.predictor train --data prepared/qm9`: train a property predictor, or measure one."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import choose_device, has_fast_bfloat16
-from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.conditioning import half_of
 from moldiff.diffusion.model import in_units
 from moldiff.diffusion.nn.contributions import class_counts
 from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor, load_predictor
@@ -72,7 +69,7 @@ class PredictorConfig:
 class PredictorTraining(AveragedTraining):
     """Trains the network of a predictor by the mean absolute error of normalised properties.
 
-    `on_validated` is called with the averaged network, the step and the errors on the validation molecules.
+    `validate` gets the averaged network and the step, and gives the errors on the validation molecules.
     """
 
     model: PropertyNetwork
@@ -82,15 +79,11 @@ class PredictorTraining(AveragedTraining):
         self,
         predictor: PropertyPredictor,
         config: PredictorConfig,
-        on_validated: Callable[[PropertyNetwork, int, dict[str, float]], object],
+        validate: Callable[[PropertyNetwork, int], Mapping[str, float]],
     ) -> None:
-        super().__init__(
-            predictor.network,
-            optimizer=self._optimizer,
-            schedule=TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0),
-            ema_decay=config.ema_decay,
-        )
-        self.predictor, self.config, self.on_validated = predictor, config, on_validated
+        schedule = TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0)
+        super().__init__(predictor.network, optimizer=self._optimizer, schedule=schedule, ema_decay=config.ema_decay)
+        self.predictor, self.config, self.validate = predictor, config, validate
         self.since = time.monotonic()
 
     def _optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> MuonAdamW:
@@ -99,67 +92,39 @@ class PredictorTraining(AveragedTraining):
         return MuonAdamW(named_parameters, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr, dtype=dtype)
 
     def training_step(self, batch: MolBatch) -> Tensor:
-        target = self.predictor.properties.normalised(_truth(batch))
-        known = target.isfinite()
+        assert batch.condition is not None
+        target = self.predictor.properties.normalised(batch.condition)
         error = self.model(in_units(batch, self.predictor.statistics)) - target.nan_to_num()
-        loss: Tensor = error.abs()[known].mean()
+        loss: Tensor = error.abs()[target.isfinite()].mean()
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
         step, every = self.global_step, self.config.validate_every
-        if step % every == 0:
-            pace = every * self.config.batch_size / (time.monotonic() - self.since)
-            print(f"step {step}  loss {float(outputs['loss']):.4f}  about {pace:.0f} molecules/s", flush=True)
-            self.since = time.monotonic()
-
-    def on_validation_start(self) -> None:
-        self.errors = MeanErrors(self.predictor.properties)
-
-    def validation_step(self, batch: MolBatch) -> None:
-        values = self.averaged(in_units(batch, self.predictor.statistics))
-        self.errors.add((self.predictor.properties.restored(values) - _truth(batch)).abs(), batch)
-
-    def on_validation_epoch_end(self) -> None:
-        errors = self.errors.means()
-        self.on_validated(self.averaged, self.global_step, errors)
+        if step % every:
+            return
+        pace = every * self.config.batch_size / (time.monotonic() - self.since)
+        print(f"step {step}  loss {float(outputs['loss']):.4f}  about {pace:.0f} molecules/s", flush=True)
+        errors = self.validate(self.averaged, step)
         found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
-        print(f"step {self.global_step}  mean absolute errors: {found}", flush=True)
+        print(f"step {step}  mean absolute errors: {found}", flush=True)
         self.since = time.monotonic()
 
 
-def _truth(batch: MolBatch) -> Tensor:
-    assert batch.condition is not None
-    return batch.condition
-
-
-class MeanErrors:
-    """Means over molecules of errors of properties."""
-
-    def __init__(self, properties: Properties) -> None:
-        self._names = properties.names
-        self._sums, self._counts = torch.zeros(2, len(properties), dtype=torch.double)
-
-    def add(self, errors: Tensor, batch: MolBatch) -> None:
-        """Errors [B, C] of some molecules, of which those of known values count."""
-        known = _truth(batch).isfinite()
-        self._sums += errors.masked_fill(~known, 0.0).sum(0).double().cpu()
-        self._counts += known.sum(0).cpu()
-
-    def means(self) -> dict[str, float]:
-        """The mean error of every property by its name."""
-        return dict(zip(self._names, (self._sums / self._counts.clamp(min=1)).tolist(), strict=True))
-
-
-def held_out_errors(predictor: PropertyPredictor, prepared: MoleculeDataset, split: str = "test") -> dict[str, float]:
-    """Mean absolute error of every property on a part of a prepared set, in the units of the data."""
-    errors = MeanErrors(predictor.properties)
-    for batch in _measured(prepared, prepared.split(split), predictor.properties):
-        errors.add((predictor.values(batch) - _truth(batch)).abs(), batch)
-    return errors.means()
-
-
-def _measured(prepared: MoleculeDataset, indices: np.ndarray, properties: Properties) -> BucketedBatches:
-    return evaluation_batches(prepared, indices, batch_size=256, properties=properties.names)
+def mean_errors(
+    predictor: PropertyPredictor,
+    prepared: MoleculeDataset,
+    indices: np.ndarray,
+    error: Callable[[Tensor, Tensor], Tensor] = lambda values, truth: (values - truth).abs(),
+) -> dict[str, float]:
+    """Mean of the errors [B, C] of every property over molecules whose value is known, in the units of the data."""
+    names = predictor.properties.names
+    sums, counts = torch.zeros(2, len(names), dtype=torch.double)
+    for batch in evaluation_batches(prepared, indices, batch_size=256, properties=names):
+        assert batch.condition is not None
+        known = batch.condition.isfinite()
+        sums += error(predictor.values(batch).cpu(), batch.condition).masked_fill(~known, 0.0).sum(0).double()
+        counts += known.sum(0)
+    return dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
 
 
 def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> PropertyPredictor:
@@ -175,7 +140,7 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
     predictor = _fresh(prepared, indices, config)
     since = time.monotonic()
 
-    def keep(network: PropertyNetwork, step: int, errors: dict[str, float]) -> PropertyPredictor:
+    def keep(network: PropertyNetwork, step: int, held_out: np.ndarray | None) -> PropertyPredictor:
         training = {
             "data": prepared.name,
             "data_sha256": prepared.meta["sha256"],
@@ -186,21 +151,22 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
             "seconds": round(time.monotonic() - since),
             "seed": config.seed,
         }
-        network = copy.deepcopy(network).cpu().eval()
-        found = replace(predictor, training=training, network=network, errors=errors, name=out.name)
+        found = replace(predictor, training=training, network=network, name=out.name)
+        errors = {} if held_out is None else mean_errors(found, prepared, held_out)
+        found = replace(found, network=copy.deepcopy(network).cpu().eval(), errors=errors)
         found.save(out)
         return found
 
+    valid = prepared.split("valid")[:_VALIDATE]
+    module = PredictorTraining(predictor, config, lambda network, step: keep(network, step, valid).errors)
     names = predictor.properties.names
-    module = PredictorTraining(predictor, config, keep)
     batches = BucketedBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
-    valid = _measured(prepared, prepared.split("valid")[:_VALIDATE], predictor.properties)
     trainer = _trainer(config, choose_device("auto"), out)
-    trainer.fit(module, StepBatches(batches), valid)
-    keep(module.averaged, trainer.global_step, {})
+    trainer.fit(module, StepBatches(batches))
+    keep(module.averaged, trainer.global_step, None)
     stored = load_predictor(out)  # its weights have been rounded
     settle(stored, prepared, indices)
-    return keep(stored.network, trainer.global_step, held_out_errors(stored, prepared))
+    return keep(stored.network, trainer.global_step, prepared.split("test"))
 
 
 def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.ndarray) -> None:
@@ -208,10 +174,9 @@ def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.
 
     What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
     """
-    properties, errors = predictor.properties, MeanErrors(predictor.properties)
-    for batch in _measured(prepared, indices[:_SETTLE], properties):
-        errors.add(properties.normalised(predictor.values(batch)) - properties.normalised(_truth(batch)), batch)
-    predictor.network.counts[-1] -= predictor.network.counts.new_tensor(list(errors.means().values()))
+    units, counts = predictor.properties.normalised, predictor.network.counts
+    errors = mean_errors(predictor, prepared, indices[:_SETTLE], lambda values, truth: units(values) - units(truth))
+    counts[-1] -= counts.new_tensor(list(errors.values()))
 
 
 def _fresh(prepared: MoleculeDataset, indices: np.ndarray, config: PredictorConfig) -> PropertyPredictor:
@@ -240,7 +205,6 @@ def _trainer(config: PredictorConfig, device: torch.device, out: Path) -> lightn
         max_steps=config.steps or -1,
         callbacks=[Timer(config.time_limit, interval="step", verbose=False)] if config.time_limit else [],
         logger=False,
-        val_check_interval=config.validate_every,
         default_root_dir=out,
         **STEP_BY_STEP,
     )
@@ -257,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors, split = predictor.errors, "test"
         else:
             predictor, split = load_predictor(options.model), options.split
-            errors = held_out_errors(predictor, prepared, split)
+            errors = mean_errors(predictor, prepared, prepared.split(split))
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2

@@ -26,11 +26,9 @@ class LocalLoss(Protocol):
 
     def pairs(self, clean: MolBatch) -> Tensor:
         """[B, N, N] True = the pair counts."""
-        ...
 
     def errors(self, prediction: Prediction, clean: MolBatch) -> Tensor:
         """Squared errors [B, N, N], finite everywhere."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""How much of the data (alpha) and of the noise (sigma) is left at noise level t, 0 = data, 1 = prior.
-
-Which noise levels training visits, and which the sampler steps through.
-"""
+"""Noise levels t, 0 = data, 1 = prior: how noisy they are, which training visits, which the sampler steps through."""
 
 from __future__ import annotations
 
@@ -20,15 +17,12 @@ class Schedule(Protocol):
 
     def alpha(self, t: Tensor) -> Tensor:
         """The factor on the data, 1 at t = 0 and 0 at t = 1."""
-        ...
 
     def sigma(self, t: Tensor) -> Tensor:
         """The factor on the noise, 0 at t = 0 and 1 at t = 1."""
-        ...
 
     def level(self, log_snr: Tensor) -> Tensor:
         """The noise level at which log(alpha² / sigma²) has the given value."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,8 +58,7 @@ def log_snr(schedule: Schedule, t: Tensor) -> Tensor:
     return 2 * (torch.log(schedule.alpha(t)) - torch.log(schedule.sigma(t)))
 
 
-MIN_LEVEL = 1e-3
-"""The lowest noise level of free fields: the last network call, whose answer is taken as the data."""
+MIN_LEVEL = 1e-3  # the lowest noise level of free fields: the last network call, whose answer is taken as the data
 
 
 @dataclass(frozen=True)
