@@ -68,7 +68,6 @@ class MolBatch(TensorFields):
         return pair_mask(self.node_mask)
 
     def replace(self, **changes: Tensor | None) -> Self:
-        """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]  # only `condition` may be None
 
     def validate(self) -> Self:
@@ -172,8 +171,8 @@ def collate(molecules: Sequence[Molecule], vocabulary: Vocabulary, size: int | N
         i, j, order = molecule.bonds.astype(np.int64).T
         bond[row, i, j] = bond[row, j, i] = order
         node_mask[row, :n] = True
-    arrays: tuple[Any, ...] = (pos, hydrogen, atom_type, bond, node_mask)
-    return MolBatch(*(torch.from_numpy(array) for array in arrays))
+    arrays: list[Any] = [pos, hydrogen, atom_type, bond, node_mask]
+    return MolBatch(*map(torch.from_numpy, arrays))
 
 
 def to_molecules(batch: MolBatch, vocabulary: Vocabulary) -> list[Molecule]:

@@ -57,13 +57,11 @@ class Property:
         return dict(zip(self.counts, column.tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         counts = [[size, " ".join(map(str, row))] for size, row in self.counts.items()]
         return {**vars(self), "counts": counts}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
         counts = {int(size): tuple(map(int, row.split())) for size, row in data["counts"]}
         numbers = {key: float(data[key]) for key in ("mean", "std", "low", "high")}
         return cls(name=str(data["name"]), unit=str(data["unit"]), counts=counts, **numbers)
@@ -148,7 +146,6 @@ class Properties:
         return {size: weight for size, weight in millionths.items() if weight}
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         return [entry.to_dict() for entry in self.entries]
 
     @classmethod

@@ -111,11 +111,10 @@ def build_model(
 
     A denoiser is only asked for properties (`num_properties`) if the model is to have some.
     """
-    told = {"num_properties": len(properties)} if properties else {}
-    denoiser = instantiate(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
-    process = instantiate(config["process"], allowed).build(
-        torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
-    )
+    numbers = {"num_properties": len(properties)} if properties else {}
+    denoiser = instantiate(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **numbers)
+    marginals = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
+    process = instantiate(config["process"], allowed).build(*marginals)
     return MoleculeDiffusion(denoiser, process, vocabulary, statistics, properties)
 
 
@@ -292,5 +291,5 @@ def _line(folder: Path) -> str:
     card = folder / "card.json"
     data = json.loads(card.read_text(encoding="utf-8"))["facts"]["data"] if card.is_file() else "no card"
     names = " ".join(entry["name"] for entry in config.get("properties", ()))
-    told = f"towards {names}; " if names else ""
-    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {told}{megabytes:.1f} MB; {data}"
+    towards = f"towards {names}; " if names else ""
+    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {towards}{megabytes:.1f} MB; {data}"

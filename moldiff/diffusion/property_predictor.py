@@ -127,8 +127,8 @@ class PropertyPredictor:
             self.vocabulary.encode(molecule.atomic_number, molecule.formal_charge, molecule.num_hydrogens)
         except MoldiffError:
             return False
-        finite = np.isfinite(molecule.pos).all() and np.isfinite(molecule.hydrogen_offset).all()
-        return bool(finite) and molecule.num_heavy_atoms > 0
+        numbers = (molecule.pos, molecule.hydrogen_offset)
+        return molecule.num_heavy_atoms > 0 and all(np.isfinite(one).all() for one in numbers)
 
     def save(self, folder: Path) -> None:
         """Write weights, in half precision, and everything else."""

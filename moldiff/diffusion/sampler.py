@@ -143,7 +143,6 @@ class PowerSampler:
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
-        """Yield every network call; the last one's prediction is the sample."""
         process, previous, step = self._stepping(process), None, 0
         # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
         joint = noise_level.graph_known(noisy.node_mask)
@@ -177,7 +176,6 @@ class PowerSampler:
         return replace(process, **{name: replace(getattr(process, name), **new) for name, new in changes.items()})
 
     def of_restart(self) -> PowerSampler:
-        """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
         return replace(self, num_steps=max(1, round(_BROKEN_SHARE * self.num_steps)))
 
     def stages(self) -> list[Stage]:

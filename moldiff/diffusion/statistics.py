@@ -25,7 +25,6 @@ class Statistics:
     charge: int | None = 0  # total charge of every molecule (e); None = they differ
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         return asdict(self) | {"size_counts": [[n, count] for n, count in sorted(self.size_counts.items())]}
 
     @classmethod

@@ -86,30 +86,21 @@ class ProgressLine(Callback):
             self._molecules = 0
         if not trainer.is_global_zero or self._since is None or self._first is None:
             return
+        steps, limit = remaining(trainer)
         if step % self.every == 0 and step > self._since[0]:
-            seconds = now - self._since[1]
-            left = self._seconds_left(trainer, seconds / (step - self._since[0]))
+            taken = now - self._since[1]
+            left = min(steps * taken / (step - self._since[0]), limit)
             shown = timedelta(seconds=round(left)) if left < math.inf else timedelta.max
-            loss, rate = outputs["train/loss"], self._molecules / seconds
+            loss, rate = outputs["train/loss"], self._molecules / taken
             print(f"step {step}  loss {loss:.3f}  {rate:.0f} molecules/s  left {shown}", flush=True)
             self._since, self._molecules = (step, now), 0
         if step - self._started_at == _FORECAST_STEPS:
             pace = (now - self._first[1]) / (step - self._first[0])
-            print(self._forecast(trainer, pl_module.device, pace), flush=True)
-
-    def _forecast(self, trainer: Any, device: torch.device, seconds_a_step: float) -> str:
-        left = self._seconds_left(trainer, seconds_a_step)
-        length = "no limit of steps or time"
-        if left < math.inf:
-            steps = trainer.global_step + round(left / seconds_a_step)
-            length = f"about {steps} steps, done in {timedelta(seconds=round(left))}"
-        memory = f"{peak_memory(device) / 2**30:.1f} GB of memory a process so far"
-        return f"forecast: {length} without validation and samples; {seconds_a_step:.3g} s a step; {memory}"
-
-    @staticmethod
-    def _seconds_left(trainer: Any, seconds_a_step: float) -> float:
-        steps, seconds = remaining(trainer)
-        return min(steps * seconds_a_step, seconds)
+            left, length = min(steps * pace, limit), "no limit of steps or time"
+            if left < math.inf:
+                length = f"about {step + round(left / pace)} steps, done in {timedelta(seconds=round(left))}"
+            memory = f"{peak_memory(pl_module.device) / 2**30:.1f} GB of memory a process so far"
+            print(f"forecast: {length} without validation and samples; {pace:.3g} s a step; {memory}", flush=True)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -138,17 +129,15 @@ class ModelExport(Callback):
     def export(self, trainer: Any, pl_module: Any, *, inside: str = "", **facts: Any) -> None:
         """Write to the folder, or to one `inside` it, with `facts` about the model."""
         batch_size = self.config["training"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
-        stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
+        seconds = round(time.monotonic() - self._start)
+        stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": seconds}
         folder = self.folder / inside
         save_pretrained(folder, pl_module.averaged, {**self.config, "history": [*self.history, stretch], **facts})
         if self.novelty.is_file() and not (folder / NOVELTY_FILE).is_file():
             write_atomically(folder / NOVELTY_FILE, self.novelty.read_bytes())
 
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
-
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds(), "history": self.history}
+        return {"seconds": time.monotonic() - self._start, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = time.monotonic() - state_dict["seconds"]

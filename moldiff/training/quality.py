@@ -48,13 +48,9 @@ def geometry(molecules: Sequence[Molecule]) -> dict[str, float]:
         return {}
     size, _ = Counter(molecule.num_heavy_atoms for molecule in molecules).most_common(1)[0]
     drops = [drop for molecule in molecules if (drop := energy_drop(convert.to_rdkit(molecule))) is not None]
+    radii = [float(np.sqrt(one.pos.var(0).sum())) for one in molecules if one.num_heavy_atoms == size]
     return {
-        "radius_of_gyration": mean(radius_of_gyration(one.pos) for one in molecules if one.num_heavy_atoms == size),
+        "radius_of_gyration": mean(radii),
         "hydrogens": mean(float(one.num_hydrogens.mean()) for one in molecules),
         **({"mmff94s_drop": median(drops)} if drops else {}),
     }
-
-
-def radius_of_gyration(pos: np.ndarray) -> float:
-    """Root mean square distance of points [n, 3] from their mean."""
-    return float(np.sqrt(np.square(pos - pos.mean(0)).sum(1).mean()))

@@ -23,13 +23,7 @@ from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import (
-    NOVELTY_FILE,
-    PretrainedModel,
-    build_model,
-    load_pretrained,
-    with_present_names,
-)
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, build_model, load_pretrained, with_present_names
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.processes import handled, rank
@@ -129,13 +123,12 @@ def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _strategy(options: Mapping[str, Any], devices: int | str, model: MoleculeDiffusion) -> str:
-    """Lightning's, told where several processes share a step from which some weights may get no gradient."""
-    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
-    several |= options.get("num_nodes", 1) > 1
+    """Lightning's, which has to know where several processes share a step that leaves weights without a gradient."""
     name = str(options["strategy"])
-    if not model.properties and isinstance(model.denoiser, PairTransformer):
-        return name
-    return "ddp_find_unused_parameters_true" if name == "ddp" or (name == "auto" and several) else name
+    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
+    is_shared = name == "ddp" or (name == "auto" and (several or options.get("num_nodes", 1) > 1))
+    uses_all = not model.properties and isinstance(model.denoiser, PairTransformer)
+    return "ddp_find_unused_parameters_true" if is_shared and not uses_all else name
 
 
 def _trainer(
@@ -200,12 +193,10 @@ def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, deno
     trained = _for_properties(trained, fresh, getattr(model.denoiser, "property_axes", {}), new, old)
     if (odd := _odd_one(fresh, trained, axes)) is not None:
         raise MoldiffError(_difference(start, denoiser_config, odd))
-    rows = _shared_rows(ours, theirs)
-    filled = {
-        name: trained[name] if name not in axes else _with_rows(value, trained[name], axes[name], rows)
-        for name, value in fresh.items()
+    rows = {
+        name: _with_rows(fresh[name], trained[name], axis, ours, theirs) for name, axis in axes.items() if name in fresh
     }
-    model.denoiser.load_state_dict(filled)
+    model.denoiser.load_state_dict(trained | rows)
     return _summary(start.name, ours, theirs, new, old)
 
 
@@ -227,16 +218,14 @@ def _for_properties(
 
 
 def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: Mapping[str, int]) -> str | None:
-    """Name of the first weight that only one of the networks has, or that has another shape."""
-    if surplus := sorted(fresh.keys() ^ trained.keys()):
-        return surplus[0]
-    for name, value in fresh.items():
-        one, other = list(value.shape), list(trained[name].shape)
-        if name in axes:
-            del one[axes[name]], other[axes[name]]
-        if one != other:
-            return name
-    return None
+    """Name of the first weight that only one of the networks has, or that has another shape but for atom classes."""
+
+    def shape(name: str, value: Tensor) -> list[int]:
+        return [size for axis, size in enumerate(value.shape) if axis != axes.get(name)]
+
+    surplus = sorted(fresh.keys() ^ trained.keys())
+    others = (name for name, value in fresh.items() if shape(name, value) != shape(name, trained[name]))
+    return surplus[0] if surplus else next(others, None)
 
 
 def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> str:
@@ -248,16 +237,11 @@ def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> st
     return f"init: {start.name} {what}; expected the same network"
 
 
-def _shared_rows(ours: Vocabulary, theirs: Vocabulary) -> list[tuple[int, int]]:
-    """(our index, their index) of every class that both know, the mask among them."""
-    places = {atom_class: index for index, atom_class in enumerate(theirs.atom_classes)}
-    shared = [(index, places[c]) for index, c in enumerate(ours.atom_classes) if c in places]
-    return [*shared, (ours.mask_atom, theirs.mask_atom)]
-
-
-def _with_rows(fresh: Tensor, trained: Tensor, axis: int, rows: list[tuple[int, int]]) -> Tensor:
-    """The fresh weights with those of the shared classes put in; read-outs have no row for the mask."""
-    pairs = [(new, old) for new, old in rows if new < fresh.shape[axis] and old < trained.shape[axis]]
+def _with_rows(fresh: Tensor, trained: Tensor, axis: int, ours: Vocabulary, theirs: Vocabulary) -> Tensor:
+    """The fresh weights with those of the shared classes put in; the mask comes last, but not in read-outs."""
+    places = {atom_class: index for index, atom_class in enumerate((*theirs.atom_classes, "mask"))}
+    shared = ((new, places[c]) for new, c in enumerate((*ours.atom_classes, "mask")) if c in places)
+    pairs = [(new, old) for new, old in shared if new < fresh.shape[axis] and old < trained.shape[axis]]
     if not pairs:
         return fresh
     new, old = torch.tensor(pairs, device=fresh.device).T

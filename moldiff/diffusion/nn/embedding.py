@@ -201,7 +201,6 @@ class PropertyEmbedding(nn.Module):
 
     @property
     def contributions(self) -> Contributions:
-        """Of atoms and bonds to the properties."""
         return Contributions(self.slopes, self.unexplained)
 
     def _waves(self, condition: Tensor, scale: float) -> Tensor:

@@ -107,8 +107,7 @@ class JointProcess:
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> MolBatch:
         """From level t to level s <= t; known entries (t = 0) stay as they are."""
-        mask = noisy.node_mask
-        pos_noise = hydrogen_noise = None
+        mask, pos_noise, hydrogen_noise = noisy.node_mask, None, None
         if self.pos.churn or self.hydrogen.churn:
             pos_noise = _around_origin(draws.normal(mask, 3), mask, (t.pos == 0) & mask)
             hydrogen_noise = draws.normal(mask, MAX_HYDROGENS, 3)
