@@ -148,8 +148,7 @@ def pair_mask(node_mask: Tensor) -> Tensor:
 def collate(molecules: Sequence[Molecule], vocabulary: Vocabulary, size: int | None = None) -> MolBatch:
     """Pad molecules into one batch of width `size` (default: the largest molecule's).
 
-    Raises:
-        MoldiffError: for an empty list, a molecule wider than `size`, or an atom outside the vocabulary.
+    MoldiffError for an empty list, a molecule wider than `size`, or an atom outside the vocabulary.
     """
     if not molecules:
         raise MoldiffError("collate: got no molecule, expected at least one")
@@ -200,10 +199,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def center(pos: Tensor, node_mask: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Move the mean of the atoms in `reference` [B, N] (default: all) to the origin; padding stays 0.
-
-    A molecule without any atom in `reference` is centred on all its atoms.
-    """
+    """Move the mean of the atoms in `reference` [B, N], or of all where it has none, to the origin; padding stays 0."""
     counted = node_mask
     if reference is not None:
         counted = torch.where(reference.any(1, keepdim=True), reference, node_mask)

@@ -76,10 +76,7 @@ def in_float32() -> Iterator[None]:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Work of torch's on a CPU in one thread, and so to the same last digit whatever number of threads there is.
-
-    Batches of molecules are too small for more: two threads take as long as one, or longer. Cores are for processes.
-    """
+    """Work of torch's on a CPU in one thread: the same to the last digit everywhere, and as fast for small batches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
@@ -112,10 +109,7 @@ PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}  # by th
 
 
 def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
-    """Have a network compiled block by block (those of its `layers`) when it is called next, or as it was written.
-
-    `dynamic` = one version for all shapes instead of one for each.
-    """
+    """Have a network's blocks compiled when next called (`dynamic` = for all shapes at once), or as they stand."""
     for block in _blocks(network):
         block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
         if wanted:
@@ -145,16 +139,14 @@ def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = 3
             torch.cuda.synchronize(device)
         return time.process_time() if on_one_thread else time.perf_counter()
 
-    start = time.perf_counter()
-    run()
-    now()
-    first = time.perf_counter() - start
-    found = []
-    for _ in range(repeats):
-        start = now()
+    def timed(clock: Callable[[], float]) -> float:
+        start = clock()
         run()
-        found.append(now() - start)
-    return min(found), first
+        now()
+        return clock() - start
+
+    first = timed(time.perf_counter)
+    return min(timed(now) for _ in range(repeats)), first
 
 
 def verdict(chosen: Precision, figures: Mapping[Precision, float]) -> str:

@@ -14,7 +14,6 @@ from torch import Tensor
 from moldiff.errors import MoldiffError
 
 _NUM_BINS = 64  # bins of the histogram of a property's values over its range
-
 HALVES = ("a", "b")
 
 

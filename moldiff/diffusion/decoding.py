@@ -27,10 +27,8 @@ The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 
 
 # classes this many nats below the best of their atom or pair enter only if there is no answer without them
 _KEEP_WITHIN = 12.0
-
 # log-probability below which a class is none of the choices; what is known rules classes out by such logits
 _NEVER = -1e3
-
 _MAX_CUTS = 50  # times that an answer in several fragments is sent back; a trained network's needs a few at most
 
 
@@ -110,10 +108,7 @@ def decode_valence(
 
 
 def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:
-    """Log-probabilities [n, n, 4] without bonds of elements [n] at pos [n, 3] (Å) that are too far apart for one.
-
-    Where a bond is the most probable, or known, it may stay.
-    """
+    """Log-probabilities [n, n, 4] without bonds, unless they lead, of elements [n] at pos [n, 3] (Å) too far apart."""
     radius = COVALENT[np.minimum(elements, len(COVALENT) - 1)]
     distance = np.linalg.norm(pos[:, None] - pos, axis=-1)
     apart = (distance > REACH * (radius[:, None] + radius)) & (pairs.argmax(-1) == 0)

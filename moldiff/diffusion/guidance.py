@@ -18,7 +18,6 @@ from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
 MAX_GUIDANCE = 20.0  # the largest scale of guidance; good ones are around 1
-
 STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call, unless told otherwise
 _NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
 _FARTHEST_VALUE = 2.0  # standard deviations that a network is told more or less than what was asked for, at most
@@ -126,17 +125,13 @@ class GuidedDiffusion(MoleculeDiffusion):
         return Prediction(*(torch.lerp(value, other, self.scale) for value, other in pairs))
 
 
-LOWEST_LEVEL = 0.25
-"""Noise level down to which hands are guided; below it the network alone makes the geometry that goes with them."""
-
+LOWEST_LEVEL = 0.25  # noise level down to which hands are guided; below it the network makes the geometry of them
 # how many times further than its law asks for guidance goes; there are few calls, and the estimate follows late
 _SCALE = 100.0
-
 _FARTHEST = 8.0  # how far it moves an estimate at most, in the model's units, over all atoms of a molecule
 _HEIGHT = 0.5  # of a tetrahedral carbon over three of its neighbours (Å)
 _SHARPNESS = 2.5  # log odds of a hand that an estimate of that height stands for
 _SHORTEST = 0.3  # lengths (Å, or Å² of an area) below which an estimate is taken to have no direction yet
-
 # pairs of atoms whose gradients are taken together; these need ten times the memory of an estimate alone
 _PAIRS_AT_ONCE = 40_000
 

@@ -26,10 +26,8 @@ def instantiate(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **a
     """Build what a config describes: mappings with `_target_` (dotted name) and arguments; other values are passed on.
 
     `_partial_: true` gives a partial call. `allowed` are prefixes of names that may be built, to which MOLDIFF_ALLOW
-    adds; None allows any. `arguments` are further ones of the outermost call.
-
-    Raises:
-        MoldiffError: for a name that is not allowed or not found, or arguments that do not fit.
+    adds; None allows any. `arguments` are further ones of the outermost call. MoldiffError for a name that is not
+    allowed or not found, or arguments that do not fit.
     """
     if isinstance(config, Sequence) and not isinstance(config, str):
         return [instantiate(item, allowed) for item in config]

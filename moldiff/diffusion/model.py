@@ -131,10 +131,7 @@ class MoleculeDiffusion(nn.Module):
         return NoisyBatch(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: NoisyBatch, *, self_condition: bool) -> dict[str, Tensor]:
-        """Loss of every field.
-
-        With `self_condition` the network is fed its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
-        """
+        """Loss of every field, with the network's own first estimate if wanted (Chen et al. 2022, arXiv:2208.04202)."""
         previous = None
         if self_condition:
             with torch.no_grad():
@@ -168,9 +165,8 @@ class MoleculeDiffusion(nn.Module):
     def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, told: Tensor) -> Tensor:
         """Squared error of the contributions that the prediction expects in all, over the properties that are told.
 
-        A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
-        the noisy molecule has the least squared error, so that this loss does not pull the classes away from theirs.
-        Errors are in standard deviations of what the sums leave unexplained.
+        It is in standard deviations of what the sums leave unexplained. The mean of these sums given the noisy molecule
+        has the least squared error, so that this loss does not pull the classes away from theirs.
         """
         contributions = self.contributions
         assert contributions is not None

@@ -121,13 +121,10 @@ def build_model(
 def save_pretrained(
     folder: Path, model: MoleculeDiffusion, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights and config, each to a temporary name first and then renamed.
+    """Write weights and config, each to a temporary name first and then renamed, to a folder that is made if missing.
 
-    Args:
-        folder: created if missing.
-        model: its denoiser's weights and its data's description are written.
-        config: `denoiser` and `process` configs, and anything worth keeping about the training.
-        dtype: stored precision of the weights; None = as they are.
+    The config has those of `denoiser` and `process`, and anything worth keeping about the training. `dtype` is the
+    stored precision of the weights; None = as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.to("cpu", dtype).contiguous() for name, value in model.denoiser.state_dict().items()}

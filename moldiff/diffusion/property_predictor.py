@@ -32,7 +32,6 @@ CONFIG_FILE = "predictor.json"
 WEIGHTS_FILE = "predictor.safetensors"
 
 _BATCH_PAIRS = 20_000
-
 _SUM_SCALE = 0.1  # of a sum over atoms, so that it starts with a size of order one
 
 

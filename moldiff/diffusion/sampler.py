@@ -25,9 +25,7 @@ _CORRECTOR = 3.0  # how many more classes a step redraws unless told otherwise
 _CHURN = 1.5  # the rate of fresh noise in many calls unless told otherwise
 _DRAWN = 0.01  # noise level at which classes and bonds are drawn; to go on down to the data is left to settling
 _LEAST_SETTLING = 6  # network calls that hydrogens need to find their places, where there are as many to spare
-
 BROKEN_LEVEL = 0.75  # noise level that a molecule in pieces goes back to, at most
-
 BROKEN_RESTARTS = 2  # how often a molecule in pieces is drawn on at most
 _BROKEN_SHARE = 0.4  # network calls of such a restart, as a share of those of a whole run
 _MANY = 50  # network calls from which on a run draws noise anew
@@ -220,9 +218,7 @@ def extrapolate(
 
     DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h
     are steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
-    finite, so that the second step from pure noise is of second order already.
-
-    `levels` are the last, the present and the next one; `process` brings sigma.
+    finite, so that the second step from pure noise is of second order already. Levels: the last, present and next one.
     """
 
     def share(name: str) -> Tensor:

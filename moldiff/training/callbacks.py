@@ -54,10 +54,7 @@ def progress(trainer: Any) -> float:
 
 
 class ProgressLine(Callback):
-    """Prints step, loss, speed and the time that is left, every so many steps.
-
-    After the first 50 steps comes a forecast: how long the whole training will take and how much memory it needs.
-    """
+    """Prints step, loss, speed and the time left, every so many steps; after 50 a forecast of time and memory."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -114,10 +111,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 class ModelExport(Callback):
-    """Writes the averaged model to a folder, with the configs of `denoiser`, `process` and the training.
+    """Writes the averaged model to a folder, with its configs, and the file `novelty` of keys of training molecules.
 
-    `history` are the stretches of training that the weights have behind them already; the file `novelty` of keys of the
-    training molecules goes with the model, for novelty is judged by it.
+    `history` are the stretches of training that the weights have behind them already.
     """
 
     def __init__(
@@ -199,7 +195,6 @@ class SampleQuality(Callback):
 
 # A training with fewer steps or less time ahead is not worth a trial of its arithmetic
 _TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
-
 _COMPILE_SECONDS = 1200.0  # compiling costs some minutes, so with less time ahead it is not tried
 
 

@@ -32,7 +32,6 @@ FORMAT_VERSION = 2
 _KEY = "moldiff_state"
 _OPTIONS_FILE = "training.json"
 _LOCK_FILE = ".lock"
-
 _DECISIVE = ("denoiser", "process", "optimizer", "condition")  # options without which a state cannot be used
 
 # options that may change, but then the training goes another way than it would have

@@ -122,10 +122,7 @@ class DiffusionTraining(AveragedTraining):
         return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10))
 
     def own_part(self, batch: MolBatch, part: int) -> tuple[NoisyBatch, dict[str, Tensor]]:
-        """What this process works on in a part of the present step, of those that are accumulated one after the other.
-
-        With it comes for each loss the share of its entries in those of the whole step.
-        """
+        """What this process works on in a part of the present step, and its share of the entries of each loss."""
         whole = self.model.noise(batch, self.times, self.generator(self.global_step), **self.known)
         processes = self.trainer.world_size
         number, parts = batch.num_molecules, processes * self.trainer.accumulate_grad_batches
@@ -179,10 +176,7 @@ class DiffusionTraining(AveragedTraining):
 
 
 class StepBatches:
-    """The batch of every step of a training, over all epochs; one after the other from step `start` on.
-
-    Each comes `repeats` times, for as many parts of it that are worked on one after the other.
-    """
+    """The batch of every step of a training, over all epochs; each comes `repeats` times, for as many parts."""
 
     def __init__(self, batches: BucketedBatches, *, start: int = 0, repeats: int = 1) -> None:
         self.batches, self.start, self.repeats = batches, start, repeats
@@ -198,10 +192,7 @@ class StepBatches:
 
 
 class TrainingData(lightning.LightningDataModule):
-    """Batches of a prepared set by training step, so that a resumed training sees what an uninterrupted one would have.
-
-    `indices` are the molecules that are trained on, `properties` those in the columns of `condition`.
-    """
+    """Batches by training step, so that a resumed training on `indices` sees what an uninterrupted one would have."""
 
     def __init__(
         self, prepared: MoleculeDataset, indices: np.ndarray, config: Mapping[str, Any], properties: Sequence[str]

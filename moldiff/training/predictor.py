@@ -32,7 +32,6 @@ from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
 # arguments of the network beside those that are options; with their defaults it has a million parameters
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
-
 _SETTLE = 5000  # training molecules at most on which the constants are settled
 _VALIDATE = 2000  # molecules at most on which the errors are measured during the training
 
@@ -66,21 +65,16 @@ class PredictorConfig:
         return None if minutes is None else {"seconds": round(60 * minutes)}
 
 
-class PredictorTraining(AveragedTraining):
-    """Trains the network of a predictor by the mean absolute error of normalised properties.
+Validation = Callable[[PropertyNetwork, int], Mapping[str, float]]
 
-    `validate` gets the averaged network and the step, and gives the errors on the validation molecules.
-    """
+
+class PredictorTraining(AveragedTraining):
+    """Trains a predictor's network by mean absolute errors; `validate` gives those of the averaged one at a step."""
 
     model: PropertyNetwork
     averaged: PropertyNetwork
 
-    def __init__(
-        self,
-        predictor: PropertyPredictor,
-        config: PredictorConfig,
-        validate: Callable[[PropertyNetwork, int], Mapping[str, float]],
-    ) -> None:
+    def __init__(self, predictor: PropertyPredictor, config: PredictorConfig, validate: Validation) -> None:
         schedule = TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0)
         super().__init__(predictor.network, optimizer=self._optimizer, schedule=schedule, ema_decay=config.ema_decay)
         self.predictor, self.config, self.validate = predictor, config, validate

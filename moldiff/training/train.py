@@ -34,11 +34,9 @@ from moldiff.training.module import STEP_BY_STEP, DiffusionTraining, TrainingDat
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}}
 # names of precision that are an `Precision`; Lightning takes care of all others
 _PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
-
 _FEW = 1000  # below so many molecules a model of millions of parameters remembers each
 _CONDITION = "condition."  # what the names of the weights for properties begin with
 _FITTED = {"condition.slopes", "condition.unexplained"}  # fitted to the training molecules, so never taken over
-
 Names = Sequence[str]
 
 

@@ -88,10 +88,7 @@ class Contributions:
 
 
 def fitted_slopes(counts: Tensor, targets: Tensor, *, ridge: float = 1e-3) -> Tensor:
-    """Least squares [F, C] for properties [M, C] of the order of one, NaN = not known, on counts [M, F].
-
-    `ridge` is the weight of the squared slopes, for classes may be missing or depend on each other.
-    """
+    """Least squares [F, C] for properties [M, C] of order one, NaN = not known, on counts [M, F] that may be singular."""
     slopes = targets.new_zeros(counts.shape[1], targets.shape[1])
     patterns, kind = torch.unique(targets.isfinite().T, dim=0, return_inverse=True)
     for number, known in enumerate(patterns):  # properties that are known of the same molecules

@@ -17,8 +17,7 @@ from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
 class SteerableLayout:
     """The irreps `C x 1o + C x 2e` of an atom's steerable features and where each lies on the component axis.
 
-    In memory the component axis comes before the channel axis, [..., M, C] with M = 8 components (three of l = 1, five
-    of l = 2), so that mixing channels is one matrix product on the last axis; e3nn's own order is channel first.
+    Features are [..., M, C] with M = 8 components, so that mixing channels is one matrix product; e3nn has [..., C, M].
     """
 
     def __init__(self, num_channels: int) -> None:
@@ -43,10 +42,7 @@ class SteerableLayout:
 
 
 class PairHarmonics(nn.Module):
-    """Spherical harmonics of a softly normalised pair vector v / (|v| + softening); irreps `1o + 2e`.
-
-    The softening (model's units) makes them vanish smoothly where two atoms meet, as they do in pure noise.
-    """
+    """Spherical harmonics `1o + 2e` of a vector v / (|v| + softening); they vanish smoothly where two atoms meet."""
 
     def __init__(self, layout: SteerableLayout, *, softening: float = 0.5) -> None:
         super().__init__()
@@ -83,10 +79,7 @@ class SteerableMix(nn.Module):
 
 
 class ExponentialBasis(nn.Module):
-    """Gaussians in exp(-distance / length): fine at bond lengths, coarse far away.
-
-    Source: PhysNet (Unke & Meuwly 2019, arXiv:1902.08408, eq. 7), without the cutoff, as every pair is used.
-    """
+    """Gaussians in exp(-distance / length) (PhysNet, Unke & Meuwly 2019, arXiv:1902.08408, eq. 7), without a cutoff."""
 
     centers: Tensor
 

@@ -26,10 +26,7 @@ _NEIGHBOUR_SCALE = 1 / 3  # scale of a sum over neighbours, so that steerable fe
 
 
 class PairUpdate(nn.Module):
-    """Pairs learn from their two atoms, their distance and the inner products of steerable features.
-
-    Of these, `num_probes` channels are compared for each irrep.
-    """
+    """Pairs learn from their two atoms, their distance and the inner products of steerable features."""
 
     def __init__(self, *, hidden_dim: int, pair_dim: int, num_probes: int, layout: SteerableLayout) -> None:
         super().__init__()
@@ -69,10 +66,7 @@ class PairUpdate(nn.Module):
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis with no weight where mask is False; rows of only a few numbers are its case.
-
-    `torch.softmax` goes row by row, which for short rows takes five times as long on a CPU.
-    """
+    """Softmax over the last axis with no weight where mask is False; torch's own is slow on a CPU for short rows."""
     logits = logits.float() if logits.dtype == torch.bfloat16 else logits
     weight = (logits - logits.amax(-1, keepdim=True).detach()).exp() * mask
     return weight / weight.sum(-1, keepdim=True)
@@ -125,9 +119,14 @@ class PairTransformerBlock(nn.Module):
         # The mask goes to the harmonics, of which there are fewer than weights.
         directions = harmonics * (node_mask[:, None, :, None] * _NEIGHBOUR_SCALE)
         steerable = steerable + carried + self._point(weights, directions)
-        atom, gates = self._feed_forward(atom, steerable)
-        pos, steerable = self._move(pos, steerable, gates)
-        return atom, pair, pos, steerable
+        vector, tensor = self.layout.split(steerable)
+        norms = (torch.cat([vector.square().sum(-2), tensor.square().sum(-2)], dim=-1) + 1e-6).sqrt()
+        mixed = self.feed_norm(atom) + self.norms_in(norms)
+        atom = atom + self.contract(nn.functional.silu(self.expand(mixed)))
+        vector_gate, tensor_gate = self.gate(mixed).sigmoid()[..., None, :].chunk(2, dim=-1)
+        update = self.mix(vector) * vector_gate
+        pos = pos + self.move(update).squeeze(-1)
+        return atom, pair, pos, torch.cat([vector + update, tensor * tensor_gate], dim=-2)
 
     def _attend(
         self, normed: Tensor, pair: Tensor, steerable: Tensor, bias: Tensor, node_mask: Tensor
@@ -153,47 +152,21 @@ class PairTransformerBlock(nn.Module):
         parts = zip(self.layout.split(harmonics, -1), weights, strict=True)
         return torch.cat([part.transpose(-1, -2).to(weight.dtype) @ weight for part, weight in parts], dim=-2)
 
-    def _feed_forward(self, atom: Tensor, steerable: Tensor) -> tuple[Tensor, Tensor]:
-        """Atoms [B, N, D] after the norms of the steerable features fed in, and gates [B, N, L C]."""
-        squares = [part.square().sum(-2) for part in self.layout.split(steerable)]
-        norms = (torch.cat(squares, dim=-1) + 1e-6).sqrt()
-        mixed = self.feed_norm(atom) + self.norms_in(norms)
-        return atom + self.contract(nn.functional.silu(self.expand(mixed))), self.gate(mixed).sigmoid()
-
-    def _move(self, pos: Tensor, steerable: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
-        """Gate the steerable features and move coordinates along a read-out of their vectors."""
-        vector, tensor = self.layout.split(steerable)
-        vector_gate, tensor_gate = gates[..., None, :].chunk(2, dim=-1)
-        update = self.mix(vector) * vector_gate
-        pos = pos + self.move(update).squeeze(-1)
-        return pos, torch.cat([vector + update, tensor * tensor_gate], dim=-2)
-
 
 class PairNetwork(nn.Module):
-    """An embedding of molecules and the blocks behind it, which networks have in common.
-
-    Args:
-        num_atom_classes: K.
-        hidden_dim: scalar features of an atom, D.
-        pair_dim: features of a pair, P.
-        steerable_dim: channels C of the vectors and tensors of an atom.
-        num_layers: blocks.
-        num_heads: attention heads; divides D and C.
-        num_probes: steerable channels that enter the pair update.
-        hydrogen_level: whether hydrogen offsets have a noise level of their own.
-    """
+    """An embedding of molecules and the blocks behind it, which networks have in common."""
 
     def __init__(
         self,
         *,
-        num_atom_classes: int,
-        hidden_dim: int,
-        pair_dim: int,
-        steerable_dim: int,
-        num_layers: int,
-        num_heads: int,
-        num_probes: int,
-        hydrogen_level: bool,
+        num_atom_classes: int,  # K
+        hidden_dim: int,  # scalar features of an atom, D
+        pair_dim: int,  # features of a pair, P
+        steerable_dim: int,  # channels C of the vectors and tensors of an atom
+        num_layers: int,  # blocks
+        num_heads: int,  # of the attention; divides D and C
+        num_probes: int,  # steerable channels that enter the pair update
+        hydrogen_level: bool,  # whether hydrogen offsets have a noise level of their own
     ) -> None:
         super().__init__()
         self.layout = SteerableLayout(steerable_dim)

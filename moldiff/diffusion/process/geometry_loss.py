@@ -1,8 +1,7 @@
 """Losses of the geometry around each atom, which say more of bond lengths and angles than coordinates alone do.
 
-Pairs of atoms count that are bonded or have a bonded neighbour in common in the clean molecule, and on the diagonal
-each atom with its own hydrogens. No motion of the estimate changes such a loss, nor does a reflection of both estimate
-and molecule.
+Pairs of atoms count that are bonded or have a bonded neighbour in common, and each atom with its own hydrogens. No
+motion of the estimate changes such a loss, nor does a reflection of both estimate and molecule.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from moldiff.diffusion.batch import MolBatch, Prediction, lengths, pair_vectors
 
 # added in quadrature to a length that is divided by, in the model's units: estimates from noise lie close together
 _SOFTENING = 0.1
-
 _LEAST_SINE = 0.2  # between the two directions of a frame; along a straight chain of atoms there is no frame
 
 

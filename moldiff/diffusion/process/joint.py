@@ -34,10 +34,7 @@ class JointProcess:
     geometry: LocalLoss | None = None  # a further loss in training, of what is around each atom; None = none
 
     def prior(self, node_mask: Tensor, draws: NoiseSource, known: Tensor | None = None) -> MolBatch:
-        """Pure noise for the atoms of `node_mask` [B, N].
-
-        Coordinates have zero mean, save in molecules with atoms of known position (`known` [B, N]).
-        """
+        """Pure noise for the atoms of `node_mask` [B, N], of zero mean unless some have `known` positions [B, N]."""
         return self._noise(node_mask, draws, known)[0]
 
     def _noise(self, node_mask: Tensor, draws: NoiseSource, known: Tensor | None) -> tuple[MolBatch, Tensor, Tensor]:

@@ -63,10 +63,7 @@ MIN_LEVEL = 1e-3  # the lowest noise level of free fields: the last network call
 
 @dataclass(frozen=True)
 class PowerTimes:
-    """Levels t = 1 - u^(1 / power) with u uniform: power > 1 visits low noise more often.
-
-    The distance 1 - t from the prior has the Beta(power, 1) distribution.
-    """
+    """Levels t = 1 - u^(1 / power) with u uniform, so that 1 - t is Beta(power, 1): power > 1 visits low noise more."""
 
     power: float = 1.5
 
@@ -79,12 +76,9 @@ class PowerTimes:
 
 
 def power_grid(num_steps: int, power: float = 2.0, *, start: float = 1.0, end: float = MIN_LEVEL) -> Tensor:
-    """`num_steps` levels from `start` down to `end`, denser towards the data for power > 1.
+    """`num_steps` levels from `start` down to `end`, denser towards the data for power > 1; MoldiffError for none.
 
     Each level is one network call; the last call's answer is the sample.
-
-    Raises:
-        MoldiffError: for fewer than one step.
     """
     if num_steps < 1:
         raise MoldiffError(f"steps: got {num_steps}, expected at least 1")

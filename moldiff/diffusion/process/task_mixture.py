@@ -45,10 +45,7 @@ class TaskMixture:
     def __call__(
         self, batch: MolBatch, times: Callable[[int, torch.Generator], Tensor], generator: torch.Generator
     ) -> NoiseLevel:
-        """Noise levels of a batch of clean molecules.
-
-        Places of hydrogens are hidden where classes are not known, save in the task `geometry` and on known atoms.
-        """
+        """Noise levels of clean molecules; hydrogens are hidden where classes are, but for the task `geometry`."""
         mask, count = batch.node_mask, batch.num_molecules
         shares = torch.tensor([getattr(self, entry.name) for entry in fields(self)], device=mask.device)
         rows = torch.multinomial(shares, count, replacement=True, generator=generator)
