@@ -88,7 +88,7 @@ class Contributions:
 
 
 def fitted_slopes(counts: Tensor, targets: Tensor, *, ridge: float = 1e-3) -> Tensor:
-    """Least squares [F, C] for properties [M, C] of order one, NaN = not known, on counts [M, F] that may be singular."""
+    """Least squares [F, C] for properties [M, C] of order one, NaN = not known, on counts [M, F], by a ridge."""
     slopes = targets.new_zeros(counts.shape[1], targets.shape[1])
     patterns, kind = torch.unique(targets.isfinite().T, dim=0, return_inverse=True)
     for number, known in enumerate(patterns):  # properties that are known of the same molecules
