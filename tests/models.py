@@ -40,9 +40,8 @@ STATISTICS = Statistics(
 
 
 SIZES = {"hidden_dim": 16, "pair_dim": 8, "steerable_dim": 8, "num_layers": 2, "num_heads": 2, "num_probes": 4}
-DETAILS = {"hydrogen_level": True}
 MODEL_CONFIG = {
-    "denoiser": {"_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer", **SIZES, **DETAILS},
+    "denoiser": {"_target_": "moldiff.diffusion.nn.pair_transformer.PairTransformer", **SIZES},
     "process": {"_target_": "moldiff.diffusion.process.joint.JointProcessConfig"},
 }
 """What `config.json` says of `small_model`."""
@@ -51,7 +50,7 @@ MODEL_CONFIG = {
 def small_denoiser(seed: int = 0, **options: int) -> PairTransformer:
     """A network with random weights everywhere, so that no branch is switched off by a zero initialisation."""
     torch.manual_seed(seed)
-    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | DETAILS | options))  # type: ignore[arg-type]
+    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | options))  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import DETAILS, MODEL_CONFIG, SIZES
+from models import MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
@@ -58,7 +58,7 @@ def test_a_substituent_is_drawn_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
     prepared = MoleculeDataset.load(data)
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
     save_pretrained(tmp_path / "model", model, MODEL_CONFIG, dtype=torch.float32)
     wholes = [embedded("CC1CC1", "pdb_A"), embedded("OC1CCC1", "pdb_B")]

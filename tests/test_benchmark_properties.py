@@ -14,9 +14,8 @@ from trainings import SAMPLE
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties, half_of
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.nn.property_network import PropertyNetwork
 from moldiff.diffusion.pretrained import build_model, save_pretrained
-from moldiff.diffusion.property_predictor import PropertyPredictor
+from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.sampling.generator import load

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import DETAILS, MODEL_CONFIG, SIZES
+from models import MODEL_CONFIG, SIZES
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdDistGeom
 
@@ -51,7 +51,7 @@ def model_for(folder: str) -> MoleculeDiffusion:
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
     return MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics).eval()
 
 

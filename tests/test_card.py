@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from models import DETAILS, MODEL_CONFIG, SIZES
+from models import MODEL_CONFIG, SIZES
 
 from moldiff.data.dataset import MoleculeDataset, measure_statistics
 from moldiff.diffusion.model import MoleculeDiffusion
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, prepared: MoleculeDataset) -> Path:
     statistics = measure_statistics(prepared.flat, prepared.split("train"), prepared.vocabulary)
     frequencies = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
     torch.manual_seed(0)
-    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES, **DETAILS)
+    network = PairTransformer(num_atom_classes=prepared.vocabulary.num_atom_classes, **SIZES)
     model = MoleculeDiffusion(network, JointProcessConfig().build(*frequencies), prepared.vocabulary, statistics)
     save_pretrained(tmp_path / "small", model.eval(), dict(MODEL_CONFIG))
     (tmp_path / "small" / NOVELTY_FILE).write_bytes((SAMPLE / NOVELTY_FILE).read_bytes())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,31 +14,45 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES, Vocabulary
 
-_T = TypeVar("_T", bound="MolBatch | NoiseLevel")
-_Rows = TypeVar("_Rows")
+
+class TensorFields:
+    """What dataclasses of tensors, and of such dataclasses, have in common; every tensor has a row for a molecule."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """A copy on another device."""
+        return self._mapped(lambda value: value.to(device))
+
+    def rows(self, place: slice) -> Self:
+        """The molecules at `place`."""
+        return self._mapped(lambda value: value[place])
+
+    def detach(self) -> Self:
+        """A copy cut off from the graph of gradients."""
+        return self._mapped(lambda value: value.detach())
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, TensorFields):
+                changed[name] = value._mapped(change)
+            elif isinstance(value, Tensor):
+                changed[name] = change(value)
+        return replace(self, **changed)  # type: ignore[type-var]  # all that derive from it are dataclasses
 
 
 @dataclass(frozen=True, eq=False)
-class MolBatch:
+class MolBatch(TensorFields):
     """B molecules padded to N heavy atoms, as indices into a `Vocabulary`. Clean, noisy and prior states alike.
 
     Atoms come first, padding last; padding holds 0 everywhere.
-
-    Attributes:
-        pos: [B, N, 3] (Å, or the model's own units inside it). `1o`
-        hydrogen: offset vectors [B, N, 4, 3], unused slots 0. `1o`
-        atom_type: class indices [B, N]. `0e`
-        bond: symmetric orders [B, N, N], 0 = none, zero diagonal. `0e`
-        node_mask: [B, N], True = atom.
-        condition: property targets [B, C], NaN = not given; None for unconditional models.
     """
 
-    pos: Tensor
-    hydrogen: Tensor
-    atom_type: Tensor
-    bond: Tensor
-    node_mask: Tensor
-    condition: Tensor | None = None
+    pos: Tensor  # [B, N, 3] (Å, or the model's own units inside it), 1o
+    hydrogen: Tensor  # offset vectors [B, N, 4, 3], unused slots 0, 1o
+    atom_type: Tensor  # class indices [B, N], 0e
+    bond: Tensor  # symmetric orders [B, N, N], 0 = none, zero diagonal, 0e
+    node_mask: Tensor  # [B, N], True = atom
+    condition: Tensor | None = None  # property targets [B, C], NaN = not given; None for unconditional models
 
     @property
     def num_molecules(self) -> int:
@@ -54,30 +68,16 @@ class MolBatch:
         return pair_mask(self.node_mask)
 
     def replace(self, **changes: Tensor | None) -> Self:
-        """A copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]  # only `condition` may be None
 
-    def to(self, device: torch.device | str) -> Self:
-        """A copy on another device."""
-        return _on_device(self, device)
-
     def validate(self) -> Self:
-        """Check shapes, padding, symmetry and finiteness; return self.
-
-        Raises:
-            MoldiffError: naming the field, what it holds and what was expected.
-        """
-        batch, size = self.node_mask.shape
-        shapes: dict[str, tuple[int, ...]] = {
-            "pos": (batch, size, 3),
-            "hydrogen": (batch, size, MAX_HYDROGENS, 3),
-            "atom_type": (batch, size),
-            "bond": (batch, size, size),
-        }
-        for name, shape in shapes.items():
+        """Check shapes, padding, symmetry and finiteness, a MoldiffError names the field; return self."""
+        atoms = tuple(self.node_mask.shape)
+        tails = {"pos": (3,), "hydrogen": (MAX_HYDROGENS, 3), "atom_type": (), "bond": atoms[1:]}
+        for name, tail in tails.items():
             value = getattr(self, name)
-            if tuple(value.shape) != shape:
-                raise MoldiffError(f"MolBatch.{name}: got shape {tuple(value.shape)}, expected {shape}")
+            if tuple(value.shape) != atoms + tail:
+                raise MoldiffError(f"MolBatch.{name}: got shape {tuple(value.shape)}, expected {atoms + tail}")
             if not bool(torch.isfinite(value.double()).all()):
                 raise MoldiffError(f"MolBatch.{name}: got a value that is not finite, expected finite numbers")
         if bool((self.node_mask[:, 1:] & ~self.node_mask[:, :-1]).any()):
@@ -90,20 +90,13 @@ class MolBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseLevel:
-    """How noisy each field of each atom is: 0 = data, 1 = prior.
+class NoiseLevel(TensorFields):
+    """How noisy each field of each atom is: 0 = data, 1 = prior."""
 
-    Attributes:
-        pos: level of the coordinates of heavy atoms [B, N].
-        atom: level of the atom classes [B, N].
-        bond: symmetric level of the bonds [B, N, N].
-        hydrogen: level of the hydrogen offsets [B, N].
-    """
-
-    pos: Tensor
-    atom: Tensor
-    bond: Tensor
-    hydrogen: Tensor
+    pos: Tensor  # of the coordinates of heavy atoms [B, N]
+    atom: Tensor  # of the atom classes [B, N]
+    bond: Tensor  # of the bonds [B, N, N], symmetric
+    hydrogen: Tensor  # of the hydrogen offsets [B, N]
 
     @classmethod
     def uniform(cls, t: Tensor, node_mask: Tensor) -> NoiseLevel:
@@ -115,32 +108,24 @@ class NoiseLevel:
         """The levels, but none above `level`; hydrogens keep theirs."""
         return replace(self, **{name: getattr(self, name).clamp(max=level) for name in ("pos", "atom", "bond")})
 
+    def free_classes(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """True for the atoms [B, N] and pairs [B, N, N] whose class is not known."""
+        return (self.atom > 0) & node_mask, (self.bond > 0) & pair_mask(node_mask)
+
     def graph_known(self, node_mask: Tensor) -> Tensor:
         """[B] True where every atom class and bond is known."""
-        atoms = (self.atom == 0) | ~node_mask
-        bonds = (self.bond == 0) | ~pair_mask(node_mask)
-        return atoms.all(1) & bonds.flatten(1).all(1)
-
-    def to(self, device: torch.device | str) -> Self:
-        """A copy on another device."""
-        return _on_device(self, device)
+        atoms, bonds = self.free_classes(node_mask)
+        return ~(atoms.any(1) | bonds.flatten(1).any(1))
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """The denoiser's estimate of the clean data.
+class Prediction(TensorFields):
+    """The denoiser's estimate of the clean data."""
 
-    Attributes:
-        pos: [B, N, 3]. `1o`
-        hydrogen: [B, N, 4, 3]. `1o`
-        atom_type: logits [B, N, K]. `0e`
-        bond: symmetric logits [B, N, N, 4]. `0e`
-    """
-
-    pos: Tensor
-    hydrogen: Tensor
-    atom_type: Tensor
-    bond: Tensor
+    pos: Tensor  # [B, N, 3], 1o
+    hydrogen: Tensor  # [B, N, 4, 3], 1o
+    atom_type: Tensor  # logits [B, N, K], 0e
+    bond: Tensor  # symmetric logits [B, N, N, 4], 0e
 
     @classmethod
     def zeros(cls, noisy: MolBatch, num_atom_classes: int) -> Prediction:
@@ -153,22 +138,6 @@ class Prediction:
             bond=noisy.pos.new_zeros(*shape, shape[1], NUM_BOND_CLASSES),
         )
 
-    def detach(self) -> Self:
-        """A copy cut off from the graph of gradients."""
-        return replace(self, **{name: value.detach() for name, value in vars(self).items()})
-
-
-def _on_device(value: _T, device: torch.device | str) -> _T:
-    moved: Any = {k: v.to(device) for k, v in vars(value).items() if isinstance(v, Tensor)}
-    return replace(value, **moved)
-
-
-def take_rows(value: _Rows, place: slice) -> _Rows:
-    """The molecules at `place` of a dataclass whose tensors all have one row for each molecule of a batch."""
-    instance: Any = value
-    taken: Any = replace(instance, **{k: v[place] for k, v in vars(value).items() if isinstance(v, Tensor)})
-    return taken  # type: ignore[no-any-return]
-
 
 def pair_mask(node_mask: Tensor) -> Tensor:
     """[B, N, N], True = two different atoms of the same molecule, from `node_mask` [B, N]."""
@@ -179,8 +148,7 @@ def pair_mask(node_mask: Tensor) -> Tensor:
 def collate(molecules: Sequence[Molecule], vocabulary: Vocabulary, size: int | None = None) -> MolBatch:
     """Pad molecules into one batch of width `size` (default: the largest molecule's).
 
-    Raises:
-        MoldiffError: for an empty list, a molecule wider than `size`, or an atom outside the vocabulary.
+    MoldiffError for an empty list, a molecule wider than `size`, or an atom outside the vocabulary.
     """
     if not molecules:
         raise MoldiffError("collate: got no molecule, expected at least one")
@@ -202,8 +170,8 @@ def collate(molecules: Sequence[Molecule], vocabulary: Vocabulary, size: int | N
         i, j, order = molecule.bonds.astype(np.int64).T
         bond[row, i, j] = bond[row, j, i] = order
         node_mask[row, :n] = True
-    arrays: tuple[Any, ...] = (pos, hydrogen, atom_type, bond, node_mask)
-    return MolBatch(*(torch.from_numpy(array) for array in arrays))
+    arrays: list[Any] = [pos, hydrogen, atom_type, bond, node_mask]
+    return MolBatch(*map(torch.from_numpy, arrays))
 
 
 def to_molecules(batch: MolBatch, vocabulary: Vocabulary) -> list[Molecule]:
@@ -231,11 +199,18 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def center(pos: Tensor, node_mask: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Move the mean of the atoms in `reference` [B, N] (default: all) to the origin; padding stays 0.
-
-    A molecule without any atom in `reference` is centred on all its atoms.
-    """
+    """Move the mean of the atoms in `reference` [B, N], or of all where it has none, to the origin; padding stays 0."""
     counted = node_mask
     if reference is not None:
         counted = torch.where(reference.any(1, keepdim=True), reference, node_mask)
     return (pos - masked_mean(pos, counted)) * node_mask[..., None]
+
+
+def pair_vectors(pos: Tensor) -> Tensor:
+    """Vectors [B, N, N, 3] from atom i (second axis) to atom j (third axis) of pos [B, N, 3]."""
+    return pos[:, None] - pos[:, :, None]
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Lengths [...] of vectors [..., 3], with a floor that keeps the gradient finite at zero."""
+    return (vectors.square().sum(-1) + 1e-8).sqrt()

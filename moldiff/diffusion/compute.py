@@ -1,7 +1,4 @@
-"""What this machine is good at: the choices that `auto` stands for.
-
-How a network is computed: in float32 or bfloat16, as it is written or compiled; and how long that takes.
-"""
+"""What this machine is good at: how a network is computed, and how long that takes."""
 
 from __future__ import annotations
 
@@ -20,11 +17,7 @@ from moldiff.errors import MoldiffError
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` = the first GPU if there is one, otherwise the CPU; anything else as torch names it.
-
-    Raises:
-        MoldiffError: for a device torch does not know or this machine lacks.
-    """
+    """`auto` = the first GPU or, without any, the CPU; others as torch names them, MoldiffError for one not here."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -38,11 +31,9 @@ def choose_device(device: str) -> torch.device:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the GPU or the machine, was too small for what was asked."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # torch's allocator for the CPU raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("not enough memory", "can't allocate memory", "out of memory")
+    texts = ("not enough memory", "can't allocate memory", "out of memory")  # of torch's allocator for the CPU
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     )
 
 
@@ -85,38 +76,25 @@ def in_float32() -> Iterator[None]:
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Work of torch's on a CPU in one thread, and so to the same last digit whatever number of threads there is.
-
-    Batches of molecules are too small for more: two threads take as long as one, or longer. Cores are for processes.
-    """
+    """Work of torch's on a CPU in one thread: the same to the last digit everywhere, and as fast for small batches."""
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
 
 
-_REPEATS = 3
-
+# shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more
 _MANY_SHAPES = 64
-"""Shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a network is computed.
+    """How a network is computed."""
 
-    Attributes:
-        bfloat16: matrix products in bfloat16 instead of float32.
-        compiled: blocks compiled by `torch.compile`.
-    """
-
-    bfloat16: bool = False
-    compiled: bool = False
+    bfloat16: bool = False  # matrix products in bfloat16 instead of float32
+    compiled: bool = False  # blocks compiled by `torch.compile`
 
     def __str__(self) -> str:
         return ("bfloat16" if self.bfloat16 else "float32") + (", compiled" if self.compiled else "")
@@ -127,27 +105,16 @@ class Precision:
 
 
 FLOAT32 = Precision()
-"""float32, as the network is written."""
-
-PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}
-"""By the names that users give them."""
+PRECISIONS = {"float32": FLOAT32, "bfloat16": Precision(bfloat16=True)}  # by the names that users give them
 
 
 def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
-    """Have a network compiled block by block when it is called next, or as it was written.
-
-    Args:
-        network: a module whose repeated blocks are its submodule `layers`; without one it is compiled as a whole.
-        wanted: compiled or not.
-        dynamic: one version for all shapes instead of one for each.
-    """
+    """Have a network's blocks compiled when next called (`dynamic` = for all shapes at once), or as they stand."""
     for block in _blocks(network):
+        block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
         if wanted:
             block.compile(dynamic=dynamic)
-        else:
-            block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
-    if wanted:
-        torch._dynamo.config.recompile_limit = _MANY_SHAPES
+            torch._dynamo.config.recompile_limit = _MANY_SHAPES
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -160,7 +127,7 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
     return list(layers.children()) if isinstance(layers, nn.Module) else [network]
 
 
-def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = _REPEATS) -> tuple[float, float]:
+def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = 3) -> tuple[float, float]:
     """The least seconds of some repeats, and the seconds by the clock of the first call, which may have compiled.
 
     On one thread of a CPU the processor's time counts, which other programs do not lengthen; elsewhere the clock's.
@@ -172,16 +139,14 @@ def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = _
             torch.cuda.synchronize(device)
         return time.process_time() if on_one_thread else time.perf_counter()
 
-    start = time.perf_counter()
-    run()
-    now()
-    first = time.perf_counter() - start
-    found = []
-    for _ in range(repeats):
-        start = now()
+    def timed(clock: Callable[[], float]) -> float:
+        start = clock()
         run()
-        found.append(now() - start)
-    return min(found), first
+        now()
+        return clock() - start
+
+    first = timed(time.perf_counter)
+    return min(timed(now) for _ in range(repeats)), first
 
 
 def verdict(chosen: Precision, figures: Mapping[Precision, float]) -> str:

@@ -13,26 +13,13 @@ from torch import Tensor
 
 from moldiff.errors import MoldiffError
 
-_NUM_BINS = 64
-"""Bins of the histogram of a property's values over its range."""
-
+_NUM_BINS = 64  # bins of the histogram of a property's values over its range
 HALVES = ("a", "b")
 
 
 @dataclass(frozen=True)
 class Property:
-    """What a model knows of a property of its training molecules.
-
-    Attributes:
-        name: as in the data set.
-        unit: as in the data set.
-        mean: of the training molecules whose value is known.
-        std: standard deviation of the same.
-        low: the smallest value.
-        high: the largest one.
-        counts: by number of heavy atoms, how many molecules have a value in each of the equally wide bins from `low`
-            to `high`.
-    """
+    """What a model knows of a property of those of its training molecules whose value is known."""
 
     name: str
     unit: str
@@ -40,15 +27,11 @@ class Property:
     std: float
     low: float
     high: float
-    counts: Mapping[int, tuple[int, ...]]
+    counts: Mapping[int, tuple[int, ...]]  # by heavy atoms: molecules in each of equally wide bins from low to high
 
     @classmethod
     def of(cls, name: str, unit: str, values: np.ndarray, sizes: np.ndarray) -> Self:
-        """Of values [M] (NaN = not known) of molecules with so many heavy atoms [M].
-
-        Raises:
-            MoldiffError: when fewer than two different values are known.
-        """
+        """Of values [M] (NaN = not known, MoldiffError for fewer than two) of molecules of so many heavy atoms [M]."""
         known = np.isfinite(values)
         values, sizes = values[known].astype(np.float64), sizes[known]
         if not len(values) or values.min() == values.max():
@@ -73,66 +56,53 @@ class Property:
         return dict(zip(self.counts, column.tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         counts = [[size, " ".join(map(str, row))] for size, row in self.counts.items()]
         return {**vars(self), "counts": counts}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote."""
         counts = {int(size): tuple(map(int, row.split())) for size, row in data["counts"]}
         numbers = {key: float(data[key]) for key in ("mean", "std", "low", "high")}
         return cls(name=str(data["name"]), unit=str(data["unit"]), counts=counts, **numbers)
 
 
+@dataclass(frozen=True)
 class Properties:
-    """The properties that a model can be conditioned on, in the order of the columns of a batch's `condition`.
+    """The properties that a model can be conditioned on, in the order of the columns of a batch's `condition`."""
 
-    Args:
-        entries: the properties.
-    """
+    entries: tuple[Property, ...] = ()
 
-    def __init__(self, entries: Sequence[Property] = ()) -> None:
-        self.entries = tuple(entries)
-        self.names = tuple(entry.name for entry in entries)
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Properties) and self.entries == other.entries
 
     def __hash__(self) -> int:
         return hash(self.names)
 
     @classmethod
     def of(cls, units: Mapping[str, str], values: np.ndarray, sizes: np.ndarray) -> Self:
-        """Of training molecules.
-
-        Args:
-            units: unit of every property, in the order of the columns.
-            values: [M, C], NaN = not known.
-            sizes: heavy atoms [M].
-        """
+        """Of training molecules: units by column of the values [M, C], NaN = not known; numbers of heavy atoms [M]."""
         columns = zip(units.items(), values.T, strict=True)
-        return cls([Property.of(name, unit, column, sizes) for (name, unit), column in columns])
+        return cls(tuple(Property.of(name, unit, column, sizes) for (name, unit), column in columns))
 
     def normalised(self, condition: Tensor) -> Tensor:
         """Values [B, C] in the data's units, NaN = not given, as multiples of the standard deviation from the mean."""
-        mean, std = (condition.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        mean, std = self._scales(condition)
         return (condition - mean) / std
 
     def restored(self, normalised: Tensor) -> Tensor:
         """The inverse of `normalised`."""
-        mean, std = (normalised.new_tensor([getattr(p, key) for p in self.entries]) for key in ("mean", "std"))
+        mean, std = self._scales(normalised)
         return normalised * std + mean
 
-    def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
-        """Target values by name, as the user wrote them.
+    def _scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return like.new_tensor([p.mean for p in self.entries]), like.new_tensor([p.std for p in self.entries])
 
-        Raises:
-            MoldiffError: for a name that the model does not know or a value that is no finite number.
-        """
+    def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
+        """Target values by name, as the user wrote them; MoldiffError for unknown names and what is not finite."""
         listed = ", ".join(f"{p.name} ({p.range()})" for p in self.entries)
         for name, value in asked.items():
             if not self.entries:
@@ -149,14 +119,13 @@ class Properties:
 
     def notes(self, asked: Mapping[str, float]) -> list[str]:
         """For the user, a line for each target value: the trained range, and a warning outside of it."""
-        lines = []
-        for entry in self.entries:
-            if (value := asked.get(entry.name)) is None:
-                continue
-            inside = entry.low <= value <= entry.high
-            warning = "" if inside else "warning: outside of what the model was trained on: "
-            lines.append(f"{warning}condition.{entry.name}={value:g}; trained range {entry.range()}")
-        return lines
+        outside = "warning: outside of what the model was trained on: "
+        return [
+            f"{'' if one.low <= asked[one.name] <= one.high else outside}"
+            f"condition.{one.name}={asked[one.name]:g}; trained range {one.range()}"
+            for one in self.entries
+            if one.name in asked
+        ]
 
     def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
         """Weight of every number of heavy atoms, given target values, in millionths of the largest.
@@ -165,10 +134,8 @@ class Properties:
         size; where no size has all of the values, to `counts`, those of the training data.
         """
         weights = {size: float(count) for size, count in counts.items()}
-        for entry in self.entries:
-            if (value := asked.get(entry.name)) is None:
-                continue
-            near = entry.near(value)
+        for entry in (one for one in self.entries if one.name in asked):
+            near = entry.near(asked[entry.name])
             for size in weights:
                 weights[size] *= near.get(size, 0) / max(1, sum(entry.counts.get(size, ())))
         largest = max(weights.values(), default=0.0)
@@ -178,45 +145,27 @@ class Properties:
         return {size: weight for size, weight in millionths.items() if weight}
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         return [entry.to_dict() for entry in self.entries]
 
     @classmethod
     def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            MoldiffError: when an entry is missing or malformed.
-        """
+        """Read what `to_dict` wrote; MoldiffError where an entry is missing or malformed."""
         try:
-            return cls([Property.from_dict(entry) for entry in data])
+            return cls(tuple(Property.from_dict(entry) for entry in data))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MoldiffError(f"properties: missing or malformed entry ({error})") from None
 
 
 @dataclass(frozen=True)
 class PropertyDropout:
-    """Draws for every training molecule which of its properties the network is told.
+    """Draws for every training molecule which of its properties the network is told."""
 
-    Args:
-        names: the properties that are learnt; None = all that are stored with the set.
-        unconditional: share of the molecules that come without any.
-        alone: share that comes with one, each of them as often.
-        present: in the rest, the chance of every property to be told.
-        companions: properties that come in addition to whatever else is told, each with the chance `accompanied`; they
-            are not among the others.
-        accompanied: that chance.
-
-    Raises:
-        MoldiffError: for what is no share.
-    """
-
-    names: Sequence[str] | None = None
-    unconditional: float = 0.2
-    alone: float = 0.5
-    present: float = 0.5
-    companions: Sequence[str] = ()
-    accompanied: float = 0.6
+    names: Sequence[str] | None = None  # the properties that are learnt; None = all that are stored with the set
+    unconditional: float = 0.2  # share of the molecules that come without any
+    alone: float = 0.5  # share that comes with one, each of them as often
+    present: float = 0.5  # in the rest, the chance of every property to be told
+    companions: Sequence[str] = ()  # properties that come in addition to the others that are told
+    accompanied: float = 0.6  # the chance of each of these
 
     def __post_init__(self) -> None:
         for name in ("unconditional", "alone", "present", "accompanied"):
@@ -227,11 +176,7 @@ class PropertyDropout:
             raise MoldiffError(f"condition: unconditional and alone add up to {total:g}, expected at most 1")
 
     def chosen(self, units: Mapping[str, str], data: str) -> list[str]:
-        """Names of the properties that are learnt, out of those of a set: the companions come last.
-
-        Raises:
-            MoldiffError: for a set without properties, or without one of `names`.
-        """
+        """Names of the properties that are learnt, the companions last; MoldiffError for a set without one of them."""
         names = [name for name in (units if self.names is None else self.names) if name not in self.companions]
         if not names:
             raise MoldiffError(f"condition: {data} has no properties to be learnt, expected at least one")
@@ -261,14 +206,8 @@ class PropertyDropout:
 def half_of(indices: np.ndarray, half: str | None) -> np.ndarray:
     """One half of the training molecules: those in even (a) or odd (b) places of a fixed permutation; None = all.
 
-    A property predictor that was trained on one half judges a generator that was trained on the other.
-
-    Args:
-        indices: the training molecules in the set's own order.
-        half: "a", "b" or None.
-
-    Raises:
-        MoldiffError: for another half, or a half without molecules.
+    A property predictor that was trained on one half judges a generator that was trained on the other. MoldiffError for
+    another half, or one without molecules.
     """
     if half is None:
         return indices

@@ -25,26 +25,18 @@ REACH = 1.3
 The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28.
 """
 
+# classes this many nats below the best of their atom or pair enter only if there is no answer without them
 _KEEP_WITHIN = 12.0
-"""Classes this many nats below the best of their atom or pair enter only if there is no answer without them."""
-
+# log-probability below which a class is none of the choices; what is known rules classes out by such logits
 _NEVER = -1e3
-"""Log-probability below which a class is none of the choices; what is known rules classes out by such logits."""
-
-_MAX_CUTS = 50
-"""Times that an answer in several fragments is sent back; a trained network's needs a few at most."""
+_MAX_CUTS = 50  # times that an answer in several fragments is sent back; a trained network's needs a few at most
 
 
 @dataclass(frozen=True, eq=False)
 class SumConstraint:
-    """A rule for one molecule: the weights of its atoms' classes add up to a value.
+    """A rule for one molecule: the weights of its atoms' classes add up to a value."""
 
-    Attributes:
-        weight: of every class [K], such as its hydrogens or its charge.
-        value: what the sum has to be.
-    """
-
-    weight: np.ndarray
+    weight: np.ndarray  # of every class [K], such as its hydrogens or its charge
     value: int
 
     @classmethod
@@ -57,18 +49,14 @@ class SumConstraint:
 class Decoded:
     """Class indices chosen from a prediction.
 
-    Attributes:
-        batch: the molecules, coordinates as in the prediction.
-        repaired: [B] True where the argmax broke a rule and the integer programme found another assignment.
-        failed: [B] True where no assignment obeys all rules: the batch has the most probable one in several fragments
-            that obeys the others or, where there is none either, the argmax.
-        gained: [B, N] True where an atom has more hydrogens than its argmax, so that some have no place of their own.
+    Where no assignment obeys all rules, the batch has the most probable one in several fragments that obeys the others
+    or, where there is none either, the argmax.
     """
 
-    batch: MolBatch
-    repaired: Tensor
-    failed: Tensor
-    gained: Tensor
+    batch: MolBatch  # coordinates as in the prediction
+    repaired: Tensor  # [B] True where the argmax broke a rule and the integer programme found another assignment
+    failed: Tensor  # [B] True where no assignment obeys all rules
+    gained: Tensor  # [B, N] True where an atom has more hydrogens than its argmax, some without a place of their own
 
 
 def decode_argmax(prediction: Prediction, node_mask: Tensor) -> MolBatch:
@@ -93,18 +81,13 @@ def decode_valence(
     class that `moldiff.diffusion.sampler` ruled out is never chosen, and atoms that the coordinates put farther apart
     than `REACH` allows are not joined, for no bond makes one molecule of two that lie apart.
 
-    Args:
-        prediction: logits of atoms [B, N, K] and pairs [B, N, N, 4].
-        node_mask: [B, N].
-        vocabulary: the valences of every class.
-        connected: also ask for one fragment.
-        totals: further rules of each molecule; empty = none for any.
-        time_limit: for one molecule's programme (s).
+    If `connected` it is also one fragment; `totals` are further rules of each molecule, empty = none for any. The time
+    limit is for one molecule's programme (s).
     """
     totals = totals or [()] * len(node_mask)
     raw = decode_argmax(prediction, node_mask)
     atom_type, bond = raw.atom_type.clone(), raw.bond.clone()
-    repaired, failed = (torch.zeros(len(node_mask), dtype=torch.bool) for _ in range(2))
+    failed = torch.zeros(len(node_mask), dtype=torch.bool)
     for row in _broken(raw, vocabulary, totals, connected=connected).nonzero()[:, 0].tolist():
         size = int(node_mask[row].sum())
         atoms = prediction.atom_type[row, :size].double().log_softmax(-1).cpu().numpy()
@@ -118,22 +101,14 @@ def decode_valence(
         if answer:
             atom_type[row, :size] = torch.from_numpy(answer[0]).to(atom_type)
             bond[row, :size, :size] = torch.from_numpy(answer[1]).to(bond)
-            repaired[row] = not (
-                torch.equal(atom_type[row], raw.atom_type[row]) and torch.equal(bond[row], raw.bond[row])
-            )
+    repaired = (atom_type != raw.atom_type).any(1) | (bond != raw.bond).flatten(1).any(1)
     hydrogens = torch.from_numpy(vocabulary.table[:, 2]).to(atom_type.device)
     gained = hydrogens[atom_type] > hydrogens[raw.atom_type]
-    return Decoded(raw.replace(atom_type=atom_type, bond=bond), repaired, failed, gained)
+    return Decoded(raw.replace(atom_type=atom_type, bond=bond), repaired.cpu(), failed, gained)
 
 
 def _within_reach(pairs: np.ndarray, elements: np.ndarray, pos: np.ndarray) -> np.ndarray:
-    """The log-probabilities without bonds between atoms that are too far apart for one.
-
-    Args:
-        pairs: log-probabilities [n, n, 4]. Where a bond is the most probable, or known, it may stay.
-        elements: most probable atomic numbers [n].
-        pos: coordinates [n, 3] (Å).
-    """
+    """Log-probabilities [n, n, 4] without bonds, unless they lead, of elements [n] at pos [n, 3] (Å) too far apart."""
     radius = COVALENT[np.minimum(elements, len(COVALENT) - 1)]
     distance = np.linalg.norm(pos[:, None] - pos, axis=-1)
     apart = (distance > REACH * (radius[:, None] + radius)) & (pairs.argmax(-1) == 0)
@@ -146,10 +121,8 @@ def _broken(
 ) -> Tensor:
     """[B] True where a valence rule or a total is broken or, if asked for, there is more than one fragment."""
     sums = [vocabulary.allowed_bond_sums(index) for index in range(vocabulary.num_atom_classes)]
-    allowed = torch.zeros(len(sums), 2 + max((max(s) for s in sums if s), default=0), dtype=torch.bool)
-    for index, values in enumerate(sums):
-        allowed[index, list(values)] = True
-    allowed = allowed.to(batch.bond.device)
+    highest = max((max(values) for values in sums if values), default=0)
+    allowed = torch.tensor([[total in values for total in range(highest + 2)] for values in sums]).to(batch.bond.device)
     total = batch.bond.sum(-1).clamp(max=allowed.shape[1] - 1)  # the last column is False for every class
     broken = ~(allowed[batch.atom_type, total] | ~batch.node_mask).all(1)
     for row, size in enumerate(batch.node_mask.sum(1).tolist()):
@@ -161,13 +134,11 @@ def _broken(
 
 def _in_one_piece(batch: MolBatch) -> Tensor:
     """[B] True where bonds lead from the first atom to all others."""
-    neighbours = (batch.bond > 0).float()
+    bonded = batch.bond > 0
     reached = torch.zeros_like(batch.node_mask)
     reached[:, 0] = True
-    num_reached = 0
-    while (total := int(reached.sum())) > num_reached:
-        num_reached = total
-        reached = reached | ((reached[:, None].float() @ neighbours)[:, 0] > 0)
+    while not torch.equal(wider := reached | (reached[..., None] & bonded).any(1), reached):
+        reached = wider
     return (reached | ~batch.node_mask).all(1)
 
 
@@ -180,21 +151,11 @@ def solve_assignment(
     totals: Sequence[SumConstraint] = (),
     time_limit: float = 5.0,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Solve the assignment exactly.
+    """Solve the assignment exactly: classes [n] and symmetric orders [n, n]; None = there is none, or not in time.
 
-    Maximise the sum of log-probabilities subject to: one class an atom, one order a pair, and orders that add up to a
-    sum which the atom's class allows. Connectedness is added by cuts: each fragment of an answer must gain a bond.
-
-    Args:
-        atoms: log-probabilities [n, K]; below -1e3 = never.
-        pairs: log-probabilities [n, n, 4], symmetric; below -1e3 = never.
-        vocabulary: the valences of every class.
-        connected: ask for one fragment.
-        totals: further rules.
-        time_limit: for all solutions together (s).
-
-    Returns:
-        Classes [n] and symmetric orders [n, n]; None when no assignment exists or the time is over.
+    Maximise the sum of log-probabilities of atoms [n, K] and pairs [n, n, 4] (below -1e3 = never) subject to: one class
+    an atom, one order a pair, and orders that add up to a sum which the atom's class allows. Connectedness is added by
+    cuts: each fragment of an answer must gain a bond. The time limit (s) is for all solutions together.
     """
     if not (np.isfinite(atoms).all() and np.isfinite(pairs).all()):
         return None
@@ -238,28 +199,26 @@ class _Programme:
 
     @classmethod
     def build(cls, atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, keep: float) -> _Programme:
-        """Set up the choices within `keep` nats of the best of their atom or pair, and the valence constraints."""
+        """The choices within `keep` nats of the best of their atom or pair, and the valence constraints."""
         size = len(atoms)
-        choice = np.array(
-            [
-                (atom, index, total)
-                for atom, index in zip(*np.nonzero(_within(atoms, keep)), strict=True)
-                for total in vocabulary.allowed_bond_sums(int(index))
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 3)
+        choices = (
+            (atom, index, total)
+            for atom, index in np.argwhere(_within(atoms, keep)).tolist()
+            for total in vocabulary.allowed_bond_sums(index)
+        )
+        choice = np.array(list(choices), dtype=np.int64).reshape(-1, 3)
         i, j = np.triu_indices(size, 1)
         pair, order = np.nonzero(_within(pairs[i, j], keep))
         bond = np.stack([i[pair], j[pair], order], axis=1)
         score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
-        choices, variables = len(choice), len(score)
+        variables = len(score)
         column = np.arange(variables)
         # "Exactly one" for every atom and pair; "orders minus the chosen sum is zero" for every atom.
         owner = np.concatenate([choice[:, 0], size + pair])
         one = coo_array((np.ones(variables), (owner, column)), shape=(size + len(i), variables))
         ends = np.concatenate([choice[:, 0], bond[:, 0], bond[:, 1]])
         weight = np.concatenate([-choice[:, 2], order, order]).astype(float)
-        where = np.concatenate([column, column[choices:]])
+        where = np.concatenate([column, column[len(choice) :]])
         balance = coo_array((weight, (ends, where)), shape=(size, variables))
         constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
         return cls(size, choice, bond, score, constraints)

@@ -1,40 +1,35 @@
-"""Steering: what is still lacking of the values asked for is made up for while a molecule is drawn.
-
-A network that is told a value draws towards it, but not far enough: it has learnt from molecules that have the value,
-and its draws of many classes at once stray from it. What contributions of atoms and bonds say of its estimates is known
-at no cost, so that the way to a molecule can be a control loop (an integral controller).
-"""
+"""Guidance: to property values by what the network is told and how classes are drawn, to handedness by gradients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, center
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
 from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
-_NUM_REDRAWS = 8
-"""Draws of the classes of each step, of which the one that adds up nearest to the values is taken."""
-
-_FARTHEST = 2.0
-"""Standard deviations that a network is told more or less than what was asked for, at most."""
+MAX_GUIDANCE = 20.0  # the largest scale of guidance; good ones are around 1
+STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call, unless told otherwise
+_NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
+_FARTHEST_VALUE = 2.0  # standard deviations that a network is told more or less than what was asked for, at most
 
 
 class PropertyFeedback:
-    """One run of molecules on the way to values.
+    """One run of molecules on the way to values: what is lacking of them is made up for by an integral controller.
 
-    Args:
-        contributions: of the network.
-        asked: normalised values [B, C], NaN = not asked for.
-        free: molecules [B] with a class to be drawn; the others cannot be steered by their classes.
-        gain: how much of what is lacking the network is told more, in every call.
+    A network that is told a value draws towards it, but not far enough: it has learnt from molecules that have the
+    value, and its draws of many classes at once stray from it. What contributions of atoms and bonds say of its
+    estimates is known at no cost. In every call the network is told so much (`gain`) of what is lacking more of the
+    values `asked` [B, C] (normalised, NaN = none), for `free` molecules [B] with a class to be drawn.
     """
 
     def __init__(self, contributions: Contributions, asked: Tensor, free: Tensor, gain: float) -> None:
@@ -48,9 +43,7 @@ class PropertyFeedback:
         contributions = model.contributions
         if not model.steering or noisy.condition is None or contributions is None:
             return None
-        atoms, bonds = (level.atom > 0) & noisy.node_mask, (level.bond > 0) & noisy.pair_mask
-        free = atoms.any(1) | bonds.flatten(1).any(1)
-        return cls(contributions, noisy.condition, free, model.steering)
+        return cls(contributions, noisy.condition, ~level.graph_known(noisy.node_mask), model.steering)
 
     def told(self, noisy: MolBatch) -> MolBatch:
         """The molecules with the values that the network is to be told next."""
@@ -58,8 +51,8 @@ class PropertyFeedback:
 
     def hear(self, prediction: Prediction, noisy: MolBatch) -> None:
         """Take note of an estimate."""
-        lacking = self.lacking(prediction, noisy)
-        self._more = (self._more + self._gain * lacking).clamp(-_FARTHEST, _FARTHEST)
+        more = self._more + self._gain * self.lacking(prediction, noisy)
+        self._more = more.clamp(-_FARTHEST_VALUE, _FARTHEST_VALUE)
 
     def lacking(self, prediction: Prediction, batch: MolBatch, decided: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """What an estimate lacks of the values [B, C], see `expected_bond_counts`; NaN where none is asked for."""
@@ -69,41 +62,22 @@ class PropertyFeedback:
 
     def process(self, process: JointProcess) -> JointProcess:
         """The process with steps that draw the classes several times and take what adds up best."""
-        parts = {entry.name: getattr(process, entry.name) for entry in fields(process)}
-        return SteeredProcess(**parts, steering=self)
+        return SteeredProcess(**vars(process), steering=self)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SteeredProcess(JointProcess):
-    """A process whose steps go the way of a steering.
-
-    Classes of atoms and bonds are drawn independently of each other, and so stray from what they should add up to; of
-    several draws the nearest is taken.
-
-    Attributes:
-        steering: of the molecules that are drawn.
-    """
+    """A process of whose draws of the classes the one is taken that adds up nearest to the values of `steering`."""
 
     steering: PropertyFeedback
 
     def step_classes(
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> tuple[Tensor, Tensor]:
-        """Classes of the atoms [B, N] and bonds [B, N, N] after a step from level t to s, padding included."""
-        best: tuple[Tensor, Tensor, Tensor] | None = None
-        for _ in range(_NUM_REDRAWS):
-            distance, atom_type, bond = self._drawn(noisy, prediction, t, s, draws)
-            if best is None:
-                best = distance, atom_type, bond
-                continue
-            nearer = distance < best[0]
-            best = (
-                torch.where(nearer, distance, best[0]),
-                torch.where(nearer[:, None], atom_type, best[1]),
-                torch.where(nearer[:, None, None], bond, best[2]),
-            )
-        assert best is not None
-        return best[1:]
+        each = [self._drawn(noisy, prediction, t, s, draws) for _ in range(_NUM_REDRAWS)]
+        distance, atom_type, bond = (torch.stack(values) for values in zip(*each, strict=True))
+        best, rows = distance.argmin(0), torch.arange(noisy.num_molecules, device=distance.device)
+        return atom_type[best, rows], bond[best, rows]
 
     def _drawn(
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
@@ -121,23 +95,13 @@ class SteeredProcess(JointProcess):
         return lacking.square().nansum(1), atom_type, bond
 
 
-MAX_GUIDANCE = 20.0
-"""The largest scale of guidance; good ones are around 1."""
-
-STEERING = 0.5
-"""How much of what is lacking of a value is made up for in every network call, unless told otherwise."""
-
-
 class GuidedDiffusion(MoleculeDiffusion):
     """A model whose estimates are drawn from what it would say without properties towards what it says with them.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1), applied to the clean
-    coordinates and to the logits of the classes.
-
-    Args:
-        model: shares its weights.
-        scale: 0 = as without properties, 1 = as with them, more = beyond. Every scale but 0 and 1 takes two calls.
-        steering: how much of what is lacking is made up for while drawing (`moldiff.diffusion.guidance`); 0 = nothing.
+    coordinates and to the logits of the classes. The scale is 0 = as without properties, 1 = as with them, more =
+    beyond; all but 0 and 1 take two calls. `steering` is how much of what is lacking is made up for while drawing (see
+    `PropertyFeedback`). The weights are shared.
     """
 
     def __init__(self, model: MoleculeDiffusion, *, scale: float, steering: float = STEERING) -> None:
@@ -156,7 +120,106 @@ class GuidedDiffusion(MoleculeDiffusion):
         without = super().denoise(noisy.replace(condition=None), noise_level, previous)
         if self.scale == 0:
             return without
-        towards = vars(super().denoise(noisy, noise_level, previous))
-        return Prediction(
-            **{name: torch.lerp(value, towards[name], self.scale) for name, value in vars(without).items()}
+        towards = super().denoise(noisy, noise_level, previous)
+        pairs = zip(vars(without).values(), vars(towards).values(), strict=True)
+        return Prediction(*(torch.lerp(value, other, self.scale) for value, other in pairs))
+
+
+LOWEST_LEVEL = 0.25  # noise level down to which hands are guided; below it the network makes the geometry of them
+# how many times further than its law asks for guidance goes; there are few calls, and the estimate follows late
+_SCALE = 100.0
+_FARTHEST = 8.0  # how far it moves an estimate at most, in the model's units, over all atoms of a molecule
+_HEIGHT = 0.5  # of a tetrahedral carbon over three of its neighbours (Å)
+_SHARPNESS = 2.5  # log odds of a hand that an estimate of that height stands for
+_SHORTEST = 0.3  # lengths (Å, or Å² of an area) below which an estimate is taken to have no direction yet
+# pairs of atoms whose gradients are taken together; these need ten times the memory of an estimate alone
+_PAIRS_AT_ONCE = 40_000
+
+
+@dataclass(frozen=True, eq=False)
+class StereoTargets(TensorFields):
+    """What handedness molecules of a known graph are to have; rows of -1 pad.
+
+    A reflection does not change what the network sees, so that each centre comes out either way. Which way is decided
+    early, where the estimate of a centre is still nearly flat. Its height over three of its neighbours tells how likely
+    either hand is, and the gradient of that with respect to the noisy coordinates, through the network, leads to the
+    hand that is wanted: classifier guidance (Dhariwal and Nichol 2021, arXiv:2105.05233) without a classifier.
+    """
+
+    centres: Tensor  # [B, H, 4] a centre c and three neighbours, (a - c) · ((b - c) × (d - c)) is to be positive
+    double_bonds: Tensor  # [B, S, 4] chains of atoms, the double bond in the middle
+    same_side: Tensor  # [B, S] whether the ends of a chain are to lie on the same side of the bond
+
+    @classmethod
+    def stack(cls, each: Sequence[StereoTargets | None]) -> StereoTargets | None:
+        """Those of several molecules as one; None = of a molecule without any, or of all."""
+        if all(one is None for one in each):
+            return None
+        no_chain = torch.full((1, 0, 4), -1)
+        none = cls(no_chain, no_chain, no_chain[..., 0].bool())
+        stacked = (
+            pad_sequence([getattr(one or none, item.name)[0] for one in each], batch_first=True, padding_value=-1)
+            for item in fields(cls)
         )
+        return cls(*stacked)
+
+    def guided(
+        self, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel, previous: Prediction | None
+    ) -> Prediction:
+        """What `model.denoise` estimates, its coordinates moved towards these targets."""
+        step, parts = max(1, _PAIRS_AT_ONCE // noisy.max_atoms**2), []
+        for first in range(0, noisy.num_molecules, step):
+            rows = slice(first, first + step)
+            before = None if previous is None else previous.rows(rows)
+            parts.append(self.rows(rows)._guided_together(model, noisy.rows(rows), level.rows(rows), before))
+        return Prediction(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def _guided_together(
+        self, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel, previous: Prediction | None
+    ) -> Prediction:
+        with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            pos = noisy.pos.detach().clone().requires_grad_()
+            prediction = model.denoise(noisy.replace(pos=pos), level, previous)
+            odds = self.log_odds(prediction.pos * model.statistics.pos_scale)
+            (gradient,) = torch.autograd.grad(odds.sum(), pos)
+        schedule = model.process.pos.schedule
+        alpha, sigma = schedule.alpha(level.pos)[..., None], schedule.sigma(level.pos)[..., None]
+        shift = _SCALE * sigma.square() / alpha.clamp(min=0.05) * gradient
+        length = shift.square().sum((1, 2), keepdim=True).sqrt()
+        shift = center(shift * (_FARTHEST / length.clamp(min=_FARTHEST)), noisy.node_mask)
+        prediction = prediction.detach()
+        return replace(prediction, pos=prediction.pos + torch.where(level.pos[..., None] > 0, shift, 0.0))
+
+    def log_odds(self, pos: Tensor) -> Tensor:
+        """Log of how likely estimated coordinates [B, N, 3] (Å) are to turn out as is wanted, in all [B]."""
+        heights = _heights(*_at(pos, self.centres)) / _HEIGHT
+        sides = _cosines(*_at(pos, self.double_bonds)) * torch.where(self.same_side.bool(), 1.0, -1.0)
+        counted = torch.cat([self.centres[..., 0], self.double_bonds[..., 0]], 1) >= 0
+        odds = torch.nn.functional.logsigmoid(_SHARPNESS * torch.cat([heights, sides], 1))
+        return (odds * counted).sum(1)
+
+
+def _at(pos: Tensor, chains: Tensor) -> tuple[Tensor, ...]:
+    """Coordinates of the four atoms of chains [B, K, 4], each [B, K, 3]."""
+    rows = torch.arange(len(pos), device=pos.device)[:, None, None]
+    return pos[rows, chains.clamp(min=0)].unbind(2)
+
+
+def _direction(vector: Tensor) -> Tensor:
+    """Of length 1, but for vectors so short that they have none."""
+    length: Tensor = vector.norm(dim=-1, keepdim=True).clamp(min=_SHORTEST)
+    return vector / length
+
+
+def _heights(centre: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Of centres over three neighbours [B, K] (Å), positive where these turn as is wanted."""
+    normal = _direction(torch.linalg.cross(second - first, third - first))
+    return ((first - centre) * normal).sum(-1)
+
+
+def _cosines(first: Tensor, begin: Tensor, end: Tensor, last: Tensor) -> Tensor:
+    """Of the ends of chains about the bonds in the middle [B, K], times their distances from it."""
+    axis = _direction(end - begin)
+    one, other = (bond - (bond * axis).sum(-1, keepdim=True) * axis for bond in (first - begin, last - end))
+    product: Tensor = (one * other).sum(-1)
+    return product

@@ -23,15 +23,11 @@ TRUST = "MOLDIFF_ALLOW"
 
 
 def instantiate(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
-    """Build what a config describes; mappings without `_target_`, lists and values are passed through.
+    """Build what a config describes: mappings with `_target_` (dotted name) and arguments; other values are passed on.
 
-    Args:
-        config: mapping with `_target_` (dotted name) and its arguments; `_partial_: true` gives a partial call.
-        allowed: prefixes of the names that may be built, to which MOLDIFF_ALLOW adds; None allows any.
-        arguments: further arguments of the outermost call.
-
-    Raises:
-        MoldiffError: for a name that is not allowed or not found, or arguments that do not fit.
+    `_partial_: true` gives a partial call. `allowed` are prefixes of names that may be built, to which MOLDIFF_ALLOW
+    adds; None allows any. `arguments` are further ones of the outermost call. MoldiffError for a name that is not
+    allowed or not found, or arguments that do not fit.
     """
     if isinstance(config, Sequence) and not isinstance(config, str):
         return [instantiate(item, allowed) for item in config]
@@ -43,9 +39,8 @@ def instantiate(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **a
     target = config["_target_"]
     function = _find(target, allowed)
     try:
-        if config.get("_partial_", False):
-            return partial(function, **inner, **arguments)
-        return function(**inner, **arguments)
+        called = partial(function, **inner, **arguments)
+        return called if config.get("_partial_", False) else called()
     except TypeError as error:
         raise MoldiffError(f"{target}: {error}") from error
 
@@ -56,7 +51,8 @@ def _find(target: Any, allowed: Sequence[str] | None) -> Any:
             f"_target_: got {target!r}, expected a dotted name such as "
             "moldiff.diffusion.nn.pair_transformer.PairTransformer"
         )
-    prefixes = ("",) if allowed is None else (*allowed, *_trusted())
+    own_modules = (name.strip().removesuffix(".") for name in os.environ.get(TRUST, "").split(","))
+    prefixes = ("",) if allowed is None else (*allowed, *(f"{name}." for name in own_modules if name))
     if not target.startswith(prefixes):
         own = target.startswith("moldiff.")
         hint = "" if own else f"; if you trust it, set {TRUST}={target.partition('.')[0]}"
@@ -70,8 +66,3 @@ def _find(target: Any, allowed: Sequence[str] | None) -> Any:
     if not home.startswith(prefixes):
         raise MoldiffError(f"_target_: got {target} of {home[:-1]}, expected one of {' or '.join(prefixes)}")
     return found
-
-
-def _trusted() -> list[str]:
-    names = (name.strip().removesuffix(".") for name in os.environ.get(TRUST, "").split(","))
-    return [f"{name}." for name in names if name]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, take_rows
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, center
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
 from moldiff.diffusion.noise import BatchNoise, NoiseSource
@@ -28,14 +28,13 @@ class Denoiser(Protocol):
 
         pos 1o; hydrogen 1o; the rest 0e; permutes with atoms.
         """
-        ...
 
 
 BOUND_LEVELS = (0.01, 0.999)
 """Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
 
+# standard deviations of a property that its contributions are taken to leave unexplained at least
 _LEAST_UNEXPLAINED = 0.1
-"""Standard deviations of a property that its contributions are taken to leave unexplained at least."""
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
@@ -43,22 +42,12 @@ TaskDistribution = Callable[[MolBatch, TimeDistribution, torch.Generator], Noise
 
 
 @dataclass(frozen=True, eq=False)
-class NoisyBatch:
-    """Molecules of a training step with and without noise, in the model's units.
-
-    Attributes:
-        clean: the molecules.
-        noisy: the same with noise.
-        level: how noisy each field of each atom is.
-    """
+class NoisyBatch(TensorFields):
+    """Molecules of a training step with and without noise, in the model's units."""
 
     clean: MolBatch
     noisy: MolBatch
     level: NoiseLevel
-
-    def rows(self, place: slice) -> NoisyBatch:
-        """The molecules at `place`."""
-        return NoisyBatch(*(take_rows(value, place) for value in vars(self).values()))
 
 
 class MoleculeDiffusion(nn.Module):
@@ -66,13 +55,6 @@ class MoleculeDiffusion(nn.Module):
 
     Inside, lengths are divided by the data's own scales so that every field has unit variance; batches that go in and
     molecules that come out are in Å.
-
-    Args:
-        denoiser: the network.
-        process: the joint noising process.
-        vocabulary: classes of atoms and bonds.
-        statistics: sizes, frequencies and scales of the training data.
-        properties: that molecules can be drawn towards; none by default.
     """
 
     steering = 0.0
@@ -98,15 +80,10 @@ class MoleculeDiffusion(nn.Module):
         self.register_buffer("num_hydrogens", torch.from_numpy(vocabulary.table[:, 2].copy()), persistent=False)
 
     def to_model_units(self, batch: MolBatch, known: Tensor | None = None) -> MolBatch:
-        """Å -> unit variance, centred on the atoms of known position (`known` [B, N]) or, without any, on all.
-
-        Properties go from the data's units to multiples of their standard deviation from the mean; a model without
-        properties drops them.
-        """
-        known_values = batch.condition if self.properties else None
-        return in_units(batch, self.statistics, known).replace(
-            condition=None if known_values is None else self.properties.normalised(known_values),
-        )
+        """As `in_units`; properties become normalised, and a model without properties drops them."""
+        values = batch.condition if self.properties else None
+        values = None if values is None else self.properties.normalised(values)
+        return in_units(batch, self.statistics, known).replace(condition=values)
 
     def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:
         """The network's estimate of the clean data, in the model's units.
@@ -114,16 +91,12 @@ class MoleculeDiffusion(nn.Module):
         It sees the places of the hydrogens that atoms of known class have, once these are noised at all.
         """
         denoiser: Denoiser = self.denoiser
-        seen = self._seen_slots(noisy, noise_level)
+        level = noise_level.hydrogen[..., None]
+        seen = ((level == 0) | ((level < 1) & self.filled_slots(noisy.atom_type))).to(noisy.pos)[..., None]
         noisy = noisy.replace(hydrogen=noisy.hydrogen * seen)
         if previous is not None:
             previous = replace(previous, hydrogen=previous.hydrogen * seen)
         return denoiser(noisy, noise_level, previous)
-
-    def _seen_slots(self, noisy: MolBatch, noise_level: NoiseLevel) -> Tensor:
-        """[B, N, 4, 1] 1 = the network sees this hydrogen's place, 0 = it is hidden from it."""
-        level = noise_level.hydrogen[..., None]
-        return ((level == 0) | ((level < 1) & self.filled_slots(noisy.atom_type))).to(noisy.pos)[..., None]
 
     def filled_slots(self, atom_type: Tensor) -> Tensor:
         """[..., 4] True where atoms of the classes [...] have a hydrogen; those of the mask have none."""
@@ -139,14 +112,10 @@ class MoleculeDiffusion(nn.Module):
         tasks: TaskDistribution | None = None,
         told: PropertyChoice | None = None,
     ) -> NoisyBatch:
-        """Noise for a training step.
+        """Noise for a training step on clean molecules (Å).
 
-        Args:
-            batch: clean molecules (Å).
-            times: draws noise levels.
-            generator: source of all random numbers.
-            tasks: what is known of each molecule; None = nothing, one noise level shared by all fields.
-            told: which properties the network is told of each molecule; None = all that the batch has.
+        `tasks` draws what is known of each molecule (None = nothing, one noise level shared by all fields), `told`
+        which properties the network is told of each (None = all that the batch has).
         """
         mask, draws = batch.node_mask, BatchNoise(generator)
         if tasks is None:
@@ -162,12 +131,7 @@ class MoleculeDiffusion(nn.Module):
         return NoisyBatch(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: NoisyBatch, *, self_condition: bool) -> dict[str, Tensor]:
-        """Loss of every field.
-
-        Args:
-            noised: the molecules of a step.
-            self_condition: feed the network its own first estimate (Chen et al. 2022, arXiv:2208.04202, section 3).
-        """
+        """Loss of every field, with the network's own first estimate if wanted (Chen et al. 2022, arXiv:2208.04202)."""
         previous = None
         if self_condition:
             with torch.no_grad():
@@ -195,16 +159,14 @@ class MoleculeDiffusion(nn.Module):
         clean, level = noised.clean, noised.level
         if clean.condition is None or self.contributions is None:
             return None
-        atoms = (level.atom > 0) | ~clean.node_mask
-        bonds = (level.bond > 0) | ~clean.pair_mask
+        atoms, bonds = (level.atom > 0) | ~clean.node_mask, (level.bond > 0) | ~clean.pair_mask
         return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
 
     def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, told: Tensor) -> Tensor:
         """Squared error of the contributions that the prediction expects in all, over the properties that are told.
 
-        A cross-entropy of single atoms says little of what all of them have to add up to. The mean of these sums given
-        the noisy molecule has the least squared error, so that this loss does not pull the classes away from theirs.
-        Errors are in standard deviations of what the sums leave unexplained.
+        It is in standard deviations of what the sums leave unexplained. The mean of these sums given the noisy molecule
+        has the least squared error, so that this loss does not pull the classes away from theirs.
         """
         contributions = self.contributions
         assert contributions is not None
@@ -221,12 +183,10 @@ class MoleculeDiffusion(nn.Module):
         generator: torch.Generator,
         *,
         self_condition: bool,
-        tasks: TaskDistribution | None = None,
-        told: PropertyChoice | None = None,
+        **options: Any,
     ) -> dict[str, Tensor]:
-        """Loss of every field for clean molecules in Å: `noise`, then `losses_of`."""
-        noised = self.noise(batch, times, generator, tasks=tasks, told=told)
-        return self.losses_of(noised, self_condition=self_condition)
+        """Loss of every field for clean molecules in Å: `noise` with its options, then `losses_of`."""
+        return self.losses_of(self.noise(batch, times, generator, **options), self_condition=self_condition)
 
     @torch.no_grad()
     def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:

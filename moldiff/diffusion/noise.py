@@ -1,8 +1,7 @@
-"""Where random numbers come from: one generator for a whole batch, or one per molecule.
+"""Where random numbers come from: one generator for a whole batch (training), or one per molecule (sampling).
 
-Training draws a batch at a time from one generator. Sampling gives every molecule a generator of its own,
-seeded by (seed, index), and draws exactly as many numbers as the molecule has atoms and pairs, so molecule k
-of seed s is the same at any batch size, padding, or shard.
+Seeded by (seed, index), that of a molecule draws exactly as many numbers as it has atoms and pairs, so molecule k of
+seed s is the same at any batch size, padding, or shard.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ class NoiseSource(Protocol):
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
         """Standard normal numbers [B, N, *tail] for the atoms of `node_mask` [B, N]."""
-        ...
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Two uniform numbers in [0, 1) for every atom [B, N, 2] and, symmetric, every pair [B, N, N, 2]."""
-        ...
 
 
 def _symmetric(pairs: Tensor) -> Tensor:
@@ -37,30 +34,26 @@ class BatchNoise:
     """One `torch.Generator` for the whole batch: fast, but the numbers depend on the batch's shape."""
 
     def __init__(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> None:
-        self._generator = generator
-        self._dtype = dtype
+        self._generator, self._dtype = generator, dtype
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
-        noise = torch.empty(*node_mask.shape, *tail, dtype=self._dtype, device=self._generator.device)
-        noise.normal_(generator=self._generator)
-        return noise * node_mask.reshape(*node_mask.shape, *(1 for _ in tail))
+        noise = self._empty(*node_mask.shape, *tail).normal_(generator=self._generator)
+        return noise * node_mask.reshape(node_mask.shape + (1,) * len(tail))
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         batch, size = node_mask.shape
-        atoms = torch.empty(batch, size, 2, dtype=self._dtype, device=self._generator.device)
-        pairs = torch.empty(batch, size, size, 2, dtype=self._dtype, device=self._generator.device)
-        atoms.uniform_(generator=self._generator)
-        pairs.uniform_(generator=self._generator)
+        atoms = self._empty(batch, size, 2).uniform_(generator=self._generator)
+        pairs = self._empty(batch, size, size, 2).uniform_(generator=self._generator)
         return atoms, _symmetric(pairs)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=self._dtype, device=self._generator.device)
 
 
 def molecule_generator(seed: int, index: int, candidate: int = 0) -> torch.Generator:
-    """The generator of molecule `index` of a run.
+    """The generator of molecule `index` (0 <= index < 2**31) of the run of a seed (0 <= seed < 2**32).
 
-    Args:
-        seed: the run's seed, 0 <= seed < 2**32.
-        index: number of the molecule within the run, 0 <= index < 2**31.
-        candidate: number of the candidate for it; the first has the numbers of a run without candidates.
+    Of several candidates for a molecule the first has the numbers of a run without candidates.
     """
     # A torch.Generator is seeded with 64 bits: the run's seed fills bits 31 to 62, the index those below.
     first = torch.Generator().manual_seed((seed << 31) + index)
@@ -82,12 +75,9 @@ def draw_size(generator: torch.Generator, counts: Mapping[int, int]) -> int:
 
 
 class PerMoleculeNoise:
-    """One CPU generator per molecule of the batch.
+    """One CPU generator per molecule of the batch, see `molecule_generator`.
 
-    Args:
-        generators: of each molecule, see `molecule_generator`.
-        dtype: of the numbers.
-        device: where the numbers are wanted; they are always drawn on the CPU, so that every device gets the same.
+    The numbers are always drawn on the CPU, so that every device gets the same, and then moved to `device`.
     """
 
     def __init__(
@@ -96,9 +86,7 @@ class PerMoleculeNoise:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._generators = generators
-        self._dtype = dtype
-        self._device = device
+        self._generators, self._dtype, self._device = generators, dtype, device
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
         noise = torch.zeros(*node_mask.shape, *tail, dtype=self._dtype)

@@ -1,7 +1,4 @@
-"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled.
-
-Which models there are, each in one line from its config and its card.
-"""
+"""Models as folders: weights in safetensors, everything else in JSON; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -74,6 +71,7 @@ FORMER: Mapping[str, str] = {
 """What was called otherwise when a model or the state of a training was written, and how it is called now."""
 
 GONE: Mapping[str, frozenset[str]] = {
+    "moldiff.diffusion.nn.pair_transformer.PairTransformer": frozenset({"hydrogen_level"}),
     "moldiff.diffusion.process.joint.JointProcessConfig": frozenset({"coupling"}),
     "moldiff.diffusion.sampler.PowerSampler": frozenset({"refinements", "refine_level", "hydrogen_noise"}),
 }
@@ -82,27 +80,18 @@ GONE: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A model read from its folder.
+    """A model read from its folder."""
 
-    Attributes:
-        model: the module in evaluation mode, float32, on the CPU.
-        folder: where it was read.
-        name: the folder's name.
-        weights_hash: first 12 hexadecimal digits of the SHA-256 of the weights file.
-        config: what `config.json` says.
-    """
-
-    model: MoleculeDiffusion
+    model: MoleculeDiffusion  # in evaluation mode, float32, on the CPU
     folder: Path
-    name: str
-    weights_hash: str
-    config: Mapping[str, Any]
+    name: str  # of the folder
+    weights_hash: str  # first 12 hexadecimal digits of the SHA-256 of the weights file
+    config: Mapping[str, Any]  # what `config.json` says
 
     @property
     def num_steps(self) -> int:
         """Network calls a molecule where nothing else is asked for: the model's own number, or the sampler's."""
-        steps: int = self.config.get("steps", PowerSampler.num_steps)
-        return steps
+        return int(self.config.get("steps", PowerSampler.num_steps))
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -122,27 +111,23 @@ def build_model(
 
     A denoiser is only asked for properties (`num_properties`) if the model is to have some.
     """
-    told = {"num_properties": len(properties)} if properties else {}
-    denoiser = instantiate(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **told)
-    process = instantiate(config["process"], allowed).build(
-        torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
-    )
+    numbers = {"num_properties": len(properties)} if properties else {}
+    denoiser = instantiate(config["denoiser"], allowed, num_atom_classes=vocabulary.num_atom_classes, **numbers)
+    marginals = torch.tensor(statistics.atom_marginal), torch.tensor(statistics.bond_marginal)
+    process = instantiate(config["process"], allowed).build(*marginals)
     return MoleculeDiffusion(denoiser, process, vocabulary, statistics, properties)
 
 
 def save_pretrained(
     folder: Path, model: MoleculeDiffusion, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights and config, each to a temporary name first and then renamed.
+    """Write weights and config, each to a temporary name first and then renamed, to a folder that is made if missing.
 
-    Args:
-        folder: created if missing.
-        model: its denoiser's weights and its data's description are written.
-        config: `denoiser` and `process` configs, and anything worth keeping about the training.
-        dtype: stored precision of the weights; None = as they are.
+    The config has those of `denoiser` and `process`, and anything worth keeping about the training. `dtype` is the
+    stored precision of the weights; None = as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to(dtype).cpu().contiguous() for name, value in model.denoiser.state_dict().items()}
+    weights = {name: value.to("cpu", dtype).contiguous() for name, value in model.denoiser.state_dict().items()}
     description = {
         "format_version": FORMAT_VERSION,
         "vocabulary": model.vocabulary.to_dict(),
@@ -161,33 +146,25 @@ def leftovers(folder: Path) -> set[Path]:
 
 
 def find_model(name_or_folder: str | Path) -> Path:
-    """The folder of a shipped model by its name, or of a trained one by its path.
-
-    Raises:
-        MoldiffError: when there is neither.
-    """
+    """The folder of a shipped model by its name, or of a trained one by its path; MoldiffError for neither."""
     if str(name_or_folder) in available_models():
         return shipped_folder() / str(name_or_folder)
     folder = Path(name_or_folder)
     if (folder / CONFIG_FILE).is_file():
         return folder
-    names = ", ".join(available_models()) or "none"
     found = "a folder without config.json" if folder.is_dir() else "no such model or folder"
-    raise MoldiffError(
-        f"model: got {str(name_or_folder)!r} ({found}), expected a trained model's folder or one of: {names}"
-    )
+    expected = f"expected a trained model's folder or one of: {', '.join(available_models()) or 'none'}"
+    raise MoldiffError(f"model: got {str(name_or_folder)!r} ({found}), {expected}")
 
 
 @in_float32()
 def load_pretrained(
     name_or_folder: str | Path, allowed: Sequence[str] | None = MODEL_PREFIXES, *, to_sample: bool = True
 ) -> PretrainedModel:
-    """Read a model.
+    """Read a shipped model by its name, or one from its folder.
 
-    Args:
-        name_or_folder: name of a shipped model or path of a folder.
-        allowed: prefixes of names its config may build, see `moldiff.diffusion.instantiate`; None = any.
-        to_sample: False = it may be one that has to be trained on before molecules can be drawn from it.
+    `allowed` are prefixes of names that its config may build, see `moldiff.diffusion.instantiate`, None = any. Without
+    `to_sample` it may be one that has to be trained on before molecules can be drawn from it.
 
     Raises:
         MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
@@ -197,17 +174,18 @@ def load_pretrained(
     if to_sample and config["process"].get("coupling"):
         raise MoldiffError(
             f"model: {name_or_folder} has learnt with noise matched to its molecules (process.coupling), from which "
-            f"this version does not draw; train it on: moldiff train init={name_or_folder} denoiser.hydrogen_level=true"
+            f"this version does not draw; train it on: moldiff train init={name_or_folder}"
         )
     config = with_present_names(config)
-    content = (folder / WEIGHTS_FILE).read_bytes() if (folder / WEIGHTS_FILE).is_file() else None
-    if content is None:
-        raise MoldiffError(f"{folder / WEIGHTS_FILE}: not found, expected the model's weights")
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise MoldiffError(f"{path}: not found, expected the model's weights")
+    content = path.read_bytes()
     vocabulary, statistics = Vocabulary.from_dict(config["vocabulary"]), Statistics.from_dict(config["statistics"])
     properties = Properties.from_dict(config.get("properties", []))
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         model = build_model(config, vocabulary, statistics, allowed, properties=properties)
-    _fill(model.denoiser, parse_weights(folder / WEIGHTS_FILE, content), folder / WEIGHTS_FILE)
+    _fill(model.denoiser, parse_weights(path, content), path)
     weights_hash = hashlib.sha256(content).hexdigest()[:12]
     return PretrainedModel(model.eval().requires_grad_(False), folder, folder.name, weights_hash, config)
 
@@ -228,24 +206,19 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def with_present_names(config: Any) -> Any:
     """The same description with every `_target_` as it is called now, without options that are gone."""
-    if isinstance(config, Mapping):
-        target = config.get("_target_")
-        present = {key: with_present_names(value) for key, value in config.items()}
-        if isinstance(target, str):
-            present["_target_"] = FORMER.get(target, target)
-            present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
-        return present
     if isinstance(config, list):
         return [with_present_names(item) for item in config]
-    return config
+    if not isinstance(config, Mapping):
+        return config
+    present = {key: with_present_names(value) for key, value in config.items()}
+    if isinstance(target := config.get("_target_"), str):
+        present["_target_"] = FORMER.get(target, target)
+        present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
+    return present
 
 
 def parse_weights(path: Path, content: bytes) -> dict[str, Tensor]:
-    """Tensors of a safetensors file's content; `path` is for the message.
-
-    Raises:
-        MoldiffError: saying what the content is instead.
-    """
+    """Tensors of the content of a safetensors file; MoldiffError says what it, at `path`, is instead."""
     size = f"{path} ({len(content)} bytes)"
     if not content:
         raise MoldiffError(f"{size}: empty, expected the model's weights")
@@ -277,8 +250,14 @@ def _expected_size(content: bytes) -> int:
 
 
 def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights by name after comparing names and shapes, so that the message can name the difference."""
+    """Load weights by name after comparing names and shapes, so that the message can name the difference.
+
+    Those that a module calls its `zero_weights` may be missing, for it starts with zeros there.
+    """
     expected = module.state_dict()
+    weights = {name: expected[name] for name in expected.keys() & getattr(module, "zero_weights", set())} | dict(
+        weights
+    )
     if missing := sorted(expected.keys() - weights.keys()):
         raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
     if surplus := sorted(weights.keys() - expected.keys()):
@@ -298,21 +277,16 @@ def model_lines() -> list[str]:
     """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
     names = available_models()
     width = max((len(name) for name in names), default=0)
-    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
+    return [f"{name:<{width}}  {_line(shipped_folder() / name)}" for name in names]
 
 
 def _line(folder: Path) -> str:
-    config = _read(folder / CONFIG_FILE)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     sizes = [size for size, _ in config["statistics"]["size_counts"]]
-    numbers = sorted({number for number, _, _ in config["vocabulary"]["atom_classes"]})
-    elements = " ".join(SYMBOLS[number] for number in numbers)
+    elements = " ".join(SYMBOLS[one] for one in sorted({one for one, _, _ in config["vocabulary"]["atom_classes"]}))
     megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
     card = folder / "card.json"
-    data = _read(card)["facts"]["data"] if card.is_file() else "no card"
+    data = json.loads(card.read_text(encoding="utf-8"))["facts"]["data"] if card.is_file() else "no card"
     names = " ".join(entry["name"] for entry in config.get("properties", ()))
-    told = f"towards {names}; " if names else ""
-    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {told}{megabytes:.1f} MB; {data}"
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    towards = f"towards {names}; " if names else ""
+    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {towards}{megabytes:.1f} MB; {data}"

@@ -10,90 +10,55 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, masked_mean
-from moldiff.diffusion.guidance import PropertyFeedback
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, masked_mean
+from moldiff.diffusion.decoding import decode_argmax
+from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
-from moldiff.diffusion.stereo_guidance import LOWEST_LEVEL, StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-_EXCLUDED = -1e4
-"""Logit of a class that cannot be."""
-
-_CORRECTOR = 3.0
-"""How many more classes a step redraws unless told otherwise."""
-
-_CHURN = 1.5
-"""The rate of fresh noise in many calls unless told otherwise."""
-
-_DRAWN = 0.01
-"""Noise level at which classes and bonds are drawn; to go on down to the data is left to settling."""
-
-_LEAST_SETTLING = 6
-"""Network calls that hydrogens need to find their places, where there are as many to spare."""
-
-BROKEN_LEVEL = 0.75
-"""Noise level that a molecule in pieces goes back to, at most."""
-
-BROKEN_RESTARTS = 2
-"""How often a molecule in pieces is drawn on at most."""
-
-_BROKEN_SHARE = 0.4
-"""Network calls of such a restart, as a share of those of a whole run."""
-
-_MANY = 50
-"""Network calls from which on a run draws noise anew."""
+_EXCLUDED = -1e4  # logit of a class that cannot be
+_CORRECTOR = 3.0  # how many more classes a step redraws unless told otherwise
+_CHURN = 1.5  # the rate of fresh noise in many calls unless told otherwise
+_DRAWN = 0.01  # noise level at which classes and bonds are drawn; to go on down to the data is left to settling
+_LEAST_SETTLING = 6  # network calls that hydrogens need to find their places, where there are as many to spare
+BROKEN_LEVEL = 0.75  # noise level that a molecule in pieces goes back to, at most
+BROKEN_RESTARTS = 2  # how often a molecule in pieces is drawn on at most
+_BROKEN_SHARE = 0.4  # network calls of such a restart, as a share of those of a whole run
+_MANY = 50  # network calls from which on a run draws noise anew
 
 
 @dataclass(frozen=True)
 class SamplerState:
-    """One network call of a running sampler.
+    """One network call of a running sampler."""
 
-    Attributes:
-        noisy: the state that went into the network (model units).
-        prediction: the network's answer (model units).
-        level: the noise levels that it was told.
-        step: 0-based number of the call.
-    """
-
-    noisy: MolBatch
-    prediction: Prediction
-    level: NoiseLevel
-    step: int
+    noisy: MolBatch  # the state that went into the network (model units)
+    prediction: Prediction  # the network's answer (model units)
+    level: NoiseLevel  # the noise levels that it was told
+    step: int  # 0-based number of the call
 
 
 @dataclass(frozen=True, eq=False)
-class PartialState:
-    """What is known of the molecules that are to be sampled.
+class PartialState(TensorFields):
+    """What is known of the molecules that are to be sampled."""
 
-    Attributes:
-        clean: the known values, coordinates in Å; whatever lies where nothing is known has no influence.
-        level: 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there.
-        allowed: [B, N, K] True = the atom may end up in this class; None = in any.
-        stereo: handedness that the molecules are to have; None = any.
-    """
-
-    clean: MolBatch
-    level: NoiseLevel
-    allowed: Tensor | None = None
-    stereo: StereoTargets | None = None
+    clean: MolBatch  # the known values, coordinates in Å; whatever lies where nothing is known has no influence
+    level: NoiseLevel  # 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there
+    allowed: Tensor | None = None  # [B, N, K] True = the atom may end up in this class; None = in any
+    stereo: StereoTargets | None = None  # handedness that the molecules are to have; None = any
 
     @classmethod
     def unknown(cls, node_mask: Tensor) -> PartialState:
         """Nothing is known but the number of atoms (`node_mask` [B, N])."""
         batch, size = node_mask.shape
-        device = node_mask.device
-        clean = MolBatch(
-            pos=torch.zeros(batch, size, 3, device=device),
-            hydrogen=torch.zeros(batch, size, MAX_HYDROGENS, 3, device=device),
-            atom_type=torch.zeros(batch, size, dtype=torch.long, device=device),
-            bond=torch.zeros(batch, size, size, dtype=torch.long, device=device),
-            node_mask=node_mask,
-        )
-        return cls(clean, NoiseLevel.uniform(clean.pos.new_ones(batch), node_mask))
+        pos = torch.zeros(batch, size, 3, device=node_mask.device)
+        classes = torch.zeros(batch, size, size, dtype=torch.long, device=node_mask.device)
+        hydrogen = pos.new_zeros(batch, size, MAX_HYDROGENS, 3)
+        clean = MolBatch(pos, hydrogen, classes.new_zeros(batch, size), classes, node_mask)
+        return cls(clean, NoiseLevel.uniform(pos.new_ones(batch), node_mask))
 
     @property
     def known(self) -> Tensor:
@@ -117,11 +82,9 @@ class Sampler(Protocol):
     @property
     def num_steps(self) -> int:
         """Network calls a molecule."""
-        ...
 
     def of_restart(self) -> Sampler:
         """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
-        ...
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
@@ -130,7 +93,6 @@ class Sampler(Protocol):
 
         Each state that it yields is one network call, the last one's prediction is the sample.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -140,60 +102,45 @@ class PowerSampler:
     A molecule is drawn in two stages. Coordinates of heavy atoms, classes and bonds come first. Then the most probable
     graph is taken as known, the coordinates are noised a little again, and settle while the hydrogens are drawn.
 
-    Args:
-        num_steps: network calls a molecule.
-        grid_power: above 1 the grids are denser towards the data.
-        corrector: how many times more classes than its law asks for a step redraws from the estimate. No noise is put
-            back with them, so that it draws towards the most probable graph, and fewer calls do. None = 3.
-        refresh: share of the classes and bonds that every step noises anew, as they are at its level.
-        churn: rate at which noise of the coordinates is drawn anew; 0 = deterministic, 1 = the reverse SDE. None = 1.5
-            from 50 calls on, and 0 in fewer.
-        churn_low: the lowest noise level from which it is.
-        churn_high: the highest.
-        order: of the solver for the coordinates: 1, or 2 = extrapolate from the last two estimates, up to where the
-            graph is known.
-        self_condition: noise level up to which the network is told its estimate before; above it that draws molecules
-            together, and towards the most frequent.
-        settle: share of the calls in which the graph is known; at least 6, but no more than half of them.
-        settle_level: noise level that the coordinates go back to then.
-        class_lead: power of a level for atom classes and bonds, so that above 1 they run ahead of the coordinates;
-            None = 1, or what a run that limits the elements takes instead: where the network's first choice may not be
-            taken, the graph has to be settled before the coordinates are.
+    With the classes that the `corrector` redraws from the estimate no noise is put back, so that it draws towards the
+    most probable graph, and fewer calls do. Above the level `self_condition` the last estimate would draw molecules
+    together, and towards the most frequent. Where the network's first choice may not be taken, the graph has to be
+    known before the coordinates are, and so a run that limits the elements has a `class_lead` of its own.
     """
 
-    num_steps: int = 50
-    grid_power: float = 2.0
-    corrector: float | None = None
-    refresh: float = 0.0
-    churn: float | None = None
-    churn_low: float = 0.0
-    churn_high: float = 1.0
-    order: int = 2
-    self_condition: float = 0.5
-    settle: float = 0.16
-    settle_level: float = 0.2
-    class_lead: float | None = None
+    num_steps: int = 50  # network calls a molecule
+    grid_power: float = 2.0  # above 1 the grids are denser towards the data
+    corrector: float | None = None  # how many times more classes than its law asks for a step redraws; None = 3
+    refresh: float = 0.0  # share of the classes and bonds that every step noises anew, as they are at its level
+    churn: float | None = None  # rate of fresh noise: 0 = deterministic, 1 = reverse SDE; None = 1.5 from 50 calls on
+    churn_low: float = 0.0  # the lowest noise level from which noise of the coordinates is drawn anew
+    churn_high: float = 1.0  # the highest
+    order: int = 2  # of the solver for the coordinates; 2 = from the last two estimates, until the graph is known
+    self_condition: float = 0.5  # noise level up to which the network is told its estimate before
+    settle: float = 0.16  # share of the calls in which the graph is known; at least 6, no more than half of them
+    settle_level: float = 0.2  # noise level that the coordinates go back to then
+    class_lead: float | None = None  # power of a level for classes, above 1 they run ahead of the coordinates; None = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise MoldiffError(f"steps: got {self.num_steps}, expected a whole number of at least 1")
-        for name, low in (("grid_power", 0.1), ("corrector", 0.0), ("churn", 0.0)):
-            if not (getattr(self, name) is None or getattr(self, name) >= low):
-                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number >= {low}")
-        for name in ("refresh", "churn_low", "churn_high", "self_condition", "settle"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected a number from 0 to 1")
-        if self.class_lead is not None and not self.class_lead >= 1:
-            raise MoldiffError(f"sampler.class_lead: got {self.class_lead}, expected a number of at least 1")
-        if self.order not in (1, 2):
-            raise MoldiffError(f"sampler.order: got {self.order}, expected 1 or 2")
-        if not 0 < self.settle_level < 1:
-            raise MoldiffError(f"sampler.settle_level: got {self.settle_level}, expected a number between 0 and 1")
+        shares = ("refresh", "churn_low", "churn_high", "self_condition", "settle")
+        expected = {
+            "grid_power": (self.grid_power >= 0.1, "a number >= 0.1"),
+            "corrector": (self.corrector is None or self.corrector >= 0, "a number >= 0.0"),
+            "churn": (self.churn is None or self.churn >= 0, "a number >= 0.0"),
+            **{name: (0 <= getattr(self, name) <= 1, "a number from 0 to 1") for name in shares},
+            "class_lead": (self.class_lead is None or self.class_lead >= 1, "a number of at least 1"),
+            "order": (self.order in (1, 2), "1 or 2"),
+            "settle_level": (0 < self.settle_level < 1, "a number between 0 and 1"),
+        }
+        for name, (fits, what) in expected.items():
+            if not fits:
+                raise MoldiffError(f"sampler.{name}: got {getattr(self, name)}, expected {what}")
 
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
-        """Yield every network call; the last one's prediction is the sample."""
         process, previous, step = self._stepping(process), None, 0
         # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
         joint = noise_level.graph_known(noisy.node_mask)
@@ -219,69 +166,48 @@ class PowerSampler:
 
     def _stepping(self, process: JointProcess) -> JointProcess:
         """The process with the noise that the steps draw anew."""
-        churn = self.churn
-        if churn is None:
-            churn = 0.0 if self.num_steps < _MANY else _CHURN
-        churned: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
+        churn = _CHURN * (self.num_steps >= _MANY) if self.churn is None else self.churn
+        vectors: dict[str, Any] = {"churn": churn, "churn_levels": (self.churn_low, self.churn_high)}
         corrector = _CORRECTOR if self.corrector is None else self.corrector
         classes: dict[str, Any] = {"corrector": corrector, "refresh": self.refresh}
-        return replace(
-            process,
-            pos=replace(process.pos, **churned),
-            hydrogen=replace(process.hydrogen, **churned),
-            atom_type=replace(process.atom_type, **classes),
-            bond=replace(process.bond, **classes),
-        )
+        changes = {"pos": vectors, "hydrogen": vectors, "atom_type": classes, "bond": classes}
+        return replace(process, **{name: replace(getattr(process, name), **new) for name, new in changes.items()})
 
     def of_restart(self) -> PowerSampler:
-        """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
         return replace(self, num_steps=max(1, round(_BROKEN_SHARE * self.num_steps)))
 
     def stages(self) -> list[Stage]:
         """The ways down of the run, `num_steps` network calls in all: to a graph, and with that graph known."""
-        calls = (
-            min(self.num_steps // 2, max(_LEAST_SETTLING, round(self.settle * self.num_steps))) if self.settle else 0
-        )
-        first = power_grid(self.num_steps - calls, self.grid_power, end=_DRAWN if calls else MIN_LEVEL)
+        wanted = max(_LEAST_SETTLING, round(self.settle * self.num_steps)) if self.settle else 0
+        calls = min(self.num_steps // 2, wanted)
+        grid = power_grid(self.num_steps - calls, self.grid_power, end=_DRAWN if calls else MIN_LEVEL)
+        first = Stage(grid, torch.ones_like(grid))
         if not calls:
-            return [Stage(first, first)]
+            return [first]
         down = power_grid(calls, self.grid_power, start=self.settle_level)
-        return [Stage(first, first), Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
+        return [first, Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One way down.
+    """One way down."""
 
-    Attributes:
-        grid: level of each network call [n], times that of each field to begin with.
-        hydrogen: that of the hydrogens [n] where the graph is known by now.
-        graph_known: whether classes and bonds are taken as known.
-    """
-
-    grid: Tensor
-    hydrogen: Tensor
-    graph_known: bool = False
+    grid: Tensor  # level of each network call [n], times that of each field to begin with
+    hydrogen: Tensor  # that of the hydrogens [n], unless they have the level of the coordinates
+    graph_known: bool = False  # whether classes and bonds are taken as known
 
     def levels(self, noise_level: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
-        """The levels of every call.
+        """The levels of every call, from `noise_level` on; what is known (0) stays known.
 
-        Args:
-            noise_level: to begin with; what is known (0) stays known.
-            joint: [B] True = hydrogens have the level of the coordinates.
-            class_lead: power of the level for classes and bonds.
+        Classes and bonds have the level to the power `class_lead`, hydrogens of `joint` molecules [B] as it is.
         """
         found = []
         for factor, own in zip(self.grid.to(noise_level.pos), self.hydrogen.to(noise_level.pos), strict=True):
             ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
-            alone = own if self.graph_known else torch.ones_like(own)
-            level = NoiseLevel(
-                pos=noise_level.pos * factor,
-                atom=noise_level.atom * ahead,
-                bond=noise_level.bond * ahead,
-                hydrogen=noise_level.hydrogen * torch.where(joint, factor, alone)[:, None],
+            hydrogen = noise_level.hydrogen * torch.where(joint, factor, own)[:, None]
+            found.append(
+                NoiseLevel(noise_level.pos * factor, noise_level.atom * ahead, noise_level.bond * ahead, hydrogen)
             )
-            found.append(level)
         return found
 
 
@@ -292,13 +218,7 @@ def extrapolate(
 
     DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h
     are steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
-    finite, so that the second step from pure noise is of second order already.
-
-    Args:
-        prediction: the present estimate.
-        previous: the one before.
-        levels: the last, the present and the next level.
-        process: brings sigma.
+    finite, so that the second step from pure noise is of second order already. Levels: the last, present and next one.
     """
 
     def share(name: str) -> Tensor:
@@ -317,14 +237,12 @@ def extrapolate(
 
 def most_probable_state(noisy: MolBatch, prediction: Prediction, noise_level: NoiseLevel) -> MolBatch:
     """The estimate as a molecule, its most probable classes included; what is known (level 0) stays as it is."""
-    known = noise_level.pos == 0
-    atom_type = prediction.atom_type.argmax(-1) * noisy.node_mask
-    bond = prediction.bond.argmax(-1) * noisy.pair_mask
+    known, best = noise_level.pos == 0, decode_argmax(prediction, noisy.node_mask)
     return noisy.replace(
         pos=torch.where(known[..., None], noisy.pos, prediction.pos),
         hydrogen=torch.where(known[..., None, None], noisy.hydrogen, prediction.hydrogen),
-        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, atom_type),
-        bond=torch.where(noise_level.bond == 0, noisy.bond, bond),
+        atom_type=torch.where(noise_level.atom == 0, noisy.atom_type, best.atom_type),
+        bond=torch.where(noise_level.bond == 0, noisy.bond, best.bond),
     )
 
 

@@ -16,17 +16,11 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a model has learnt.
-
-    Attributes:
-        name: of the model.
-        sizes: the smallest and largest number of heavy atoms.
-        classes: of atoms.
-    """
+    """What a model has learnt."""
 
     name: str
-    sizes: tuple[int, int]
-    classes: frozenset[AtomClass]
+    sizes: tuple[int, int]  # the smallest and largest number of heavy atoms
+    classes: frozenset[AtomClass]  # of atoms
 
 
 def shipped_folder() -> Path:
@@ -52,11 +46,9 @@ def shipped_models() -> tuple[Learnt, ...]:
 
 
 def advice(atoms: Iterable[Collection[AtomClass]], sizes: tuple[int, int] | None = None) -> str:
-    """Which shipped model fits, to be added to a sentence; "" where none does.
+    """Which shipped model fits, for the end of a sentence; "" where none does.
 
-    Args:
-        atoms: the classes that each atom may have.
-        sizes: the smallest and largest number of heavy atoms; None = the atoms, and any number more.
+    Each atom may have some classes; sizes are the smallest and largest, None = the atoms and any number more.
     """
     atoms = list(atoms)
     for model in shipped_models():

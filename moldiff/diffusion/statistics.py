@@ -13,36 +13,23 @@ from moldiff.errors import MoldiffError
 class Statistics:
     """Frequencies and scales of a set of molecules.
 
-    Attributes:
-        size_counts: number of molecules by number of heavy atoms.
-        atom_marginal: frequency of every atom class, K numbers that sum to 1.
-        bond_marginal: frequency of the bond classes 0 to 3 over all pairs of heavy atoms of a molecule.
-        pos_scale: root mean square of one coordinate of the centred heavy atoms (Å).
-        hydrogen_scale: root mean square of one component of the hydrogen offsets that are in use (Å); unused slots
-            are left out, so the scale does not depend on how saturated the molecules are. 1 without hydrogens.
-        hydrogens_placed: False for a set of heavy atoms, whose hydrogens are counted but have no coordinates.
-        charge: total charge of every molecule (e); None = they differ.
+    Unused slots are left out of `hydrogen_scale`, so that it does not depend on how saturated the molecules are.
     """
 
-    size_counts: dict[int, int]
-    atom_marginal: tuple[float, ...]
-    bond_marginal: tuple[float, ...]
-    pos_scale: float
-    hydrogen_scale: float
-    hydrogens_placed: bool = True
-    charge: int | None = 0
+    size_counts: dict[int, int]  # number of molecules by number of heavy atoms
+    atom_marginal: tuple[float, ...]  # frequency of every atom class, K numbers that sum to 1
+    bond_marginal: tuple[float, ...]  # of the bond classes 0 to 3 over all pairs of heavy atoms of a molecule
+    pos_scale: float  # root mean square of one coordinate of the centred heavy atoms (Å)
+    hydrogen_scale: float  # of one component of the hydrogen offsets that are in use (Å); 1 without hydrogens
+    hydrogens_placed: bool = True  # False for a set of heavy atoms, whose hydrogens are counted but not placed
+    charge: int | None = 0  # total charge of every molecule (e); None = they differ
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` is its inverse."""
         return asdict(self) | {"size_counts": [[n, count] for n, count in sorted(self.size_counts.items())]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises:
-            MoldiffError: when a key is missing or malformed.
-        """
+        """Read what `to_dict` wrote; MoldiffError where a key is missing or malformed."""
         try:
             return cls(
                 size_counts={int(n): int(count) for n, count in data["size_counts"]},

@@ -17,10 +17,10 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, to_molecules
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
+from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.sampler import PartialState, Sampler, SamplerState, run_sampler
-from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.sample import DecodedMolecule
@@ -186,8 +186,7 @@ def denoise_batch(
         arithmetic: how the network is computed; compiling it is left to the caller.
     """
     device = next(model.parameters()).device
-    start = stack_starts([spec.start for spec in specs])
-    start = replace(start, **{name: part.to(device) for name, part in vars(start).items() if part is not None})
+    start = stack_starts([spec.start for spec in specs]).to(device)
     recorder = Recorder(model, start.clean.node_mask, num_frames) if num_frames else None
 
     def watch(state: SamplerState) -> None:

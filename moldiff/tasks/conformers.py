@@ -10,9 +10,9 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolAlign
 
+from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
-from moldiff.diffusion.stereo_guidance import StereoTargets
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.molecule import Molecule

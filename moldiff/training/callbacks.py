@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: progress lines, scored samples, saved states and exported weights."""
+"""What happens around the steps of a training: progress lines, scored samples, exported weights, a trial of speed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from moldiff.diffusion.batch import MolBatch
+from moldiff.diffusion.compute import Precision, can_compile, has_fast_bfloat16, is_out_of_memory, seconds, verdict
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import NOVELTY_FILE, save_pretrained
 from moldiff.molecules.formats.storage import write_atomically
 
 BEST_FOLDER = "best"
 _FORECAST_STEPS = 50
-_UNTIMED_STEPS = 2
-"""The first steps compile and warm up, and tell nothing of the speed."""
+_UNTIMED_STEPS = 2  # the first steps compile and warm up, and tell nothing of the speed
 
 
 def time_limit(trainer: Any) -> Timer | None:
@@ -53,18 +54,13 @@ def progress(trainer: Any) -> float:
 
 
 class ProgressLine(Callback):
-    """Prints step, loss, speed and the time that is left, every so many steps.
-
-    After the first 50 steps comes a forecast: how long the whole training will take and how much memory it needs.
-    """
+    """Prints step, loss, speed and the time left, every so many steps; after 50 a forecast of time and memory."""
 
     def __init__(self, every: int) -> None:
         self.every = every
         self._since: tuple[int, float] | None = None
         self._first: tuple[int, float] | None = None
-        self._molecules = 0
-        self._started_at = 0
-        self._paused_at = 0.0
+        self._molecules, self._started_at, self._paused_at = 0, 0, 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._started_at = trainer.global_step
@@ -87,30 +83,21 @@ class ProgressLine(Callback):
             self._molecules = 0
         if not trainer.is_global_zero or self._since is None or self._first is None:
             return
+        steps, limit = remaining(trainer)
         if step % self.every == 0 and step > self._since[0]:
-            seconds = now - self._since[1]
-            left = self._seconds_left(trainer, seconds / (step - self._since[0]))
+            taken = now - self._since[1]
+            left = min(steps * taken / (step - self._since[0]), limit)
             shown = timedelta(seconds=round(left)) if left < math.inf else timedelta.max
-            loss, rate = outputs["train/loss"], self._molecules / seconds
+            loss, rate = outputs["train/loss"], self._molecules / taken
             print(f"step {step}  loss {loss:.3f}  {rate:.0f} molecules/s  left {shown}", flush=True)
             self._since, self._molecules = (step, now), 0
         if step - self._started_at == _FORECAST_STEPS:
             pace = (now - self._first[1]) / (step - self._first[0])
-            print(self._forecast(trainer, pl_module.device, pace), flush=True)
-
-    def _forecast(self, trainer: Any, device: torch.device, seconds_a_step: float) -> str:
-        left = self._seconds_left(trainer, seconds_a_step)
-        length = "no limit of steps or time"
-        if left < math.inf:
-            steps = trainer.global_step + round(left / seconds_a_step)
-            length = f"about {steps} steps, done in {timedelta(seconds=round(left))}"
-        memory = f"{peak_memory(device) / 2**30:.1f} GB of memory a process so far"
-        return f"forecast: {length} without validation and samples; {seconds_a_step:.3g} s a step; {memory}"
-
-    @staticmethod
-    def _seconds_left(trainer: Any, seconds_a_step: float) -> float:
-        steps, seconds = remaining(trainer)
-        return min(steps * seconds_a_step, seconds)
+            left, length = min(steps * pace, limit), "no limit of steps or time"
+            if left < math.inf:
+                length = f"about {step + round(left / pace)} steps, done in {timedelta(seconds=round(left))}"
+            memory = f"{peak_memory(pl_module.device) / 2**30:.1f} GB of memory a process so far"
+            print(f"forecast: {length} without validation and samples; {pace:.3g} s a step; {memory}", flush=True)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -124,13 +111,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 class ModelExport(Callback):
-    """Writes the averaged model to a folder.
+    """Writes the averaged model to a folder, with its configs, and the file `novelty` of keys of training molecules.
 
-    Args:
-        folder: where to.
-        config: `denoiser` and `process` configs and the training's own.
-        history: the stretches of training that the weights have behind them already.
-        novelty: the file of keys of the training molecules; it goes with the model, for novelty is judged by it.
+    `history` are the stretches of training that the weights have behind them already.
     """
 
     def __init__(
@@ -142,18 +125,15 @@ class ModelExport(Callback):
     def export(self, trainer: Any, pl_module: Any, *, inside: str = "", **facts: Any) -> None:
         """Write to the folder, or to one `inside` it, with `facts` about the model."""
         batch_size = self.config["training"]["batch_size"] * trainer.world_size * trainer.accumulate_grad_batches
-        stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": round(self._seconds())}
-        config = {**self.config, "history": [*self.history, stretch], **facts}
-        save_pretrained(self.folder / inside, pl_module.averaged, config)
-        keys = self.folder / inside / NOVELTY_FILE
-        if self.novelty.is_file() and not keys.is_file():
-            write_atomically(keys, self.novelty.read_bytes())
-
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
+        seconds = round(time.monotonic() - self._start)
+        stretch = {"steps": trainer.global_step, "batch_size": batch_size, "seconds": seconds}
+        folder = self.folder / inside
+        save_pretrained(folder, pl_module.averaged, {**self.config, "history": [*self.history, stretch], **facts})
+        if self.novelty.is_file() and not (folder / NOVELTY_FILE).is_file():
+            write_atomically(folder / NOVELTY_FILE, self.novelty.read_bytes())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self._seconds(), "history": self.history}
+        return {"seconds": time.monotonic() - self._start, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = time.monotonic() - state_dict["seconds"]
@@ -163,14 +143,9 @@ class ModelExport(Callback):
 class SampleQuality(Callback):
     """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
 
-    A set too small to have a validation part is scored at the steps at which it would have been validated.
-
-    Args:
-        score: model -> numbers by name; samples and judges.
-        export: keeps the best model in the folder `best`.
-        steps: between two validations.
-        every: validations between two scorings.
-        best_by: the number whose highest value makes a model the best; None = none is kept.
+    A set too small to have a validation part is scored at the steps at which it would have been validated. `every` is
+    the number of validations between two scorings, of `steps` each. The model with the highest number `best_by` is kept
+    in the folder `best`; None = none is.
     """
 
     def __init__(
@@ -179,11 +154,10 @@ class SampleQuality(Callback):
         *,
         export: ModelExport,
         steps: int,
-        every: int = 1,
-        best_by: str | None = None,
+        every: int,
+        best_by: str | None,
     ) -> None:
-        self.score, self.export, self.every, self.best_by = score, export, every, best_by
-        self.steps = steps
+        self.score, self.export, self.steps, self.every, self.best_by = score, export, steps, every, best_by
         self._validations = 0
         self._best: float | None = None
 
@@ -206,17 +180,90 @@ class SampleQuality(Callback):
             print("  ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
             for logger in trainer.loggers:
                 logger.log_metrics({f"sample/{k}": v for k, v in scores.items()}, step=trainer.global_step)
-            self._keep_best(trainer, pl_module, scores)
+            value = scores.get(self.best_by or "")
+            if value is not None and (self._best is None or value > self._best):
+                self._best = value
+                self.export.export(trainer, pl_module, inside=BEST_FOLDER, quality=dict(scores))
         trainer.strategy.barrier()
-
-    def _keep_best(self, trainer: Any, pl_module: Any, scores: Mapping[str, float]) -> None:
-        value = scores.get(self.best_by or "")
-        if value is not None and (self._best is None or value > self._best):
-            self._best = value
-            self.export.export(trainer, pl_module, inside=BEST_FOLDER, quality=dict(scores))
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self._validations, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validations, self._best = state_dict["validations"], state_dict["best"]
+
+
+# A training with fewer steps or less time ahead is not worth a trial of its arithmetic
+_TRIAL_STEPS, _TRIAL_SECONDS = 200, 60.0
+_COMPILE_SECONDS = 1200.0  # compiling costs some minutes, so with less time ahead it is not tried
+
+
+class ArithmeticTrial(Callback):
+    """Chooses how the network is computed before the first step; a resumed training keeps the choice.
+
+    bfloat16 and compiled blocks (None = by trial) are used where a trial on this machine found them faster; a short
+    training does without, in float32.
+    """
+
+    def __init__(self, *, bfloat16: bool | None, compiled: bool | None) -> None:
+        self.bfloat16, self.compiled = bfloat16, compiled
+        self._chosen: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        machine = f"{pl_module.device.type} {has_fast_bfloat16(pl_module.device)} {can_compile(pl_module.device)}"
+        if self._chosen.get("machine") != machine:
+            self._chosen = {"machine": machine, **asdict(self._by_trial(trainer, pl_module))}
+        self._chosen |= {key: value for key in ("bfloat16", "compiled") if (value := getattr(self, key)) is not None}
+        pl_module.use(Precision(self._chosen["bfloat16"], self._chosen["compiled"]))
+
+    def _by_trial(self, trainer: Any, module: Any) -> Precision:
+        """Of what is left to choose, what takes least; the same on all ranks."""
+        chosen, device = Precision(), module.device
+        precisions = (False, True) if self.bfloat16 is None and has_fast_bfloat16(device) else (bool(self.bfloat16),)
+        compiles = self.compiled is None and can_compile(device)
+        steps, left = remaining(trainer)
+        if min(steps / _TRIAL_STEPS, left / _TRIAL_SECONDS) < 1 or not (compiles or len(precisions) > 1):
+            return chosen
+        figures, lasting = {}, 0.0
+        for bfloat16 in precisions:
+            chosen = Precision(bfloat16)
+            figures[chosen], first = self._measure(trainer, module, chosen)
+            lasting = max(lasting, first)  # by the clock, and the first of all has to warm up
+        chosen = min(figures, key=lambda one: figures[one])
+        left = min(left, steps * trainer.accumulate_grad_batches * lasting)
+        if compiles and left >= _COMPILE_SECONDS:
+            tried = replace(chosen, compiled=True)
+            figures[tried], first = self._measure(trainer, module, tried)
+            # Every padded width is compiled on its own, with and without gradients.
+            cost = first * len(trainer.train_dataloader.batches.widths)
+            if (1 - figures[tried] / figures[chosen]) * left > cost:
+                chosen = tried
+        if len(figures) > 1 and trainer.is_global_zero:
+            print(verdict(chosen, figures), flush=True)
+        return chosen
+
+    @staticmethod
+    def _measure(trainer: Any, module: Any, arithmetic: Precision) -> tuple[float, float]:
+        """Seconds of a batch's losses and gradients, and of the first time; the means over all ranks."""
+        module.use(arithmetic)
+        noised, _ = module.own_part(trainer.train_dataloader[trainer.global_step].to(module.device), 0)
+
+        def run() -> None:
+            with arithmetic.autocast(module.device):
+                losses = module.model.losses_of(noised, self_condition=True)
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+            module.model.zero_grad(set_to_none=True)
+
+        try:
+            found = seconds(run, module.device)
+        except Exception as error:
+            if not arithmetic.compiled and not is_out_of_memory(error):
+                raise
+            found = (float("inf"), 0.0)  # memory or the compiler is too small for it
+        return tuple(trainer.strategy.reduce(torch.tensor(found, device=module.device), reduce_op="mean").tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._chosen
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._chosen = dict(state_dict)

@@ -1,7 +1,4 @@
-"""The state of an unfinished training as one safetensors file, whose header holds all that is no tensor.
-
-Nothing in it is pickled, and the file holds either the old state or the whole new one, whenever the power goes off.
-"""
+"""The state of an unfinished training as one safetensors file, whose header holds all that is no tensor."""
 
 from __future__ import annotations
 
@@ -35,31 +32,21 @@ FORMAT_VERSION = 2
 _KEY = "moldiff_state"
 _OPTIONS_FILE = "training.json"
 _LOCK_FILE = ".lock"
+_DECISIVE = ("denoiser", "process", "optimizer", "condition")  # options without which a state cannot be used
 
-_DECISIVE = ("denoiser", "process", "optimizer", "condition")
-"""Options without which a state cannot be used."""
-
+# options that may change, but then the training goes another way than it would have
 _INFLUENTIAL = ("seed", "field_weights", "times", "tasks", "schedule", "self_conditioning", "ema_decay", "half")
-"""Options that may change, but then the training goes another way than it would have."""
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dictionaries and lists of tensors, numbers, texts and None.
-
-    Raises:
-        OSError: when it cannot be written; an older file then still stands.
-    """
+    """Write nested dictionaries and lists of tensors, numbers, texts and None; if that fails an older file stands."""
     tensors: dict[str, Tensor] = {}
     header = json.dumps({"format_version": FORMAT_VERSION, "state": _without_tensors(state, "state", tensors)})
     write_atomically(path, save(tensors, {_KEY: header}))
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        MoldiffError: when it is damaged or something else.
-    """
+    """Read what `save_state` wrote; MoldiffError where it is damaged or something else."""
     content = path.read_bytes()
     tensors = parse_weights(path, content)
     length = int.from_bytes(content[:8], "little")
@@ -161,65 +148,48 @@ def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | N
 
 
 def check_options(state: Mapping[str, Any], config: Mapping[str, Any], data: str) -> None:
-    """Whether a state can be gone on from with these options and the set whose checksum is `data`.
-
-    Raises:
-        MoldiffError: naming the first option, or the set, that does not fit.
-    """
+    """MoldiffError for the first option, or the set by its checksum `data`, with which a state cannot go on."""
+    before, after = (
+        {**one, "batch_size": one.get("batch_size", 1) * one.get("trainer", {}).get("accumulate_grad_batches", 1)}
+        for one in (state["config"], config)
+    )
+    changes = {name: _first_change(name, before.get(name), after.get(name)) for name in before | after}
     for name in _DECISIVE:
-        if (was := state["config"].get(name)) != config.get(name):
-            change = _first_change(name, was, config.get(name))
+        if change := changes.get(name):
             raise MoldiffError(f"resume: this training was started with {change}")
     if state["data"] != data:
         raise MoldiffError(
             f"resume: the set {config['data']['folder']} has changed since; to train on it, start anew with "
             f"init={config['out']}"
         )
-    before, after = _influential(state["config"]), _influential(config)
-    for name, was in before.items():
-        if was != after[name] and rank() == 0:
-            change = _first_change(name, was, after[name])
+    for name in ("batch_size", *_INFLUENTIAL):
+        if (change := changes.get(name)) and rank() == 0:
             print(f"moldiff: warning: resume: this training was started with {change}", file=sys.stderr)
 
 
-def _influential(config: Mapping[str, Any]) -> dict[str, Any]:
-    parts = config.get("trainer", {}).get("accumulate_grad_batches", 1)
-    return {"batch_size": config.get("batch_size", 1) * parts} | {name: config.get(name) for name in _INFLUENTIAL}
-
-
 def _first_change(name: str, was: Any, now: Any) -> str:
+    """What is different in an option, down to the first part of it that is; "" = nothing."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
-        key = next(key for key in (*was, *now) if was.get(key) != now.get(key))
-        return _first_change(f"{name}.{key}", was.get(key), now.get(key))
-    return f"{name}={was}, now it is {now}"
+        parts = (_first_change(f"{name}.{key}", was.get(key), now.get(key)) for key in (*was, *now))
+        return next(filter(None, parts), "")
+    return "" if was == now else f"{name}={was}, now it is {now}"
 
 
 class StateKeeper(Callback):
     """Saves state and model every so many steps and minutes, at the end, and if interrupted.
 
     A state is that between two steps, after the validation and the scoring of the earlier one, so that what Lightning
-    has counted follows from the number of steps.
-
-    Args:
-        path: the file of the state.
-        export: writes the model.
-        every: steps.
-        minutes: by the clock since the last time; so a kill costs no more, however slow the steps.
-        facts: of the training, kept with the state.
+    has counted follows from the number of steps. A kill costs no more than `minutes`, however slow the steps; the
+    `facts` of the training are kept with the state.
     """
 
     def __init__(
-        self, path: Path, export: ModelExport, *, every: int, minutes: float = float("inf"), facts: Mapping[str, Any]
+        self, path: Path, export: ModelExport, *, every: int, minutes: float, facts: Mapping[str, Any]
     ) -> None:
-        self.path, self.export, self.every, self.facts = path, export, every, facts
-        self._pause = 60 * minutes
-        self._saved_at = time.monotonic()
-        self.interrupted = False
-        """Whether this process has been asked to end."""
-        self._asked_at = float("-inf")
-        self._saved = -1
-        self._running = self._between_steps = False
-        self._is_due = self._is_ending = False
+        self.path, self.export, self.every, self.minutes, self.facts = path, export, every, minutes, facts
+        self.interrupted = False  # whether this process has been asked to end
+        self._saved, self._saved_at, self._asked_at = -1, time.monotonic(), float("-inf")
+        self._running = self._between_steps = self._is_due = self._is_ending = False
 
     def interrupt(self) -> None:
         """Ask for an end after the present step; a second time, or before the first step, it comes at once.
@@ -260,7 +230,7 @@ class StateKeeper(Callback):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Agree with all processes on what comes after this step, where the GPU is waited for anyway."""
-        is_due = time.monotonic() - self._saved_at >= self._pause
+        is_due = time.monotonic() - self._saved_at >= 60 * self.minutes
         asked = torch.tensor([float(is_due), float(self.interrupted)], device=pl_module.device)
         self._is_due, self._is_ending = map(bool, trainer.strategy.reduce(asked, reduce_op="sum").tolist())
 
@@ -292,12 +262,10 @@ class StateKeeper(Callback):
 def _counted(trainer: Any, step: int) -> dict[str, Any]:
     """What Lightning's loops, in the form in which it keeps them, have counted between a step and the next."""
     counted: dict[str, Any] = trainer.fit_loop.state_dict()
-    batches = step * trainer.accumulate_grad_batches
+    batches = dict.fromkeys(("ready", "started", "processed", "completed"), step * trainer.accumulate_grad_batches)
     optimizer = counted["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     for kind in ("total", "current"):
         counted["epoch_progress"][kind] |= {"ready": 1, "started": 1}
-        counted["epoch_loop.batch_progress"][kind] |= dict.fromkeys(
-            ("ready", "started", "processed", "completed"), batches
-        )
+        counted["epoch_loop.batch_progress"][kind] |= batches
         optimizer[kind] |= {"ready": step, "completed": step}
     return counted

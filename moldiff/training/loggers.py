@@ -18,40 +18,27 @@ from moldiff.molecules.formats.storage import write_atomically
 
 TABLE_FILE = "log/metrics.csv"
 CURVE_FILE = "curve.svg"
-_SECONDS = 10.0
-"""The table is written at most this often, save at the end and before the state is."""
+_SECONDS = 10.0  # the table is written at most this often, save at the end and before the state is
 
 
 class MetricsTable(Logger):
     """`log/metrics.csv`: a row for every step at which something was measured.
 
-    A resumed training goes on with the table of the interrupted one; what that one had logged after the state that is
-    resumed from is logged again and stands only once.
-
-    Args:
-        folder: of the training.
-        step: the training starts after this step.
+    A training that is resumed after a `step` goes on with the table of the interrupted one; what that one had logged
+    later is logged again and stands only once.
     """
+
+    name, version = "csv", "log"  # which Lightning has as properties
 
     def __init__(self, folder: str | Path, *, step: int = 0) -> None:
         super().__init__()
-        self._path = Path(folder) / TABLE_FILE
-        self._rows: dict[int, dict[str, float]] = {}
-        self._written = float("-inf")
-        self._read(step)
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return "log"
-
-    @property
-    def rows(self) -> Mapping[int, Mapping[str, float]]:
-        """All numbers by step and name."""
-        return self._rows
+        self._path, self._written = Path(folder) / TABLE_FILE, float("-inf")
+        self.rows: dict[int, dict[str, float]] = {}
+        if step and self._path.is_file():
+            with self._path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if (number := int(row.pop("step"))) <= step:
+                        self.rows[number] = {name: float(text) for name, text in row.items() if text}
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: the training's config lies beside its weights."""
@@ -59,21 +46,21 @@ class MetricsTable(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         assert step is not None
-        is_new = step not in self._rows
-        self._rows.setdefault(step, {}).update({name: float(value) for name, value in metrics.items()})
+        is_new = step not in self.rows
+        self.rows.setdefault(step, {}).update({name: float(value) for name, value in metrics.items()})
         if is_new and time.monotonic() - self._written > _SECONDS:
             self.save()
 
     @rank_zero_only
     def save(self) -> None:
         """Write the whole table, so that it is never seen half."""
-        if not self._rows:
+        if not self.rows:
             return
-        columns = ["step", *sorted({name for row in self._rows.values() for name in row})]
+        columns = ["step", *sorted({name for row in self.rows.values() for name in row})]
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
-        table.writerows({"step": step, **row} for step, row in sorted(self._rows.items()))
+        table.writerows({"step": step, **row} for step, row in sorted(self.rows.items()))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, text.getvalue().encode())
         self._written = time.monotonic()
@@ -81,14 +68,6 @@ class MetricsTable(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
-
-    def _read(self, last: int) -> None:
-        if not (last and self._path.is_file()):
-            return
-        with self._path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if (step := int(row.pop("step"))) <= last:
-                    self._rows[step] = {name: float(text) for name, text in row.items() if text}
 
 
 def write_curve(path: Path, rows: Mapping[int, Mapping[str, float]]) -> None:
@@ -124,15 +103,7 @@ def _points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[in
 
 
 def tensorboard(folder: str | Path, *, step: int = 0) -> Logger:
-    """A logger that writes event files to `tensorboard/` in the training's folder.
-
-    Args:
-        folder: of the training.
-        step: the training starts after this step; later events of an interrupted one are hidden.
-
-    Raises:
-        MoldiffError: when the package tensorboard is not installed.
-    """
+    """A logger of event files in `tensorboard/` of the training's folder; later events than `step` are hidden."""
     from lightning.pytorch.loggers import TensorBoardLogger
 
     try:

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -17,8 +18,8 @@ from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, load_pre
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
 
+# what has to be the same in all models, by its name in `config.json`
 _DESCRIPTION = ("vocabulary", "denoiser", "statistics", "properties")
-"""What has to be the same in all models, by its name in `config.json`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,12 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write a model whose weights are the mean of those of models of the same network, classes and data.
+    """Write a model whose weights are the mean of those of at least two of the same network, classes and data.
 
-    Args:
-        models: at least two; the first one's config and training history are kept, and say what it was averaged with.
-        folder: where to.
-        dtype: stored precision of the weights; None = float32.
+    The first one's config and training history are kept, and say what it was averaged with. The weights are stored in
+    `dtype`, None = float32.
 
     Raises:
         MoldiffError: when there are fewer than two models, they are not alike, or the first one has no history.
@@ -56,10 +55,9 @@ def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dty
         raise MoldiffError("models: got one, expected at least two")
     if not first.config.get("history"):
         raise MoldiffError(f"models: got {first.name} without a history of its training, expected one")
-    for other in others:
-        for name in _DESCRIPTION:
-            if other.config.get(name) != first.config.get(name):
-                raise MoldiffError(f"models: {first.name} and {other.name} differ in {name}, expected the same")
+    for other, name in product(others, _DESCRIPTION):
+        if other.config.get(name) != first.config.get(name):
+            raise MoldiffError(f"models: {first.name} and {other.name} differ in {name}, expected the same")
     weights = [model.model.denoiser.state_dict() for model in models]
     mean = {
         name: torch.stack([one[name] for one in weights]).mean(0) if value.is_floating_point() else value
@@ -68,8 +66,8 @@ def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dty
     model = deepcopy(first.model)  # the caller's own keeps its weights
     model.denoiser.load_state_dict(mean)
     *before, last = first.config["history"]
-    told = {**last, "averaged_with": ", ".join(other.weights_hash for other in others)}
-    save_pretrained(folder, model, {**first.config, "history": [*before, told]}, dtype=dtype)
+    last = {**last, "averaged_with": ", ".join(other.weights_hash for other in others)}
+    save_pretrained(folder, model, {**first.config, "history": [*before, last]}, dtype=dtype)
     if (keys := first.folder / NOVELTY_FILE).is_file():
         write_atomically(folder / NOVELTY_FILE, keys.read_bytes())
 

@@ -1,19 +1,25 @@
-"""Lightning modules: what every training has, and the training of a diffusion model."""
+"""Lightning's modules and data: what every training has, and the training of a diffusion model on a prepared set."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, repeat
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from moldiff.data.dataset import MoleculeDataset
+from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import Precision, compile_blocks, has_fast_bfloat16
-from moldiff.diffusion.model import MoleculeDiffusion, NoisyBatch, PropertyChoice, TaskDistribution, TimeDistribution
+from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.instantiate import instantiate
+from moldiff.diffusion.model import MoleculeDiffusion, NoisyBatch
 from moldiff.training.callbacks import progress
 from moldiff.training.optim import MuonAdamW
 
@@ -27,16 +33,15 @@ STEP_BY_STEP: Mapping[str, Any] = {
 }
 """Options of Lightning's trainer: steps are counted and no epochs, and what is shown and saved is not Lightning's."""
 
+_MOST_TOGETHER = 8  # parts of a step at most whose molecules are validated together
+_FIT = 50_000  # molecules at most to which linear functions of atom and bond counts are fitted
+
 
 class AveragedTraining(lightning.LightningModule):
     """Optimizer, learning rate and averaged weights of one network.
 
-    Args:
-        model: the network, or what it is part of.
-        optimizer: builds the optimizer from named parameters.
-        schedule: (step, progress) -> factor on the learning rates.
-        ema_decay: of the averaged weights, reached after a warm-up.
-        max_norm: the gradient's norm is clipped to this.
+    `schedule` gives the factor on the learning rates by step and progress; `ema_decay`, of the averaged weights, is
+    reached after a warm-up; the gradient's norm is clipped to `max_norm`.
     """
 
     def __init__(
@@ -63,10 +68,7 @@ class AveragedTraining(lightning.LightningModule):
         return optimizer
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         if not torch.isfinite(norm):  # one broken step must not spoil the weights: leave it out
@@ -83,41 +85,26 @@ class AveragedTraining(lightning.LightningModule):
 
 
 class DiffusionTraining(AveragedTraining):
-    """Losses of one model.
+    """Losses of one model, trained as the config of a training says.
 
     Every random number of a step comes from a generator seeded by (seed, step), so a resumed training draws what an
     uninterrupted one would have drawn. The molecules of a step get their noise together, and processes and
     accumulated parts share them: two processes, or two parts, do what one does with the double batch, up to rounding.
-
-    Args:
-        model: the model to train.
-        times: draws the noise levels of a batch.
-        tasks: draws what is known of every molecule; None = nothing.
-        told: draws which properties the network is told of every molecule; None = all that a batch has.
-        field_weights: weight of every field's loss.
-        self_conditioning: share of the steps that feed the network its own estimate.
-        seed: of all random numbers.
-        options: of every training, see `AveragedTraining`.
     """
 
     model: MoleculeDiffusion
     averaged: MoleculeDiffusion
 
-    def __init__(
-        self,
-        model: MoleculeDiffusion,
-        *,
-        times: TimeDistribution,
-        tasks: TaskDistribution | None = None,
-        told: PropertyChoice | None = None,
-        field_weights: Mapping[str, float],
-        self_conditioning: float = 0.5,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__(model, **options)
-        self.times, self.tasks, self.told = times, tasks, told
-        self.field_weights, self.self_conditioning, self.seed = field_weights, self_conditioning, seed
+    def __init__(self, model: MoleculeDiffusion, config: Mapping[str, Any]) -> None:
+        optimizer, schedule = (instantiate(config[name], None) for name in ("optimizer", "schedule"))
+        super().__init__(model, optimizer=optimizer, schedule=schedule, ema_decay=config["ema_decay"])
+        self.times = instantiate(config["times"], None)
+        self.known = {
+            "tasks": instantiate(config.get("tasks") or None, None),
+            "told": instantiate(config.get("condition") or None, None),
+        }
+        self.field_weights, self.seed = config["field_weights"], config["seed"]
+        self.self_conditioning = config["self_conditioning"]
         self.arithmetic = Precision()
         self._logged: dict[str, Tensor] = {}
 
@@ -135,19 +122,11 @@ class DiffusionTraining(AveragedTraining):
         return torch.Generator(self.device).manual_seed(((self.seed + 1) << 40) + (step << 10))
 
     def own_part(self, batch: MolBatch, part: int) -> tuple[NoisyBatch, dict[str, Tensor]]:
-        """What this process works on of the present step.
-
-        Args:
-            batch: all molecules of the step.
-            part: number of the part, of those that are accumulated one after the other.
-
-        Returns:
-            Molecules with and without noise, and for each loss their share of the entries of the whole step.
-        """
-        whole = self.model.noise(batch, self.times, self.generator(self.global_step), tasks=self.tasks, told=self.told)
+        """What this process works on in a part of the present step, and its share of the entries of each loss."""
+        whole = self.model.noise(batch, self.times, self.generator(self.global_step), **self.known)
         processes = self.trainer.world_size
-        count, parts = batch.num_molecules, processes * self.trainer.accumulate_grad_batches
-        start, end = (count * k // parts for k in (part * processes + self.global_rank + n for n in (0, 1)))
+        number, parts = batch.num_molecules, processes * self.trainer.accumulate_grad_batches
+        start, end = (number * k // parts for k in (part * processes + self.global_rank + n for n in (0, 1)))
         # Where a step has fewer molecules than parts, some work on one that is not theirs, and it counts nothing.
         own = whole.rows(slice(start, max(end, start + 1)))
         counts = self.model.counts_of(own)
@@ -194,3 +173,65 @@ class DiffusionTraining(AveragedTraining):
         logged["valid/bound"] = torch.stack([value.mean() for value in bound.values()]).sum()
         logged["step"] = torch.tensor(float(self.global_step))
         self.log_dict(logged, batch_size=batch.num_molecules, sync_dist=True)
+
+
+class StepBatches:
+    """The batch of every step of a training, over all epochs; each comes `repeats` times, for as many parts."""
+
+    def __init__(self, batches: BucketedBatches, *, start: int = 0, repeats: int = 1) -> None:
+        self.batches, self.start, self.repeats = batches, start, repeats
+
+    def __getitem__(self, step: int) -> MolBatch:
+        epoch, k = divmod(step, len(self.batches))
+        self.batches.set_epoch(epoch)
+        return self.batches[k]
+
+    def __iter__(self) -> Iterator[MolBatch]:
+        for step in count(self.start):
+            yield from repeat(self[step], self.repeats)
+
+
+class TrainingData(lightning.LightningDataModule):
+    """Batches by training step, so that a resumed training on `indices` sees what an uninterrupted one would have."""
+
+    def __init__(
+        self, prepared: MoleculeDataset, indices: np.ndarray, config: Mapping[str, Any], properties: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.prepared, self.indices, self.config, self.properties = prepared, indices, config, properties
+
+    def train_dataloader(self) -> StepBatches:
+        """Every process gets all molecules of a step, so that their noise does not depend on who works on which."""
+        assert self.trainer is not None
+        size, seed = self.config["batch_size"] * self._num_parts, self.config["seed"]
+        batches = BucketedBatches(self.prepared, self.indices, batch_size=size, seed=seed, properties=self.properties)
+        return StepBatches(batches, start=self.trainer.global_step, repeats=self.trainer.accumulate_grad_batches)
+
+    def val_dataloader(self) -> Iterable[MolBatch]:
+        indices = self.prepared.split("valid")[: self.config["trainer"]["num_validation"]]
+        # Noise is drawn for whole batches, as far as memory allows: without gradients a molecule takes a small part.
+        size = self.config["batch_size"] * min(self._num_parts, _MOST_TOGETHER)
+        return evaluation_batches(self.prepared, indices, batch_size=size) if len(indices) else []
+
+    @property
+    def _num_parts(self) -> int:
+        assert self.trainer is not None
+        return int(self.trainer.world_size * self.trainer.accumulate_grad_batches)
+
+
+def learnt_properties(prepared: MoleculeDataset, names: Sequence[str], indices: np.ndarray) -> Properties:
+    """Properties of a set, with their scales among the molecules `indices` that a network learns from."""
+    sizes = np.diff(prepared.flat["atom_slices"])[indices]
+    return Properties.of({name: prepared.learnable[name] for name in names}, prepared.values(names)[indices], sizes)
+
+
+def counted(
+    prepared: MoleculeDataset, properties: Properties, indices: np.ndarray, counts_of: Callable[[MolBatch, int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Counts [M, F] (see `nn.contributions`) and normalised properties [M, C] of some of the molecules `indices`."""
+    counts, targets = [], []
+    for batch in evaluation_batches(prepared, indices[:_FIT], batch_size=1000, properties=properties.names):
+        assert batch.condition is not None
+        counts.append(counts_of(batch, prepared.vocabulary.num_atom_classes))
+        targets.append(properties.normalised(batch.condition))
+    return torch.cat(counts), torch.cat(targets)

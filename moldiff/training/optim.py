@@ -1,18 +1,14 @@
-"""Muon for the matrices of the blocks and AdamW for everything else, as one optimizer.
-
-The learning rate as a function of how much of the training is done.
-"""
+"""Muon for the matrices of the blocks and AdamW for everything else, as one optimizer; the course of learning rates."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
@@ -21,7 +17,7 @@ def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
     Quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024, Muon), run on all matrices of one
     shape at once.
     """
-    a, b, c = _NEWTON_SCHULZ
+    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -38,16 +34,9 @@ class MuonAdamW(torch.optim.Optimizer):
     torch's own Muon (2.9 and newer) works in bfloat16 and matrix by matrix, 8 times slower than this on a CPU without
     bfloat16 arithmetic.
 
-    Args:
-        named_parameters: the model's parameters by name.
-        muon_lr: learning rate of the block matrices.
-        adamw_lr: learning rate of everything else.
-        momentum: Muon's momentum (Nesterov).
-        betas: AdamW's decay rates.
-        weight_decay: decoupled, for both.
-        dtype: arithmetic of the orthogonalisation; None = the parameters' own.
-
-    Processes that all step with the same gradients can share the orthogonalisation: `share` = (rank, their number).
+    Muon (its momentum is Nesterov's) is for the block matrices; weight decay is decoupled for both. `dtype` is the
+    arithmetic of the orthogonalisation, None = the parameters' own. Processes that all step with the same gradients can
+    share the orthogonalisation: `share` = (rank, their number).
     """
 
     def __init__(
@@ -70,39 +59,32 @@ class MuonAdamW(torch.optim.Optimizer):
             {"params": matrices, "rule": "muon", "lr": muon_lr},
             {"params": others, "rule": "adamw", "lr": adamw_lr},
         ]
-        super().__init__(
-            [group for group in groups if group["params"]],
-            {"momentum": momentum, "betas": betas, "weight_decay": weight_decay},
-        )
-        self.dtype = dtype
-        self.share = (0, 1)
+        shared = {"momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], shared)
+        self.dtype, self.share = dtype, (0, 1)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             (self._muon if group["rule"] == "muon" else self._adamw)(group)
         return loss
 
     def _muon(self, group: dict[str, Any]) -> None:
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        by_shape: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                by_shape.setdefault(parameter.shape, []).append((parameter, parameter.grad))
+                by_shape[parameter.shape].append(parameter)
         stacks = []
-        for pairs in by_shape.values():
-            parameters, gradients = (list(column) for column in zip(*pairs, strict=True))
-            momenta = [self._state(p, "momentum") for p in parameters]
+        for parameters in by_shape.values():
+            gradients: list[Any] = [parameter.grad for parameter in parameters]
+            momenta = [self._state(parameter, "momentum") for parameter in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             stacks.append(torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"])))
-        for pairs, updates in zip(by_shape.values(), self._orthogonalized(stacks), strict=True):
-            parameters = [parameter for parameter, _ in pairs]
-            rows, columns = updates.shape[1:]
-            scale = max(1.0, rows / columns) ** 0.5
+        for parameters, updates in zip(by_shape.values(), self._orthogonalized(stacks), strict=True):
+            scale = max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, list(updates.unbind()), alpha=-group["lr"] * scale)
 
@@ -124,10 +106,10 @@ class MuonAdamW(torch.optim.Optimizer):
         return updates
 
     def _adamw(self, group: dict[str, Any]) -> None:
-        pairs: list[tuple[Tensor, Tensor]] = [(p, p.grad) for p in group["params"] if p.grad is not None]
-        if not pairs:
+        parameters: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:
             return
-        parameters, gradients = (list(column) for column in zip(*pairs, strict=True))
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
         means = [self._state(p, "mean") for p in parameters]
         squares = [self._state(p, "square") for p in parameters]
         for parameter in parameters:
@@ -144,26 +126,18 @@ class MuonAdamW(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, means, scales, value=-group["lr"] / (1 - beta1**step))
 
     def _state(self, parameter: Tensor, name: str) -> Tensor:
-        state = self.state[parameter]
-        if name not in state:
-            state[name] = torch.zeros_like(parameter)
-        value: Tensor = state[name]
-        return value
+        if name not in self.state[parameter]:
+            self.state[parameter][name] = torch.zeros_like(parameter)
+        return self.state[parameter][name]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class TrapezoidSchedule:
-    """Warm up over steps, hold, then decay linearly over the last share of the training.
+    """Warm up over steps, hold, then decay linearly over the last share of the training."""
 
-    Args:
-        warmup_steps: steps until the full rate.
-        decay_share: share of the training, at its end, over which the rate falls.
-        final: the factor at the very end.
-    """
-
-    warmup_steps: int = 100
-    decay_share: float = 0.6
-    final: float = 0.02
+    warmup_steps: int = 100  # until the full rate
+    decay_share: float = 0.6  # of the training, at its end, over which the rate falls
+    final: float = 0.02  # the factor at the very end
 
     def __call__(self, step: int, progress: float) -> float:
         """Factor on the learning rate at a 0-based step and a progress from 0 to 1."""

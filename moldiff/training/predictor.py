@@ -1,7 +1,4 @@
-"""Training of a property predictor on one half of the training molecules of a prepared set.
-
-`python -m moldiff.training.predictor train --data prepared/qm9`: train a property predictor, or measure one.
-"""
+"""`python -m moldiff.training.predictor train --data prepared/qm9`: train a property predictor, or measure one."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,25 +21,19 @@ from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import choose_device, has_fast_bfloat16
-from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.conditioning import half_of
 from moldiff.diffusion.model import in_units
 from moldiff.diffusion.nn.contributions import class_counts
-from moldiff.diffusion.nn.property_network import PropertyNetwork
-from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor
+from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor, load_predictor
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import option
-from moldiff.training.datamodule import StepBatches, counted, learnt_properties
-from moldiff.training.module import STEP_BY_STEP, AveragedTraining
+from moldiff.training.module import STEP_BY_STEP, AveragedTraining, StepBatches, counted, learnt_properties
 from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
+# arguments of the network beside those that are options; with their defaults it has a million parameters
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
-"""Arguments of the network beside those that are options; with their defaults it has a million parameters."""
-
-_SETTLE = 5000
-"""Training molecules at most on which the constants are settled."""
-
-_VALIDATE = 2000
-"""Molecules at most on which the errors are measured during the training."""
+_SETTLE = 5000  # training molecules at most on which the constants are settled
+_VALIDATE = 2000  # molecules at most on which the errors are measured during the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,31 +65,19 @@ class PredictorConfig:
         return None if minutes is None else {"seconds": round(60 * minutes)}
 
 
-class PredictorTraining(AveragedTraining):
-    """Mean absolute error of normalised properties, with averaged weights.
+Validation = Callable[[PropertyNetwork, int], Mapping[str, float]]
 
-    Args:
-        predictor: its network is trained.
-        config: how.
-        on_validated: called with the averaged network, the step and the errors on the validation molecules.
-    """
+
+class PredictorTraining(AveragedTraining):
+    """Trains a predictor's network by mean absolute errors; `validate` gives those of the averaged one at a step."""
 
     model: PropertyNetwork
     averaged: PropertyNetwork
 
-    def __init__(
-        self,
-        predictor: PropertyPredictor,
-        config: PredictorConfig,
-        on_validated: Callable[[PropertyNetwork, int, dict[str, float]], object],
-    ) -> None:
-        super().__init__(
-            predictor.network,
-            optimizer=self._optimizer,
-            schedule=TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0),
-            ema_decay=config.ema_decay,
-        )
-        self.predictor, self.config, self.on_validated = predictor, config, on_validated
+    def __init__(self, predictor: PropertyPredictor, config: PredictorConfig, validate: Validation) -> None:
+        schedule = TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0)
+        super().__init__(predictor.network, optimizer=self._optimizer, schedule=schedule, ema_decay=config.ema_decay)
+        self.predictor, self.config, self.validate = predictor, config, validate
         self.since = time.monotonic()
 
     def _optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> MuonAdamW:
@@ -109,66 +88,37 @@ class PredictorTraining(AveragedTraining):
     def training_step(self, batch: MolBatch) -> Tensor:
         assert batch.condition is not None
         target = self.predictor.properties.normalised(batch.condition)
-        known = target.isfinite()
         error = self.model(in_units(batch, self.predictor.statistics)) - target.nan_to_num()
-        loss: Tensor = error.abs()[known].mean()
+        loss: Tensor = error.abs()[target.isfinite()].mean()
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
         step, every = self.global_step, self.config.validate_every
-        if step % every == 0:
-            pace = every * self.config.batch_size / (time.monotonic() - self.since)
-            print(f"step {step}  loss {float(outputs['loss']):.4f}  about {pace:.0f} molecules/s", flush=True)
-            self.since = time.monotonic()
-
-    def on_validation_start(self) -> None:
-        self.errors = MeanErrors(len(self.predictor.properties))
-
-    def validation_step(self, batch: MolBatch) -> None:
-        values = self.averaged(in_units(batch, self.predictor.statistics))
-        self.errors.add_absolute(self.predictor.properties.restored(values), batch)
-
-    def on_validation_epoch_end(self) -> None:
-        errors = self.errors.named(self.predictor.properties)
-        self.on_validated(self.averaged, self.global_step, errors)
+        if step % every:
+            return
+        pace = every * self.config.batch_size / (time.monotonic() - self.since)
+        print(f"step {step}  loss {float(outputs['loss']):.4f}  about {pace:.0f} molecules/s", flush=True)
+        errors = self.validate(self.averaged, step)
         found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
-        print(f"step {self.global_step}  mean absolute errors: {found}", flush=True)
+        print(f"step {step}  mean absolute errors: {found}", flush=True)
         self.since = time.monotonic()
 
 
-class MeanErrors:
-    """Means over molecules of errors of so many properties."""
-
-    def __init__(self, num_properties: int) -> None:
-        self._sums, self._counts = torch.zeros(2, num_properties, dtype=torch.double)
-
-    def add(self, errors: Tensor, known: Tensor) -> None:
-        """Errors [B, C] of some molecules, where the truth is `known` [B, C]."""
-        self._sums += errors.masked_fill(~known, 0.0).sum(0).double().cpu()
-        self._counts += known.sum(0).cpu()
-
-    def add_absolute(self, values: Tensor, batch: MolBatch) -> None:
-        """Absolute errors of predicted values [B, C]."""
-        assert batch.condition is not None
-        self.add((values - batch.condition).abs(), batch.condition.isfinite())
-
-    def means(self) -> Tensor:
-        """The mean error of every property [C]."""
-        means: Tensor = self._sums / self._counts.clamp(min=1)
-        return means
-
-    def named(self, properties: Properties) -> dict[str, float]:
-        """The mean error of every property by its name."""
-        return dict(zip(properties.names, self.means().tolist(), strict=True))
-
-
-def held_out_errors(predictor: PropertyPredictor, prepared: MoleculeDataset, split: str = "test") -> dict[str, float]:
-    """Mean absolute error of every property on a part of a prepared set, in the units of the data."""
-    errors = MeanErrors(len(predictor.properties))
+def mean_errors(
+    predictor: PropertyPredictor,
+    prepared: MoleculeDataset,
+    indices: np.ndarray,
+    error: Callable[[Tensor, Tensor], Tensor] = lambda values, truth: (values - truth).abs(),
+) -> dict[str, float]:
+    """Mean of the errors [B, C] of every property over molecules whose value is known, in the units of the data."""
     names = predictor.properties.names
-    for batch in evaluation_batches(prepared, prepared.split(split), batch_size=256, properties=names):
-        errors.add_absolute(predictor.values(batch), batch)
-    return errors.named(predictor.properties)
+    sums, counts = torch.zeros(2, len(names), dtype=torch.double)
+    for batch in evaluation_batches(prepared, indices, batch_size=256, properties=names):
+        assert batch.condition is not None
+        known = batch.condition.isfinite()
+        sums += error(predictor.values(batch).cpu(), batch.condition).masked_fill(~known, 0.0).sum(0).double()
+        counts += known.sum(0)
+    return dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
 
 
 def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> PropertyPredictor:
@@ -184,7 +134,7 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
     predictor = _fresh(prepared, indices, config)
     since = time.monotonic()
 
-    def keep(network: PropertyNetwork, step: int, errors: dict[str, float]) -> PropertyPredictor:
+    def keep(network: PropertyNetwork, step: int, held_out: np.ndarray | None) -> PropertyPredictor:
         training = {
             "data": prepared.name,
             "data_sha256": prepared.meta["sha256"],
@@ -195,21 +145,22 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
             "seconds": round(time.monotonic() - since),
             "seed": config.seed,
         }
-        network = copy.deepcopy(network).cpu().eval()
-        found = replace(predictor, training=training, network=network, errors=errors, name=out.name)
+        found = replace(predictor, training=training, network=network, name=out.name)
+        errors = {} if held_out is None else mean_errors(found, prepared, held_out)
+        found = replace(found, network=copy.deepcopy(network).cpu().eval(), errors=errors)
         found.save(out)
         return found
 
+    valid = prepared.split("valid")[:_VALIDATE]
+    module = PredictorTraining(predictor, config, lambda network, step: keep(network, step, valid).errors)
     names = predictor.properties.names
-    module = PredictorTraining(predictor, config, keep)
     batches = BucketedBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
-    valid = evaluation_batches(prepared, prepared.split("valid")[:_VALIDATE], batch_size=256, properties=names)
     trainer = _trainer(config, choose_device("auto"), out)
-    trainer.fit(module, StepBatches(batches), valid)
-    keep(module.averaged, trainer.global_step, {})
+    trainer.fit(module, StepBatches(batches))
+    keep(module.averaged, trainer.global_step, None)
     stored = load_predictor(out)  # its weights have been rounded
     settle(stored, prepared, indices)
-    return keep(stored.network, trainer.global_step, held_out_errors(stored, prepared))
+    return keep(stored.network, trainer.global_step, prepared.split("test"))
 
 
 def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.ndarray) -> None:
@@ -217,12 +168,9 @@ def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.
 
     What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
     """
-    properties, errors = predictor.properties, MeanErrors(len(predictor.properties))
-    for batch in evaluation_batches(prepared, indices[:_SETTLE], batch_size=256, properties=properties.names):
-        assert batch.condition is not None
-        error = properties.normalised(predictor.values(batch)) - properties.normalised(batch.condition)
-        errors.add(error, batch.condition.isfinite())
-    predictor.network.counts[-1] -= errors.means().to(predictor.network.counts)
+    units, counts = predictor.properties.normalised, predictor.network.counts
+    errors = mean_errors(predictor, prepared, indices[:_SETTLE], lambda values, truth: units(values) - units(truth))
+    counts[-1] -= counts.new_tensor(list(errors.values()))
 
 
 def _fresh(prepared: MoleculeDataset, indices: np.ndarray, config: PredictorConfig) -> PropertyPredictor:
@@ -251,7 +199,6 @@ def _trainer(config: PredictorConfig, device: torch.device, out: Path) -> lightn
         max_steps=config.steps or -1,
         callbacks=[Timer(config.time_limit, interval="step", verbose=False)] if config.time_limit else [],
         logger=False,
-        val_check_interval=config.validate_every,
         default_root_dir=out,
         **STEP_BY_STEP,
     )
@@ -268,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors, split = predictor.errors, "test"
         else:
             predictor, split = load_predictor(options.model), options.split
-            errors = held_out_errors(predictor, prepared, split)
+            errors = mean_errors(predictor, prepared, prepared.split(split))
     except MoldiffError as error:
         print(f"moldiff: error: {error}", file=sys.stderr)
         return 2

@@ -23,10 +23,7 @@ _LOGGED = ("p1_atom_stable", "p1_molecule_stable", "p2_molecule_stable", "p2_val
 
 
 def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Sampler) -> dict[str, float]:
-    """P1, P2 and geometry of raw molecules and validity of decoded ones, for molecules 0 to num_samples - 1 of seed 0.
-
-    The geometry is that of the valid ones, see `geometry`.
-    """
+    """P1, P2 and `geometry` of raw molecules and validity of decoded ones, for the first so many of seed 0."""
     nowhere = PretrainedModel(model, Path(), "model in training", "", {})
     run = Generator(nowhere, next(model.parameters()).device).stream(
         num_samples, sampler=sampler, keep=(), workers=0, arithmetic=FLOAT32
@@ -42,25 +39,18 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Sampl
 
 
 def geometry(molecules: Sequence[Molecule]) -> dict[str, float]:
-    """What validity does not see, of valid molecules.
+    """What validity does not see, of valid molecules; what cannot be told is left out.
 
-    Returns:
-        `radius_of_gyration`: of the heavy atoms of molecules of the most frequent size (Å), a mean.
-        `hydrogens`: of a molecule's heavy atoms, a mean.
-        `mmff94s_drop`: energy that a molecule loses by relaxing (kcal/mol), the median.
-        What cannot be told is left out.
+    Means of the radius of gyration of the heavy atoms (Å), of molecules of the most frequent size, and of the hydrogens
+    of a heavy atom; the median of the energy that a molecule loses by relaxing (kcal/mol).
     """
     if not molecules:
         return {}
     size, _ = Counter(molecule.num_heavy_atoms for molecule in molecules).most_common(1)[0]
     drops = [drop for molecule in molecules if (drop := energy_drop(convert.to_rdkit(molecule))) is not None]
+    radii = [float(np.sqrt(one.pos.var(0).sum())) for one in molecules if one.num_heavy_atoms == size]
     return {
-        "radius_of_gyration": mean(radius_of_gyration(one.pos) for one in molecules if one.num_heavy_atoms == size),
+        "radius_of_gyration": mean(radii),
         "hydrogens": mean(float(one.num_hydrogens.mean()) for one in molecules),
         **({"mmff94s_drop": median(drops)} if drops else {}),
     }
-
-
-def radius_of_gyration(pos: np.ndarray) -> float:
-    """Root mean square distance of points [n, 3] from their mean."""
-    return float(np.sqrt(np.square(pos - pos.mean(0)).sum(1).mean()))

@@ -1,42 +1,43 @@
-"""Training by Lightning: a thin module around `MoleculeDiffusion`, and one function that runs it from a config."""
+"""Training by Lightning as a config says, from fresh weights or from those of a trained model."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
+from torch import Tensor
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.compute import choose_device, is_out_of_memory
-from moldiff.diffusion.conditioning import Properties, PropertyDropout, half_of
+from moldiff.diffusion.conditioning import Properties, half_of
 from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import bond_counts
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
-from moldiff.diffusion.pretrained import NOVELTY_FILE, build_model, load_pretrained, with_present_names
+from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, build_model, load_pretrained, with_present_names
 from moldiff.errors import MoldiffError
+from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.processes import handled, rank
-from moldiff.training.autotune import ArithmeticTrial
-from moldiff.training.callbacks import ModelExport, ProgressLine, SampleQuality
+from moldiff.training.callbacks import ArithmeticTrial, ModelExport, ProgressLine, SampleQuality
 from moldiff.training.checkpoint import STATE_FILE, StateFile, StateKeeper, check_options, claimed
-from moldiff.training.datamodule import TrainingData, counted, learnt_properties
-from moldiff.training.finetune import load_matching_weights
-from moldiff.training.module import STEP_BY_STEP, DiffusionTraining
+from moldiff.training.module import STEP_BY_STEP, DiffusionTraining, TrainingData, counted, learnt_properties
 
 _DEFAULT_LOGGER = {"csv": {"_target_": "moldiff.training.loggers.MetricsTable"}}
+# names of precision that are an `Precision`; Lightning takes care of all others
 _PRECISIONS = {"32-true": False, "32": False, "bf16-mixed": True}
-"""Names of precision that are an `Precision`; Lightning takes care of all others."""
-
-_FEW = 1000
-"""Below so many molecules a model of millions of parameters remembers each."""
+_FEW = 1000  # below so many molecules a model of millions of parameters remembers each
+_CONDITION = "condition."  # what the names of the weights for properties begin with
+_FITTED = {"condition.slopes", "condition.unexplained"}  # fitted to the training molecules, so never taken over
+Names = Sequence[str]
 
 
 def train(config: Mapping[str, Any]) -> Path:
@@ -47,47 +48,59 @@ def train(config: Mapping[str, Any]) -> Path:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when state and model have been saved.
     """
     config = with_present_names(config)
-    out = Path(config["out"])
+    out, options = Path(config["out"]), config["trainer"]
     prepared = MoleculeDataset.load(config["data"]["folder"])
     with claimed(out, config) as state:
         facts = {"config": dict(config), "data": prepared.meta["sha256"]}
         if state is not None:
             check_options(state, config, facts["data"])
-        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
-            torch.manual_seed(config["seed"])
-            properties = _properties(config, prepared)
-            model = build_model(config, prepared.vocabulary, prepared.statistics, properties=properties)
-        starts_elsewhere = config["init"] is not None and state is None
-        history = _start_from(model, config) if starts_elsewhere else []
-        _fit_counts(model, config, prepared)
-        _warn_of_few(prepared)
-        device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
-        module = _module(config, model)
-        data = TrainingData(
-            prepared,
-            batch_size=config["batch_size"],
-            seed=config["seed"],
-            num_validation=config["trainer"]["num_validation"],
-            half=config.get("half"),
-            properties=properties.names,
-        )
+        indices = half_of(prepared.split("train"), config.get("half"))
+        model = _fresh_model(config, prepared, indices)
+        history: list[Any] = []
+        if config["init"] is not None and state is None:
+            start = load_pretrained(config["init"], to_sample=False)
+            _say(load_matching_weights(model, start, config["denoiser"]))
+            history = list(start.config.get("history", []))
+        # What a network knows beforehand of properties, if it has such a thing.
+        fit = getattr(model.denoiser, "fit_counts", None)
+        if fit is not None and model.properties:
+            fit(*counted(prepared, model.properties, indices, bond_counts))
+        if (count := len(prepared.split("train"))) < _FEW:
+            _say(
+                f"moldiff: warning: only {count} molecule{'s' if count != 1 else ''} to train on: the model may learn "
+                "them by heart; then uniqueness and novelty mean little",
+                sys.stderr,
+            )
         described = {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}
         export = ModelExport(out, described, history=history, novelty=prepared.path / NOVELTY_FILE)
-        keeper = StateKeeper(
-            out / STATE_FILE,
-            export,
-            every=config["trainer"]["validate_every"],
-            minutes=config["trainer"].get("save_minutes", 10.0),
-            facts=facts,
-        )
-        step = 0 if state is None else int(state["global_step"])
-        trainer = _trainer(config, module, device, export=export, keeper=keeper, step=step)
+        every, minutes = options["validate_every"], options.get("save_minutes", 10.0)
+        keeper = StateKeeper(out / STATE_FILE, export, every=every, minutes=minutes, facts=facts)
+        module = DiffusionTraining(model, config)
+        data = TrainingData(prepared, indices, config, model.properties.names)
+        trainer = _trainer(config, model, export, keeper, step=0 if state is None else int(state["global_step"]))
         resumed = None if state is None else out / STATE_FILE
         del state  # it would hold the weights twice
         # SIGUSR1 is how SLURM gives notice; all end the training between two steps.
         with handled(("SIGINT", "SIGTERM", "SIGUSR1"), lambda *_: keeper.interrupt()), _memory_errors(config):
             trainer.fit(module, datamodule=data, ckpt_path=resumed)
     return out
+
+
+def _say(line: str, file: TextIO | None = None) -> None:
+    """Print by the first of several processes."""
+    if rank() == 0:
+        print(line, file=file, flush=True)
+
+
+def _fresh_model(config: Mapping[str, Any], prepared: MoleculeDataset, indices: np.ndarray) -> MoleculeDiffusion:
+    """With first weights, and the scales of the properties that it is told in the molecules it is trained on."""
+    properties = Properties()
+    if config.get("condition"):
+        chosen = instantiate(config["condition"], None).chosen(prepared.learnable, prepared.name)
+        properties = learnt_properties(prepared, chosen, indices)
+    with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+        torch.manual_seed(config["seed"])
+        return build_model(config, prepared.vocabulary, prepared.statistics, properties=properties)
 
 
 @contextmanager
@@ -107,92 +120,26 @@ def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
         ) from error
 
 
-def _module(config: Mapping[str, Any], model: MoleculeDiffusion) -> DiffusionTraining:
-    return DiffusionTraining(
-        model,
-        optimizer=instantiate(config["optimizer"], None),
-        schedule=instantiate(config["schedule"], None),
-        times=instantiate(config["times"], None),
-        tasks=instantiate(config["tasks"], None) if config.get("tasks") else None,
-        told=_dropout(config),
-        field_weights=config["field_weights"],
-        self_conditioning=config["self_conditioning"],
-        ema_decay=config["ema_decay"],
-        seed=config["seed"],
-    )
-
-
-def _dropout(config: Mapping[str, Any]) -> PropertyDropout | None:
-    """How much of the properties the network is told; None = it takes none."""
-    return instantiate(config["condition"], None) if config.get("condition") else None
-
-
-def _properties(config: Mapping[str, Any], prepared: MoleculeDataset) -> Properties:
-    """The properties that the network is told, with their scales in the training molecules."""
-    dropout = _dropout(config)
-    if dropout is None:
-        return Properties()
-    chosen = dropout.chosen(prepared.learnable, prepared.name)
-    return learnt_properties(prepared, chosen, half_of(prepared.split("train"), config.get("half")))
-
-
-def _fit_counts(model: MoleculeDiffusion, config: Mapping[str, Any], prepared: MoleculeDataset) -> None:
-    """Fit what a network knows beforehand of properties to the training molecules, if it has such a thing."""
-    fit = getattr(model.denoiser, "fit_counts", None)
-    if fit is not None and model.properties:
-        indices = half_of(prepared.split("train"), config.get("half"))
-        fit(*counted(prepared, model.properties, indices, bond_counts))
-
-
-def _start_from(model: MoleculeDiffusion, config: Mapping[str, Any]) -> list[Any]:
-    """Take over the weights of a trained model; returns its history."""
-    start = load_pretrained(config["init"], to_sample=False)
-    line = load_matching_weights(model, start, config["denoiser"])
-    if rank() == 0:
-        print(line, flush=True)
-    return list(start.config.get("history", []))
-
-
-def _warn_of_few(prepared: MoleculeDataset) -> None:
-    count = len(prepared.split("train"))
-    if count < _FEW and rank() == 0:
-        print(
-            f"moldiff: warning: only {count} molecule{'s' if count != 1 else ''} to train on: the model may learn them "
-            "by heart; then uniqueness and novelty mean little",
-            file=sys.stderr,
-        )
-
-
-def _num_devices(devices: int | str, *, on_cpu: bool) -> int | str:
-    """`auto` is every GPU; on a CPU two processes, which together beat one with twice the threads."""
-    return min(2, os.cpu_count() or 1) if on_cpu and devices == "auto" else devices
-
-
 def _strategy(options: Mapping[str, Any], devices: int | str, model: MoleculeDiffusion) -> str:
-    """Lightning's, told where several processes share a step from which some weights may get no gradient."""
-    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
-    several |= options.get("num_nodes", 1) > 1
+    """Lightning's, which has to know where several processes share a step that leaves weights without a gradient."""
     name = str(options["strategy"])
-    if not model.properties and isinstance(model.denoiser, PairTransformer):
-        return name
-    return "ddp_find_unused_parameters_true" if name == "ddp" or (name == "auto" and several) else name
+    several = torch.cuda.device_count() > 1 if devices in ("auto", -1, "-1") else devices not in (1, "1")
+    is_shared = name == "ddp" or (name == "auto" and (several or options.get("num_nodes", 1) > 1))
+    uses_all = not model.properties and isinstance(model.denoiser, PairTransformer)
+    return "ddp_find_unused_parameters_true" if is_shared and not uses_all else name
 
 
 def _trainer(
-    config: Mapping[str, Any],
-    module: DiffusionTraining,
-    device: torch.device,
-    *,
-    export: ModelExport,
-    keeper: StateKeeper,
-    step: int,
+    config: Mapping[str, Any], model: MoleculeDiffusion, export: ModelExport, keeper: StateKeeper, *, step: int
 ) -> lightning.Trainer:
     options, out = config["trainer"], Path(config["out"])
-    precision, parts = options["precision"], options.get("accumulate_grad_batches", 1)
-    devices = _num_devices(options["devices"], on_cpu=device.type == "cpu")
-    bfloat16 = None if precision == "auto" else _PRECISIONS.get(str(precision), False)
+    precision, parts, compiled = str(options["precision"]), options.get("accumulate_grad_batches", 1), config["compile"]
+    on_cpu = choose_device("cpu" if options["accelerator"] == "cpu" else "auto").type == "cpu"
+    # On a CPU two processes together beat one with twice the threads.
+    devices = min(2, os.cpu_count() or 1) if on_cpu and options["devices"] == "auto" else options["devices"]
     trial = ArithmeticTrial(
-        bfloat16=bfloat16, compiled=None if config["compile"] == "auto" else bool(config["compile"])
+        bfloat16=None if precision == "auto" else _PRECISIONS.get(precision, False),
+        compiled=None if compiled == "auto" else bool(compiled),
     )
     callbacks: list[Callback] = [ProgressLine(options["log_every"]), export, trial]
     if options["num_quality_samples"] and config["quality"] is not None:
@@ -206,8 +153,8 @@ def _trainer(
         accelerator=options["accelerator"],
         devices=devices,
         num_nodes=options.get("num_nodes", 1),
-        strategy=_strategy(options, devices, module.model),
-        precision="32-true" if precision == "auto" or str(precision) in _PRECISIONS else precision,
+        strategy=_strategy(options, devices, model),
+        precision="32-true" if precision == "auto" or precision in _PRECISIONS else options["precision"],
         max_steps=options["max_steps"] or -1,
         callbacks=[*callbacks, keeper],  # last, for it saves what the others know
         plugins=[StateFile()],
@@ -219,6 +166,102 @@ def _trainer(
         default_root_dir=out,
         **STEP_BY_STEP,
     )
+
+
+def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, denoiser_config: Mapping[str, Any]) -> str:
+    """Give a fresh model the weights of a trained one; one line says which classes are known, new and left behind.
+
+    What belongs to an atom class, a row of the embedding or of a read-out, follows the class and not its index; new
+    ones keep their fresh rows. What belongs to a property follows its name; what is new starts at zero, so that the
+    first step continues from the function that the weights are.
+
+    Raises:
+        MoldiffError: when the networks differ in more than the atom classes.
+    """
+    theirs, ours = start.model.vocabulary, model.vocabulary
+    axes: Mapping[str, int] = getattr(model.denoiser, "class_axes", {})
+    if not axes and theirs.atom_classes != ours.atom_classes:
+        name = type(model.denoiser).__name__
+        raise MoldiffError(
+            f"init: {start.name} knows the classes {theirs}; the data has {ours}, and {name} has no class_axes that "
+            "say which weights belong to which class"
+        )
+    fresh, trained = model.denoiser.state_dict(), start.model.denoiser.state_dict()
+    new, old = model.properties.names, start.model.properties.names
+    trained = _for_properties(trained, fresh, getattr(model.denoiser, "property_axes", {}), new, old)
+    if (odd := _odd_one(fresh, trained, axes)) is not None:
+        raise MoldiffError(_difference(start, denoiser_config, odd))
+    rows = {
+        name: _with_rows(fresh[name], trained[name], axis, ours, theirs) for name, axis in axes.items() if name in fresh
+    }
+    model.denoiser.load_state_dict(trained | rows)
+    return _summary(start.name, ours, theirs, new, old)
+
+
+def _for_properties(
+    trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor], axes: Mapping[str, int], new: Names, old: Names
+) -> dict[str, Tensor]:
+    """The trained weights with what belongs to properties as the fresh model has them."""
+    kept = {name: value for name, value in trained.items() if not name.startswith(_CONDITION)}
+    own = {name: value for name, value in fresh.items() if name.startswith(_CONDITION)}
+    if not set(new) & set(old):
+        return kept | own
+    for name in own.keys() & trained.keys() - _FITTED:
+        own[name] = trained[name]
+        if name in axes:
+            parts = dict(zip(old, trained[name].chunk(len(old), axes[name]), strict=True))
+            nothing = torch.zeros_like(parts[old[0]])
+            own[name] = torch.cat([parts.get(entry, nothing) for entry in new], axes[name])
+    return kept | own
+
+
+def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: Mapping[str, int]) -> str | None:
+    """Name of the first weight that only one of the networks has, or that has another shape but for atom classes."""
+
+    def shape(name: str, value: Tensor) -> list[int]:
+        return [size for axis, size in enumerate(value.shape) if axis != axes.get(name)]
+
+    surplus = sorted(fresh.keys() ^ trained.keys())
+    others = (name for name, value in fresh.items() if shape(name, value) != shape(name, trained[name]))
+    return surplus[0] if surplus else next(others, None)
+
+
+def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> str:
+    theirs: Mapping[str, Any] = start.config["denoiser"]
+    what = f"differs from this training's network in {odd}"
+    if differing := [key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key)]:
+        key = min(differing, key=lambda key: (key != "_target_", key))
+        what = f"has denoiser.{key}={theirs.get(key)}, this training denoiser.{key}={ours.get(key)}"
+    return f"init: {start.name} {what}; expected the same network"
+
+
+def _with_rows(fresh: Tensor, trained: Tensor, axis: int, ours: Vocabulary, theirs: Vocabulary) -> Tensor:
+    """The fresh weights with those of the shared classes put in; the mask comes last, but not in read-outs."""
+    places = {atom_class: index for index, atom_class in enumerate((*theirs.atom_classes, "mask"))}
+    shared = ((new, places[c]) for new, c in enumerate((*ours.atom_classes, "mask")) if c in places)
+    pairs = [(new, old) for new, old in shared if new < fresh.shape[axis] and old < trained.shape[axis]]
+    if not pairs:
+        return fresh
+    new, old = torch.tensor(pairs, device=fresh.device).T
+    return fresh.index_copy(axis, new, trained.to(fresh).index_select(axis, old))
+
+
+def _summary(name: str, ours: Vocabulary, theirs: Vocabulary, properties: Names, before: Names) -> str:
+    new, dropped = _differences(ours.atom_classes, theirs.atom_classes)
+    unknown, gone = _differences(properties, before)
+    known = ours.num_atom_classes - len(new)
+    notes = {
+        "new, with fresh weights": new,
+        "not in the data, dropped": dropped,
+        "properties, with fresh weights": unknown,
+        "properties dropped": gone,
+    }
+    line = f"init: {name} knows {known} of the {ours.num_atom_classes} atom classes of the data"
+    return line + "".join(f"; {note}: {' '.join(names)}" for note, names in notes.items() if names)
+
+
+def _differences(ones: Sequence[Any], others: Sequence[Any]) -> tuple[list[str], list[str]]:
+    return [str(one) for one in ones if one not in others], [str(one) for one in others if one not in ones]
 
 
 if __name__ == "__main__":  # python -m moldiff.training.train CONFIG.json, for machines without Hydra

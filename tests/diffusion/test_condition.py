@@ -28,7 +28,7 @@ from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
-from moldiff.training.finetune import load_matching_weights
+from moldiff.training.train import load_matching_weights
 
 VALUES = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, np.nan], [4.0, 40.0], [5.0, 50.0]])
 SIZES = np.array([4, 4, 5, 6, 6])

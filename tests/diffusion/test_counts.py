@@ -36,8 +36,8 @@ from moldiff.diffusion.nn.contributions import (
 )
 from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.errors import MoldiffError
-from moldiff.training.datamodule import counted, learnt_properties
-from moldiff.training.finetune import load_matching_weights
+from moldiff.training.module import counted, learnt_properties
+from moldiff.training.train import load_matching_weights
 
 K = VOCABULARY.num_atom_classes
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from models import MODEL_CONFIG, small_model
+from safetensors.torch import load_file, save_file
 
 from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.pretrained import (
     CONFIG_FILE,
     FORMER,
+    WEIGHTS_FILE,
     available_models,
     find_model,
     load_pretrained,
@@ -62,8 +64,10 @@ def test_a_model_with_former_names_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", available_models())
 def test_shipped_configs_have_present_names(name: str) -> None:
-    text = (find_model(name) / CONFIG_FILE).read_text(encoding="utf-8")
-    assert with_present_names(json.loads(text)) == json.loads(text)
+    stored = json.loads((find_model(name) / CONFIG_FILE).read_text(encoding="utf-8"))
+    assert stored["denoiser"].pop("hydrogen_level")
+    assert stored["training"]["denoiser"].pop("hydrogen_level")
+    assert with_present_names(stored) == stored  # but for that option, which was one when they were trained
 
 
 def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
@@ -72,6 +76,20 @@ def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
     state = load_state(tmp_path / "state")
     assert state["config"] == now
     check_options(state, now, "x")
+
+
+def test_models_of_both_values_of_hydrogen_level_load(tmp_path: Path) -> None:
+    """Without a level of their own hydrogens had no weights for it, which is the same function as with zeros."""
+    torch.manual_seed(0)
+    model, name = small_model(), "embedding.hydrogen_level.weight"
+    model.denoiser.get_parameter(name).data.zero_()
+    save_pretrained(tmp_path, model, MODEL_CONFIG | {"denoiser": {**MODEL_CONFIG["denoiser"], "hydrogen_level": False}})
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / WEIGHTS_FILE)
+    loaded = load_pretrained(tmp_path)
+    assert loaded.config["denoiser"] == MODEL_CONFIG["denoiser"]
+    for key, weight in loaded.model.denoiser.state_dict().items():
+        assert torch.equal(weight, model.denoiser.state_dict()[key])
 
 
 def test_what_learnt_with_matched_noise_is_trained_on_but_not_drawn_from(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moldiff.diffusion.stereo_guidance import StereoTargets
+from moldiff.diffusion.guidance import StereoTargets
 from moldiff.molecules.conformers import marks
 from moldiff.tasks.conformers import stereo_targets
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import Denoiser, MoleculeDiffusion
-from moldiff.diffusion.nn.steerable import PairHarmonics, SteerableLayout
+from moldiff.diffusion.nn.embedding import PairHarmonics, SteerableLayout
 from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 
 DENOISERS: dict[str, Callable[[], Denoiser]] = {

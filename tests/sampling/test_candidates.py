@@ -14,15 +14,14 @@ from trainings import QUIET, SAMPLE
 from moldiff.cli.main import main
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.nn.property_network import PropertyNetwork
 from moldiff.diffusion.noise import molecule_generator
 from moldiff.diffusion.pretrained import build_model, save_pretrained
-from moldiff.diffusion.property_predictor import load_predictor, predictor_for
+from moldiff.diffusion.property_predictor import PropertyNetwork, load_predictor, predictor_for
 from moldiff.errors import MoldiffError
 from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.molecule_sampler import BestOfN
 from moldiff.tasks.task import predicted
-from moldiff.training.datamodule import learnt_properties
+from moldiff.training.module import learnt_properties
 
 pytestmark = QUIET
 
@@ -116,7 +115,7 @@ def test_refusals(generator: Generator, tmp_path: Path) -> None:
 
 def test_a_chooser_has_to_know_what_is_asked_for(generator: Generator, tmp_path: Path) -> None:
     known = load_predictor("qm9_predictor_b")
-    properties = Properties([entry for entry in known.properties.entries if entry.name == "mu"])
+    properties = Properties(tuple(entry for entry in known.properties.entries if entry.name == "mu"))
     network = PropertyNetwork(num_atom_classes=known.vocabulary.num_atom_classes, num_properties=1, **known.sizes)
     replace(known, network=network, properties=properties).save(tmp_path / "mine")
     generator.stream(candidates=2, condition={"mu": 2.0, "atoms": 14}, chooser=tmp_path / "mine")

@@ -15,8 +15,7 @@ from trainings import QUIET, SAMPLE
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import to_molecules
 from moldiff.diffusion.conditioning import Properties, half_of
-from moldiff.diffusion.nn.property_network import PropertyNetwork
-from moldiff.diffusion.property_predictor import PropertyPredictor, load_predictor, predictor_for
+from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor, load_predictor, predictor_for
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.training.predictor import main

@@ -25,9 +25,8 @@ from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.training.checkpoint import load_state
-from moldiff.training.finetune import load_matching_weights
 from moldiff.training.optim import MuonAdamW, TrapezoidSchedule, orthogonalize
-from moldiff.training.train import train
+from moldiff.training.train import load_matching_weights, train
 
 pytestmark = QUIET
 

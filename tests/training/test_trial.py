@@ -15,12 +15,12 @@ from torch import nn
 from trainings import QUIET, config
 
 import moldiff.sampling.molecule_sampler
-import moldiff.training.autotune
+import moldiff.training.callbacks
 from moldiff.diffusion.compute import FLOAT32, Precision, compile_blocks, seconds, verdict
 from moldiff.diffusion.process.schedule import PowerTimes
 from moldiff.sampling.generator import load
 from moldiff.sampling.molecule_sampler import with_trial
-from moldiff.training.autotune import ArithmeticTrial
+from moldiff.training.callbacks import ArithmeticTrial
 from moldiff.training.checkpoint import load_state
 from moldiff.training.train import train
 
@@ -35,8 +35,8 @@ COMPILED = Precision(bfloat16=True, compiled=True)
 def able(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that knows everything, and trainings of any length that are worth a trial."""
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: True)
-    monkeypatch.setattr(moldiff.training.autotune, "_TRIAL_STEPS", 1)
+        monkeypatch.setattr(moldiff.training.callbacks, name, lambda device: True)
+    monkeypatch.setattr(moldiff.training.callbacks, "_TRIAL_STEPS", 1)
 
 
 def settle(
@@ -105,10 +105,10 @@ def test_what_is_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_short_training_or_a_plain_machine_has_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: True)
+        monkeypatch.setattr(moldiff.training.callbacks, name, lambda device: True)
     assert settle(monkeypatch, FASTER, steps=199) == (FLOAT32, [])
     for name in ("has_fast_bfloat16", "can_compile"):
-        monkeypatch.setattr(moldiff.training.autotune, name, lambda device: False)
+        monkeypatch.setattr(moldiff.training.callbacks, name, lambda device: False)
     assert settle(monkeypatch, FASTER) == (FLOAT32, [])
 
 
@@ -122,7 +122,7 @@ def test_a_training_measures_its_own_batches_and_keeps_the_choice_when_resumed(
         run()
         return next(taken)
 
-    monkeypatch.setattr(moldiff.training.autotune, "seconds", stopwatch)
+    monkeypatch.setattr(moldiff.training.callbacks, "seconds", stopwatch)
     automatic = {"precision": "auto", "num_quality_samples": 0, "max_steps": 3}
     settings = config(tmp_path / "run", compile="auto", trainer=automatic)
     train(settings)

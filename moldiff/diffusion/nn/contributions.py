@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, Prediction
 from moldiff.molecules.vocabulary import NUM_BOND_CLASSES
 
-_ROWS = 1000
-"""Molecules that are turned into double precision at once."""
+_ROWS = 1000  # molecules that are turned into double precision at once
 
 
 def num_counts(num_atom_classes: int) -> int:
@@ -28,13 +26,12 @@ def num_bond_counts(num_atom_classes: int) -> int:
 
 def class_counts(batch: MolBatch, num_atom_classes: int) -> Tensor:
     """Numbers of atoms of each class, of bonds of each order, and a one: [B, K + 4]."""
-    return _by_class(*_shares(batch, num_atom_classes))
+    return _class_counts(*_shares(batch, num_atom_classes))
 
 
 def bond_counts(batch: MolBatch, num_atom_classes: int) -> Tensor:
     """Those of `class_counts`, and numbers of bonds of each order between each two classes: [B, F]."""
-    shares = _shares(batch, num_atom_classes)
-    return torch.cat([_by_class(*shares), _by_ends(*shares)], dim=1)
+    return _bond_counts(*_shares(batch, num_atom_classes))
 
 
 def expected_bond_counts(
@@ -42,10 +39,7 @@ def expected_bond_counts(
 ) -> Tensor:
     """`bond_counts` of a prediction for the molecules of a batch, as if its classes were independent: [B, F].
 
-    Args:
-        prediction: logits of the classes.
-        batch: the molecules.
-        decided: atoms [B, N] and pairs [B, N, N] that have the class of the batch already, whatever the prediction.
+    Atoms [B, N] and pairs [B, N, N] that are `decided` have the class of the batch, whatever the prediction.
     """
     atoms = prediction.atom_type.float().softmax(-1) * batch.node_mask[..., None]
     orders = prediction.bond.float().softmax(-1)[..., 1:] * batch.pair_mask[..., None]
@@ -55,7 +49,7 @@ def expected_bond_counts(
             torch.where(mask[..., None], one.to(share), share)
             for mask, one, share in zip(decided, ones, (atoms, orders), strict=True)
         )
-    return torch.cat([_by_class(atoms, orders), _by_ends(atoms, orders)], dim=1)
+    return _bond_counts(atoms, orders)
 
 
 def _shares(batch: MolBatch, num_atom_classes: int) -> tuple[Tensor, Tensor]:
@@ -65,33 +59,27 @@ def _shares(batch: MolBatch, num_atom_classes: int) -> tuple[Tensor, Tensor]:
     return atoms.to(batch.pos), orders.to(batch.pos)
 
 
-def _by_class(atoms: Tensor, orders: Tensor) -> Tensor:
+def _class_counts(atoms: Tensor, orders: Tensor) -> Tensor:
     totals = orders.sum((1, 2)) / 2  # every bond stands in two pairs
     return torch.cat([atoms.sum(1), totals, torch.ones_like(totals[:, :1])], dim=1)
 
 
-def _by_ends(atoms: Tensor, orders: Tensor) -> Tensor:
+def _bond_counts(atoms: Tensor, orders: Tensor) -> Tensor:
     ends = torch.einsum("bik,bijo,bjl->bokl", atoms, orders, atoms)
     first, second = torch.triu_indices(atoms.shape[-1], atoms.shape[-1], device=atoms.device)
-    return ends[:, :, first, second].flatten(1)
+    return torch.cat([_class_counts(atoms, orders), ends[:, :, first, second].flatten(1)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Normalised properties as sums of contributions of atoms and bonds (Benson & Buss 1958, J. Chem. Phys. 29, 546).
+    """Normalised properties as sums over atoms and bonds (Benson & Buss 1958, J. Chem. Phys. 29, 546)."""
 
-    Attributes:
-        slopes: of every one of `bond_counts` [F, C].
-        unexplained: what the sums leave of every property: a standard deviation [C], 1 = they say nothing.
-    """
-
-    slopes: Tensor
-    unexplained: Tensor
+    slopes: Tensor  # of every one of `bond_counts` [F, C]
+    unexplained: Tensor  # what the sums leave of every property: a standard deviation [C], 1 = they say nothing
 
     def __call__(self, counts: Tensor) -> Tensor:
         """The sums [B, C] of `bond_counts` [B, F]."""
-        sums: Tensor = counts.to(self.slopes) @ self.slopes
-        return sums
+        return counts.to(self.slopes) @ self.slopes
 
     @property
     def explained(self) -> Tensor:
@@ -100,15 +88,11 @@ class Contributions:
 
 
 def fitted_slopes(counts: Tensor, targets: Tensor, *, ridge: float = 1e-3) -> Tensor:
-    """Least squares [F, C] for properties [M, C], NaN = not known, on counts [M, F].
-
-    Args:
-        counts: of the molecules.
-        targets: their properties, of the order of one.
-        ridge: weight of the squared slopes, for classes may be missing or depend on each other.
-    """
+    """Least squares [F, C] for properties [M, C] of order one, NaN = not known, on counts [M, F], by a ridge."""
     slopes = targets.new_zeros(counts.shape[1], targets.shape[1])
-    for columns, known in _known_together(targets):
+    patterns, kind = torch.unique(targets.isfinite().T, dim=0, return_inverse=True)
+    for number, known in enumerate(patterns):  # properties that are known of the same molecules
+        columns = (kind == number).nonzero()[:, 0]
         x, y = counts[known], targets[known][:, columns]
         gram = ridge * torch.eye(x.shape[1], dtype=torch.double)
         moment = gram.new_zeros(x.shape[1], len(columns))
@@ -117,13 +101,3 @@ def fitted_slopes(counts: Tensor, targets: Tensor, *, ridge: float = 1e-3) -> Te
             moment += a.double().T @ b.double()
         slopes[:, columns] = torch.linalg.solve(gram, moment).to(slopes)
     return slopes
-
-
-def _known_together(targets: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-    """Columns that are known of the same molecules, and of which [M]."""
-    known = targets.isfinite()
-    left = list(range(targets.shape[1]))
-    while left:
-        alike = [column for column in left if torch.equal(known[:, column], known[:, left[0]])]
-        yield alike, known[:, alike[0]]
-        left = [column for column in left if column not in alike]

@@ -1,19 +1,97 @@
-"""The noisy state and the previous estimate as first features of atoms and pairs.
-
-Distances as smooth features.
-"""
+"""Features of atoms and pairs: steerable ones, distances, and the first ones, of the state and the last estimate."""
 
 from __future__ import annotations
 
 import math
 
+import e3nn
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, lengths, pair_vectors
 from moldiff.diffusion.nn.contributions import Contributions, fitted_slopes, num_bond_counts
-from moldiff.diffusion.nn.steerable import ChannelMix, SteerableLayout
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
+
+
+class SteerableLayout:
+    """The irreps `C x 1o + C x 2e` of an atom's steerable features and where each lies on the component axis.
+
+    Features are [..., M, C] with M = 8 components, so that mixing channels is one matrix product; e3nn has [..., C, M].
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        self.num_channels = num_channels
+        self.irreps = o3.Irreps("1o + 2e")
+        self.num_components: int = self.irreps.dim
+        # Plain numbers, since torch.compile cannot follow e3nn's irreps.
+        self.slices: list[slice] = self.irreps.slices()
+        self.sizes: list[int] = [part.stop - part.start for part in self.slices]
+        self.parities: list[int] = [irrep.p for _, irrep in self.irreps]
+
+    def split(self, features: Tensor, dim: int = -2) -> tuple[Tensor, ...]:
+        """Views [..., 2l + 1, C] of features [..., M, C], one for each irrep, whose components are axis `dim`.
+
+        Unlike slices, views of one split have their gradients joined without a tensor of zeros for each.
+        """
+        return torch.split(features, self.sizes, dim)
+
+    def rotation(self, matrix: Tensor) -> Tensor:
+        """The matrix [M, M] by which a rotation or reflection [3, 3] acts on the component axis."""
+        return self.irreps.D_from_matrix(matrix)  # type: ignore[no-any-return]
+
+
+class PairHarmonics(nn.Module):
+    """Spherical harmonics `1o + 2e` of a vector v / (|v| + softening); they vanish smoothly where two atoms meet."""
+
+    def __init__(self, layout: SteerableLayout, *, softening: float = 0.5) -> None:
+        super().__init__()
+        self.softening = softening
+        # e3nn scripts its modules by default; torch.compile can only look into plain ones.
+        mode = e3nn.get_optimization_defaults()["jit_mode"]
+        e3nn.set_optimization_defaults(jit_mode="eager")
+        self.harmonics = o3.SphericalHarmonics(layout.irreps, normalize=False, normalization="norm")
+        e3nn.set_optimization_defaults(jit_mode=mode)
+
+    def forward(self, vectors: Tensor, distance: Tensor) -> Tensor:
+        """Harmonics [..., M] of vectors [..., 3] with lengths [...]."""
+        return self.harmonics(vectors / (distance + self.softening)[..., None])  # type: ignore[no-any-return]
+
+
+class ChannelMix(nn.Linear):
+    """Mixes the channels of one irrep: [..., 2l + 1, C_in] -> [..., 2l + 1, C_out]; steerable, as it has no bias."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, bias=False)
+
+
+class SteerableMix(nn.Module):
+    """One `ChannelMix` for every irrep: [..., M, C] -> [..., M, C_out]."""
+
+    def __init__(self, layout: SteerableLayout, out_channels: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.mixes = nn.ModuleList(ChannelMix(layout.num_channels, out_channels) for _ in layout.slices)
+
+    def forward(self, features: Tensor) -> Tensor:
+        parts = self.layout.split(features)
+        return torch.cat([mix(part) for mix, part in zip(self.mixes, parts, strict=True)], dim=-2)
+
+
+class ExponentialBasis(nn.Module):
+    """Gaussians in exp(-distance / length) (PhysNet, Unke & Meuwly 2019, arXiv:1902.08408, eq. 7), without a cutoff."""
+
+    centers: Tensor
+
+    def __init__(self, *, num_basis: int = 20, length: float = 2.5) -> None:
+        super().__init__()
+        self.num_basis, self.length = num_basis, length
+        self.register_buffer("centers", torch.linspace(0, 1, num_basis), persistent=False)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Features [..., num_basis] of distances [...]."""
+        decayed = torch.exp(-distance / self.length)[..., None]
+        return torch.exp(-((decayed - self.centers) * (self.num_basis / 2)).square())
 
 
 class LevelEmbedding(nn.Module):
@@ -34,30 +112,13 @@ class LevelEmbedding(nn.Module):
 
 
 class StateEmbedding(nn.Module):
-    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate.
-
-    Args:
-        num_atom_classes: K; the input has one class more, the mask.
-        hidden_dim: scalar features of an atom, D.
-        pair_dim: features of a pair, P.
-        layout: steerable features of an atom.
-        radial: distance features of the previous estimate's coordinates.
-        hydrogen_level: hydrogen offsets have a noise level of their own; False = that of the coordinates.
-    """
+    """Embeds classes, bonds, noise levels, molecule size, hydrogen offsets and the previous estimate."""
 
     def __init__(
-        self,
-        *,
-        num_atom_classes: int,
-        hidden_dim: int,
-        pair_dim: int,
-        layout: SteerableLayout,
-        radial: ExponentialBasis,
-        hydrogen_level: bool = False,
+        self, *, num_atom_classes: int, hidden_dim: int, pair_dim: int, layout: SteerableLayout, hydrogen_level: bool
     ) -> None:
         super().__init__()
-        self.layout = layout
-        self.radial = radial
+        self.layout, self.radial = layout, ExponentialBasis()
         self.level = LevelEmbedding()
         features = self.level.num_features
         self.atom = nn.Embedding(num_atom_classes + 1, hidden_dim)
@@ -68,7 +129,7 @@ class StateEmbedding(nn.Module):
         self.bond = nn.Embedding(NUM_BOND_CLASSES + 1, pair_dim)
         self.bond_level = nn.Linear(features, pair_dim)
         self.previous_bond = nn.Linear(NUM_BOND_CLASSES, pair_dim, bias=False)
-        self.previous_distance = nn.Linear(radial.num_basis, pair_dim, bias=False)
+        self.previous_distance = nn.Linear(self.radial.num_basis, pair_dim, bias=False)
         self.hydrogen_level = None
         if hydrogen_level:
             self.hydrogen_level = nn.Linear(features, hidden_dim, bias=False)
@@ -87,7 +148,7 @@ class StateEmbedding(nn.Module):
         if previous is None:
             previous = Prediction.zeros(noisy, self.previous_atom.in_features)
         scalar = scalar + self.previous_atom(previous.atom_type.softmax(-1))
-        distance = pair_distance(pair_vectors(previous.pos))
+        distance = lengths(pair_vectors(previous.pos))
         pair = pair + self.previous_bond(previous.bond.softmax(-1)) + self.previous_distance(self.radial(distance))
         hydrogen = torch.cat([noisy.hydrogen, previous.hydrogen], dim=2)
         scalar = scalar + self.hydrogen_length((hydrogen.square().sum(-1) + 1e-6).sqrt())
@@ -101,15 +162,9 @@ class PropertyEmbedding(nn.Module):
 
     Every property that is given enters as its value, and as what the previous estimate still lacks of it: the value
     less the `Contributions` of the atoms and bonds that the estimate expects (see `fit_counts`). Each comes with sines
-    and cosines, and with a one that says that it is there; what is not given enters as zeros. The last layer starts at
-    zero, so that a network without properties and the same one with a fresh embedding are the same function.
-
-    Args:
-        num_properties: C.
-        num_atom_classes: K.
-        hidden_dim: scalar features of an atom, D.
-        num_frequencies: of the sines and cosines, doubling from 1/2 on (per standard deviation), from 2 on for what is
-            lacking.
+    and cosines, whose frequencies double from 1/2 on (per standard deviation; from 2 on for what is lacking), and with
+    a one that says that it is there; what is not given enters as zeros. The last layer starts at zero, so that a
+    network without properties and the same one with a fresh embedding are the same function.
     """
 
     frequencies: Tensor
@@ -131,21 +186,14 @@ class PropertyEmbedding(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, condition: Tensor, expected: Tensor | None) -> Tensor:
-        """Features [B, D] of normalised values [B, C], NaN = not given.
-
-        Args:
-            condition: the values.
-            expected: `expected_bond_counts` of the previous estimate [B, F]; None = there is none.
-        """
+        """Features [B, D] of normalised values [B, C] (NaN = not given) and the last `expected_bond_counts` [B, F]."""
         hidden = self.values(self._waves(condition, 1.0))
         if expected is not None:
             hidden = hidden + self.lacking(self._waves(condition - self.contributions(expected), 4.0))
-        embedded: Tensor = self.out(nn.functional.silu(hidden))
-        return embedded
+        return self.out(nn.functional.silu(hidden))  # type: ignore[no-any-return]
 
     @property
     def contributions(self) -> Contributions:
-        """Of atoms and bonds to the properties."""
         return Contributions(self.slopes, self.unexplained)
 
     def _waves(self, condition: Tensor, scale: float) -> Tensor:
@@ -153,8 +201,7 @@ class PropertyEmbedding(nn.Module):
         given = condition.isfinite()[..., None]
         value = condition.nan_to_num()[..., None]
         angle = value * (scale * self.frequencies)
-        features = torch.cat([torch.ones_like(value), value, angle.sin(), angle.cos()], dim=-1) * given
-        return features.flatten(1)
+        return (torch.cat([torch.ones_like(value), value, angle.sin(), angle.cos()], dim=-1) * given).flatten(1)
 
     @torch.no_grad()
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
@@ -162,37 +209,3 @@ class PropertyEmbedding(nn.Module):
         self.slopes.copy_(fitted_slopes(counts, targets, ridge=0.1))
         left = (targets - self.contributions(counts.to(self.slopes)).to(targets)).square().nanmean(0).sqrt()
         self.unexplained.copy_(left.nan_to_num(1.0).clamp(max=1.0))
-
-
-def pair_vectors(pos: Tensor) -> Tensor:
-    """Vectors [B, N, N, 3] from atom i (second axis) to atom j (third axis) of pos [B, N, 3]."""
-    return pos[:, None] - pos[:, :, None]
-
-
-def pair_distance(vectors: Tensor) -> Tensor:
-    """Lengths [...] of vectors [..., 3], with a floor that keeps the gradient finite at zero."""
-    return (vectors.square().sum(-1) + 1e-8).sqrt()
-
-
-class ExponentialBasis(nn.Module):
-    """Gaussians in exp(-distance / length): fine at bond lengths, coarse far away.
-
-    Source: PhysNet (Unke & Meuwly 2019, arXiv:1902.08408, eq. 7), without the cutoff, as every pair is used.
-
-    Args:
-        num_basis: number of features.
-        length: decay length, in the model's units of length.
-    """
-
-    centers: Tensor
-
-    def __init__(self, *, num_basis: int = 20, length: float = 2.5) -> None:
-        super().__init__()
-        self.num_basis = num_basis
-        self.length = length
-        self.register_buffer("centers", torch.linspace(0, 1, num_basis), persistent=False)
-
-    def forward(self, distance: Tensor) -> Tensor:
-        """Features [..., num_basis] of distances [...]."""
-        decayed = torch.exp(-distance / self.length)[..., None]
-        return torch.exp(-((decayed - self.centers) * (self.num_basis / 2)).square())

@@ -37,17 +37,12 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
 class CategoricalProcess:
     """Each entry keeps its class with probability alpha(t), independent of all others.
 
-    Args:
-        prior: probabilities [K + 1] of the K classes and, last, the mask.
-        schedule: alpha by noise level.
-        corrector: noise η of the sampler: a step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries,
-            times 1 + η alpha_t. At 0 the step has exactly the law of the process (Gat et al. 2024,
-            arXiv:2407.15595, eq. 14).
-        refresh: share of the entries that a step noises anew: it keeps the law of every single entry, and gives the
-            network another look at what it has settled.
+    A step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries, times 1 + η alpha_t with the `corrector`
+    η. At 0 it has exactly the law of the process (Gat et al. 2024, arXiv:2407.15595, eq. 14). The share `refresh` that
+    it noises anew keeps the law of every single entry, and the network sees it once more.
     """
 
-    prior: Tensor
+    prior: Tensor  # probabilities [K + 1] of the K classes and, last, the mask
     schedule: Schedule = field(default_factory=LinearSchedule)
     corrector: float = 0.0
     refresh: float = 0.0
@@ -58,34 +53,25 @@ class CategoricalProcess:
 
     def draw_prior(self, uniform: Tensor) -> Tensor:
         """Classes [...] from the prior, given uniform numbers [...]."""
-        prior = self.prior.to(uniform)
-        return draw(prior.expand(*uniform.shape, -1), uniform)
+        return draw(self.prior.to(uniform).expand(*uniform.shape, -1), uniform)
 
     def corrupt(self, clean: Tensor, noise: Tensor, t: Tensor, uniform: Tensor) -> Tensor:
         """Clean classes where uniform < alpha(t), the noise's classes elsewhere; all [...]."""
         return torch.where(uniform < self.schedule.alpha(t), clean, noise)
 
     def step(self, noisy: Tensor, logits: Tensor, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
-        """From level t [...] to s <= t: a share of the entries is redrawn from the predicted clean classes.
+        """Noisy classes [...] from level t [...] to s <= t: a share is redrawn from the estimate (logits [..., K]).
 
-        Args:
-            noisy: classes [...].
-            logits: predicted clean classes [..., K].
-            t: current noise level [...]; entries with t = 0 are known and stay as they are.
-            s: next noise level [...].
-            uniform: numbers [..., 2]; the first decides whether, the second what is redrawn.
+        Entries with t = 0 are known and stay. Of uniform numbers [..., 2] the first decides whether, the second what is
+        redrawn.
         """
-        redrawn = self.redrawn(t, s, uniform[..., 0])
-        return torch.where(redrawn, draw(logits.softmax(-1), uniform[..., 1]), noisy)
+        return torch.where(self.redrawn(t, s, uniform[..., 0]), draw(logits.softmax(-1), uniform[..., 1]), noisy)
 
     def refreshed(self, noisy: Tensor, logits: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
-        """The classes [...] at level s with a share of them drawn anew from q(x_s | x_0), x_0 as predicted.
+        """Noisy classes [...] at level s [...] with a share drawn anew from q(x_s | x_0), x_0 as predicted (logits).
 
-        Args:
-            noisy: classes [...] at level s.
-            logits: predicted clean classes [..., K].
-            s: noise level [...]; entries with s = 0 stay as they are.
-            uniform: numbers [..., 2]; the first decides whether and from what, the second what is drawn.
+        Entries with s = 0 stay. Of uniform numbers [..., 2] the first decides whether and from what, the second what is
+        drawn.
         """
         chosen = (uniform[..., 0] < self.refresh) & (s > 0)
         clean = uniform[..., 0] < self.refresh * self.schedule.alpha(s)

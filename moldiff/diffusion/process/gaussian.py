@@ -12,27 +12,22 @@ from moldiff.diffusion.process.schedule import LinearSchedule, Schedule
 
 def _expand(level: Tensor, values: Tensor) -> Tensor:
     """Append singleton axes to level [B, N] until it broadcasts against values [B, N, ...]."""
-    return level.reshape(*level.shape, *(1 for _ in range(values.dim() - level.dim())))
+    return level.reshape(level.shape + (1,) * (values.dim() - level.dim()))
 
 
 @dataclass(frozen=True)
 class GaussianProcess:
     """Isotropic Gaussian noise on vectors; equivariant, since noise and data turn together.
 
-    Args:
-        schedule: alpha and sigma by noise level.
-        churn: rate at which steps draw noise anew: 0 = none (DDIM, Song et al. 2020, arXiv:2010.02502, eq. 12), 1 = as
-            much as ancestral sampling, which follows the reverse SDE. The law of x_s is the same at every value.
-        churn_levels: noise levels (low, high) between which steps start that draw noise anew.
-        min_weight: lower clamp of the loss weight alpha / sigma.
-        max_weight: upper clamp of the loss weight. Below the level where it is reached the loss falls as fast as the
-            squared error, and the network learns little there.
+    `churn` is the rate at which steps draw noise anew: 0 = none (DDIM, Song et al. 2020, arXiv:2010.02502, eq. 12), 1 =
+    as much as ancestral sampling, which follows the reverse SDE. The law of x_s is the same at every value. Below the
+    level where the loss weight alpha / sigma reaches `max_weight` the network learns little.
     """
 
     schedule: Schedule = field(default_factory=LinearSchedule)
     churn: float = 0.0
-    churn_levels: tuple[float, float] = (0.0, 1.0)
-    min_weight: float = 0.05
+    churn_levels: tuple[float, float] = (0.0, 1.0)  # between which steps start that draw noise anew
+    min_weight: float = 0.05  # clamps of the loss weight
     max_weight: float = 1.5
 
     def corrupt(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -48,8 +43,7 @@ class GaussianProcess:
 
     def score_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
         """The score -noise / sigma(t) that a clean estimate stands for; 0 where t = 0."""
-        sigma = self.schedule.sigma(_expand(t, noisy)).clamp(min=1e-12)
-        return -self.noise_from_clean(noisy, clean, t) / sigma
+        return -self.noise_from_clean(noisy, clean, t) / self.schedule.sigma(_expand(t, noisy)).clamp(min=1e-12)
 
     def step(self, noisy: Tensor, clean: Tensor, t: Tensor, s: Tensor, noise: Tensor | None) -> Tensor:
         """From level t [B, N] to s <= t given the clean estimate; `noise` is needed only where churn > 0.
@@ -76,8 +70,10 @@ class GaussianProcess:
 
     def weight(self, t: Tensor) -> Tensor:
         """Loss weight clamp(alpha / sigma) by level."""
-        ratio = self.schedule.alpha(t) / self.schedule.sigma(t).clamp(min=1e-12)
-        return ratio.clamp(self.min_weight, self.max_weight)
+        return self._ratio(t).clamp(self.min_weight, self.max_weight)
+
+    def _ratio(self, t: Tensor) -> Tensor:
+        return self.schedule.alpha(t) / self.schedule.sigma(t).clamp(min=1e-12)
 
     def loss(self, prediction: Tensor, clean: Tensor, t: Tensor, counted: Tensor) -> Tensor:
         """Weighted squared error of vectors [..., 3], averaged where `counted` [...] is True and there is noise."""
@@ -90,8 +86,6 @@ class GaussianProcess:
 
         1/2 (SNR(s) - SNR(t)) |x_0 - x̂_0|² (Kingma et al. 2021, eq. 13).
         """
-        snr_t, snr_s = (
-            (self.schedule.alpha(level) / self.schedule.sigma(level).clamp(min=1e-12)).square() for level in (t, s)
-        )
+        gained = self._ratio(s).square() - self._ratio(t).square()
         error = (prediction - clean).square().sum(-1) * counted
-        return (0.5 * _expand(snr_s - snr_t, counted) * error).flatten(1).sum(1)
+        return (0.5 * _expand(gained, counted) * error).flatten(1).sum(1)

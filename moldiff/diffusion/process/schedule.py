@@ -1,7 +1,4 @@
-"""How much of the data (alpha) and of the noise (sigma) is left at noise level t, 0 = data, 1 = prior.
-
-Which noise levels training visits, and which the sampler steps through.
-"""
+"""Noise levels t, 0 = data, 1 = prior: how noisy they are, which training visits, which the sampler steps through."""
 
 from __future__ import annotations
 
@@ -20,15 +17,12 @@ class Schedule(Protocol):
 
     def alpha(self, t: Tensor) -> Tensor:
         """The factor on the data, 1 at t = 0 and 0 at t = 1."""
-        ...
 
     def sigma(self, t: Tensor) -> Tensor:
         """The factor on the noise, 0 at t = 0 and 1 at t = 1."""
-        ...
 
     def level(self, log_snr: Tensor) -> Tensor:
         """The noise level at which log(alpha² / sigma²) has the given value."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,16 +58,12 @@ def log_snr(schedule: Schedule, t: Tensor) -> Tensor:
     return 2 * (torch.log(schedule.alpha(t)) - torch.log(schedule.sigma(t)))
 
 
-MIN_LEVEL = 1e-3
-"""The lowest noise level of free fields: the last network call, whose answer is taken as the data."""
+MIN_LEVEL = 1e-3  # the lowest noise level of free fields: the last network call, whose answer is taken as the data
 
 
 @dataclass(frozen=True)
 class PowerTimes:
-    """Levels t = 1 - u^(1 / power) with u uniform: power > 1 visits low noise more often.
-
-    The distance 1 - t from the prior has the Beta(power, 1) distribution.
-    """
+    """Levels t = 1 - u^(1 / power) with u uniform, so that 1 - t is Beta(power, 1): power > 1 visits low noise more."""
 
     power: float = 1.5
 
@@ -86,12 +76,9 @@ class PowerTimes:
 
 
 def power_grid(num_steps: int, power: float = 2.0, *, start: float = 1.0, end: float = MIN_LEVEL) -> Tensor:
-    """`num_steps` levels from `start` down to `end`, denser towards the data for power > 1.
+    """`num_steps` levels from `start` down to `end`, denser towards the data for power > 1; MoldiffError for none.
 
     Each level is one network call; the last call's answer is the sample.
-
-    Raises:
-        MoldiffError: for fewer than one step.
     """
     if num_steps < 1:
         raise MoldiffError(f"steps: got {num_steps}, expected at least 1")

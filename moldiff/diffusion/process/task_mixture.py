@@ -12,42 +12,27 @@ from moldiff.diffusion.batch import MolBatch, NoiseLevel
 from moldiff.diffusion.process.schedule import MIN_LEVEL
 from moldiff.errors import MoldiffError
 
-_KNOWN_SHARE = (0.1, 0.9)
-"""Between which shares of a molecule's atoms are known in the task `part`."""
-
-_SETTLING = 0.4
-"""The highest noise level of coordinates in the task `settle`."""
-
-_HIDDEN = 0.1
-"""Share of the molecules of the task `settle` of which nothing is known of the hydrogens' places."""
+_KNOWN_SHARE = (0.1, 0.9)  # between which shares of a molecule's atoms are known in the task `part`
+_SETTLING = 0.4  # the highest noise level of coordinates in the task `settle`
+_HIDDEN = 0.1  # share of the molecules of the task `settle` of which nothing is known of the hydrogens' places
 
 
 @dataclass(frozen=True)
 class TaskMixture:
-    """Draws for every molecule of a batch which of its atoms and fields carry noise.
+    """Draws for every molecule of a batch which of its atoms and fields carry noise, by the shares of tasks.
 
-    Args:
-        whole: share of molecules with the same noise level everywhere.
-        part: share of which some atoms, their bonds and coordinates are known: half of the time the surroundings of
-            an atom, a quarter all but such surroundings, a quarter scattered atoms.
-        fields: share with an independent noise level for coordinates, atom classes and bonds.
-        graph: share with known atom classes and bonds, free coordinates (conformers); the hydrogens have their level.
-        settle: share with known atom classes and bonds, coordinates at low levels and hydrogens at any: how every
-            molecule ends. Some atoms of a third of them are known.
-        geometry: share with known coordinates and free bonds, the atom classes free in half of them.
-        composition: share with known atom classes, the rest free.
-
-    Raises:
-        MoldiffError: for a negative share, or none above 0.
+    In a `part` some atoms, their bonds and coordinates are known: half of the time the surroundings of an atom, a
+    quarter all but such surroundings, a quarter scattered atoms. To `settle` is how every molecule ends: coordinates at
+    low levels and hydrogens at any; some atoms of a third of these molecules are known.
     """
 
-    whole: float = 1.0
-    part: float = 0.0
-    fields: float = 0.0
-    graph: float = 0.0
-    geometry: float = 0.0
-    composition: float = 0.0
-    settle: float = 0.0
+    whole: float = 1.0  # the same noise level everywhere
+    part: float = 0.0  # some atoms known
+    fields: float = 0.0  # an independent noise level for coordinates, atom classes and bonds
+    graph: float = 0.0  # known atom classes and bonds, free coordinates (conformers); hydrogens have their level
+    geometry: float = 0.0  # known coordinates and free bonds, the atom classes free in half of them
+    composition: float = 0.0  # known atom classes, the rest free
+    settle: float = 0.0  # known atom classes and bonds, the rest nearly
 
     def __post_init__(self) -> None:
         shares = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -60,10 +45,7 @@ class TaskMixture:
     def __call__(
         self, batch: MolBatch, times: Callable[[int, torch.Generator], Tensor], generator: torch.Generator
     ) -> NoiseLevel:
-        """Noise levels of a batch of clean molecules.
-
-        Places of hydrogens are hidden where classes are not known, save in the task `geometry` and on known atoms.
-        """
+        """Noise levels of clean molecules; hydrogens are hidden where classes are, but for the task `geometry`."""
         mask, count = batch.node_mask, batch.num_molecules
         shares = torch.tensor([getattr(self, entry.name) for entry in fields(self)], device=mask.device)
         rows = torch.multinomial(shares, count, replacement=True, generator=generator)
