@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -46,13 +46,6 @@ PDB none has a bond above 1.33, but for four ligands with a hydrogen at 4.7 to 8
 _FAR = 1_000.0  # Å; further from the origin, coordinates of 32 bits tell less than 0.0001 Å apart
 _NON_METALS = frozenset({5, 6, 7, 8, 14, 15, 16})  # of which one heavy atom can be a molecule, no counter-ion
 _FILE_INDEX = "_moldiff_file_index"
-
-
-class Treated(NamedTuple):
-    """What became of a record: the molecule or why there is none, and what was done to it."""
-
-    outcome: Molecule | InvalidMolecule
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,23 +94,19 @@ class CurationRules:
         """Atomic numbers of the elements that are taken as they are drawn."""
         return {NUMBERS[str(symbol)] for symbol in self.elements}
 
-    def apply(self, record: Record) -> Treated:
-        """The molecule of a record, or why there is none."""
+    def apply(self, record: Record) -> tuple[Molecule | InvalidMolecule, tuple[str, ...]]:
+        """The molecule of a record, or why there is none; and what was done to it."""
         mol, notes = record.mol, list(record.remarks)
         if mol is None or record.problem is not None:
             # An element that no molecule may have, or a clash, explains broken valences.
             known = mol and (self._unknown_element(mol) or _clash_as_drawn(mol))
-            return Treated(known or record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule"))
+            return known or record.problem or InvalidMolecule(Status.UNREADABLE, "no molecule"), ()
         notes += [oddity.kind for oddity in odd_smiles(mol)]
-        problem = _clash_as_drawn(mol)
-        if problem is not None:
-            return Treated(problem, tuple(notes))
-        for step in (self._in_one_piece, self._with_bonds, self._in_3d):
-            done = step(mol, notes)
-            if isinstance(done, InvalidMolecule):
-                return Treated(done, tuple(notes))
-            mol = done
-        return Treated(self._molecule(mol, notes), tuple(notes))
+        done: Any = _clash_as_drawn(mol) or mol
+        for step in (self._in_one_piece, self._with_bonds, self._in_3d, self._molecule):
+            if not isinstance(done, InvalidMolecule):
+                done = step(done, notes)
+        return done, tuple(notes)
 
     def _in_one_piece(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
         count = len(Chem.GetMolFrags(mol))
@@ -142,9 +131,10 @@ class CurationRules:
         return None
 
     def _with_bonds(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
-        problem = self._unknown_element(mol)
-        if problem is not None or mol.GetNumAtoms() == 1 or mol.GetNumBonds():
-            return problem or mol
+        if problem := self._unknown_element(mol):
+            return problem
+        if mol.GetNumAtoms() == 1 or mol.GetNumBonds():
+            return mol
         notes.append(BONDS_PERCEIVED)
         perceived = Chem.Mol(mol)
         try:
@@ -193,8 +183,7 @@ class CurationRules:
         file_order = np.array([file_index(atom) for atom in atoms(mol)], dtype=np.int64)
         if isinstance(molecule, InvalidMolecule):
             return molecule.renumbered(file_order)
-        problem = check(molecule, self._own_valences(molecule))
-        if problem is not None:
+        if problem := check(molecule, self._own_valences(molecule)):
             if not (self.radicals and problem.status is Status.RADICAL):
                 return problem.renumbered(file_order[atom_order(mol)])
             notes.append(RADICAL_KEPT)
@@ -203,8 +192,7 @@ class CurationRules:
         placed = HYDROGENS_NOT_PLACED not in notes
         if not placed:
             molecule = replace(molecule, hydrogen_offset=np.zeros_like(molecule.hydrogen_offset))
-        problem = clash(mol, hydrogens=placed) or impossible_bonds(molecule)
-        if problem is not None:
+        if problem := clash(mol, hydrogens=placed) or impossible_bonds(molecule):
             return problem
         notes.extend(oddity.kind for oddity in odd_bonds(molecule, hydrogens=placed))
         centre = molecule.pos.mean(axis=0)

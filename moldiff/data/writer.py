@@ -92,22 +92,28 @@ class Rejects:
     def __init__(self, beside: Path) -> None:
         self._spool = Spool(beside)
         self._places = array("q")
+        self._open: list[str] = []  # too few for the file
 
     def append(self, record: Rejected) -> None:
         """Take in a record."""
         problem = record.problem
         fields = (record.place, record.number, record.name, record.file, problem.status, problem.reason, problem.atom)
         self._places.append(record.place)
-        self._spool.append_lines([json.dumps(fields)])
+        self._open.append(json.dumps(fields))
+        if len(self._open) == _CHUNK:
+            self._spool.append_lines(self._open)
+            self._open = []
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Rejected]:
         """The records in the order in which they stand in their source, whatever the order in which they came."""
-        lines = self._spool.columns()[0] if self._places else []
+        on_disk = len(self) - len(self._open)
+        lines = self._spool.columns()[0] if on_disk else []
         for k in np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable").tolist():
-            place, number, name, file, status, reason, atom = json.loads(lines[k])
+            text = lines[k] if k < on_disk else self._open[k - on_disk]
+            place, number, name, file, status, reason, atom = json.loads(text)
             yield Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
 
     def close(self) -> None:

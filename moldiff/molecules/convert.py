@@ -191,8 +191,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
         without exactly one single bond to a heavy atom, more than four hydrogens on an atom, a bond that is not
         single, double, triple or aromatic, or an aromatic system that cannot be kekulised.
     """
-    problem = _coordinate_problem(mol)
-    if problem is not None:
+    if problem := _coordinate_problem(mol):
         return problem
     kekulized = Chem.Mol(mol)
     try:

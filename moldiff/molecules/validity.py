@@ -21,10 +21,8 @@ SHORT, LONG, TORN = 0.8, 1.21, 1.3
 """Times the usual length of a bond (`Bonds.usual`): a shorter or a longer one is odd, which is said of its record; one
 beyond the last is torn, so that its molecule is not sound (`moldiff.evaluation.metrics.contacts`).
 
-The longest C-C bond known of a neutral hydrocarbon has 1.204 times (1.806 Å, Ishigaki et al. 2018,
-doi:10.1016/j.chempr.2018.01.011). Of the 130,829 molecules of QM9 17 have a long bond of any kind and 2 a torn one, of
-26,365 drug-like ones with computed coordinates 10 and 6. Coordinates that are given may be cruder: of a nitrile oxide
-RDKit's embedding alone has a C#N of 1.28 times.
+The longest C-C bond known has 1.204 times (docs/data.md). Of the 130,829 molecules of QM9 17 have a long bond and 2 a
+torn one, of 26,365 drug-like ones with computed coordinates 10 and 6. RDKit's embedding of a nitrile oxide has 1.28.
 """
 
 OTHER_SMILES = "SMILES field of another molecule"
@@ -53,8 +51,7 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     finite = np.isfinite(molecule.pos).all(1) & np.isfinite(molecule.hydrogen_offset).all((1, 2))
     if not finite.all():
         return _at_atom(molecule, int((~finite).argmax()), Status.NON_FINITE, "coordinate not finite")
-    problem = _valence_problem(molecule, vocabulary)
-    if problem is not None:
+    if problem := _valence_problem(molecule, vocabulary):
         return problem
     sanitized = sanitized_copy(to_rdkit(molecule, stereo=False))
     if isinstance(sanitized, InvalidMolecule):

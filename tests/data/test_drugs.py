@@ -27,7 +27,7 @@ MOSES = [
     "O=[N+]([O-])c1ccc(NCCc2ccncc2)cc1",
     "CC1Oc2ccc(Cl)cc2N(CC(O)CO)C1=O",
 ]
-_READ_MOSES = drugs._moses_smiles
+_READ_MOSES, _DICTIONARY = drugs._moses_smiles, drugs.Dictionary
 
 
 def components() -> list[Component]:
@@ -53,7 +53,7 @@ def _packages():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drugs, "Dictionary", components)
         patch.setattr(drugs, "_moses_smiles", lambda: MOSES)
-        patch.setattr(drugs, "_version", lambda name: "0")
+        patch.setattr(drugs, "version", lambda name: "0")
         yield
 
 
@@ -300,4 +300,4 @@ def test_packages_missing(monkeypatch):
         Drugs()
     monkeypatch.setattr(drugs, "find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'biotite, which is not installed: pip install "moldiff\[drugs\]"'):
-        drugs.Dictionary()
+        _DICTIONARY()

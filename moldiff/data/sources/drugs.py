@@ -191,11 +191,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DrugWork:
-    """What a worker process does with an entry: conformer, properties, keys and part.
-
-    Args:
-        valid_share, test_share, seed: see `part_of`; the seed is also that of the conformers.
-    """
+    """What a worker process does with an entry: conformer, of the same seed as `part_of`, properties, keys and part."""
 
     valid_share: float
     test_share: float

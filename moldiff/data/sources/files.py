@@ -46,15 +46,10 @@ class _Item(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordWork:
-    """What a worker process does with a record: parse it, treat it and compute its keys.
-
-    Args:
-        rules: by which records become molecules.
-        split_field: data field that says to which part a record belongs; None = none does.
-    """
+    """What a worker process does with a record: parse it, make it a molecule by the rules and compute its keys."""
 
     rules: CurationRules
-    split_field: str | None
+    split_field: str | None  # the data field that says to which part a record belongs
 
     def __call__(self, item: _Item) -> SourceRecord:
         """The record; whatever goes wrong is its reason."""

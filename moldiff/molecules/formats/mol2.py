@@ -29,8 +29,7 @@ def mol2_record(number: int, block: list[str]) -> Record:
     atom ask for, all hydrogens being there.
     """
     name = block[1].strip() if len(block) > 1 else ""
-    problem = _mol2_problem(block)
-    if problem is not None:
+    if problem := _mol2_problem(block):
         return Record.rejected(number, name, problem)
     why = ""
     with rdBase.BlockLogs():

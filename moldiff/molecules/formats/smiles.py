@@ -188,13 +188,11 @@ def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
     row = list(zip_longest(layout.header, (cell.strip() for cell in cells), fillvalue=""))
     taken = (layout.smiles, layout.name)
     smiles, name = (row[k][1] if k is not None and k < len(row) else "" for k in taken)
-    others = ((key, cell) for k, (key, cell) in enumerate(row) if k not in taken and cell)
-    fields = Fields.gathered((key, _with_point(cell) if layout.decimal_comma else cell) for key, cell in others)
+    others = [(key, cell) for k, (key, cell) in enumerate(row) if k not in taken and cell]
+    if layout.decimal_comma:
+        others = [(key, cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell) for key, cell in others]
+    fields = Fields.gathered(others)
     return Part(number, smiles_record, (smiles, name, *fields), name)
-
-
-def _with_point(cell: str) -> str:
-    return cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell
 
 
 def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:

@@ -103,7 +103,8 @@ class Writer:
         if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
-        text = {key: _field_text(key, value) for key, value in values.items() if not _is_missing(value)}
+        texts = {key: _field_text(key, value) for key, value in values.items()}
+        text = {key: value for key, value in texts.items() if value is not None}
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._rows is not None:
                 self._rows.add(csv_row(molecule, text))
@@ -217,7 +218,9 @@ def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
     return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
 
 
-def _field_text(key: str, value: Value | None) -> str:
+def _field_text(key: str, value: Value | None) -> str | None:
+    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+        return None
     if not key or re.search(r"[<>\r\n]", key):
         raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
     if isinstance(value, bool | np.bool_):
@@ -225,10 +228,6 @@ def _field_text(key: str, value: Value | None) -> str:
     if isinstance(value, float | np.floating):
         return f"{float(value):.8g}"
     return " ".join(str(value).split())
-
-
-def _is_missing(value: Value | None) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and not math.isfinite(value))
 
 
 _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {

@@ -14,6 +14,7 @@ from moldiff.molecules.formats.record import MAX_ATOMS, Block, Fields, Lines, Pa
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
+_MATHEMATICA = ("*^", "e")  # which writes numbers like 9.06*^-01
 _MAX_FRAME = 1_000_000  # atoms of a frame that is read at all
 
 _QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
@@ -47,8 +48,7 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     mol = Chem.RWMol()
     pos = np.zeros((len(lines), 3))
     for atom, line in enumerate(lines):
-        problem = _add_atom(mol, line, columns, pos[atom])
-        if problem is not None:
+        if problem := _add_atom(mol, line, columns, pos[atom]):
             return Record(number, name, None, problem, fields.remarks)
     set_positions(mol, pos)
     mol.SetProp("_Name", name)
@@ -61,12 +61,7 @@ def _qm9_values(comment: str) -> dict[str, str]:
     tag, *words = comment.split() or [""]
     if tag != "gdb" or len(words) != 1 + len(_QM9_VALUES):
         return {}
-    return {key: _plain_exponent(word) for key, word in zip(_QM9_VALUES, words[1:], strict=True)}
-
-
-def _plain_exponent(word: str) -> str:
-    """A number as Mathematica writes it, such as 9.06*^-01, in the usual way."""
-    return word.replace("*^", "e")
+    return {key: word.replace(*_MATHEMATICA) for key, word in zip(_QM9_VALUES, words[1:], strict=True)}
 
 
 def _columns(properties: str) -> tuple[int, int] | None:
@@ -86,7 +81,7 @@ def _add_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndar
     element, first = columns
     number = atomic_number(words[element]) if len(words) > element else None
     try:
-        pos[:] = [float(_plain_exponent(word)) for word in words[first : first + 3]]
+        pos[:] = [float(word.replace(*_MATHEMATICA)) for word in words[first : first + 3]]
     except ValueError:
         number = None
     index = mol.GetNumAtoms()
