@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from html import escape
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +41,17 @@ _TILES = {
 """The few numbers that everyone asks for first."""
 
 
+class Page(str):
+    """The HTML of a page, which a notebook shows."""
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self) / 1e6:.1f} MB; view(molecules, 'page.html') writes it to a file>"
+
+    def _repr_html_(self) -> str:
+        frame = "width:100%;height:640px;border:1px solid #8884;border-radius:6px"
+        return f'<iframe style="{frame}" sandbox="allow-scripts allow-downloads" srcdoc="{escape(self)}"></iframe>'
+
+
 def view(
     source: str | Path | Sequence[Molecule | Recorded],
     out: str | Path | None = None,
@@ -48,13 +60,14 @@ def view(
     metrics: Choice = "fast",
     hydrogens: str = "keep",
     on_progress: OnMetric | None = None,
-) -> Path:
-    """Write molecules as one HTML page that works offline.
+) -> Path | Page:
+    """Write molecules as one HTML page that works offline, or show it in a notebook.
 
     Args:
         source: a file that `moldiff.molecules.formats` reads, or molecules. Films come from the trajectories that
             `moldiff sample trajectory=true` writes beside its file, or that the molecules carry.
-        out: the page; None = the file's name with .html, which molecules from Python do not have. It is returned.
+        out: the page; None = the file's name with .html, and of molecules from Python no file but a `Page`, which a
+            notebook shows. It is returned.
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
         metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`.
@@ -64,10 +77,11 @@ def view(
     Raises:
         MoldiffError: when `source` or `reference` cannot be read, or the page cannot be written there.
     """
+    target: Path | None = None
     if isinstance(source, str | Path):
         target, name = target_of(source, out), Path(source).name
     elif out is None:
-        raise MoldiffError("out: nothing given, expected the name of the page, for example molecules.html")
+        name = f"{len(source)} molecules"
     else:
         target, name = target_of(out, out), Path(out).stem
     with TemporaryDirectory() as folder:
@@ -82,6 +96,8 @@ def view(
             found = ReadResult(path, [record.completed() for record in found.records])
         report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
         page = _page(found, name, report, reference)
+    if target is None:
+        return Page(page)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from read_back import findings
 import moldiff
 from moldiff.sampling.notebook import SHOWN
 from moldiff.sampling.sample import Samples
+from moldiff.view import view
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), needs_weights]
 
@@ -87,3 +89,13 @@ def test_a_file_and_a_table_hold_what_a_run_writes(samples: Samples, tmp_path: P
     written = [mol.GetPropsAsDict() for mol in Chem.SDMolSupplier(str(tmp_path / "a.sdf"))]
     assert [one["energy_lost"] for one in written] == pytest.approx(table["energy_lost"].tolist())
     assert {"version", "model", "weights", "seed", "index", "relaxed"} <= set(table.columns)
+
+
+def test_a_page_is_shown_where_no_file_is_asked_for(samples: Samples, tmp_path: Path) -> None:
+    page = view(samples)
+    assert re.fullmatch(r"<Page of \d\.\d MB; .*>", repr(page))
+    (shown,) = re.findall(r'srcdoc="([^"]*)"', page._repr_html_())
+    assert unescape(shown) == page
+    assert all(one.molecule.name in page for one in samples)
+    written = view(samples, tmp_path / "page.html")
+    assert abs(len(written.read_text()) - len(page)) < 200
