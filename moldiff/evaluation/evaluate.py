@@ -85,7 +85,8 @@ def evaluate(
     rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
     if from_file:
         rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
-    missing = {one.name: why for one in scores.results if (why := _missing(one, molecules))}
+    protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
+    missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
     kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
     report = Report(
         [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
@@ -136,11 +137,6 @@ def _score(molecules: MoleculeSet, index: NoveltyIndex | None, vocabulary: Vocab
     return score(molecules.entries, index, vocabulary=vocabulary, atoms=molecules.atoms, drawings=molecules.drawings)
 
 
-def _missing(result: MetricResult, molecules: MoleculeSet) -> str | None:
-    """Why the protocol of a result does not apply to this kind of records; None = it does."""
-    return molecules.missing.get(result.name.partition("_")[0])
-
-
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
     """The row with the record's title, and with the atom at fault as the file counts it."""
     problem = record.molecule() if row.status is not Status.OK else None
@@ -157,7 +153,7 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
     return [
         result
         for result in _score(some, index, vocabulary).results
-        if not _missing(result, some)
+        if result.name.partition("_")[0] not in some.missing
         and result.name != "p2_novel_parent"
         and (known.trained_on or "novel" not in result.name)
     ]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -21,7 +21,6 @@ from moldiff.view.depict import render
 BIN = 0.02  # width of a bin of bond lengths (Å)
 _LONGEST = 4.0  # Å; the last bin has all bonds from this length on, however far apart a torn molecule lies
 _MAX_REFERENCE = 5000  # molecules of a reference that are looked at; of a prepared one evenly spread ones
-_Key = TypeVar("_Key")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 380, 150, 8, 26, 8
 
 
@@ -109,16 +108,9 @@ def _bulk(counts: Mapping[int, int]) -> tuple[int, int]:
     return keys[int((share > 0.001).argmax())], keys[int((share >= 0.999).argmax())]
 
 
-def _shares(counts: Mapping[_Key, int], keys: Iterable[_Key]) -> list[float]:
-    total = sum(counts.values())
-    return [counts.get(key, 0) / total if total else 0.0 for key in keys]
-
-
-def _figure(
-    title: str, counted: str, labels: Mapping[_Key, str], counts: Mapping[_Key, int], known: Mapping[_Key, int]
-) -> Markup:
+def _figure(title: str, counted: str, labels: Mapping[Any, str], counts: Counter[Any], known: Counter[Any]) -> Markup:
     """A histogram of the keys that have labels, with the shares of known molecules as an outline."""
-    shares, outline = _shares(counts, labels), _shares(known, labels)
+    shares, outline = ([side[key] / (side.total() or 1) for key in labels] for side in (counts, known))
     if not any(shares):
         return Markup("")
     top, step, height = max(*shares, *outline), (_WIDTH - 2 * _LEFT) / len(labels), _HEIGHT - _BOTTOM - _TOP

@@ -89,7 +89,19 @@ class NearestNeighbours:
         found = self.similarities(prints, known, on_progress) if known else np.zeros(0)
         columns = {"neighbours_similarity": molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=False)))}
         options = asdict(self) | {"reference_molecules": len(known)}
-        return MetricOutput(self._results(found), columns, {}, options)
+        measure = (
+            f"Tanimoto similarity (Morgan fingerprints, radius {self.radius}, {self.num_bits} bits, no stereo) to the "
+            "nearest reference molecule"
+        )
+        near, same = int((found >= self.close).sum()), int((found >= 1).sum())
+        over = "over the P2-valid molecules"
+        results = [
+            average("neighbours_similarity_mean", found, f"Mean {measure}, {over}."),
+            median("neighbours_similarity_median", found, f"Median {measure}, {over}."),
+            MetricResult("neighbours_close", near, len(found), f"{measure} of at least {self.close:g}, {over}."),
+            MetricResult("neighbours_equal", same, len(found), f"{measure} of 1, the same fingerprint, {over}."),
+        ]
+        return MetricOutput(results, columns, {}, options)
 
     def _bits(self, molecules: MoleculeSet) -> list[np.ndarray]:
         """Numbers of the bits that are set in the fingerprint of every valid molecule."""
@@ -113,20 +125,6 @@ class NearestNeighbours:
             if on_progress is not None:
                 on_progress(start + len(block), len(known))
         return best
-
-    def _results(self, found: np.ndarray) -> list[MetricResult]:
-        measure = (
-            f"Tanimoto similarity (Morgan fingerprints, radius {self.radius}, {self.num_bits} bits, no stereo) to the "
-            "nearest reference molecule"
-        )
-        near, same = int((found >= self.close).sum()), int((found >= 1).sum())
-        over = "over the P2-valid molecules"
-        return [
-            average("neighbours_similarity_mean", found, f"Mean {measure}, {over}."),
-            median("neighbours_similarity_median", found, f"Median {measure}, {over}."),
-            MetricResult("neighbours_close", near, len(found), f"{measure} of at least {self.close:g}, {over}."),
-            MetricResult("neighbours_equal", same, len(found), f"{measure} of 1, the same fingerprint, {over}."),
-        ]
 
 
 @dataclass(frozen=True, eq=False)

