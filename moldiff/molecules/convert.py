@@ -95,6 +95,7 @@ def _in_reading_order(rows: list[list[int]], pos: np.ndarray) -> list[list[int]]
     return [rows[place] for place in order]
 
 
+@np.errstate(all="ignore")  # what is not finite turns nowhere
 def _turns(pos: np.ndarray, centres: Sequence[int], neighbours: Sequence[Sequence[int]]) -> np.ndarray:
     """Triple products of three of the four unit arms of each centre, by which is left out [c, 4].
 
