@@ -277,7 +277,7 @@ def model_lines() -> list[str]:
     """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
     names = available_models()
     width = max((len(name) for name in names), default=0)
-    return [f"{name:<{width}}  {_line(shipped_folder() / name)}" for name in names]
+    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
 
 
 def _line(folder: Path) -> str:
