@@ -65,9 +65,7 @@ def test_a_model_with_former_names_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", available_models())
 def test_shipped_configs_have_present_names(name: str) -> None:
     stored = json.loads((find_model(name) / CONFIG_FILE).read_text(encoding="utf-8"))
-    assert stored["denoiser"].pop("hydrogen_level")
-    assert stored["training"]["denoiser"].pop("hydrogen_level")
-    assert with_present_names(stored) == stored  # but for that option, which was one when they were trained
+    assert with_present_names(stored) == stored
 
 
 def test_a_training_with_former_names_goes_on(tmp_path: Path) -> None:
