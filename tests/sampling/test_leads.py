@@ -32,9 +32,7 @@ def sample(tmp_path: Path, *options: str, code: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("task", [f"task=analogues of={LEAD} noise=0.3", f"task=replace core={LEAD} remove=[0]"])
-def test_the_lead_itself_is_left_out_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
-) -> None:
+def test_the_lead_itself_is_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str) -> None:
     options = [text.replace(LEAD, f'"{LEAD}"') for text in task.split()]
     out = sample(tmp_path, "n=3", *options)
     assert LEAD not in plain(out)
