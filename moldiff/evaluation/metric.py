@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _Outcome = TypeVar("_Outcome")
 
-WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)
-"""How the check of a molecule in a worker process can end other than well."""
+WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)  # as which the check of a molecule in a worker process can end
 
 
 @dataclass(frozen=True)

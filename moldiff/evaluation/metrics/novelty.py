@@ -35,8 +35,7 @@ from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
 FILE_NAME = "novelty.safetensors"
-MAX_TEXTS = 500_000
-"""Molecules of a reference whose parents can be compared: they take memory, and a minute of time in the worst case."""
+MAX_TEXTS = 500_000  # molecules of a reference whose parents can be compared: memory, and a minute in the worst case
 
 
 @dataclass(frozen=True, eq=False)
