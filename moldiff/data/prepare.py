@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def prepare(
         journal = _journal(source, out, say)
         with closing(DatasetWriter(out)) as writer:
             _gather(source, writer, journal, min_count, progress)
-            _refuse_rejects(writer, source.name, strict=strict)
+            if strict:
+                _refuse_rejects(writer, source.name)
             meta: dict[str, Any] = {"name": source.name} | source.describe()
             notes = writer.note_counts() | meta.pop("notes", {})
             if HYDROGENS_NOT_PLACED in notes:
@@ -95,11 +96,10 @@ def _up_to_date(out: Path, fingerprint: str | None, say: Callable[[str], None]) 
     except MoldiffError as error:
         say(f"{out}: damaged, so it is made again ({error})")
         return None
-    if ready.meta.get("fingerprint") != fingerprint:
-        say(f"{out}: made of other content or with other options, so it is made again")
-        return None
-    say(f"{out}: up to date, content and options are the same")
-    return ready
+    same = ready.meta.get("fingerprint") == fingerprint
+    what = "up to date, content and options are the same"
+    say(f"{out}: {what if same else 'made of other content or with other options, so it is made again'}")
+    return ready if same else None
 
 
 def _journal(source: Source, out: Path, say: Callable[[str], None]) -> Journal | None:
@@ -115,16 +115,9 @@ def _journal(source: Source, out: Path, say: Callable[[str], None]) -> Journal |
 def _records(source: Source, journal: Journal | None) -> Iterator[SourceRecord]:
     """Every record once: those that are finished, then the others, of which the journal is kept."""
     if journal is None or not isinstance(source, Resumable):
-        yield from source.records()
-        return
+        return source.records()
     finished = min(len(journal), len(source))
-    yield from islice(iter(journal), finished)
-    try:
-        for record in source.records(finished):
-            journal.append(record)
-            yield record
-    finally:
-        journal.flush()
+    return chain(islice(journal, finished), journal.kept(source.records(finished)))
 
 
 def _gather(
@@ -143,22 +136,18 @@ def _gather(
         if ((np.diff(writer.flat["hydrogen_slices"]) > 0) & ~unplaced).any():
             problem = InvalidMolecule(Status.UNREADABLE, _UNPLACED)
             writer.leave_out(dict.fromkeys(np.flatnonzero(unplaced).tolist(), problem))
-        rarest = len(writer) // 5000 if min_count is None else min_count
-        writer.leave_out(rare_classes(writer.flat, rarest))
+        writer.leave_out(rare_classes(writer.flat, len(writer) // 5000 if min_count is None else min_count))
     if not len(writer):
         first = next(iter(writer.rejected), None)
-        why = f"; first reason: {first.problem.reason}" if first else ""
+        why = f"; first reason: {first.reason}" if first else ""
         raise MoldiffError(f"{source.name}: no molecule kept of {len(writer.rejected)} records{why}")
 
 
-def _refuse_rejects(writer: DatasetWriter, name: str, *, strict: bool) -> None:
-    first = next(iter(writer.rejected), None)
-    if not strict or first is None:
-        return
-    where = f"record {first.number}" + (f" of {first.file}" if first.file else "")
-    count = len(writer.rejected)
-    reason = f"first: {where}: {first.problem.reason}"
-    raise MoldiffError(f"{name}: {count} of {count + len(writer)} records rejected, but strict=true; {reason}")
+def _refuse_rejects(writer: DatasetWriter, name: str) -> None:
+    for first in writer.rejected:
+        where = f"record {first.number}" + (f" of {first.file}" if first.file else "")
+        rejected = f"{len(writer.rejected)} of {len(writer.rejected) + len(writer)} records rejected"
+        raise MoldiffError(f"{name}: {rejected}, but strict=true; first: {where}: {first.reason}")
 
 
 def _remarks(prepared: MoleculeDataset) -> list[str]:
@@ -226,8 +215,16 @@ class Journal:
 
     def __iter__(self) -> Iterator[SourceRecord]:
         """All records that are on disk."""
-        for _, path in self._parts:
-            yield from _read_part(path)
+        return chain.from_iterable(_read_part(path) for _, path in self._parts)
+
+    def kept(self, records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+        """The records, each added as the next one; on disk at the latest when there is no more."""
+        try:
+            for record in records:
+                self.append(record)
+                yield record
+        finally:
+            self.flush()
 
     def append(self, record: SourceRecord) -> None:
         """Add the next record; it is on disk with the 256th, or after `flush`."""
@@ -253,7 +250,6 @@ class Journal:
     def remove(self) -> None:
         """Delete the folder with all that is in it."""
         shutil.rmtree(self._root, ignore_errors=True)
-        self._parts, self._open = [], []
 
 
 def _fields(record: SourceRecord) -> dict[str, Any]:
@@ -270,13 +266,12 @@ def _read_part(path: Path) -> Iterator[SourceRecord]:
         texts = json.loads(flat.pop(_TEXT).tobytes())
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise MoldiffError(f"{path}: damaged ({error}); delete {path.parent} to begin anew") from None
-    index = 0
+    index = count()
     for fields in texts:
         outcome: Molecule | InvalidMolecule
         if problem := fields.pop("problem", None):
             outcome = InvalidMolecule(Status(problem[0]), *problem[1:])
         else:
-            outcome = unpack(flat, index, properties=fields.pop("properties"), name=fields.pop("title"))
-            index += 1
+            outcome = unpack(flat, next(index), properties=fields.pop("properties"), name=fields.pop("title"))
         keys = fields.pop("keys")
         yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), notes=tuple(fields.pop("notes")), **fields)

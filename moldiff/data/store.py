@@ -51,11 +51,8 @@ def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
     values = [[m.properties.get(name, np.nan) for name in properties] for m in molecules]
     bonds = _joined([m.bonds for m in molecules], (0, 3), np.int64)
     offsets = [m.hydrogen_offset[m.hydrogen_mask] for m in molecules]
-    flat = {
-        name: _joined([getattr(m, name) for m in molecules], (0, 3) if name == "pos" else (0,), dtype)
-        for name, dtype in ATOM_FIELDS.items()
-    }
-    return flat | {
+    empty = {name: (0, 3) if name == "pos" else (0,) for name in ATOM_FIELDS}
+    return {name: _joined([getattr(m, name) for m in molecules], empty[name], ATOM_FIELDS[name]) for name in empty} | {
         "hydrogen_offset": _joined(offsets, (0, 3), np.float32),
         "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
         "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
@@ -72,7 +69,9 @@ def _joined(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -> np.
 
 def slices_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where as many rows of every molecule as `counts` [M] says begin and end [M + 1]."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    slices = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, dtype=np.int64, out=slices[1:])
+    return slices
 
 
 def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -116,10 +115,7 @@ def blocks(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Iterator[Pack
 
 def hydrogen_slices(flat: Mapping[str, np.ndarray]) -> np.ndarray:
     """Where the hydrogens of every molecule begin and end [M + 1]."""
-    before = np.zeros(len(flat["num_hydrogens"]) + 1, dtype=np.int64)
-    np.cumsum(flat["num_hydrogens"], dtype=np.int64, out=before[1:])
-    starts: np.ndarray = before[flat["atom_slices"]]
-    return starts
+    return np.asarray(slices_of(flat["num_hydrogens"])[flat["atom_slices"]])
 
 
 def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
@@ -141,8 +137,7 @@ def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.n
 def class_codes(flat: Mapping[str, np.ndarray], part: slice = slice(None)) -> np.ndarray:
     """One number for element, charge and hydrogens of every atom; `decode_class` is its inverse."""
     number, charge, hydrogens = (flat[name][part].astype(np.int64) for name in _CLASS_FIELDS)
-    codes: np.ndarray = (number << 16) + ((charge + 128) << 8) + hydrogens
-    return codes
+    return np.asarray((number << 16) + ((charge + 128) << 8) + hydrogens)
 
 
 def decode_class(code: int) -> tuple[int, int, int]:
@@ -250,14 +245,13 @@ def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
 
 
 class Spool:
-    """Files in a temporary folder that rows are appended to.
+    """Files that rows are appended to, in a temporary folder next to `beside`, on the disk where the result will be.
 
-    The folder is made next to `beside`, on the disk where the result will be, when there is something to write.
+    The folder is made when there is something to write.
     """
 
     def __init__(self, beside: Path) -> None:
-        self._beside = beside
-        self._folder: Path | None = None
+        self._beside, self._folder = beside, Path()
         self._files: dict[str, BinaryIO] = {}
         self._forms: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
 
@@ -288,7 +282,7 @@ class Spool:
         return read_columns(Path(file.name), map_from=1)
 
     def _file(self, name: str) -> BinaryIO:
-        if self._folder is None:
+        if not self._files:
             self._beside.parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=self._beside.parent))
         if name not in self._files:
@@ -299,7 +293,6 @@ class Spool:
         """Delete the files; arrays mapped from them can still be used."""
         for file in self._files.values():
             file.close()
-        self._files = {}
-        if self._folder is not None:
+        if self._files:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._files = {}
