@@ -79,20 +79,13 @@ _NO_FIELDS = Fields({})
 
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: its position, from 1, and its title, "" without one.
+    """One record of a file; atoms in its problem count from 0, as in the file."""
 
-    Attributes:
-        mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
-            the record cannot be parsed.
-        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, as in the file.
-        remarks: what is odd about its data fields.
-    """
-
-    number: int
-    name: str
-    mol: Chem.Mol | None
-    problem: InvalidMolecule | None = None
-    remarks: tuple[str, ...] = ()
+    number: int  # position, from 1
+    name: str  # title, "" without one
+    mol: Chem.Mol | None  # with data fields as properties, sanitised unless there is a problem; None = cannot be parsed
+    problem: InvalidMolecule | None = None  # why it is no sound molecule; None = nothing wrong so far
+    remarks: tuple[str, ...] = ()  # what is odd about its data fields
 
     @classmethod
     def rejected(cls, number: int, name: str, reason: str) -> Self:
@@ -127,7 +120,7 @@ def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | Inva
     except MemoryError:
         raise
     except Exception as error:  # RDKit raises of all kinds
-        return unexpected(error)
+        return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
 
 
 def total_charge(mol: Chem.Mol) -> int:
@@ -143,17 +136,10 @@ def whole_number(text: str) -> int | None:
     return int(text[:12]) if text.isdecimal() else None
 
 
-def unexpected(error: Exception) -> InvalidMolecule:
-    """What is said of a record with which something went wrong that nobody had thought of."""
-    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
-
-
 def atomic_number(symbol: str) -> int | None:
     """The atomic number of a symbol or of its own digits; None for any other text."""
     number = whole_number(symbol)
-    if number is not None:
-        return number if 0 < number < 119 else None
-    return NUMBERS.get(symbol.capitalize())
+    return NUMBERS.get(symbol.capitalize()) if number is None else number if 0 < number < 119 else None
 
 
 def finished(number: int, name: str, mol: Chem.Mol, fields: Fields = _NO_FIELDS) -> Record:
@@ -227,10 +213,8 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     if len(elements) > 1 and mol.GetNumBonds() == 0 and 1 in elements:
         return InvalidMolecule(Status.UNREADABLE, "no bonds, only elements and coordinates")
     molecule = from_rdkit(mol)
-    if isinstance(molecule, InvalidMolecule):
-        return molecule
-    problem = check(molecule)
-    if problem is None:
+    problem = molecule if isinstance(molecule, InvalidMolecule) else check(molecule)
+    if problem is None or problem is molecule:
         return molecule
     if problem.status == Status.RADICAL and 1 not in elements:
         return InvalidMolecule(Status.RADICAL, "hydrogens are missing, expected explicit ones with coordinates")

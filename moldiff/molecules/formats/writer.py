@@ -19,9 +19,10 @@ import numpy as np
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value, file_suffix
 from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
-from moldiff.molecules.formats.smiles import TableFile, csv_row, smiles_text
+from moldiff.molecules.formats.smiles import TableFile, smiles_text
 from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
 from moldiff.molecules.formats.xyz import xyz_text
+from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
 
@@ -57,10 +58,7 @@ class Writer:
     up to its last one whenever the program ends. Two types grow in larger steps: compressed ones by 64 records, each a
     gzip member of its own, and tables, whose columns are known in the end only, all at once.
 
-    Args:
-        path: the target.
-        streamed: let the file grow in its place.
-        keep_older: a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
+    With `keep_older`, a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
 
     Example:
         with Writer("out.sdf") as writer:
@@ -72,14 +70,13 @@ class Writer:
     """
 
     def __init__(self, path: str | Path, *, streamed: bool = False, keep_older: bool = False) -> None:
-        self.path = check_target(path)
-        self.count = 0
+        self.path, self.count = check_target(path), 0
         self.older: Path | None = None
-        self._keep_older = keep_older
+        self._streamed, self._keep_older = streamed, keep_older
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
-        self._packed, self._member = _is_packed(self.path), list[bytes]()
         self._rows = TableFile(self.path.parent) if self._format is None else None
-        self._streamed = streamed
+        self._member: list[bytes] = []  # whole records that are not in the file yet
+        self._member_records = MEMBER_RECORDS if _is_packed(self.path) else 1
         self._temporary: Path | None = temporary_of(self.path)
         self._raw = _open(self._temporary, "wb", streamed)
 
@@ -106,27 +103,28 @@ class Writer:
         texts = {key: _field_text(key, value) for key, value in values.items()}
         text = {key: value for key, value in texts.items() if value is not None}
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
-            if self._rows is not None:
-                self._rows.add(csv_row(molecule, text))
-            elif self._format is not None:
-                self._add(encoded(self._format(molecule, text)))
+            if self._format is not None:
+                self._add(self._format(molecule, text))
+            elif self._rows is not None:
+                smiles = ""
+                with suppress(MoldiffError):  # a graph that has none
+                    smiles = strict_key(molecule)
+                self._rows.add({"smiles": smiles, "name": molecule.name, **text})
             self.count += 1
 
-    def _add(self, data: bytes) -> None:
-        if not self._packed:
-            self._put(data)
-            return
-        self._member.append(data)
-        if len(self._member) == MEMBER_RECORDS:
+    def _add(self, record: str) -> None:
+        self._member.append(encoded(record))
+        if len(self._member) == self._member_records:
             self._end_member()
 
     def _end_member(self) -> None:
-        """Write the records that wait as a gzip member without name and time: equal molecules, equal files."""
-        self._put(gzip.compress(b"".join(self._member), mtime=0))
-        self._member.clear()
+        """Write the whole records that wait, all of them or none.
 
-    def _put(self, data: bytes) -> None:
-        """Write whole records, all of them or none."""
+        A gzip member has neither name nor time, so that equal molecules give equal files.
+        """
+        data = b"".join(self._member)
+        data = gzip.compress(data, mtime=0) if _is_packed(self.path) else data
+        self._member.clear()
         place = self._raw.tell()
         try:
             while data:
@@ -163,7 +161,7 @@ class Writer:
                 for line in self._rows.lines():
                     self._add(line)
                 self._rows.close()
-            if self._member or (self._packed and not self.count):  # a file of no bytes would be no gzip file
+            if self._member or not self.count:  # a file of no bytes would be no gzip file
                 self._end_member()
             self._publish()
             self._raw.close()
