@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,8 +94,7 @@ class Dictionary:
         block = get_ccd()
         entries, atoms, bonds = (block[name] for name in ("chem_comp", "chem_comp_atom", "chem_comp_bond"))
         columns = [entries[name].as_array() for name in ("id", "pdbx_release_status", "type")]
-        self._facts = {str(name): (str(status), str(kind)) for name, status, kind in zip(*columns, strict=True)}
-        self._names = list(self._facts)
+        self._facts = list({facts[0]: tuple(map(str, facts)) for facts in zip(*columns, strict=True)}.values())
         self._atoms = _ranges(atoms["comp_id"].as_array())
         self._bonds = _ranges(bonds["comp_id"].as_array())
         self._symbols, self._labels = (atoms[name].as_array() for name in ("type_symbol", "atom_id"))
@@ -104,16 +103,15 @@ class Dictionary:
         self._ends = [bonds[name].as_array() for name in ("atom_id_1", "atom_id_2", "value_order")]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._facts)
 
     def __getitem__(self, index: int) -> Component:
-        name = self._names[index]
+        name, status, kind = self._facts[index]
         atoms, bonds = self._atoms.get(name, slice(0, 0)), self._bonds.get(name, slice(0, 0))
         place = {str(label): k for k, label in enumerate(self._labels[atoms].tolist())}
         ends = zip(*(column[bonds].tolist() for column in self._ends), strict=True)
         return Component(
-            name,
-            *self._facts[name],
+            *(name, status, kind),
             elements=tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist()),
             charges=tuple(self._charges[atoms].tolist()),
             pos=self._pos[atoms],
@@ -123,9 +121,8 @@ class Dictionary:
 
 def _ranges(names: np.ndarray) -> Mapping[str, slice]:
     """Where the rows of each name are; those of one name are together."""
-    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
-    ends = np.r_[starts[1:], len(names)]
-    return {str(names[start]): slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]]).tolist()
+    return {str(names[start]): slice(start, end) for start, end in pairwise([*starts, len(names)])}
 
 
 def smiles_of(component: Component) -> str | InvalidMolecule:
@@ -200,9 +197,7 @@ class DrugWork:
     def __call__(self, entry: Entry) -> SourceRecord:
         """The record of an entry; whatever goes wrong is its reason."""
         found = guarded(self._work, entry)
-        if isinstance(found, InvalidMolecule):  # RDKit raises of all kinds
-            return _rejected(entry, replace(found, status=Status.FAILED))
-        return found
+        return _rejected(entry, replace(found, status=Status.FAILED)) if isinstance(found, InvalidMolecule) else found
 
     def _work(self, entry: Entry) -> SourceRecord:
         text = entry.molecule if isinstance(entry.molecule, str) else smiles_of(entry.molecule)
@@ -301,8 +296,7 @@ class Drugs:
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """Every record once, in order, from number `start` on."""
         entries = islice(self._entries(start), max(0, len(self) - start))
-        results = stream_limited(self._work, entries, num_workers=self._num_workers, limit=self._time_limit)
-        for entry, result in results:
+        for entry, result in stream_limited(self._work, entries, num_workers=self._num_workers, limit=self._time_limit):
             if isinstance(result, Failure):
                 result = _rejected(entry, InvalidMolecule(status_of(result), result.reason))
             yield result

@@ -120,7 +120,12 @@ def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | Inva
     except MemoryError:
         raise
     except Exception as error:  # RDKit raises of all kinds
-        return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
+        return unexpected(error)
+
+
+def unexpected(error: Exception) -> InvalidMolecule:
+    """What is said of a record with which something went wrong that nobody had thought of."""
+    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
 
 
 def total_charge(mol: Chem.Mol) -> int:
