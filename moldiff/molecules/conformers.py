@@ -22,12 +22,8 @@ NOT_CONVERGED = "MMFF94s not converged"
 GEOMETRY = "ETKDGv3, then MMFF94s"
 
 _HANDS = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-_SIDES = {
-    Chem.BondStereo.STEREOE: False,
-    Chem.BondStereo.STEREOTRANS: False,
-    Chem.BondStereo.STEREOZ: True,
-    Chem.BondStereo.STEREOCIS: True,
-}
+_SAME_SIDE = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+_OTHER_SIDE = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
 _STRAIGHT = 5.0  # degrees from 0 or 180 within which a bond angle leaves a torsion undefined
 _PLANAR = 0.5  # least cosine of the dihedral of a double bond that has a side: one twisted by more than 60° has none
@@ -80,9 +76,10 @@ def marks(mol: Chem.Mol) -> Marks:
     hands = {a.GetIdx(): a.GetChiralTag() == _HANDS[0] for a in mol.GetAtoms() if a.GetChiralTag() in _HANDS}
     sides = []
     for bond in mol.GetBonds():
-        if bond.GetStereo() in _SIDES:
+        if bond.GetStereo() in (*_SAME_SIDE, *_OTHER_SIDE):
             first, last = bond.GetStereoAtoms()
-            sides.append(((first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last), _SIDES[bond.GetStereo()]))
+            chain = (first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last)
+            sides.append((chain, bond.GetStereo() in _SAME_SIDE))
     return hands, sides
 
 
@@ -144,9 +141,10 @@ def compare(wanted: Marks, mol: Chem.Mol, pos: np.ndarray) -> Match:
     if any((1 if same else -1) * _cosine(pos[list(chain)]) < _PLANAR for chain, same in sides):
         return Match.WRONG
     found_hands, _ = marks(at_positions(mol, pos))
-    if all(found_hands.get(atom) == hand for atom, hand in hands.items()):
+    if found_hands.items() >= hands.items():
         return Match.RIGHT
-    return Match.MIRRORED if all(found_hands.get(atom) == (not hand) for atom, hand in hands.items()) else Match.WRONG
+    mirrored = {atom: not hand for atom, hand in hands.items()}
+    return Match.MIRRORED if found_hands.items() >= mirrored.items() else Match.WRONG
 
 
 def _cosine(pos: np.ndarray) -> float:
@@ -171,9 +169,8 @@ def angle_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     """
     edges = _directed(bonds)
     first, second = _pairs(edges[:, 0], edges, num_atoms)
-    once = edges[first, 1] < edges[second, 1]
-    first, second = first[once], second[once]
-    return np.stack([edges[first, 1], edges[first, 0], edges[second, 1]], axis=1)
+    atoms = np.stack([edges[first, 1], edges[first, 0], edges[second, 1]], axis=1)
+    return np.asarray(atoms[atoms[:, 0] < atoms[:, 2]])
 
 
 def torsion_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
@@ -187,7 +184,7 @@ def torsion_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     a, b, c = edges[outer, 1], bonds[inner, 0], bonds[inner, 1]
     row, last = _pairs(c, edges, num_atoms)  # ... and every d at c
     atoms = np.stack([a[row], b[row], c[row], edges[last, 1]], axis=1)
-    distinct = (atoms[:, 0] != atoms[:, 2]) & (atoms[:, 3] != atoms[:, 1]) & (atoms[:, 0] != atoms[:, 3])
+    distinct = (atoms[:, [0, 3, 0]] != atoms[:, [2, 1, 3]]).all(axis=1)
     return np.asarray(atoms[distinct])
 
 

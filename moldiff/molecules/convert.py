@@ -45,8 +45,7 @@ def to_rdkit(molecule: Molecule, *, stereo: bool = True) -> Chem.Mol:
         Chem.FastFindRings(marked)
     stereo_of_coordinates(marked)
     for atom in atoms(marked):
-        if atom.GetChiralTag() != _NO_HAND:
-            mol.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
+        mol.GetAtomWithIdx(atom.GetIdx()).SetChiralTag(atom.GetChiralTag())
     for bond in bonds(marked):
         # Marked twice: RDKit forgets the sides of a double bond where the single bonds beside it say nothing.
         same = mol.GetBondWithIdx(bond.GetIdx())
@@ -91,8 +90,7 @@ def _in_reading_order(rows: list[list[int]], pos: np.ndarray) -> list[list[int]]
     misleading = turns * np.sign(turns.sum(1, keepdims=True)) < _LEAST_TURN
     found = zip(centres.values(), misleading, strict=True)
     first = {own[arm] for own, arms in found if arms[3] for arm in np.flatnonzero(arms)}
-    order = sorted(range(len(rows)), key=lambda place: place not in first)
-    return [rows[place] for place in order]
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: place not in first)]
 
 
 @np.errstate(all="ignore")  # what is not finite turns nowhere
@@ -185,12 +183,8 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
     Charges are kept, aromatic bonds are kekulised, isotopes and stereo marks are dropped (handedness is in the
     coordinates), and data fields that are finite numbers become `properties`. Valences are not judged here: that is
-    `check`'s task, so a broken graph can be read and counted.
-
-    Returns:
-        The molecule, or the reason why it cannot be one: no heavy atom, dummy atom, no 3D coordinates, a hydrogen
-        without exactly one single bond to a heavy atom, more than four hydrogens on an atom, a bond that is not
-        single, double, triple or aromatic, or an aromatic system that cannot be kekulised.
+    `check`'s task, so a broken graph can be read and counted. What cannot be told as a `Molecule` at all gives the
+    reason: no heavy atom, no 3D coordinates, a hydrogen between two atoms, a bond of another order, and the like.
     """
     if problem := _coordinate_problem(mol):
         return problem
@@ -246,14 +240,11 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     rows = []
     for bond in bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if i not in row_of or j not in row_of:
-            continue
-        order = _ORDERS.get(bond.GetBondType())
-        if order is None:
-            found = f"bond to {_symbol(mol, j)} of type {bond.GetBondType()}"
-            reason = f"{found}, expected single, double, triple or aromatic"
-            return InvalidMolecule.at(i, _symbol(mol, i), Status.UNREADABLE, reason)
-        rows.append((*sorted((row_of[i], row_of[j])), order))
+        if i in row_of and j in row_of:
+            if (kind := bond.GetBondType()) not in _ORDERS:
+                reason = f"bond to {_symbol(mol, j)} of type {kind}, expected single, double, triple or aromatic"
+                return InvalidMolecule.at(i, _symbol(mol, i), Status.UNREADABLE, reason)
+            rows.append((*sorted((row_of[i], row_of[j])), _ORDERS[kind]))
     return Molecule(
         pos=pos[list(row_of)],
         atomic_number=np.array([atom.GetAtomicNum() for atom in heavy_atoms], dtype=np.int64),

@@ -25,9 +25,6 @@ The longest C-C bond known has 1.204 times (docs/data.md). Of the 130,829 molecu
 torn one, of 26,365 drug-like ones with computed coordinates 10 and 6. RDKit's embedding of a nitrile oxide has 1.28.
 """
 
-OTHER_SMILES = "SMILES field of another molecule"
-UNREADABLE_SMILES = "SMILES field that cannot be read"
-
 
 class Oddity(NamedTuple):
     """Something odd: what records are counted by, and what it is in this one."""
@@ -59,10 +56,8 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     for atom in sanitized.GetAtoms():
         if atom.GetNumRadicalElectrons():
             return InvalidMolecule.at(atom.GetIdx(), atom.GetSymbol(), Status.RADICAL, "unpaired electron")
-    fragments = len(Chem.GetMolFrags(sanitized))
-    if fragments > 1:
-        return InvalidMolecule(Status.DISCONNECTED, f"{fragments} fragments, expected one")
-    return None
+    count = len(Chem.GetMolFrags(sanitized))
+    return InvalidMolecule(Status.DISCONNECTED, f"{count} fragments, expected one") if count > 1 else None
 
 
 def is_stable(molecule: Molecule, vocabulary: Vocabulary | None = None) -> bool:
@@ -155,11 +150,11 @@ def _compared(mol: Chem.Mol, text: str) -> Oddity | None:
     with rdBase.BlockLogs():
         said = Chem.MolFromSmiles(text)
     if said is None or said.GetNumAtoms() == 0:
-        return Oddity(UNREADABLE_SMILES, text[:80])
+        return Oddity("SMILES field that cannot be read", text[:80])
     # That two SMILES of graphs are equal shows in a third of the time that their keys take.
     one, other = (Chem.MolToSmiles(Chem.RemoveHs(m, sanitize=False), isomericSmiles=False) for m in (said, mol))
     try:
         same = one == other or canonical_key(said) == canonical_key(mol)
     except MoldiffError:
         return None
-    return None if same else Oddity(OTHER_SMILES, text[:80])
+    return None if same else Oddity("SMILES field of another molecule", text[:80])
