@@ -219,6 +219,7 @@ class DrugWork:
         return SourceRecord(entry.number, entry.name, outcome, _FILES[entry.origin], keys, notes, part)
 
 
+@dataclass(kw_only=True, eq=False)
 class Drugs:
     """PDB ligands and MOSES molecules as a source for `moldiff.data.prepare.prepare`.
 
@@ -227,55 +228,38 @@ class Drugs:
     there is one level of geometry. The order is fixed and random, ligands among molecules of MOSES, so that the start
     of the set is a fair part of it.
 
-    Args:
-        num_moses: molecules of MOSES.
-        valid_share, test_share: of the scaffolds, see `RULE`.
-        seed: of the order, the conformers and the parts.
-        parts: folder for what is finished; "" = beside the result, and deleted with the last molecule.
-        limit: read only the first `limit` records; None = all.
-        num_workers: processes; 0 = none, and no time limit.
-        time_limit: seconds of processor time that a molecule may take.
-
-    Raises:
-        MoldiffError: when a package is not installed, or an option has a value that it cannot have.
+    Raises MoldiffError when a package is not installed, or an option has a value that it cannot have.
     """
 
-    name = "drugs"
+    num_moses: int = 300_000  # molecules of MOSES
+    valid_share: float = 0.05  # of the scaffolds, as of `test_share`, see `RULE`
+    test_share: float = 0.05
+    seed: int = 0  # of the order, the conformers and the parts
+    parts: str | Path | None = ""  # folder for what is finished; "" = beside the result, and deleted when that is made
+    limit: int | None = None  # read only the first `limit` records; None = all
+    num_workers: int = 2  # processes; 0 = none, and no time limit
+    time_limit: float = 60.0  # seconds of processor time that a molecule may take
 
-    def __init__(
-        self,
-        *,
-        num_moses: int = 300_000,
-        valid_share: float = 0.05,
-        test_share: float = 0.05,
-        seed: int = 0,
-        parts: str = "",
-        limit: int | None = None,
-        num_workers: int = 2,
-        time_limit: float = 60.0,
-    ) -> None:
-        check_shares(valid_share, test_share)
-        self.properties = {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
-        self.parts = Path(parts) if parts else None
-        self._work = DrugWork(valid_share=valid_share, test_share=test_share, seed=seed)
-        self._limit, self._num_workers, self._time_limit = limit, num_workers, time_limit
-        self._moses = _moses_smiles()
-        self._dictionary = Dictionary()
-        if not 0 <= num_moses <= len(self._moses):
-            raise MoldiffError(f"data.num_moses: got {num_moses}, expected from 0 to {len(self._moses)}")
-        self._num_moses = num_moses
+    def __post_init__(self) -> None:
+        check_shares(self.valid_share, self.test_share)
+        self.name, self.properties = "drugs", {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
+        self.parts = Path(self.parts) if self.parts else None
+        self._work = DrugWork(valid_share=self.valid_share, test_share=self.test_share, seed=self.seed)
+        self._moses, self._dictionary = _moses_smiles(), Dictionary()
+        if not 0 <= self.num_moses <= len(self._moses):
+            raise MoldiffError(f"data.num_moses: got {self.num_moses}, expected from 0 to {len(self._moses)}")
 
     def __len__(self) -> int:
-        total = len(self._dictionary) + self._num_moses
-        return total if self._limit is None else min(self._limit, total)
+        total = len(self._dictionary) + self.num_moses
+        return total if self.limit is None else min(self.limit, total)
 
     def fingerprint(self) -> str:
         """A digest of the packages' versions and of all options."""
-        return _digest(self.parts_key(), self._num_moses, self._limit)
+        return _digest(self.parts_key(), self.num_moses, self.limit)
 
     def parts_key(self) -> str:
         """The same of what decides on each record and their order, but not on how many there are."""
-        return _digest(sorted(self._source().items()), self._work, min(self._num_moses, _MIXED), self._time_limit)
+        return _digest(sorted(self._source().items()), self._work, min(self.num_moses, _MIXED), self.time_limit)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -284,19 +268,19 @@ class Drugs:
             "hydrogens": "explicit",
             "split": RULE,
             "options": {
-                "num_moses": self._num_moses,
+                "num_moses": self.num_moses,
                 "min_heavy_atoms": MIN_HEAVY_ATOMS,
                 "max_heavy_atoms": MAX_HEAVY_ATOMS,
                 **asdict(self._work),
-                "limit": self._limit,
-                "time_limit": self._time_limit,
+                "limit": self.limit,
+                "time_limit": self.time_limit,
             },
         }
 
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """Every record once, in order, from number `start` on."""
         entries = islice(self._entries(start), max(0, len(self) - start))
-        for entry, result in stream_limited(self._work, entries, num_workers=self._num_workers, limit=self._time_limit):
+        for entry, result in stream_limited(self._work, entries, num_workers=self.num_workers, limit=self.time_limit):
             if isinstance(result, Failure):
                 result = _rejected(entry, InvalidMolecule(status_of(result), result.reason))
             yield result
@@ -309,11 +293,11 @@ class Drugs:
         return {name: version(name) for name in ("biotite", "molsets")} | {"rdkit": rdkit.__version__}
 
     def _entries(self, start: int) -> Iterator[Entry]:
-        num_ligands, mixed = len(self._dictionary), min(self._num_moses, _MIXED)
-        generator = np.random.default_rng(self._work.seed)
+        num_ligands, mixed = len(self._dictionary), min(self.num_moses, _MIXED)
+        generator = np.random.default_rng(self.seed)
         drawn = generator.permutation(len(self._moses))
         order = generator.permutation(num_ligands + mixed)
-        for place in range(start, num_ligands + self._num_moses):
+        for place in range(start, num_ligands + self.num_moses):
             index = int(order[place]) if place < len(order) else place
             if index < num_ligands:
                 component = self._dictionary[index]
