@@ -86,12 +86,12 @@ def unpack(
 ) -> Molecule:
     """Molecule `index` of a packed set, with what the arrays do not tell."""
     atoms, hydrogens, bonds = (slice(*flat[slices][index : index + 2]) for slices in FIELDS_BY_SLICES)
-    fields = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
+    fields: dict[str, Any] = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
     fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], flat["hydrogen_offset"][hydrogens])
     fields["bonds"] = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]]).T
-    kinds = {field: np.float64 if value.dtype.kind == "f" else np.int64 for field, value in fields.items()}
-    wide: dict[str, Any] = {field: value.astype(kinds[field]) for field, value in fields.items()}
-    return Molecule(**wide, properties=properties or {}, name=name)
+    for field, value in fields.items():
+        fields[field] = value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
+    return Molecule(**fields, properties=properties or {}, name=name)
 
 
 def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
@@ -191,10 +191,7 @@ def _mapped(path: Path, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> 
 
 
 class LineColumn(Sequence[str]):
-    """Column 0 or 1 of the tab-separated lines of a file, whose bytes are `data`; `ends` is where its lines end [M].
-
-    Column 1 takes what is left of the line.
-    """
+    """Text before (column 0) or behind (1) the first tab of lines that end at `ends` [M] in the bytes `data`."""
 
     def __init__(self, data: bytes | mmap.mmap, ends: np.ndarray, column: int) -> None:
         self._data, self._ends, self._column = data, ends, column

@@ -58,10 +58,9 @@ def reason_kind(reason: str) -> str:
         >>> reason_kind("truncated at record 17")
         'truncated at record #'
     """
-    kind = re.sub(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
-    if kind == reason:
-        kind = re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason)
-        kind = re.sub(r"'[^']*'", "'...'", kind)
+    kind, at_atom = re.subn(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
+    if not at_atom:
+        kind = re.sub(r"'[^']*'", "'...'", re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason))
         kind = re.sub(r"\b\d+(\.\d+)?\b( \d+\b)*", "#", kind)
     return kind[:100]
 
@@ -183,11 +182,11 @@ class DatasetWriter:
         self._properties, arrays = properties, self._spool.arrays()
         y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
         columns = {name: column for column, name in enumerate(properties)}
-        column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)
-        if len(column):
+        if self._property_numbers:
             molecule, number = np.asarray(arrays["property_of"]).T
-            wanted = column[number] >= 0
-            y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
+            column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)[number]
+            wanted = column >= 0
+            y[molecule[wanted], column[wanted]] = arrays["property"][wanted]
         self._show(y)
 
     def _show(self, y: np.ndarray) -> None:
