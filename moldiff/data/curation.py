@@ -16,13 +16,11 @@ from scipy.spatial import cKDTree
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
-from moldiff.molecules.convert import atom_order, atoms, from_rdkit, one_line
-from moldiff.molecules.elements import NUMBERS, SYMBOLS, VALENCES, covalent_radii
+from moldiff.molecules.convert import atom_order, atoms, closed_where_drawn, from_rdkit, has_hydrogen, one_line
 from moldiff.molecules.formats.record import HYDROGENS_ADDED, Record, total_charge
-from moldiff.molecules.hydrogens import closed_where_drawn, has_hydrogen
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import all_bonds, check, odd_bonds, odd_smiles
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import NUMBERS, SYMBOLS, VALENCES, AtomClass, Vocabulary, covalent_radii
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "hydrogens": ("add", "keep", "none"),

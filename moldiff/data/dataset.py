@@ -23,9 +23,8 @@ from moldiff.data import store
 from moldiff.data.store import ATOM_FIELDS, BOND_FIELDS, STORED, blocks, class_codes, decode_class, encode_atoms
 from moldiff.diffusion.statistics import COUNTED, Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import VALENCES
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, VALENCES, AtomClass, Vocabulary
 
 if TYPE_CHECKING:
     from torch_geometric.data import InMemoryDataset

@@ -12,10 +12,9 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import sanitized_copy, text_property, to_rdkit
-from moldiff.molecules.elements import BOND_RADII, SYMBOLS, VALENCES
 from moldiff.molecules.identity import SMILES_NAMES, canonical_key, plain
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import BOND_RADII, SYMBOLS, VALENCES, Vocabulary
 
 SHORT, LONG, TORN = 0.8, 1.21, 1.3
 """Times the usual length of a bond (`Bonds.usual`): a shorter or a longer one is odd, which is said of its record; one

@@ -15,11 +15,10 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line
-from moldiff.molecules.elements import NUMBERS, covalent_radii
-from moldiff.molecules.hydrogens import with_missing_hydrogens
+from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line, with_missing_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
+from moldiff.molecules.vocabulary import NUMBERS, covalent_radii
 
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 
