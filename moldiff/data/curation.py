@@ -64,8 +64,7 @@ class CurationRules:
         fragments: `largest` = `largest_fragment` is kept; `reject`.
         conformers: of records without 3D coordinates: `etkdg` = `moldiff.molecules.conformers` with `seed`; `reject`.
 
-    Raises:
-        MoldiffError: for a value that is not among the choices, or an unknown element.
+    Raises MoldiffError for a value that is not among the choices, or an unknown element.
     """
 
     hydrogens: str = "add"

@@ -78,8 +78,7 @@ class MoleculeDataset:
     def values(self, names: Sequence[str]) -> np.ndarray:
         """Values [M, C] of learnable properties, NaN = not known.
 
-        Raises:
-            MoldiffError: for a property that the set lacks.
+        Raises MoldiffError for a property that the set lacks.
         """
         if unknown := [name for name in names if name not in self.learnable]:
             raise MoldiffError(f"{self.name}: no property {unknown[0]!r}; it has: {', '.join(self.learnable)}")
@@ -137,8 +136,7 @@ class MoleculeDataset:
     def load(cls, folder: str | Path) -> Self:
         """Read a prepared folder.
 
-        Raises:
-            MoldiffError: when the folder is missing, incomplete, damaged or of another format version.
+        Raises MoldiffError when the folder is missing, incomplete, damaged or of another format version.
         """
         folder = Path(folder)
         if not folder.is_dir():

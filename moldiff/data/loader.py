@@ -68,8 +68,7 @@ class BucketedBatches(Dataset[MolBatch]):
         properties: names of learnable ones that become `condition` [B, C], in the set's units, NaN = not known.
         max_waste: the share of padded pairs that may be padding.
 
-    Raises:
-        MoldiffError: for no molecule, a batch size below 1 or a property the set lacks.
+    Raises MoldiffError for no molecule, a batch size below 1 or a property the set lacks.
     """
 
     def __init__(

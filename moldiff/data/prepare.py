@@ -50,8 +50,7 @@ def prepare(
         strict: make it an error that a record is rejected.
         progress: show a progress bar and the account of the records on standard error.
 
-    Raises:
-        MoldiffError: when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
+    Raises MoldiffError when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
     """
     out = Path(out)
     console = Console(stderr=True, quiet=not progress)

@@ -121,8 +121,7 @@ def hydrogen_slices(flat: Mapping[str, np.ndarray]) -> np.ndarray:
 def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Class index of every atom of a packed set [sum n] int16.
 
-    Raises:
-        MoldiffError: naming a class that the vocabulary lacks.
+    Raises MoldiffError naming a class that the vocabulary lacks.
     """
     encoded = np.empty(len(flat["atomic_number"]), dtype=np.int16)
     for start in range(0, len(encoded), 16 * _BLOCK):
@@ -166,8 +165,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def load_arrays(path: Path, *, map_from: int) -> Packed:
     """Arrays of a safetensors file; a file of `map_from` bytes or more is mapped and read as it is needed.
 
-    Raises:
-        SafetensorError: when it is not such a file.
+    Raises SafetensorError when it is not such a file.
     """
     if path.stat().st_size < map_from:
         return dict(load_file(path))
@@ -222,8 +220,7 @@ class LineColumn(Sequence[str]):
 def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
     """The two columns of a file; one of `map_from` bytes or more is mapped and read as it is needed.
 
-    Raises:
-        FileNotFoundError: when it is not there.
+    Raises FileNotFoundError when it is not there.
     """
     size = path.stat().st_size
     if size < max(1, map_from):

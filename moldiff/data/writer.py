@@ -52,11 +52,10 @@ class Rejected(NamedTuple):
 def reason_kind(reason: str) -> str:
     """A reason without what differs from record to record: numbers of atoms, quoted text, counts.
 
-    Example:
-        >>> reason_kind("atom 12 (N): bond orders sum to 4, expected 3")
-        'N: bond orders sum to 4, expected 3'
-        >>> reason_kind("truncated at record 17")
-        'truncated at record #'
+    >>> reason_kind("atom 12 (N): bond orders sum to 4, expected 3")
+    'N: bond orders sum to 4, expected 3'
+    >>> reason_kind("truncated at record 17")
+    'truncated at record #'
     """
     kind, at_atom = re.subn(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
     if not at_atom:
@@ -232,8 +231,7 @@ class DatasetWriter:
     def labelled_splits(self) -> dict[str, np.ndarray] | None:
         """Indices of every part where the records say to which they belong, else None.
 
-        Raises:
-            MoldiffError: when none says that it is for training.
+        Raises MoldiffError when none says that it is for training.
         """
         labels = self._origins[:, 4]
         if (labels < 0).all():

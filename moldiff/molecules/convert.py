@@ -105,8 +105,7 @@ def _turns(pos: np.ndarray, centres: Sequence[int], neighbours: Sequence[Sequenc
     """
     arms = pos[np.array(neighbours, dtype=np.int64).reshape(-1, 4)] - pos[np.array(centres, dtype=np.int64), None]
     arms /= np.sqrt((arms * arms).sum(2, keepdims=True)).clip(1e-6)
-    turns: np.ndarray = np.linalg.det(arms[:, _THREE_OF_FOUR]) * (1, -1, 1, -1)
-    return turns
+    return np.asarray(np.linalg.det(arms[:, _THREE_OF_FOUR]) * (1, -1, 1, -1))
 
 
 def set_positions(mol: Chem.Mol, pos: np.ndarray) -> None:
@@ -332,8 +331,7 @@ def off_their_bonds(molecule: Molecule) -> np.ndarray:
     low, high = BOND_LENGTHS
     expected = (covalent_radii(molecule.atomic_number) + COVALENT[1])[:, None]
     length = np.linalg.norm(molecule.hydrogen_offset, axis=-1)
-    found: np.ndarray = (molecule.hydrogen_mask & ((length < low * expected) | (length > high * expected))).any(1)
-    return found
+    return np.asarray((molecule.hydrogen_mask & ((length < low * expected) | (length > high * expected))).any(1))
 
 
 def with_ideal_hydrogens(molecule: Molecule, chosen: np.ndarray | None = None) -> Molecule:
@@ -351,11 +349,8 @@ def with_ideal_hydrogens(molecule: Molecule, chosen: np.ndarray | None = None) -
         mol = Chem.AddHs(mol, addCoords=True)
     pos = mol.GetConformer().GetPositions()
     offset = np.zeros_like(molecule.hydrogen_offset)
-    used = np.zeros(molecule.num_heavy_atoms, dtype=np.int64)
-    for index in range(molecule.num_heavy_atoms, mol.GetNumAtoms()):
-        heavy = mol.GetAtomWithIdx(index).GetNeighbors()[0].GetIdx()
-        offset[heavy, used[heavy]] = pos[index] - pos[heavy]
-        used[heavy] += 1
+    heavy, _ = np.nonzero(molecule.hydrogen_mask)  # RDKit adds the hydrogens in the order of their atoms
+    offset[molecule.hydrogen_mask] = pos[molecule.num_heavy_atoms :] - pos[heavy]
     if chosen is not None:
         offset = np.where(chosen[:, None, None], offset, molecule.hydrogen_offset)
     return replace(molecule, hydrogen_offset=offset)
@@ -372,16 +367,15 @@ def closed_where_drawn(mol: Chem.Mol) -> Chem.Mol:
     An atom that is drawn with hydrogens has all it is meant to have; and where a carbon of a 3D structure has some,
     so has every atom.
     """
-    open_atoms = [atom for atom in atoms(mol) if atom.GetNumImplicitHs()]
-    if not open_atoms:
+    closed = {atom.GetIdx() for atom in atoms(mol) if atom.GetNumImplicitHs()}
+    if not closed:
         return mol
     drawn = [atom for atom in atoms(mol) if any(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())]
     if not (mol.GetConformer().Is3D() and any(atom.GetAtomicNum() == 6 for atom in drawn)):
-        with_hydrogens = {atom.GetIdx() for atom in drawn}
-        open_atoms = [atom for atom in open_atoms if atom.GetIdx() in with_hydrogens]
-    mol = Chem.Mol(mol) if open_atoms else mol
-    for open_atom in open_atoms:
-        atom = mol.GetAtomWithIdx(open_atom.GetIdx())
+        closed &= {atom.GetIdx() for atom in drawn}
+    mol = Chem.Mol(mol) if closed else mol
+    for index in sorted(closed):
+        atom = mol.GetAtomWithIdx(index)
         atom.SetNoImplicit(True)
         atom.UpdatePropertyCache(strict=False)
     return mol

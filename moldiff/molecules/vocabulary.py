@@ -107,8 +107,7 @@ class Vocabulary:
         atom_classes: the classes in the order of their indices; no class twice.
         extra_valences: valences observed in the data for (element, charge) pairs that the table lacks.
 
-    Raises:
-        MoldiffError: for an empty or repeated class, or one without a valence.
+    Raises MoldiffError for an empty or repeated class, or one without a valence.
     """
 
     atom_classes: tuple[AtomClass, ...]
@@ -158,8 +157,7 @@ class Vocabulary:
     def encode(self, atomic_number: np.ndarray, formal_charge: np.ndarray, num_hydrogens: np.ndarray) -> np.ndarray:
         """Indices [n] int64 of atoms given as three arrays [n].
 
-        Raises:
-            MoldiffError: naming the first atom whose class is not in the vocabulary.
+        Raises MoldiffError naming the first atom whose class is not in the vocabulary.
         """
         classes = list(zip(atomic_number.tolist(), formal_charge.tolist(), num_hydrogens.tolist(), strict=True))
         for atom, found in enumerate(classes):

@@ -55,9 +55,8 @@ _scaffold: Any = MurckoScaffold.GetScaffoldForMol  # untyped part of RDKit
 def scaffold(key: str) -> str:
     """SMILES of the Murcko scaffold (Bemis and Murcko 1996) of a canonical key; the key itself without rings.
 
-    Example:
-        >>> scaffold("CCOc1ccccc1"), scaffold("CCO")
-        ('c1ccccc1', 'CCO')
+    >>> scaffold("CCOc1ccccc1"), scaffold("CCO")
+    ('c1ccccc1', 'CCO')
     """
     with rdBase.BlockLogs():
         found = str(Chem.MolToSmiles(_scaffold(Chem.MolFromSmiles(key)), isomericSmiles=False))

@@ -88,8 +88,7 @@ class Files:
         num_workers: processes; 0 = none, and no time limit.
         time_limit: seconds of processor time that a record may take.
 
-    Raises:
-        MoldiffError: when nothing is found at `path`, or an option has a value that it cannot have.
+    Raises MoldiffError when nothing is found at `path`, or an option has a value that it cannot have.
     """
 
     def __init__(

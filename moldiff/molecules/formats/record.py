@@ -260,11 +260,7 @@ class Part(NamedTuple):
 
 
 def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    """The suffix of `path` without ".gz", in lower case.
-
-    Raises:
-        MoldiffError: when it is not among `known`.
-    """
+    """The suffix of `path` without ".gz", in lower case. Raises MoldiffError when it is not among `known`."""
     name = path.name.lower()
     unpacked = name.removesuffix(".gz")
     suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""

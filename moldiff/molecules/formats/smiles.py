@@ -43,11 +43,9 @@ class _Layout(NamedTuple):
 def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[Part]:
     """The records of a CSV or TSV file; blank lines and leading lines that start with # are left out.
 
-    A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have
-    a decimal comma, unless one of the first rows has a decimal point.
-
-    Raises:
-        MoldiffError: naming the columns found, when none holds SMILES or has the name asked for.
+    A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have a
+    decimal comma, unless one of the first rows has a decimal point. Raises MoldiffError naming the columns found, when
+    none holds SMILES or has the name asked for.
     """
     filled = (line for line in lines if line.strip())
     stream = dropwhile(lambda line: line.startswith("#"), filled)
@@ -190,8 +188,7 @@ def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
 def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
     """The records of a Parquet file, read in batches.
 
-    Raises:
-        MoldiffError: when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
+    Raises MoldiffError when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
     """
     try:
         from pyarrow import ArrowException

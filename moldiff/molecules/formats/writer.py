@@ -93,9 +93,8 @@ class Writer:
     def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
         """Add one record with the molecule's properties and `fields` as its data; None and NaN are left out.
 
-        Raises:
-            MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
-                that has no SMILES.
+        Raises MoldiffError for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
+        that has no SMILES.
         """
         if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
@@ -195,8 +194,7 @@ class Writer:
 def check_target(path: str | Path) -> Path:
     """The path, if molecules can be written to a file of that name.
 
-    Raises:
-        MoldiffError: for an unknown suffix, or a folder that does not exist.
+    Raises MoldiffError for an unknown suffix, or a folder that does not exist.
     """
     path = Path(path)
     file_suffix(path, _FORMATS)
@@ -257,10 +255,8 @@ class FinishedRecords:
 def finished_records(path: str | Path) -> FinishedRecords:
     """The whole records of a file that a `Writer` streamed; of a compressed file those of its full members.
 
-    Who is ended before the first record leaves no file, so that one that is missing has no records.
-
-    Raises:
-        MoldiffError: for a file of another type, or one that has content but no whole record.
+    Who is ended before the first record leaves no file, so that one that is missing has no records. Raises MoldiffError
+    for a file of another type, or one that has content but no whole record.
     """
     path = Path(path)
     if file_suffix(path, tuple(_FORMATS)) != ".sdf":
