@@ -74,9 +74,10 @@ def account_table(name: str, counts: Mapping[str, Any]) -> Table:
     table.add_column("", justify="right")
     reasons, notes = counts["rejected_by_reason"], counts["notes"]
     table.add_row("seen", str(counts["seen"]))
-    table.add_row("kept", str(counts["kept"]), end_section=not notes)
-    for k, (note, times) in enumerate(notes.items(), start=1):
-        table.add_row(escape(f"  {note}"), str(times), style="dim", end_section=k == len(notes))
+    table.add_row("kept", str(counts["kept"]))
+    for note, times in notes.items():
+        table.add_row(escape(f"  {note}"), str(times), style="dim")
+    table.add_section()
     table.add_row("rejected", str(counts["rejected"]))
     for reason, times in list(reasons.items())[:_SHOWN]:
         table.add_row(escape(f"  {reason}"), str(times))
@@ -215,7 +216,7 @@ class DatasetWriter:
             return
         files = list(self._files)
         for index, problem in problems.items():
-            place, number, file, _, _ = self._origins[index].tolist()
+            place, number, file, *_ = self._origins[index].tolist()
             self.rejected.append(Rejected(place, number, self._names[index], files[file], *astuple(problem)))
         left = np.setdiff1d(np.arange(self._count), list(problems))
         spool = Spool(self._out)

@@ -55,20 +55,10 @@ def covalent_radii(atomic_number: np.ndarray) -> np.ndarray:
 
 _BOND_PM = {
     1: (32,),
-    5: (85, 78, 73),
-    6: (75, 67, 60),
-    7: (71, 60, 54),
-    8: (63, 57, 53),
-    9: (64, 59, 53),
-    14: (116, 107, 102),
-    15: (111, 102, 94),
-    16: (103, 94, 95),
-    17: (99, 95, 93),
-    33: (121, 114, 106),
-    34: (116, 107, 107),
-    35: (114, 109, 110),
-    53: (133, 129, 125),
-}
+    5: (85, 78, 73), 6: (75, 67, 60), 7: (71, 60, 54), 8: (63, 57, 53), 9: (64, 59, 53),
+    14: (116, 107, 102), 15: (111, 102, 94), 16: (103, 94, 95), 17: (99, 95, 93),
+    33: (121, 114, 106), 34: (116, 107, 107), 35: (114, 109, 110), 53: (133, 129, 125),
+}  # fmt: skip
 
 BOND_RADII = np.full((3, len(COVALENT)), np.nan)
 """Covalent radii [3, 97] (Å) of single, double and triple bonds by atomic number; NaN where none is known here.
@@ -102,16 +92,11 @@ class Vocabulary:
 
     The index of a bond is its order, 0 to 3. The index after the last class (`mask_atom`, `mask_bond`) is the mask of
     the absorbing process; it never decodes to an atom.
-
-    Args:
-        atom_classes: the classes in the order of their indices; no class twice.
-        extra_valences: valences observed in the data for (element, charge) pairs that the table lacks.
-
     Raises MoldiffError for an empty or repeated class, or one without a valence.
     """
 
-    atom_classes: tuple[AtomClass, ...]
-    extra_valences: Mapping[tuple[int, int], tuple[int, ...]]
+    atom_classes: tuple[AtomClass, ...]  # in the order of their indices; no class twice
+    extra_valences: Mapping[tuple[int, int], tuple[int, ...]]  # observed ones of (element, charge) the table lacks
 
     def __post_init__(self) -> None:
         if not self.atom_classes:

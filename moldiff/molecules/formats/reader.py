@@ -25,20 +25,13 @@ from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_
 from moldiff.molecules.formats.xyz import xyz_parts
 
 _READERS: dict[str, Callable[[Lines], Iterator[Part]]] = {
-    ".sdf": sdf_parts,
-    ".sd": sdf_parts,
-    ".mol": sdf_parts,
+    **dict.fromkeys((".sdf", ".sd", ".mol"), sdf_parts),
     ".mol2": mol2_parts,
-    ".xyz": xyz_parts,
-    ".extxyz": xyz_parts,
+    **dict.fromkeys((".xyz", ".extxyz"), xyz_parts),
 }
-
 _TABLES: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
-    ".smi": smiles_parts,
-    ".smiles": smiles_parts,
-    ".txt": smiles_parts,
-    ".csv": table_parts,
-    ".tsv": table_parts,
+    **dict.fromkeys((".smi", ".smiles", ".txt"), smiles_parts),
+    **dict.fromkeys((".csv", ".tsv"), table_parts),
 }
 
 SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
 import numpy as np
@@ -76,7 +75,7 @@ class Writer:
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
         self._rows = TableFile(self.path.parent) if self._format is None else None
         self._member: list[bytes] = []  # whole records that are not in the file yet
-        self._member_records = MEMBER_RECORDS if _is_packed(self.path) else 1
+        self._packed = self.path.suffix.lower() == ".gz"
         self._temporary: Path | None = temporary_of(self.path)
         self._raw = _open(self._temporary, "wb", streamed)
 
@@ -113,7 +112,7 @@ class Writer:
 
     def _add(self, record: str) -> None:
         self._member.append(encoded(record))
-        if len(self._member) == self._member_records:
+        if len(self._member) == (MEMBER_RECORDS if self._packed else 1):
             self._end_member()
 
     def _end_member(self) -> None:
@@ -122,7 +121,7 @@ class Writer:
         A gzip member has neither name nor time, so that equal molecules give equal files.
         """
         data = b"".join(self._member)
-        data = gzip.compress(data, mtime=0) if _is_packed(self.path) else data
+        data = gzip.compress(data, mtime=0) if self._packed else data
         self._member.clear()
         place = self._raw.tell()
         try:
@@ -177,9 +176,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with uninterrupted():
             if kind is not None and self.count == 0:
                 self._discard()
@@ -203,10 +200,6 @@ def check_target(path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise MoldiffError(f"{path}: the folder {path.parent} does not exist")
     return path
-
-
-def _is_packed(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
 
 
 def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
@@ -261,20 +254,19 @@ def finished_records(path: str | Path) -> FinishedRecords:
     path = Path(path)
     if file_suffix(path, tuple(_FORMATS)) != ".sdf":
         raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
-    found = FinishedRecords()
+    found, packed = FinishedRecords(), path.suffix.lower() == ".gz"
     if not path.exists():
         return found
-    for size, text in _members(path) if _is_packed(path) else _plain(path):
+    for size, text in _members(path) if packed else _plain(path):
         fields = [_fields(block) for block in text.split(_END)[:-1]]
-        if _is_packed(path) and len(fields) != MEMBER_RECORDS:
+        if packed and len(fields) != MEMBER_RECORDS:
             found.rest = fields
             break  # the last one of a run that came to its end, or was stopped before it was full
         found.size = size
         found.fields += fields
     if path.stat().st_size and not (found.fields or found.rest):
-        raise MoldiffError(
-            f"resume: {path} is not the file of an ended run, for it holds no whole record of one; it is left as it is"
-        )
+        why = "for it holds no whole record of one; it is left as it is"
+        raise MoldiffError(f"resume: {path} is not the file of an ended run, {why}")
     return found
 
 
