@@ -239,7 +239,7 @@ def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
 
 
 class Spool:
-    """Files that rows are appended to, in a temporary folder next to `beside`, on the disk where the result will be.
+    """Files that rows are appended to, in a temporary folder near `beside`, on the disk where the result will be.
 
     The folder is made when there is something to write.
     """
@@ -277,8 +277,8 @@ class Spool:
 
     def _file(self, name: str) -> BinaryIO:
         if not self._files:
-            self._beside.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=self._beside.parent))
+            near = next(folder for folder in self._beside.parents if folder.is_dir())
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=near))
         if name not in self._files:
             self._files[name] = (self._folder / name).open("wb")
         return self._files[name]

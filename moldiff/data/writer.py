@@ -288,12 +288,11 @@ class DatasetWriter:
         }
 
     def _write_rejected(self, path: Path) -> None:
-        with_file = any(record.file for record in self.rejected)
+        columns = 3 + any(record.file for record in self.rejected)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["record", "name", "reason", "file"][: 3 + with_file])
-            for record in self.rejected:
-                table.writerow([record.number, record.name, record.reason, record.file][: 3 + with_file])
+            table.writerow(["record", "name", "reason", "file"][:columns])
+            table.writerows([one.number, one.name, one.reason, one.file][:columns] for one in self.rejected)
 
     def close(self) -> None:
         """Delete the temporary files."""
