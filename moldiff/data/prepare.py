@@ -165,10 +165,10 @@ def _remarks(prepared: MoleculeDataset) -> list[str]:
         lines.append(f"{counts['kept']} records are of {counts['molecules']} molecules; {where}")
     if constant := [name for name in prepared.properties if name not in prepared.learnable]:
         lines.append(f"{', '.join(constant)}: the same in all that there is to train on, so that no model learns it")
-    sizes = sorted(prepared.statistics.size_counts)
+    sizes = prepared.statistics.size_counts
     parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS)
     classes = f"{prepared.vocabulary.num_atom_classes} atom classes: {prepared.vocabulary}"
-    return [*lines, f"{parts}; {sizes[0]} to {sizes[-1]} heavy atoms; {classes}"]
+    return [*lines, f"{parts}; {min(sizes)} to {max(sizes)} heavy atoms; {classes}"]
 
 
 def subset(

@@ -191,12 +191,12 @@ class DatasetWriter:
 
     def _show(self, y: np.ndarray) -> None:
         """Give what is on disk, and the properties [M, P] of the molecules."""
-        if not self._count:
-            return
-        arrays = self._spool.arrays()
-        self.flat = _flat(arrays) | {"y": y}
-        self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
-        self._smiles, self._names = self._spool.columns()
+        if self._count:
+            rows = self._spool.arrays()
+            self.flat = {name: rows[name] for name in _BY_ROWS} | {"edge_index": rows["edges"].T, "y": y}
+            self.flat |= {name: slices_of(rows[name]) for name in FIELDS_BY_SLICES}
+            self.hashes, self._origins = np.asarray(rows["hashes"]), np.asarray(rows["origins"])
+            self._smiles, self._names = self._spool.columns()
 
     def noted(self, note: str) -> np.ndarray:
         """Which molecules have a note [M] bool."""
@@ -304,15 +304,9 @@ _BY_ROWS = [name for fields in FIELDS_BY_SLICES.values() for name in fields if n
 
 
 def _rows(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Packed arrays in a form that grows by rows."""
+    """Packed arrays in a form that grows by rows; `DatasetWriter._show` is the inverse."""
     rows = {name: flat[name] for name in _BY_ROWS} | {"edges": flat["edge_index"].T}
     return rows | {name: np.diff(flat[name]) for name in FIELDS_BY_SLICES}
-
-
-def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
-    """The inverse of `_rows`."""
-    flat = {name: rows[name] for name in _BY_ROWS} | {"edge_index": rows["edges"].T}
-    return flat | {name: slices_of(rows[name]) for name in FIELDS_BY_SLICES}
 
 
 def is_prepared(out: Path) -> bool:

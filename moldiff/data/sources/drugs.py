@@ -109,13 +109,10 @@ class Dictionary:
         atoms, bonds = self._atoms.get(name, slice(0, 0)), self._bonds.get(name, slice(0, 0))
         place = {str(label): k for k, label in enumerate(self._labels[atoms].tolist())}
         ends = zip(*(column[bonds].tolist() for column in self._ends), strict=True)
-        return Component(
-            *(name, status, kind),
-            elements=tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist()),
-            charges=tuple(self._charges[atoms].tolist()),
-            pos=self._pos[atoms],
-            bonds=tuple((place[first], place[second], str(order)) for first, second, order in ends),
-        )
+        elements = tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist())
+        found = tuple((place[first], place[second], str(order)) for first, second, order in ends)
+        charges = tuple(self._charges[atoms].tolist())
+        return Component(name, status, kind, elements, charges, self._pos[atoms], found)
 
 
 def _ranges(names: np.ndarray) -> Mapping[str, slice]:
@@ -213,7 +210,7 @@ class DrugWork:
         if entry.origin == LIGANDS and keys[1] != strict_key(text):
             return _rejected(entry, InvalidMolecule(Status.FAILED, "the conformer has other stereocentres"))
         outcome = replace(outcome, name=entry.name, properties=descriptors(Chem.MolFromSmiles(keys[1])))
-        part = part_of(keys[0], valid_share=self.valid_share, test_share=self.test_share, seed=self.seed)
+        part = part_of(keys[0], **asdict(self))
         notes = (entry.origin, *notes)
         return SourceRecord(entry.number, entry.name, outcome, _FILES[entry.origin], keys, notes, part)
 

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,6 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status
 from moldiff.processes import Failure, stream_limited
 
 _LISTED_FILES = 20
-_UNITS = {"net_charge": "e"}
 
 
 class _Item(NamedTuple):
@@ -60,22 +59,21 @@ class RecordWork:
 
     def _work(self, item: _Item, part: Part) -> SourceRecord:
         record = part.parse()
+        found = partial(SourceRecord, part.number, record.name, file=item.file)
         outcome, notes = self.rules.apply(record)
         if isinstance(outcome, InvalidMolecule):
-            return SourceRecord(part.number, record.name, outcome, item.file)
+            return found(outcome)
         assert record.mol is not None
         label = ""
         if self.split_field is not None:
             label = record.mol.GetProp(self.split_field).strip() if record.mol.HasProp(self.split_field) else ""
             if label not in SPLITS:
                 reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
-                problem = InvalidMolecule(Status.UNREADABLE, reason)
-                return SourceRecord(part.number, record.name, problem, item.file)
+                return found(InvalidMolecule(Status.UNREADABLE, reason))
         # Text, or a number that 32 bits do not hold, is none of the properties.
         fields = record.mol.GetPropNames(includePrivate=False, includeComputed=False)
         other = (str(name) for name in fields if name not in outcome.properties and record.mol.GetProp(name).strip())
-        keys = both_keys(outcome)
-        return SourceRecord(part.number, record.name, outcome, item.file, keys, notes, label, tuple(other))
+        return found(outcome, keys=both_keys(outcome), notes=notes, part=label, texts=tuple(other))
 
 
 class Files:
@@ -124,7 +122,7 @@ class Files:
         elif missing := [name for name in names if not self._known[name]]:
             known = ", ".join(self._known) or "none"
             raise MoldiffError(f"properties: no kept record has a number for {missing[0]!r}; there are: {known}")
-        return {name: _UNITS.get(name, "") for name in names}
+        return {name: "e" if name == "net_charge" else "" for name in names}
 
     def fingerprint(self) -> str:
         """A digest of the files' names and content, of all options and of RDKit's version."""

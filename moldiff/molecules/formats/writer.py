@@ -258,7 +258,8 @@ def finished_records(path: str | Path) -> FinishedRecords:
     if not path.exists():
         return found
     for size, text in _members(path) if packed else _plain(path):
-        fields = [_fields(block) for block in text.split(_END)[:-1]]
+        blocks = (block.decode("utf-8", errors="replace") for block in text.split(_END)[:-1])
+        fields = [sdf_fields(block.partition(END_OF_BLOCK)[2].split("\n")).values for block in blocks]
         if packed and len(fields) != MEMBER_RECORDS:
             found.rest = fields
             break  # the last one of a run that came to its end, or was stopped before it was full
@@ -298,7 +299,3 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
                 size += len(rest) - len(unpack.unused_data)
                 rest = unpack.unused_data
             yield size, content
-
-
-def _fields(block: bytes) -> Mapping[str, str]:
-    return sdf_fields(block.decode("utf-8", errors="replace").partition(END_OF_BLOCK)[2].split("\n")).values
