@@ -40,15 +40,9 @@ def prepare(
     """Read a source and write a prepared folder `out`, which replaces an older one as a whole.
 
     A source that has a fingerprint is not read again when `out` was made of the same content with the same options.
-    One that is resumable goes on where an earlier call was ended.
-
-    Args:
-        source: where the molecules come from.
-        out: the folder to make.
-        min_count: molecules with an atom class that fewer molecules than this have are left out, the rarest class
-            first; None = one in 5,000 molecules, which leaves nothing out of smaller sets.
-        strict: make it an error that a record is rejected.
-        progress: show a progress bar and the account of the records on standard error.
+    One that is resumable goes on where an earlier call was ended. Molecules with an atom class that fewer than
+    `min_count` molecules have are left out, the rarest class first; None = one in 5,000 molecules, which leaves nothing
+    out of smaller sets. `progress` shows a bar and the account of the records on standard error.
 
     Raises MoldiffError when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
     """

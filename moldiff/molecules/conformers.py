@@ -6,6 +6,7 @@ Angles and torsions of a bond graph are index arrays, and their values for coord
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -55,20 +56,16 @@ def embed_conformer(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecul
     options.randomSeed = seed + 1  # RDKit's seeds 0 and 1 are the same
     options.maxIterations = 20
     with rdBase.BlockLogs():
-        if not (_embedded(mol, options) or _embedded(mol, options, random=True)):
+        for options.useRandomCoords in (False, True):
+            with suppress(RuntimeError, ValueError):  # bounds that no coordinates can meet
+                if rdDistGeom.EmbedMolecule(mol, options) >= 0:
+                    break
+        else:
             return InvalidMolecule(Status.UNREADABLE, "embedding failed, so no 3D coordinates"), ()
         if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
             return mol, (NO_FORCE_FIELD,)
         unfinished = rdForceFieldHelpers.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=500)
     return mol, (ETKDG, NOT_CONVERGED) if unfinished else (ETKDG,)
-
-
-def _embedded(mol: Chem.Mol, options: Any, *, random: bool = False) -> bool:
-    options.useRandomCoords = random
-    try:
-        return bool(rdDistGeom.EmbedMolecule(mol, options) >= 0)
-    except (RuntimeError, ValueError):  # bounds that no coordinates can meet
-        return False
 
 
 def marks(mol: Chem.Mol) -> Marks:

@@ -73,9 +73,6 @@ class Fields(NamedTuple):
             mol.SetProp(key, value)
 
 
-_NO_FIELDS = Fields({})
-
-
 @dataclass(frozen=True)
 class Record:
     """One record of a file; atoms in its problem count from 0, as in the file."""
@@ -93,10 +90,7 @@ class Record:
 
     def molecule(self) -> Molecule | InvalidMolecule:
         """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
-        if self.problem is not None:
-            return self.problem
-        assert self.mol is not None
-        return guarded(_checked, self.mol)
+        return self.problem or guarded(_checked, self.mol)
 
     def completed(self) -> Record:
         """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""
@@ -146,12 +140,13 @@ def atomic_number(symbol: str) -> int | None:
     return NUMBERS.get(symbol.capitalize()) if number is None else number if 0 < number < 119 else None
 
 
-def finished(number: int, name: str, mol: Chem.Mol, fields: Fields = _NO_FIELDS) -> Record:
+def finished(number: int, name: str, mol: Chem.Mol, fields: Fields | None = None) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
     Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
     stereo is marked as the record means it (`moldiff.molecules.convert.assign_stereo`).
     """
+    fields = fields or Fields({})
     fields.set_on(mol)
     mol.SetProp("_Name", name)
     return Record(number, name, *_sanitized(mol), fields.remarks)

@@ -246,13 +246,11 @@ def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
     first = next(filled, None)
     if first is None:
         return
-    stream = chain([first], filled)
     headers = [_cells(first, separator) for separator in _SEPARATORS]
     if columns != DEFAULT_COLUMNS or any(len(row) > 1 and list(_find(row, SMILES_NAMES, "smiles")) for row in headers):
-        yield from table_parts(stream, path, columns)
+        yield from table_parts(chain([first], filled), path, columns)
         return
-    if first.split()[0].lower() in SMILES_NAMES:
-        next(stream)
+    stream = filled if first.split()[0].lower() in SMILES_NAMES else chain([first], filled)
     for number, line in enumerate(stream, start=1):
         text, *rest = line.split(maxsplit=1)
         title = rest[0].strip() if rest else ""

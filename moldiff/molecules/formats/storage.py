@@ -23,14 +23,12 @@ def temporary_of(path: Path) -> Path:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere there is no harmless signal
-        return True
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):
+            if os.name == "posix":  # elsewhere there is no harmless signal
+                os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
     return True
 
 
