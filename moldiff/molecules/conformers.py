@@ -56,7 +56,8 @@ def embed_conformer(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecul
     options.randomSeed = seed + 1  # RDKit's seeds 0 and 1 are the same
     options.maxIterations = 20
     with rdBase.BlockLogs():
-        for options.useRandomCoords in (False, True):
+        for random in (False, True):
+            options.useRandomCoords = random
             with suppress(RuntimeError, ValueError):  # bounds that no coordinates can meet
                 if rdDistGeom.EmbedMolecule(mol, options) >= 0:
                     break

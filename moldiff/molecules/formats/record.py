@@ -90,7 +90,7 @@ class Record:
 
     def molecule(self) -> Molecule | InvalidMolecule:
         """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
-        return self.problem or guarded(_checked, self.mol)
+        return guarded(_checked, self.mol) if self.problem is None else self.problem
 
     def completed(self) -> Record:
         """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""

@@ -98,16 +98,15 @@ class Writer:
         if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
-        texts = {key: _field_text(key, value) for key, value in values.items()}
-        text = {key: value for key, value in texts.items() if value is not None}
+        text = {key: text for key, value in values.items() if (text := _field_text(key, value)) is not None}
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._format is not None:
                 self._add(self._format(molecule, text))
             elif self._rows is not None:
-                smiles = ""
+                row = {"smiles": "", "name": molecule.name}
                 with suppress(MoldiffError):  # a graph that has none
-                    smiles = strict_key(molecule)
-                self._rows.add({"smiles": smiles, "name": molecule.name, **text})
+                    row["smiles"] = strict_key(molecule)
+                self._rows.add(row | text)
             self.count += 1
 
     def _add(self, record: str) -> None:
