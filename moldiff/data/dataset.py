@@ -228,11 +228,11 @@ def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, In
     classes, pairs = _classes_of_molecules(flat)
     problems: dict[int, InvalidMolecule] = {}
     while len(pairs):
-        present, counts = np.unique(pairs[:, 0], return_counts=True)
-        rarest, count = present[counts.argmin()], counts.min()
-        if count >= min_count:
+        counts = np.bincount(pairs[:, 0])
+        rarest = int(np.where(counts, counts, len(pairs) + 1).argmin())  # of those that are left
+        if counts[rarest] >= min_count:
             break
-        reason = f"class {classes[rarest]} is in {count} molecules, fewer than min_count={min_count}"
+        reason = f"class {classes[rarest]} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
         dropped = pairs[pairs[:, 0] == rarest, 1]
         problems |= dict.fromkeys(dropped.tolist(), InvalidMolecule(Status.VALENCE, reason))
         pairs = pairs[~np.isin(pairs[:, 1], dropped)]

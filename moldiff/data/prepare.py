@@ -53,9 +53,9 @@ def prepare(
     fingerprint = _digest(source.fingerprint(), min_count) if isinstance(source, Fingerprinted) else None
     ready = _up_to_date(out, fingerprint, say)
     if ready is None:
-        journal = _journal(source, out, say)
+        records, journal = _records(source, out, say)
         with closing(DatasetWriter(out)) as writer:
-            _gather(source, writer, journal, min_count, progress)
+            _gather(source, records, writer, min_count, progress)
             if strict:
                 _refuse_rejects(writer, source.name)
             meta: dict[str, Any] = {"name": source.name} | source.describe()
@@ -95,29 +95,21 @@ def _up_to_date(out: Path, fingerprint: str | None, say: Callable[[str], None]) 
     return ready if same else None
 
 
-def _journal(source: Source, out: Path, say: Callable[[str], None]) -> Journal | None:
-    """What is finished of a resumable source, None for another."""
+def _records(source: Source, out: Path, say: Callable[[str], None]) -> tuple[Iterable[SourceRecord], Journal | None]:
+    """Every record once; of a resumable source those that are finished, then the others, and the journal of both."""
     if not isinstance(source, Resumable):
-        return None
+        return source.records(), None
     journal = Journal(source.parts or out.with_name(f".{out.name}-parts"), _digest(source.parts_key()))
     if len(journal):
         say(f"{out}: goes on after {len(journal)} records that are finished")
-    return journal
-
-
-def _records(source: Source, journal: Journal | None) -> Iterator[SourceRecord]:
-    """Every record once: those that are finished, then the others, of which the journal is kept."""
-    if journal is None or not isinstance(source, Resumable):
-        return source.records()
     finished = min(len(journal), len(source))
-    return chain(islice(journal, finished), journal.kept(source.records(finished)))
+    return chain(islice(journal, finished), journal.kept(source.records(finished))), journal
 
 
 def _gather(
-    source: Source, writer: DatasetWriter, journal: Journal | None, min_count: int | None, progress: bool
+    source: Source, records: Iterable[SourceRecord], writer: DatasetWriter, min_count: int | None, progress: bool
 ) -> None:
     """All records of a source, sorted into kept and rejected."""
-    records: Iterable[SourceRecord] = _records(source, journal)
     if progress:
         title = escape(f"reading {source.name}")
         records = track(records, title, total=len(source), console=Console(stderr=True))

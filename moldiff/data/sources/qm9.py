@@ -114,10 +114,10 @@ def _tables() -> list[Path]:
 
 def build(row: _Row) -> SourceRecord:
     """The molecule of one row of the tables, or the reason why there is none."""
-    name = f"gdb_{int(row['Index'])}"
-    outcome = _molecule(row, name)
+    number = int(row["Index"])
+    outcome = _molecule(row, f"gdb_{number}")
     keys = both_keys(outcome) if isinstance(outcome, Molecule) else None
-    return SourceRecord(int(row["Index"]), name, outcome, keys=keys)
+    return SourceRecord(number, f"gdb_{number}", outcome, keys=keys)
 
 
 def _molecule(row: _Row, name: str) -> Molecule | InvalidMolecule:
