@@ -21,7 +21,7 @@ from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_field
 from moldiff.molecules.formats.smiles import TableFile, smiles_text
 from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
 from moldiff.molecules.formats.xyz import xyz_text
-from moldiff.molecules.identity import strict_key
+from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
 
@@ -105,7 +105,7 @@ class Writer:
             elif self._rows is not None:
                 row = {"smiles": "", "name": molecule.name}
                 with suppress(MoldiffError):  # a graph that has none
-                    row["smiles"] = strict_key(molecule)
+                    row["smiles"] = smiles(molecule, stereo=True)
                 self._rows.add(row | text)
             self.count += 1
 
