@@ -16,13 +16,11 @@ from scipy.spatial import cKDTree
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
-from moldiff.molecules.convert import atom_order, atoms, from_rdkit, one_line
-from moldiff.molecules.elements import NUMBERS, SYMBOLS, VALENCES, covalent_radii
+from moldiff.molecules.convert import atom_order, atoms, closed_where_drawn, from_rdkit, has_hydrogen, one_line
 from moldiff.molecules.formats.record import HYDROGENS_ADDED, Record, total_charge
-from moldiff.molecules.hydrogens import closed_where_drawn, has_hydrogen
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import all_bonds, check, odd_bonds, odd_smiles
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import NUMBERS, SYMBOLS, VALENCES, AtomClass, Vocabulary, covalent_radii
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "hydrogens": ("add", "keep", "none"),
@@ -55,20 +53,18 @@ class CurationRules:
     RDKit's clean-up comes first (in `moldiff.molecules.formats.record`): a nitro group drawn with two double bonds
     becomes charge-separated. Charges stay as they are drawn, isotope labels are dropped.
 
+    The elements named are taken as they are drawn although the valence table lacks them. Larger molecules than
+    `max_heavy_atoms` are rejected. With `radicals` open shells are kept; decoding by valence rules never produces them.
+
     Args:
         hydrogens: `add` = missing ones are added with coordinates; a record in which a carbon carries an explicit
             hydrogen is taken as complete, and an atom drawn with hydrogens that lacks some is a radical. `keep` =
             nothing is added. `none` = hydrogens are counted in the atom classes but have no coordinates of their
             own. With `keep`, records that have no hydrogens are treated like with `none`.
         fragments: `largest` = `largest_fragment` is kept; `reject`.
-        conformers: of records without 3D coordinates: `etkdg` = `moldiff.molecules.conformers`; `reject`.
-        radicals: keep open shells; decoding by valence rules never produces them.
-        elements: symbols of elements that are taken as they are drawn although the valence table lacks them.
-        max_heavy_atoms: larger molecules are rejected.
-        seed: of the conformers.
+        conformers: of records without 3D coordinates: `etkdg` = `moldiff.molecules.conformers` with `seed`; `reject`.
 
-    Raises:
-        MoldiffError: for a value that is not among the choices, or an unknown element.
+    Raises MoldiffError for a value that is not among the choices, or an unknown element.
     """
 
     hydrogens: str = "add"
@@ -121,13 +117,12 @@ class CurationRules:
     def _unknown_element(self, mol: Chem.Mol) -> InvalidMolecule | None:
         for atom in atoms(mol):
             number, charge = atom.GetAtomicNum(), atom.GetFormalCharge()
-            if (number, charge) in VALENCES or number in self._allowed:
-                continue
             if number == 0:
                 return InvalidMolecule.at(file_index(atom), "*", Status.UNREADABLE, "dummy atom")
-            what = f"charge {charge:+d}" if charge and (number, 0) in VALENCES else "element"
-            reason = f"{what} not in the valence table"
-            return InvalidMolecule.at(file_index(atom), atom.GetSymbol(), Status.VALENCE, reason)
+            if (number, charge) not in VALENCES and number not in self._allowed:
+                what = f"charge {charge:+d}" if charge and (number, 0) in VALENCES else "element"
+                reason = f"{what} not in the valence table"
+                return InvalidMolecule.at(file_index(atom), atom.GetSymbol(), Status.VALENCE, reason)
         return None
 
     def _with_bonds(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol | InvalidMolecule:
@@ -154,6 +149,9 @@ class CurationRules:
             finite = np.isfinite(mol.GetConformer().GetPositions()).all(1)
             if not finite.all():
                 atom = mol.GetAtomWithIdx(int((~finite).argmax()))
+                where = file_index(atom), atom.GetSymbol()
+                return InvalidMolecule.at(*where, Status.NON_FINITE, "coordinate not finite")
+                atom = mol.GetAtomWithIdx(int((~finite).argmax()))
                 return InvalidMolecule.at(
                     file_index(atom), atom.GetSymbol(), Status.NON_FINITE, "coordinate not finite"
                 )
@@ -171,9 +169,8 @@ class CurationRules:
         return embedded
 
     def _with_hydrogens(self, mol: Chem.Mol, notes: list[str]) -> Chem.Mol:
-        if not any(atom.GetTotalNumHs() for atom in atoms(mol)):
-            return mol  # none is missing
-        if self.hydrogens == "keep" and has_hydrogen(mol):
+        complete = not any(atom.GetTotalNumHs() for atom in atoms(mol))
+        if complete or (self.hydrogens == "keep" and has_hydrogen(mol)):
             return mol
         notes.append(HYDROGENS_ADDED if self.hydrogens == "add" else HYDROGENS_NOT_PLACED)
         return Chem.AddHs(mol, addCoords=True)
@@ -235,10 +232,9 @@ def largest_fragment(mol: Chem.Mol) -> Chem.Mol:
 def _rank(piece: Chem.Mol) -> tuple[bool, bool, int, float, str]:
     """Order of fragments: the one to keep comes first."""
     piece.UpdatePropertyCache(strict=False)
-    elements = {atom.GetAtomicNum() for atom in atoms(piece)}
-    lone = piece.GetNumHeavyAtoms() <= 1 and not elements & _NON_METALS
+    elements, heavy = {atom.GetAtomicNum() for atom in atoms(piece)}, int(piece.GetNumHeavyAtoms())
     mass = round(float(rdMolDescriptors.CalcExactMolWt(piece)), 3)
-    return 6 not in elements, lone, -int(piece.GetNumHeavyAtoms()), -mass, str(Chem.MolToSmiles(piece))
+    return 6 not in elements, heavy <= 1 and not elements & _NON_METALS, -heavy, -mass, str(Chem.MolToSmiles(piece))
 
 
 def file_index(atom: Chem.Atom) -> int:
@@ -253,8 +249,8 @@ def _at_one_place(mol: Chem.Mol) -> bool:
 
 def _clash_as_drawn(mol: Chem.Mol) -> InvalidMolecule | None:
     """A clash in the record as it stands: an atom on another one, of which none may be dropped in silence."""
-    placed = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D() and not _at_one_place(mol)
-    return clash(mol) if placed else None
+    solid = mol.GetNumConformers() > 0 and mol.GetConformer().Is3D()
+    return clash(mol) if solid and not _at_one_place(mol) else None
 
 
 def clash(mol: Chem.Mol, *, hydrogens: bool = True) -> InvalidMolecule | None:

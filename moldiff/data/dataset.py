@@ -23,9 +23,8 @@ from moldiff.data import store
 from moldiff.data.store import ATOM_FIELDS, BOND_FIELDS, STORED, blocks, class_codes, decode_class, encode_atoms
 from moldiff.diffusion.statistics import COUNTED, Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import VALENCES
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import NUM_BOND_CLASSES, VALENCES, AtomClass, Vocabulary
 
 if TYPE_CHECKING:
     from torch_geometric.data import InMemoryDataset
@@ -71,17 +70,15 @@ class MoleculeDataset:
 
         A stored property that is the same in all that there is to train on is none of them.
         """
-        y = self.flat["y"][self.splits["train"]]
-        known = [column[np.isfinite(column)] for column in y.T]
-        varying = [len(column) > 0 and bool(column.min() < column.max()) for column in known]
-        stored = {name: unit for (name, unit), varies in zip(self.properties.items(), varying, strict=True) if varies}
+        known = (column[np.isfinite(column)] for column in self.flat["y"][self.splits["train"]].T)
+        units = zip(self.properties.items(), known, strict=True)
+        stored = {name: unit for (name, unit), column in units if len(column) and column.min() < column.max()}
         return stored | {name: unit for name, unit in COUNTED.items() if name not in self.properties}
 
     def values(self, names: Sequence[str]) -> np.ndarray:
         """Values [M, C] of learnable properties, NaN = not known.
 
-        Raises:
-            MoldiffError: for a property that the set lacks.
+        Raises MoldiffError for a property that the set lacks.
         """
         if unknown := [name for name in names if name not in self.learnable]:
             raise MoldiffError(f"{self.name}: no property {unknown[0]!r}; it has: {', '.join(self.learnable)}")
@@ -92,8 +89,7 @@ class MoleculeDataset:
     @property
     def num_atoms(self) -> np.ndarray:
         """Atoms of every molecule, hydrogens included [M]."""
-        number: np.ndarray = np.diff(self.flat["atom_slices"]) + np.diff(self.flat["hydrogen_slices"])
-        return number
+        return np.asarray(np.diff(self.flat["atom_slices"]) + np.diff(self.flat["hydrogen_slices"]))
 
     def __len__(self) -> int:
         return len(self.flat["y"])
@@ -140,8 +136,7 @@ class MoleculeDataset:
     def load(cls, folder: str | Path) -> Self:
         """Read a prepared folder.
 
-        Raises:
-            MoldiffError: when the folder is missing, incomplete, damaged or of another format version.
+        Raises MoldiffError when the folder is missing, incomplete, damaged or of another format version.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -189,10 +184,9 @@ def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
         if file_digest(path) != digest:
             raise MoldiffError(f"{path}: damaged ({path.stat().st_size} bytes, wrong checksum); prepare the set again")
         arrays = store.load_arrays(path, map_from=MAP_FROM)
-    except FileNotFoundError:
-        raise MoldiffError(f"{path}: not found; prepare the set again") from None
-    except SafetensorError as error:
-        raise MoldiffError(f"{path}: damaged ({error}); prepare the set again") from None
+    except (FileNotFoundError, SafetensorError) as error:
+        what = "not found" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise MoldiffError(f"{path}: {what}; prepare the set again") from None
     expected = {*STORED, *(f"split_{name}" for name in SPLITS)}
     if missing := expected - arrays.keys():
         raise MoldiffError(f"{path}: lacks {', '.join(sorted(missing))}; prepare the set again")
@@ -217,9 +211,8 @@ def observed_vocabulary(flat: Mapping[str, np.ndarray]) -> Vocabulary:
         seen.update((code >> 8, code & 0xFF) for code in np.unique((class_codes(block) << 8) + sums).tolist())
     extra: dict[tuple[int, int], set[int]] = defaultdict(set)
     for code, total in seen:
-        atomic_number, charge, _ = decode_class(code)
-        if (atomic_number, charge) not in VALENCES:
-            extra[atomic_number, charge].add(total)
+        if (key := decode_class(code)[:2]) not in VALENCES:
+            extra[key].add(total)
     classes = sorted({AtomClass(*decode_class(code)) for code, _ in seen})
     return Vocabulary(tuple(classes), {key: tuple(sorted(sums)) for key, sums in extra.items()})
 
@@ -235,13 +228,11 @@ def rare_classes(flat: Mapping[str, np.ndarray], min_count: int) -> dict[int, In
     classes, pairs = _classes_of_molecules(flat)
     problems: dict[int, InvalidMolecule] = {}
     while len(pairs):
-        counts = np.bincount(pairs[:, 0], minlength=len(classes))
-        present = np.flatnonzero(counts)
-        rarest = int(present[counts[present].argmin()])
+        counts = np.bincount(pairs[:, 0])
+        rarest = int(np.where(counts, counts, len(pairs) + 1).argmin())  # of those that are left
         if counts[rarest] >= min_count:
             break
-        name = classes[rarest]
-        reason = f"class {name} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
+        reason = f"class {classes[rarest]} is in {counts[rarest]} molecules, fewer than min_count={min_count}"
         dropped = pairs[pairs[:, 0] == rarest, 1]
         problems |= dict.fromkeys(dropped.tolist(), InvalidMolecule(Status.VALENCE, reason))
         pairs = pairs[~np.isin(pairs[:, 1], dropped)]
@@ -267,8 +258,7 @@ def measure_statistics(flat: Mapping[str, np.ndarray], indices: np.ndarray, voca
     """Statistics of the molecules `indices` of a packed set, whose atom classes are all in the vocabulary."""
     if not len(indices):
         raise MoldiffError("statistics: got no molecule, expected at least one in the training part")
-    size_counts: Counter[int] = Counter()
-    charges: set[int] = set()
+    size_counts, charges = Counter[int](), set[int]()
     types = np.zeros(vocabulary.num_atom_classes, dtype=np.int64)
     pairs = np.zeros(NUM_BOND_CLASSES)
     pos_squares, hydrogen_squares, hydrogens = 0.0, 0.0, 0

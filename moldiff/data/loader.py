@@ -61,17 +61,14 @@ class BucketedBatches(Dataset[MolBatch]):
     gives the same batches in the same order. To resume an epoch exactly, start at batch k: `batches.epoch(e, start=k)`.
 
     Args:
-        prepared: the set.
         indices: the molecules to use, e.g. `prepared.split("train")`.
         batch_size: molecules per batch, for the width that most molecules have; other widths get as many as fit in
             the same number of padded pairs, and at least one.
         seed: of the order, 0 <= seed < 2**32.
-        shuffle: training (True) or evaluation (False).
         properties: names of learnable ones that become `condition` [B, C], in the set's units, NaN = not known.
         max_waste: the share of padded pairs that may be padding.
 
-    Raises:
-        MoldiffError: for no molecule, a batch size below 1 or a property the set lacks.
+    Raises MoldiffError for no molecule, a batch size below 1 or a property the set lacks.
     """
 
     def __init__(
@@ -95,11 +92,9 @@ class BucketedBatches(Dataset[MolBatch]):
         self._flat = flat | none | {"atom_type": torch.from_numpy(prepared.atom_type)}
         self._condition = torch.from_numpy(prepared.values(properties)) if properties else None
         self._indices = np.asarray(indices, dtype=np.int64)
-        self._seed, self._epoch = seed, 0
-        self._shuffle = shuffle
+        self._seed, self._epoch, self._shuffle = seed, 0, shuffle
         sizes = np.diff(prepared.flat["atom_slices"])[self._indices]
-        commonest = float(np.bincount(sizes).argmax())
-        step_pairs = batch_size * commonest**2 if shuffle else 0.0
+        step_pairs = batch_size * float(np.bincount(sizes).argmax()) ** 2 if shuffle else 0.0
         self.widths = bucket_widths(sizes, max_waste=max_waste, min_pairs=step_pairs)
         self._bucket = np.searchsorted(self.widths, sizes)
         counts = np.bincount(self._bucket, minlength=len(self.widths))

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,11 @@ def prepare(
     """Read a source and write a prepared folder `out`, which replaces an older one as a whole.
 
     A source that has a fingerprint is not read again when `out` was made of the same content with the same options.
-    One that is resumable goes on where an earlier call was ended.
+    One that is resumable goes on where an earlier call was ended. Molecules with an atom class that fewer than
+    `min_count` molecules have are left out, the rarest class first; None = one in 5,000 molecules, which leaves nothing
+    out of smaller sets. `progress` shows a bar and the account of the records on standard error.
 
-    Args:
-        source: where the molecules come from.
-        out: the folder to make.
-        min_count: molecules with an atom class that fewer molecules than this have are left out, the rarest class
-            first; None = one in 5,000 molecules, which leaves nothing out of smaller sets.
-        strict: make it an error that a record is rejected.
-        progress: show a progress bar and the account of the records on standard error.
-
-    Raises:
-        MoldiffError: when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
+    Raises MoldiffError when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
     """
     out = Path(out)
     console = Console(stderr=True, quiet=not progress)
@@ -60,10 +53,11 @@ def prepare(
     fingerprint = _digest(source.fingerprint(), min_count) if isinstance(source, Fingerprinted) else None
     ready = _up_to_date(out, fingerprint, say)
     if ready is None:
-        journal = _journal(source, out, say)
+        records, journal = _records(source, out, say)
         with closing(DatasetWriter(out)) as writer:
-            _gather(source, writer, journal, min_count, progress)
-            _refuse_rejects(writer, source.name, strict=strict)
+            _gather(source, records, writer, min_count, progress)
+            if strict:
+                _refuse_rejects(writer, source.name)
             meta: dict[str, Any] = {"name": source.name} | source.describe()
             notes = writer.note_counts() | meta.pop("notes", {})
             if HYDROGENS_NOT_PLACED in notes:
@@ -95,43 +89,27 @@ def _up_to_date(out: Path, fingerprint: str | None, say: Callable[[str], None]) 
     except MoldiffError as error:
         say(f"{out}: damaged, so it is made again ({error})")
         return None
-    if ready.meta.get("fingerprint") != fingerprint:
-        say(f"{out}: made of other content or with other options, so it is made again")
-        return None
-    say(f"{out}: up to date, content and options are the same")
-    return ready
+    same = ready.meta.get("fingerprint") == fingerprint
+    what = "up to date, content and options are the same"
+    say(f"{out}: {what if same else 'made of other content or with other options, so it is made again'}")
+    return ready if same else None
 
 
-def _journal(source: Source, out: Path, say: Callable[[str], None]) -> Journal | None:
-    """What is finished of a resumable source, None for another."""
+def _records(source: Source, out: Path, say: Callable[[str], None]) -> tuple[Iterable[SourceRecord], Journal | None]:
+    """Every record once; of a resumable source those that are finished, then the others, and the journal of both."""
     if not isinstance(source, Resumable):
-        return None
+        return source.records(), None
     journal = Journal(source.parts or out.with_name(f".{out.name}-parts"), _digest(source.parts_key()))
     if len(journal):
         say(f"{out}: goes on after {len(journal)} records that are finished")
-    return journal
-
-
-def _records(source: Source, journal: Journal | None) -> Iterator[SourceRecord]:
-    """Every record once: those that are finished, then the others, of which the journal is kept."""
-    if journal is None or not isinstance(source, Resumable):
-        yield from source.records()
-        return
     finished = min(len(journal), len(source))
-    yield from islice(iter(journal), finished)
-    try:
-        for record in source.records(finished):
-            journal.append(record)
-            yield record
-    finally:
-        journal.flush()
+    return chain(islice(journal, finished), journal.kept(source.records(finished))), journal
 
 
 def _gather(
-    source: Source, writer: DatasetWriter, journal: Journal | None, min_count: int | None, progress: bool
+    source: Source, records: Iterable[SourceRecord], writer: DatasetWriter, min_count: int | None, progress: bool
 ) -> None:
     """All records of a source, sorted into kept and rejected."""
-    records: Iterable[SourceRecord] = _records(source, journal)
     if progress:
         title = escape(f"reading {source.name}")
         records = track(records, title, total=len(source), console=Console(stderr=True))
@@ -143,22 +121,18 @@ def _gather(
         if ((np.diff(writer.flat["hydrogen_slices"]) > 0) & ~unplaced).any():
             problem = InvalidMolecule(Status.UNREADABLE, _UNPLACED)
             writer.leave_out(dict.fromkeys(np.flatnonzero(unplaced).tolist(), problem))
-        rarest = len(writer) // 5000 if min_count is None else min_count
-        writer.leave_out(rare_classes(writer.flat, rarest))
+        writer.leave_out(rare_classes(writer.flat, len(writer) // 5000 if min_count is None else min_count))
     if not len(writer):
         first = next(iter(writer.rejected), None)
-        why = f"; first reason: {first.problem.reason}" if first else ""
+        why = f"; first reason: {first.reason}" if first else ""
         raise MoldiffError(f"{source.name}: no molecule kept of {len(writer.rejected)} records{why}")
 
 
-def _refuse_rejects(writer: DatasetWriter, name: str, *, strict: bool) -> None:
-    first = next(iter(writer.rejected), None)
-    if not strict or first is None:
-        return
-    where = f"record {first.number}" + (f" of {first.file}" if first.file else "")
-    count = len(writer.rejected)
-    reason = f"first: {where}: {first.problem.reason}"
-    raise MoldiffError(f"{name}: {count} of {count + len(writer)} records rejected, but strict=true; {reason}")
+def _refuse_rejects(writer: DatasetWriter, name: str) -> None:
+    for first in writer.rejected:
+        where = f"record {first.number}" + (f" of {first.file}" if first.file else "")
+        rejected = f"{len(writer.rejected)} of {len(writer.rejected) + len(writer)} records rejected"
+        raise MoldiffError(f"{name}: {rejected}, but strict=true; first: {where}: {first.reason}")
 
 
 def _remarks(prepared: MoleculeDataset) -> list[str]:
@@ -177,10 +151,10 @@ def _remarks(prepared: MoleculeDataset) -> list[str]:
         lines.append(f"{counts['kept']} records are of {counts['molecules']} molecules; {where}")
     if constant := [name for name in prepared.properties if name not in prepared.learnable]:
         lines.append(f"{', '.join(constant)}: the same in all that there is to train on, so that no model learns it")
-    sizes = sorted(prepared.statistics.size_counts)
+    sizes = prepared.statistics.size_counts
     parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS)
     classes = f"{prepared.vocabulary.num_atom_classes} atom classes: {prepared.vocabulary}"
-    return [*lines, f"{parts}; {sizes[0]} to {sizes[-1]} heavy atoms; {classes}"]
+    return [*lines, f"{parts}; {min(sizes)} to {max(sizes)} heavy atoms; {classes}"]
 
 
 def subset(
@@ -226,8 +200,16 @@ class Journal:
 
     def __iter__(self) -> Iterator[SourceRecord]:
         """All records that are on disk."""
-        for _, path in self._parts:
-            yield from _read_part(path)
+        return chain.from_iterable(_read_part(path) for _, path in self._parts)
+
+    def kept(self, records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+        """The records, each added as the next one; on disk at the latest when there is no more."""
+        try:
+            for record in records:
+                self.append(record)
+                yield record
+        finally:
+            self.flush()
 
     def append(self, record: SourceRecord) -> None:
         """Add the next record; it is on disk with the 256th, or after `flush`."""
@@ -253,7 +235,6 @@ class Journal:
     def remove(self) -> None:
         """Delete the folder with all that is in it."""
         shutil.rmtree(self._root, ignore_errors=True)
-        self._parts, self._open = [], []
 
 
 def _fields(record: SourceRecord) -> dict[str, Any]:
@@ -270,13 +251,12 @@ def _read_part(path: Path) -> Iterator[SourceRecord]:
         texts = json.loads(flat.pop(_TEXT).tobytes())
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise MoldiffError(f"{path}: damaged ({error}); delete {path.parent} to begin anew") from None
-    index = 0
+    index = count()
     for fields in texts:
         outcome: Molecule | InvalidMolecule
         if problem := fields.pop("problem", None):
             outcome = InvalidMolecule(Status(problem[0]), *problem[1:])
         else:
-            outcome = unpack(flat, index, properties=fields.pop("properties"), name=fields.pop("title"))
-            index += 1
+            outcome = unpack(flat, next(index), properties=fields.pop("properties"), name=fields.pop("title"))
         keys = fields.pop("keys")
         yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), notes=tuple(fields.pop("notes")), **fields)

@@ -51,11 +51,8 @@ def pack(molecules: Sequence[Molecule], properties: Sequence[str]) -> Packed:
     values = [[m.properties.get(name, np.nan) for name in properties] for m in molecules]
     bonds = _joined([m.bonds for m in molecules], (0, 3), np.int64)
     offsets = [m.hydrogen_offset[m.hydrogen_mask] for m in molecules]
-    flat = {
-        name: _joined([getattr(m, name) for m in molecules], (0, 3) if name == "pos" else (0,), dtype)
-        for name, dtype in ATOM_FIELDS.items()
-    }
-    return flat | {
+    empty = {name: (0, 3) if name == "pos" else (0,) for name in ATOM_FIELDS}
+    return {name: _joined([getattr(m, name) for m in molecules], empty[name], ATOM_FIELDS[name]) for name in empty} | {
         "hydrogen_offset": _joined(offsets, (0, 3), np.float32),
         "edge_index": np.ascontiguousarray(bonds[:, :2].T, dtype=BOND_FIELDS["edge_index"]),
         "bond_order": bonds[:, 2].astype(BOND_FIELDS["bond_order"]),
@@ -72,7 +69,9 @@ def _joined(arrays: list[np.ndarray], empty: tuple[int, ...], dtype: Any) -> np.
 
 def slices_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where as many rows of every molecule as `counts` [M] says begin and end [M + 1]."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    slices = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, dtype=np.int64, out=slices[1:])
+    return slices
 
 
 def in_slots(num_hydrogens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -87,12 +86,12 @@ def unpack(
 ) -> Molecule:
     """Molecule `index` of a packed set, with what the arrays do not tell."""
     atoms, hydrogens, bonds = (slice(*flat[slices][index : index + 2]) for slices in FIELDS_BY_SLICES)
-    fields = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
+    fields: dict[str, Any] = {field: np.asarray(flat[field][atoms]) for field in ATOM_FIELDS}
     fields["hydrogen_offset"] = in_slots(fields["num_hydrogens"], flat["hydrogen_offset"][hydrogens])
     fields["bonds"] = np.concatenate([flat["edge_index"][:, bonds], flat["bond_order"][None, bonds]]).T
-    kinds = {field: np.float64 if value.dtype.kind == "f" else np.int64 for field, value in fields.items()}
-    wide: dict[str, Any] = {field: value.astype(kinds[field]) for field, value in fields.items()}
-    return Molecule(**wide, properties=properties or {}, name=name)
+    for field, value in fields.items():
+        fields[field] = value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
+    return Molecule(**fields, properties=properties or {}, name=name)
 
 
 def take(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Packed:
@@ -116,17 +115,13 @@ def blocks(flat: Mapping[str, np.ndarray], indices: np.ndarray) -> Iterator[Pack
 
 def hydrogen_slices(flat: Mapping[str, np.ndarray]) -> np.ndarray:
     """Where the hydrogens of every molecule begin and end [M + 1]."""
-    before = np.zeros(len(flat["num_hydrogens"]) + 1, dtype=np.int64)
-    np.cumsum(flat["num_hydrogens"], dtype=np.int64, out=before[1:])
-    starts: np.ndarray = before[flat["atom_slices"]]
-    return starts
+    return np.asarray(slices_of(flat["num_hydrogens"])[flat["atom_slices"]])
 
 
 def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Class index of every atom of a packed set [sum n] int16.
 
-    Raises:
-        MoldiffError: naming a class that the vocabulary lacks.
+    Raises MoldiffError naming a class that the vocabulary lacks.
     """
     encoded = np.empty(len(flat["atomic_number"]), dtype=np.int16)
     for start in range(0, len(encoded), 16 * _BLOCK):
@@ -141,8 +136,7 @@ def encode_atoms(flat: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.n
 def class_codes(flat: Mapping[str, np.ndarray], part: slice = slice(None)) -> np.ndarray:
     """One number for element, charge and hydrogens of every atom; `decode_class` is its inverse."""
     number, charge, hydrogens = (flat[name][part].astype(np.int64) for name in _CLASS_FIELDS)
-    codes: np.ndarray = (number << 16) + ((charge + 128) << 8) + hydrogens
-    return codes
+    return np.asarray((number << 16) + ((charge + 128) << 8) + hydrogens)
 
 
 def decode_class(code: int) -> tuple[int, int, int]:
@@ -171,8 +165,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def load_arrays(path: Path, *, map_from: int) -> Packed:
     """Arrays of a safetensors file; a file of `map_from` bytes or more is mapped and read as it is needed.
 
-    Raises:
-        SafetensorError: when it is not such a file.
+    Raises SafetensorError when it is not such a file.
     """
     if path.stat().st_size < map_from:
         return dict(load_file(path))
@@ -196,10 +189,7 @@ def _mapped(path: Path, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> 
 
 
 class LineColumn(Sequence[str]):
-    """Column 0 or 1 of the tab-separated lines of a file, whose bytes are `data`; `ends` is where its lines end [M].
-
-    Column 1 takes what is left of the line.
-    """
+    """Text before (column 0) or behind (1) the first tab of lines that end at `ends` [M] in the bytes `data`."""
 
     def __init__(self, data: bytes | mmap.mmap, ends: np.ndarray, column: int) -> None:
         self._data, self._ends, self._column = data, ends, column
@@ -230,8 +220,7 @@ class LineColumn(Sequence[str]):
 def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
     """The two columns of a file; one of `map_from` bytes or more is mapped and read as it is needed.
 
-    Raises:
-        FileNotFoundError: when it is not there.
+    Raises FileNotFoundError when it is not there.
     """
     size = path.stat().st_size
     if size < max(1, map_from):
@@ -250,14 +239,13 @@ def read_columns(path: Path, *, map_from: int) -> tuple[LineColumn, LineColumn]:
 
 
 class Spool:
-    """Files in a temporary folder that rows are appended to.
+    """Files that rows are appended to, in a temporary folder near `beside`, on the disk where the result will be.
 
-    The folder is made next to `beside`, on the disk where the result will be, when there is something to write.
+    The folder is made when there is something to write.
     """
 
     def __init__(self, beside: Path) -> None:
-        self._beside = beside
-        self._folder: Path | None = None
+        self._beside, self._folder = beside, Path()
         self._files: dict[str, BinaryIO] = {}
         self._forms: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
 
@@ -288,9 +276,9 @@ class Spool:
         return read_columns(Path(file.name), map_from=1)
 
     def _file(self, name: str) -> BinaryIO:
-        if self._folder is None:
-            self._beside.parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=self._beside.parent))
+        if not self._files:
+            near = next(folder for folder in self._beside.parents if folder.is_dir())
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self._beside.name}-spool-", dir=near))
         if name not in self._files:
             self._files[name] = (self._folder / name).open("wb")
         return self._files[name]
@@ -299,7 +287,6 @@ class Spool:
         """Delete the files; arrays mapped from them can still be used."""
         for file in self._files.values():
             file.close()
-        self._files = {}
-        if self._folder is not None:
+        if self._files:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._files = {}

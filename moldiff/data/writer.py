@@ -14,6 +14,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from moldiff.data.sources.source import SourceRecord
 from moldiff.data.store import FIELDS_BY_SLICES, STORED, Packed, Spool, blocks, pack, save_arrays, slices_of
 from moldiff.errors import MoldiffError
 from moldiff.molecules.identity import both_keys, key_hash
-from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
 _SHOWN = 15
 _CHUNK = 1024
@@ -42,28 +43,28 @@ class Rejected(NamedTuple):
     place: int  # in the whole source, from 0
     number: int  # in its file, from 1
     name: str
-    problem: InvalidMolecule
-    file: str = ""  # "" where the source has no files
+    file: str  # "" where the source has no files
+    status: str
+    reason: str
+    atom: int | None = None
 
 
 def reason_kind(reason: str) -> str:
     """A reason without what differs from record to record: numbers of atoms, quoted text, counts.
 
-    Example:
-        >>> reason_kind("atom 12 (N): bond orders sum to 4, expected 3")
-        'N: bond orders sum to 4, expected 3'
-        >>> reason_kind("truncated at record 17")
-        'truncated at record #'
+    >>> reason_kind("atom 12 (N): bond orders sum to 4, expected 3")
+    'N: bond orders sum to 4, expected 3'
+    >>> reason_kind("truncated at record 17")
+    'truncated at record #'
     """
-    kind = re.sub(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
-    if kind == reason:
-        kind = re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason)
-        kind = re.sub(r"'[^']*'", "'...'", kind)
+    kind, at_atom = re.subn(r"^atom \d+ \(([\w*]+)\)", r"\1", reason)
+    if not at_atom:
+        kind = re.sub(r"'[^']*'", "'...'", re.sub(r"^(atoms?|bond) [\d-]+( and \d+)?: ", "", reason))
         kind = re.sub(r"\b\d+(\.\d+)?\b( \d+\b)*", "#", kind)
     return kind[:100]
 
 
-def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> Table:
+def account_table(name: str, counts: Mapping[str, Any]) -> Table:
     """The `counts` of a prepared set's description as a table for a terminal.
 
     It says: records seen = kept + rejected by reason, and what was done to those kept.
@@ -72,12 +73,11 @@ def account_table(name: str, counts: Mapping[str, int | Mapping[str, int]]) -> T
     table.add_column("", overflow="fold")
     table.add_column("", justify="right")
     reasons, notes = counts["rejected_by_reason"], counts["notes"]
-    assert isinstance(reasons, Mapping)
-    assert isinstance(notes, Mapping)
     table.add_row("seen", str(counts["seen"]))
-    table.add_row("kept", str(counts["kept"]), end_section=not notes)
-    for k, (note, times) in enumerate(notes.items(), start=1):
-        table.add_row(escape(f"  {note}"), str(times), style="dim", end_section=k == len(notes))
+    table.add_row("kept", str(counts["kept"]))
+    for note, times in notes.items():
+        table.add_row(escape(f"  {note}"), str(times), style="dim")
+    table.add_section()
     table.add_row("rejected", str(counts["rejected"]))
     for reason, times in list(reasons.items())[:_SHOWN]:
         table.add_row(escape(f"  {reason}"), str(times))
@@ -90,31 +90,20 @@ class Rejects:
     """Rejected records in a temporary file `beside` a path, for a source of rejects may be larger than memory, too."""
 
     def __init__(self, beside: Path) -> None:
-        self._spool = Spool(beside)
-        self._places = array("q")
-        self._open: list[str] = []  # too few for the file
+        self._spool, self._places = Spool(beside), array("q")
 
     def append(self, record: Rejected) -> None:
-        """Take in a record."""
-        problem = record.problem
-        fields = (record.place, record.number, record.name, record.file, problem.status, problem.reason, problem.atom)
         self._places.append(record.place)
-        self._open.append(json.dumps(fields))
-        if len(self._open) == _CHUNK:
-            self._spool.append_lines(self._open)
-            self._open = []
+        self._spool.append_lines([json.dumps(record)])
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __iter__(self) -> Iterator[Rejected]:
         """The records in the order in which they stand in their source, whatever the order in which they came."""
-        on_disk = len(self) - len(self._open)
-        lines = self._spool.columns()[0] if on_disk else []
-        for k in np.argsort(np.frombuffer(self._places, dtype=np.int64), kind="stable").tolist():
-            text = lines[k] if k < on_disk else self._open[k - on_disk]
-            place, number, name, file, status, reason, atom = json.loads(text)
-            yield Rejected(place, number, name, InvalidMolecule(Status(status), reason, atom), file)
+        lines = self._spool.columns()[0] if self._places else []
+        for k in np.argsort(np.array(self._places), kind="stable").tolist():
+            yield Rejected(*json.loads(lines[k]))
 
     def close(self) -> None:
         """Delete the file."""
@@ -130,7 +119,7 @@ class DatasetWriter:
     def __init__(self, out: Path) -> None:
         self.flat: Packed = {}  # the molecules kept (`moldiff.data.store`), there after `finish`
         self.hashes = np.zeros((0, 2), dtype=np.int64)  # of their canonical and strict keys [M, 2]
-        self.rejected = Rejects(out)  # the other records, in the order of the source
+        self.rejected = Rejects(out)  # the other records
         self._out, self._spool = out, Spool(out)
         self._smiles: Sequence[str] = []
         self._names: Sequence[str] = []
@@ -150,7 +139,8 @@ class DatasetWriter:
     def add(self, place: int, record: SourceRecord) -> None:
         """Take in the record at `place` of the source."""
         if isinstance(record.outcome, InvalidMolecule):
-            self.rejected.append(Rejected(place, record.number, record.name, record.outcome, record.file))
+            problem = astuple(record.outcome)
+            self.rejected.append(Rejected(place, record.number, record.name, record.file, *problem))
             return
         self._open.append((place, record, record.outcome))
         self._count += 1
@@ -163,27 +153,27 @@ class DatasetWriter:
             return
         molecules = [molecule for _, _, molecule in self._open]
         keys = [record.keys or both_keys(molecule) for _, record, molecule in self._open]
-        first = self._count - len(self._open)
         known = [
-            (first + k, self._property_numbers[name], value)
-            for k, molecule in enumerate(molecules)
+            (index, self._property_numbers[name], value)
+            for index, molecule in enumerate(molecules, start=self._count - len(molecules))
             for name, value in molecule.properties.items()
         ]
         origins = [
             (place, record.number, self._files[record.file], self._notes[record.notes], _PARTS[record.part])
             for place, record, _ in self._open
         ]
-        rows = _rows(pack(molecules, [])) | {
-            "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
-            "property": np.array([row[2] for row in known], dtype=np.float32),
-            "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
-            "origins": np.array(origins, dtype=np.int64),
-        }
-        self._spool.append(rows)
+        self._spool.append(
+            _rows(pack(molecules, []))
+            | {
+                "property_of": np.array([row[:2] for row in known], dtype=np.int64).reshape(-1, 2),
+                "property": np.array([row[2] for row in known], dtype=np.float32),
+                "hashes": np.array([[key_hash(key) for key in pair] for pair in keys], dtype=np.int64),
+                "origins": np.array(origins, dtype=np.int64),
+            }
+        )
         titles = (molecule.name or record.name for _, record, molecule in self._open)
         # Titles of records may hold tabs and line ends of any kind.
-        lines = [f"{key}\t{' '.join(title.split())}" for (_, key), title in zip(keys, titles, strict=True)]
-        self._spool.append_lines(lines)
+        self._spool.append_lines([f"{key}\t{' '.join(t.split())}" for (_, key), t in zip(keys, titles, strict=True)])
         self._open = []
 
     def finish(self, properties: Mapping[str, str]) -> None:
@@ -192,21 +182,21 @@ class DatasetWriter:
         self._properties, arrays = properties, self._spool.arrays()
         y = np.full((self._count, len(properties)), np.nan, dtype=np.float32)
         columns = {name: column for column, name in enumerate(properties)}
-        column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)
-        if len(column):
+        if self._property_numbers:
             molecule, number = np.asarray(arrays["property_of"]).T
-            wanted = column[number] >= 0
-            y[molecule[wanted], column[number[wanted]]] = arrays["property"][wanted]
+            column = np.array([columns.get(name, -1) for name in self._property_numbers], dtype=np.int64)[number]
+            wanted = column >= 0
+            y[molecule[wanted], column[wanted]] = arrays["property"][wanted]
         self._show(y)
 
     def _show(self, y: np.ndarray) -> None:
         """Give what is on disk, and the properties [M, P] of the molecules."""
-        if not self._count:
-            return
-        arrays = self._spool.arrays()
-        self.flat = _flat(arrays) | {"y": y}
-        self.hashes, self._origins = np.asarray(arrays["hashes"]), np.asarray(arrays["origins"])
-        self._smiles, self._names = self._spool.columns()
+        if self._count:
+            rows = self._spool.arrays()
+            self.flat = {name: rows[name] for name in _BY_ROWS} | {"edge_index": rows["edges"].T, "y": y}
+            self.flat |= {name: slices_of(rows[name]) for name in FIELDS_BY_SLICES}
+            self.hashes, self._origins = np.asarray(rows["hashes"]), np.asarray(rows["origins"])
+            self._smiles, self._names = self._spool.columns()
 
     def noted(self, note: str) -> np.ndarray:
         """Which molecules have a note [M] bool."""
@@ -226,8 +216,8 @@ class DatasetWriter:
             return
         files = list(self._files)
         for index, problem in problems.items():
-            place, number, file, _, _ = self._origins[index].tolist()
-            self.rejected.append(Rejected(place, number, self._names[index], problem, files[file]))
+            place, number, file, *_ = self._origins[index].tolist()
+            self.rejected.append(Rejected(place, number, self._names[index], files[file], *astuple(problem)))
         left = np.setdiff1d(np.arange(self._count), list(problems))
         spool = Spool(self._out)
         for block in blocks(self.flat, left):
@@ -242,8 +232,7 @@ class DatasetWriter:
     def labelled_splits(self) -> dict[str, np.ndarray] | None:
         """Indices of every part where the records say to which they belong, else None.
 
-        Raises:
-            MoldiffError: when none says that it is for training.
+        Raises MoldiffError when none says that it is for training.
         """
         labels = self._origins[:, 4]
         if (labels < 0).all():
@@ -284,8 +273,8 @@ class DatasetWriter:
     def _counts(self, splits: Mapping[str, np.ndarray], notes: Mapping[str, int]) -> dict[str, Any]:
         """What was seen, kept and rejected; how many records of a molecule that is in training, too, are not."""
         known = np.isin(self.hashes[:, 0], self.hashes[splits["train"], 0])
-        statuses = Counter(str(record.problem.status) for record in self.rejected)
-        reasons = Counter(reason_kind(record.problem.reason) for record in self.rejected)
+        statuses = Counter(record.status for record in self.rejected)
+        reasons = Counter(reason_kind(record.reason) for record in self.rejected)
         return {
             "seen": len(self) + len(self.rejected),
             "kept": len(self),
@@ -299,12 +288,11 @@ class DatasetWriter:
         }
 
     def _write_rejected(self, path: Path) -> None:
-        with_file = any(record.file for record in self.rejected)
+        columns = 3 + any(record.file for record in self.rejected)
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["record", "name", "reason", "file"][: 3 + with_file])
-            for record in self.rejected:
-                table.writerow([record.number, record.name, record.problem.reason, record.file][: 3 + with_file])
+            table.writerow(["record", "name", "reason", "file"][:columns])
+            table.writerows([one.number, one.name, one.reason, one.file][:columns] for one in self.rejected)
 
     def close(self) -> None:
         """Delete the temporary files."""
@@ -316,15 +304,9 @@ _BY_ROWS = [name for fields in FIELDS_BY_SLICES.values() for name in fields if n
 
 
 def _rows(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Packed arrays in a form that grows by rows."""
+    """Packed arrays in a form that grows by rows; `DatasetWriter._show` is the inverse."""
     rows = {name: flat[name] for name in _BY_ROWS} | {"edges": flat["edge_index"].T}
     return rows | {name: np.diff(flat[name]) for name in FIELDS_BY_SLICES}
-
-
-def _flat(rows: Mapping[str, np.ndarray]) -> Packed:
-    """The inverse of `_rows`."""
-    flat = {name: rows[name] for name in _BY_ROWS} | {"edge_index": rows["edges"].T}
-    return flat | {name: slices_of(rows[name]) for name in FIELDS_BY_SLICES}
 
 
 def is_prepared(out: Path) -> bool:

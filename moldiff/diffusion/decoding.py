@@ -16,8 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, Prediction, pair_mask
-from moldiff.molecules.elements import COVALENT
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import COVALENT, Vocabulary
 
 REACH = 1.3
 """Times the sum of their covalent radii up to which decoding may join two atoms that the prediction leaves apart.

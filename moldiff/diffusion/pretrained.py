@@ -23,9 +23,8 @@ from moldiff.diffusion.sampler import PowerSampler
 from moldiff.diffusion.shipped import CONFIG_FILE, available_models, shipped_folder
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.storage import write_atomically
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import SYMBOLS, Vocabulary
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"

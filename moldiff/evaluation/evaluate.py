@@ -16,10 +16,10 @@ from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, Refer
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.scores import MoleculeRow, Scores, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
+from moldiff.molecules.convert import lacks_hydrogens
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
-from moldiff.molecules.hydrogens import lacks_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary

@@ -6,6 +6,7 @@ Angles and torsions of a bond graph are index arrays, and their values for coord
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -22,12 +23,8 @@ NOT_CONVERGED = "MMFF94s not converged"
 GEOMETRY = "ETKDGv3, then MMFF94s"
 
 _HANDS = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
-_SIDES = {
-    Chem.BondStereo.STEREOE: False,
-    Chem.BondStereo.STEREOTRANS: False,
-    Chem.BondStereo.STEREOZ: True,
-    Chem.BondStereo.STEREOCIS: True,
-}
+_SAME_SIDE = (Chem.BondStereo.STEREOZ, Chem.BondStereo.STEREOCIS)
+_OTHER_SIDE = (Chem.BondStereo.STEREOE, Chem.BondStereo.STEREOTRANS)
 
 _STRAIGHT = 5.0  # degrees from 0 or 180 within which a bond angle leaves a torsion undefined
 _PLANAR = 0.5  # least cosine of the dihedral of a double bond that has a side: one twisted by more than 60° has none
@@ -59,7 +56,12 @@ def embed_conformer(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecul
     options.randomSeed = seed + 1  # RDKit's seeds 0 and 1 are the same
     options.maxIterations = 20
     with rdBase.BlockLogs():
-        if not (_embedded(mol, options) or _embedded(mol, options, random=True)):
+        for random in (False, True):
+            options.useRandomCoords = random
+            with suppress(RuntimeError, ValueError):  # bounds that no coordinates can meet
+                if rdDistGeom.EmbedMolecule(mol, options) >= 0:
+                    break
+        else:
             return InvalidMolecule(Status.UNREADABLE, "embedding failed, so no 3D coordinates"), ()
         if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
             return mol, (NO_FORCE_FIELD,)
@@ -67,22 +69,15 @@ def embed_conformer(mol: Chem.Mol, seed: int) -> tuple[Chem.Mol | InvalidMolecul
     return mol, (ETKDG, NOT_CONVERGED) if unfinished else (ETKDG,)
 
 
-def _embedded(mol: Chem.Mol, options: Any, *, random: bool = False) -> bool:
-    options.useRandomCoords = random
-    try:
-        return bool(rdDistGeom.EmbedMolecule(mol, options) >= 0)
-    except (RuntimeError, ValueError):  # bounds that no coordinates can meet
-        return False
-
-
 def marks(mol: Chem.Mol) -> Marks:
     """The centres and double bonds whose stereo is stated."""
     hands = {a.GetIdx(): a.GetChiralTag() == _HANDS[0] for a in mol.GetAtoms() if a.GetChiralTag() in _HANDS}
     sides = []
     for bond in mol.GetBonds():
-        if bond.GetStereo() in _SIDES:
+        if bond.GetStereo() in (*_SAME_SIDE, *_OTHER_SIDE):
             first, last = bond.GetStereoAtoms()
-            sides.append(((first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last), _SIDES[bond.GetStereo()]))
+            chain = (first, bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), last)
+            sides.append((chain, bond.GetStereo() in _SAME_SIDE))
     return hands, sides
 
 
@@ -144,9 +139,10 @@ def compare(wanted: Marks, mol: Chem.Mol, pos: np.ndarray) -> Match:
     if any((1 if same else -1) * _cosine(pos[list(chain)]) < _PLANAR for chain, same in sides):
         return Match.WRONG
     found_hands, _ = marks(at_positions(mol, pos))
-    if all(found_hands.get(atom) == hand for atom, hand in hands.items()):
+    if found_hands.items() >= hands.items():
         return Match.RIGHT
-    return Match.MIRRORED if all(found_hands.get(atom) == (not hand) for atom, hand in hands.items()) else Match.WRONG
+    mirrored = {atom: not hand for atom, hand in hands.items()}
+    return Match.MIRRORED if found_hands.items() >= mirrored.items() else Match.WRONG
 
 
 def _cosine(pos: np.ndarray) -> float:
@@ -171,9 +167,8 @@ def angle_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     """
     edges = _directed(bonds)
     first, second = _pairs(edges[:, 0], edges, num_atoms)
-    once = edges[first, 1] < edges[second, 1]
-    first, second = first[once], second[once]
-    return np.stack([edges[first, 1], edges[first, 0], edges[second, 1]], axis=1)
+    atoms = np.stack([edges[first, 1], edges[first, 0], edges[second, 1]], axis=1)
+    return np.asarray(atoms[atoms[:, 0] < atoms[:, 2]])
 
 
 def torsion_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
@@ -187,7 +182,7 @@ def torsion_atoms(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     a, b, c = edges[outer, 1], bonds[inner, 0], bonds[inner, 1]
     row, last = _pairs(c, edges, num_atoms)  # ... and every d at c
     atoms = np.stack([a[row], b[row], c[row], edges[last, 1]], axis=1)
-    distinct = (atoms[:, 0] != atoms[:, 2]) & (atoms[:, 3] != atoms[:, 1]) & (atoms[:, 0] != atoms[:, 3])
+    distinct = (atoms[:, [0, 3, 0]] != atoms[:, [2, 1, 3]]).all(axis=1)
     return np.asarray(atoms[distinct])
 
 

@@ -63,10 +63,9 @@ DESCRIPTORS: Mapping[str, Descriptor] = {
 def descriptors(mol: Chem.Mol) -> dict[str, float]:
     """All `DESCRIPTORS` of a sanitised molecule with implicit hydrogens.
 
-    Example:
-        >>> aspirin = descriptors(Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O"))
-        >>> aspirin["heavy_atoms"], aspirin["donors"], round(aspirin["qed"], 2)
-        (13.0, 1.0, 0.55)
+    >>> aspirin = descriptors(Chem.MolFromSmiles("CC(=O)Oc1ccccc1C(=O)O"))
+    >>> aspirin["heavy_atoms"], aspirin["donors"], round(aspirin["qed"], 2)
+    (13.0, 1.0, 0.55)
     """
     with rdBase.BlockLogs():
         return {name: float(descriptor.of(mol)) for name, descriptor in DESCRIPTORS.items()}

@@ -22,8 +22,7 @@ _HYPERVALENT = frozenset({15, 16, 33, 34, 51, 52})  # P, S, As, Se, Sb, Te
 def smiles(molecule: Molecule, *, stereo: bool = False) -> str:
     """Canonical SMILES without hydrogens; with `stereo`, the handedness is read off the coordinates.
 
-    Raises:
-        MoldiffError: when RDKit cannot sanitise the graph; ask `check` first.
+    Raises MoldiffError when RDKit cannot sanitise the graph; ask `check` first.
     """
     if stereo:
         return strict_key(molecule)
@@ -42,12 +41,10 @@ def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) ->
     normalised by RDKit's `Normalizer`, and hypervalent S and P are written with double bonds. Charges and tautomers
     are left as they are.
 
-    Example:
-        >>> canonical_key("C[S+](C)[O-]"), canonical_key("[H]C([H])([H])[OH:1]")
-        ('CS(C)=O', 'CO')
+    >>> canonical_key("C[S+](C)[O-]"), canonical_key("[H]C([H])([H])[OH:1]")
+    ('CS(C)=O', 'CO')
 
-    Raises:
-        MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
+    Raises MoldiffError when the SMILES cannot be read or the graph cannot be sanitised.
     """
     mol = Chem.RWMol(_parsed(source, stereo))
     with rdBase.BlockLogs():
@@ -65,8 +62,7 @@ def canonical_key(source: Molecule | Chem.Mol | str, *, stereo: bool = False) ->
 def strict_key(source: Molecule | Chem.Mol | str) -> str:
     """Plain canonical isomeric SMILES without hydrogens; stereo is that of 3D coordinates where there are any.
 
-    Raises:
-        MoldiffError: when the SMILES cannot be read or the graph cannot be sanitised.
+    Raises MoldiffError when the SMILES cannot be read or the graph cannot be sanitised.
     """
     with rdBase.BlockLogs():
         return isomeric_smiles(Chem.RemoveHs(_parsed(source, stereo=True)))
@@ -75,8 +71,7 @@ def strict_key(source: Molecule | Chem.Mol | str) -> str:
 def both_keys(molecule: Molecule) -> tuple[str, str]:
     """Canonical and strict key, at half the cost.
 
-    Raises:
-        MoldiffError: when RDKit cannot sanitise the graph; ask `check` first.
+    Raises MoldiffError when RDKit cannot sanitise the graph; ask `check` first.
     """
     with rdBase.BlockLogs():
         heavy = Chem.RemoveHs(_parsed(molecule, stereo=True))

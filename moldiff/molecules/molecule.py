@@ -93,8 +93,7 @@ class Molecule:
     def bond_sums(self) -> np.ndarray:
         """Sum of Kekulé orders at every heavy atom [n], hydrogens included."""
         sums = self.num_hydrogens.astype(np.int64).copy()
-        np.add.at(sums, self.bonds[:, 0], self.bonds[:, 2])
-        np.add.at(sums, self.bonds[:, 1], self.bonds[:, 2])
+        np.add.at(sums, self.bonds[:, :2], self.bonds[:, 2:])
         return sums
 
     def pieces(self) -> tuple[int, np.ndarray]:

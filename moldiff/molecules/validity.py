@@ -12,10 +12,9 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import sanitized_copy, text_property, to_rdkit
-from moldiff.molecules.elements import BOND_RADII, SYMBOLS, VALENCES
 from moldiff.molecules.identity import SMILES_NAMES, canonical_key, plain
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import BOND_RADII, SYMBOLS, VALENCES, Vocabulary
 
 SHORT, LONG, TORN = 0.8, 1.21, 1.3
 """Times the usual length of a bond (`Bonds.usual`): a shorter or a longer one is odd, which is said of its record; one
@@ -24,9 +23,6 @@ beyond the last is torn, so that its molecule is not sound (`moldiff.evaluation.
 The longest C-C bond known has 1.204 times (docs/data.md). Of the 130,829 molecules of QM9 17 have a long bond and 2 a
 torn one, of 26,365 drug-like ones with computed coordinates 10 and 6. RDKit's embedding of a nitrile oxide has 1.28.
 """
-
-OTHER_SMILES = "SMILES field of another molecule"
-UNREADABLE_SMILES = "SMILES field that cannot be read"
 
 
 class Oddity(NamedTuple):
@@ -59,10 +55,8 @@ def check(molecule: Molecule, vocabulary: Vocabulary | None = None) -> InvalidMo
     for atom in sanitized.GetAtoms():
         if atom.GetNumRadicalElectrons():
             return InvalidMolecule.at(atom.GetIdx(), atom.GetSymbol(), Status.RADICAL, "unpaired electron")
-    fragments = len(Chem.GetMolFrags(sanitized))
-    if fragments > 1:
-        return InvalidMolecule(Status.DISCONNECTED, f"{fragments} fragments, expected one")
-    return None
+    count = len(Chem.GetMolFrags(sanitized))
+    return InvalidMolecule(Status.DISCONNECTED, f"{count} fragments, expected one") if count > 1 else None
 
 
 def is_stable(molecule: Molecule, vocabulary: Vocabulary | None = None) -> bool:
@@ -155,11 +149,11 @@ def _compared(mol: Chem.Mol, text: str) -> Oddity | None:
     with rdBase.BlockLogs():
         said = Chem.MolFromSmiles(text)
     if said is None or said.GetNumAtoms() == 0:
-        return Oddity(UNREADABLE_SMILES, text[:80])
+        return Oddity("SMILES field that cannot be read", text[:80])
     # That two SMILES of graphs are equal shows in a third of the time that their keys take.
     one, other = (Chem.MolToSmiles(Chem.RemoveHs(m, sanitize=False), isomericSmiles=False) for m in (said, mol))
     try:
         same = one == other or canonical_key(said) == canonical_key(mol)
     except MoldiffError:
         return None
-    return None if same else Oddity(OTHER_SMILES, text[:80])
+    return None if same else Oddity("SMILES field of another molecule", text[:80])

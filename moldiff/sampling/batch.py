@@ -21,7 +21,7 @@ from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.sampler import PartialState, Sampler, SamplerState, run_sampler
-from moldiff.molecules.hydrogens import off_their_bonds, with_ideal_hydrogens
+from moldiff.molecules.convert import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.sample import DecodedMolecule
 from moldiff.tasks.task import Task

@@ -16,10 +16,9 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.formats.record import Record, total_charge
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary, covalent_radii
 from moldiff.tasks.inputs import Source, given_records
 from moldiff.tasks.task import Input, TaskOfInputs, TaskOutcome, start_at
 

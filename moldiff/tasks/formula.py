@@ -15,9 +15,8 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS, Vocabulary
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
 from moldiff.tasks.task import NUMBERS, Task, TaskOutcome
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")

@@ -20,13 +20,12 @@ from moldiff.diffusion.shipped import advice
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import embed_conformer
 from moldiff.molecules.convert import from_rdkit, to_rdkit
-from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import SYMBOLS, AtomClass, Vocabulary
 from moldiff.tasks.task import Input
 
 Source = str | Path | Molecule | Chem.Mol

@@ -21,10 +21,9 @@ from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import SYMBOLS, Vocabulary
 
 LIMITED_CLASS_LEAD = 6.0
 """How far classes and bonds run ahead of the coordinates (`PowerSampler.class_lead`) where elements are limited: of 60

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from rdkit import Chem
 
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.formats.reader import records
+from moldiff.molecules.vocabulary import SYMBOLS
 from moldiff.view.depict import render
 
 BIN = 0.02  # width of a bin of bond lengths (Å)

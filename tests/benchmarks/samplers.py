@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.scores import quality
-from moldiff.molecules.hydrogens import off_their_bonds
+from moldiff.molecules.convert import off_their_bonds
 from moldiff.sampling.generator import load
 from moldiff.training.quality import geometry
 from tests.benchmarks.card.drawn import sampler_of

@@ -21,8 +21,8 @@ from moldiff.data.sources.files import Files, find_files, name_of
 from moldiff.data.writer import account_table, reason_kind
 from moldiff.errors import MoldiffError
 from moldiff.molecules import convert, identity
+from moldiff.molecules.convert import with_ideal_hydrogens
 from moldiff.molecules.formats.reader import read
-from moldiff.molecules.hydrogens import with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import AtomClass
 

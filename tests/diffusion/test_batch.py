@@ -13,9 +13,8 @@ from models import VOCABULARY, random_batch
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.batch import center, collate, to_molecules
 from moldiff.errors import MoldiffError
-from moldiff.molecules.elements import VALENCES
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import VALENCES, AtomClass, Vocabulary
 
 
 @pytest.fixture(scope="module")

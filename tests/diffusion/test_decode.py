@@ -20,10 +20,9 @@ from moldiff.diffusion.batch import Prediction, to_molecules
 from moldiff.diffusion.decoding import REACH, decode_argmax, decode_valence, solve_assignment
 from moldiff.diffusion.sampler import PartialState
 from moldiff.evaluation.metrics.contacts import Contacts
-from moldiff.molecules.elements import COVALENT
 from moldiff.molecules.molecule import Status
 from moldiff.molecules.validity import check
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import COVALENT, AtomClass, Vocabulary
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec
 
 

@@ -381,7 +381,7 @@ def interrupted(function):
     return call
 
 
-@pytest.mark.parametrize("step", ["_put", "_publish", "_add"])
+@pytest.mark.parametrize("step", ["_end_member", "_publish", "_add"])
 def test_a_record_is_in_the_file_and_counted_or_neither(step, tmp_path, molecules, monkeypatch):
     path = tmp_path / "a.sdf"
     writer = Writer(path, streamed=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,9 +55,8 @@ _scaffold: Any = MurckoScaffold.GetScaffoldForMol  # untyped part of RDKit
 def scaffold(key: str) -> str:
     """SMILES of the Murcko scaffold (Bemis and Murcko 1996) of a canonical key; the key itself without rings.
 
-    Example:
-        >>> scaffold("CCOc1ccccc1"), scaffold("CCO")
-        ('c1ccccc1', 'CCO')
+    >>> scaffold("CCOc1ccccc1"), scaffold("CCO")
+    ('c1ccccc1', 'CCO')
     """
     with rdBase.BlockLogs():
         found = str(Chem.MolToSmiles(_scaffold(Chem.MolFromSmiles(key)), isomericSmiles=False))
@@ -94,8 +93,7 @@ class Dictionary:
         block = get_ccd()
         entries, atoms, bonds = (block[name] for name in ("chem_comp", "chem_comp_atom", "chem_comp_bond"))
         columns = [entries[name].as_array() for name in ("id", "pdbx_release_status", "type")]
-        self._facts = {str(name): (str(status), str(kind)) for name, status, kind in zip(*columns, strict=True)}
-        self._names = list(self._facts)
+        self._facts = list({facts[0]: tuple(map(str, facts)) for facts in zip(*columns, strict=True)}.values())
         self._atoms = _ranges(atoms["comp_id"].as_array())
         self._bonds = _ranges(bonds["comp_id"].as_array())
         self._symbols, self._labels = (atoms[name].as_array() for name in ("type_symbol", "atom_id"))
@@ -104,28 +102,23 @@ class Dictionary:
         self._ends = [bonds[name].as_array() for name in ("atom_id_1", "atom_id_2", "value_order")]
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._facts)
 
     def __getitem__(self, index: int) -> Component:
-        name = self._names[index]
+        name, status, kind = self._facts[index]
         atoms, bonds = self._atoms.get(name, slice(0, 0)), self._bonds.get(name, slice(0, 0))
         place = {str(label): k for k, label in enumerate(self._labels[atoms].tolist())}
         ends = zip(*(column[bonds].tolist() for column in self._ends), strict=True)
-        return Component(
-            name,
-            *self._facts[name],
-            elements=tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist()),
-            charges=tuple(self._charges[atoms].tolist()),
-            pos=self._pos[atoms],
-            bonds=tuple((place[first], place[second], str(order)) for first, second, order in ends),
-        )
+        elements = tuple("H" if symbol == "D" else symbol.capitalize() for symbol in self._symbols[atoms].tolist())
+        found = tuple((place[first], place[second], str(order)) for first, second, order in ends)
+        charges = tuple(self._charges[atoms].tolist())
+        return Component(name, status, kind, elements, charges, self._pos[atoms], found)
 
 
 def _ranges(names: np.ndarray) -> Mapping[str, slice]:
     """Where the rows of each name are; those of one name are together."""
-    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
-    ends = np.r_[starts[1:], len(names)]
-    return {str(names[start]): slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)}
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]]).tolist()
+    return {str(names[start]): slice(start, end) for start, end in pairwise([*starts, len(names)])}
 
 
 def smiles_of(component: Component) -> str | InvalidMolecule:
@@ -200,9 +193,7 @@ class DrugWork:
     def __call__(self, entry: Entry) -> SourceRecord:
         """The record of an entry; whatever goes wrong is its reason."""
         found = guarded(self._work, entry)
-        if isinstance(found, InvalidMolecule):  # RDKit raises of all kinds
-            return _rejected(entry, replace(found, status=Status.FAILED))
-        return found
+        return _rejected(entry, replace(found, status=Status.FAILED)) if isinstance(found, InvalidMolecule) else found
 
     def _work(self, entry: Entry) -> SourceRecord:
         text = entry.molecule if isinstance(entry.molecule, str) else smiles_of(entry.molecule)
@@ -219,11 +210,12 @@ class DrugWork:
         if entry.origin == LIGANDS and keys[1] != strict_key(text):
             return _rejected(entry, InvalidMolecule(Status.FAILED, "the conformer has other stereocentres"))
         outcome = replace(outcome, name=entry.name, properties=descriptors(Chem.MolFromSmiles(keys[1])))
-        part = part_of(keys[0], valid_share=self.valid_share, test_share=self.test_share, seed=self.seed)
+        part = part_of(keys[0], **asdict(self))
         notes = (entry.origin, *notes)
         return SourceRecord(entry.number, entry.name, outcome, _FILES[entry.origin], keys, notes, part)
 
 
+@dataclass(kw_only=True, eq=False)
 class Drugs:
     """PDB ligands and MOSES molecules as a source for `moldiff.data.prepare.prepare`.
 
@@ -232,55 +224,38 @@ class Drugs:
     there is one level of geometry. The order is fixed and random, ligands among molecules of MOSES, so that the start
     of the set is a fair part of it.
 
-    Args:
-        num_moses: molecules of MOSES.
-        valid_share, test_share: of the scaffolds, see `RULE`.
-        seed: of the order, the conformers and the parts.
-        parts: folder for what is finished; "" = beside the result, and deleted with the last molecule.
-        limit: read only the first `limit` records; None = all.
-        num_workers: processes; 0 = none, and no time limit.
-        time_limit: seconds of processor time that a molecule may take.
-
-    Raises:
-        MoldiffError: when a package is not installed, or an option has a value that it cannot have.
+    Raises MoldiffError when a package is not installed, or an option has a value that it cannot have.
     """
 
-    name = "drugs"
+    num_moses: int = 300_000  # molecules of MOSES
+    valid_share: float = 0.05  # of the scaffolds, as of `test_share`, see `RULE`
+    test_share: float = 0.05
+    seed: int = 0  # of the order, the conformers and the parts
+    parts: str | Path | None = ""  # folder for what is finished; "" = beside the result, and deleted when that is made
+    limit: int | None = None  # read only the first `limit` records; None = all
+    num_workers: int = 2  # processes; 0 = none, and no time limit
+    time_limit: float = 60.0  # seconds of processor time that a molecule may take
 
-    def __init__(
-        self,
-        *,
-        num_moses: int = 300_000,
-        valid_share: float = 0.05,
-        test_share: float = 0.05,
-        seed: int = 0,
-        parts: str = "",
-        limit: int | None = None,
-        num_workers: int = 2,
-        time_limit: float = 60.0,
-    ) -> None:
-        check_shares(valid_share, test_share)
-        self.properties = {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
-        self.parts = Path(parts) if parts else None
-        self._work = DrugWork(valid_share=valid_share, test_share=test_share, seed=seed)
-        self._limit, self._num_workers, self._time_limit = limit, num_workers, time_limit
-        self._moses = _moses_smiles()
-        self._dictionary = Dictionary()
-        if not 0 <= num_moses <= len(self._moses):
-            raise MoldiffError(f"data.num_moses: got {num_moses}, expected from 0 to {len(self._moses)}")
-        self._num_moses = num_moses
+    def __post_init__(self) -> None:
+        check_shares(self.valid_share, self.test_share)
+        self.name, self.properties = "drugs", {name: descriptor.unit for name, descriptor in DESCRIPTORS.items()}
+        self.parts = Path(self.parts) if self.parts else None
+        self._work = DrugWork(valid_share=self.valid_share, test_share=self.test_share, seed=self.seed)
+        self._moses, self._dictionary = _moses_smiles(), Dictionary()
+        if not 0 <= self.num_moses <= len(self._moses):
+            raise MoldiffError(f"data.num_moses: got {self.num_moses}, expected from 0 to {len(self._moses)}")
 
     def __len__(self) -> int:
-        total = len(self._dictionary) + self._num_moses
-        return total if self._limit is None else min(self._limit, total)
+        total = len(self._dictionary) + self.num_moses
+        return total if self.limit is None else min(self.limit, total)
 
     def fingerprint(self) -> str:
         """A digest of the packages' versions and of all options."""
-        return _digest(self.parts_key(), self._num_moses, self._limit)
+        return _digest(self.parts_key(), self.num_moses, self.limit)
 
     def parts_key(self) -> str:
         """The same of what decides on each record and their order, but not on how many there are."""
-        return _digest(sorted(self._source().items()), self._work, min(self._num_moses, _MIXED), self._time_limit)
+        return _digest(sorted(self._source().items()), self._work, min(self.num_moses, _MIXED), self.time_limit)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -289,20 +264,19 @@ class Drugs:
             "hydrogens": "explicit",
             "split": RULE,
             "options": {
-                "num_moses": self._num_moses,
+                "num_moses": self.num_moses,
                 "min_heavy_atoms": MIN_HEAVY_ATOMS,
                 "max_heavy_atoms": MAX_HEAVY_ATOMS,
                 **asdict(self._work),
-                "limit": self._limit,
-                "time_limit": self._time_limit,
+                "limit": self.limit,
+                "time_limit": self.time_limit,
             },
         }
 
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """Every record once, in order, from number `start` on."""
         entries = islice(self._entries(start), max(0, len(self) - start))
-        results = stream_limited(self._work, entries, num_workers=self._num_workers, limit=self._time_limit)
-        for entry, result in results:
+        for entry, result in stream_limited(self._work, entries, num_workers=self.num_workers, limit=self.time_limit):
             if isinstance(result, Failure):
                 result = _rejected(entry, InvalidMolecule(status_of(result), result.reason))
             yield result
@@ -315,11 +289,11 @@ class Drugs:
         return {name: version(name) for name in ("biotite", "molsets")} | {"rdkit": rdkit.__version__}
 
     def _entries(self, start: int) -> Iterator[Entry]:
-        num_ligands, mixed = len(self._dictionary), min(self._num_moses, _MIXED)
-        generator = np.random.default_rng(self._work.seed)
+        num_ligands, mixed = len(self._dictionary), min(self.num_moses, _MIXED)
+        generator = np.random.default_rng(self.seed)
         drawn = generator.permutation(len(self._moses))
         order = generator.permutation(num_ligands + mixed)
-        for place in range(start, num_ligands + self._num_moses):
+        for place in range(start, num_ligands + self.num_moses):
             index = int(order[place]) if place < len(order) else place
             if index < num_ligands:
                 component = self._dictionary[index]

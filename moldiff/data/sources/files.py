@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,6 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status
 from moldiff.processes import Failure, stream_limited
 
 _LISTED_FILES = 20
-_UNITS = {"net_charge": "e"}
 
 
 class _Item(NamedTuple):
@@ -60,22 +59,21 @@ class RecordWork:
 
     def _work(self, item: _Item, part: Part) -> SourceRecord:
         record = part.parse()
+        found = partial(SourceRecord, part.number, record.name, file=item.file)
         outcome, notes = self.rules.apply(record)
         if isinstance(outcome, InvalidMolecule):
-            return SourceRecord(part.number, record.name, outcome, item.file)
+            return found(outcome)
         assert record.mol is not None
         label = ""
         if self.split_field is not None:
             label = record.mol.GetProp(self.split_field).strip() if record.mol.HasProp(self.split_field) else ""
             if label not in SPLITS:
                 reason = f"{self.split_field}: got {label!r}, expected {', '.join(SPLITS)}"
-                problem = InvalidMolecule(Status.UNREADABLE, reason)
-                return SourceRecord(part.number, record.name, problem, item.file)
+                return found(InvalidMolecule(Status.UNREADABLE, reason))
         # Text, or a number that 32 bits do not hold, is none of the properties.
         fields = record.mol.GetPropNames(includePrivate=False, includeComputed=False)
         other = (str(name) for name in fields if name not in outcome.properties and record.mol.GetProp(name).strip())
-        keys = both_keys(outcome)
-        return SourceRecord(part.number, record.name, outcome, item.file, keys, notes, label, tuple(other))
+        return found(outcome, keys=both_keys(outcome), notes=notes, part=label, texts=tuple(other))
 
 
 class Files:
@@ -83,16 +81,12 @@ class Files:
 
     Args:
         path: a file, a folder (all files of known types in it, .txt aside) or a glob pattern.
-        rules: what is done to a record.
-        columns: which columns of a table hold what.
-        split: which molecules are for training, validation and test.
         properties: data fields to keep; None = all that are numbers in at least half of the molecules.
         limit: read only the first `limit` records; None = all.
         num_workers: processes; 0 = none, and no time limit.
         time_limit: seconds of processor time that a record may take.
 
-    Raises:
-        MoldiffError: when nothing is found at `path`, or an option has a value that it cannot have.
+    Raises MoldiffError when nothing is found at `path`, or an option has a value that it cannot have.
     """
 
     def __init__(
@@ -117,8 +111,7 @@ class Files:
         self._root = Path(os.path.commonpath([file.parent for file in self.files]))
         self._known: Counter[str] = Counter()
         self._texts: Counter[str] = Counter()
-        self._kept = 0
-        self._embedded = 0
+        self._kept = self._embedded = 0
 
     @property
     def properties(self) -> dict[str, str]:
@@ -129,11 +122,11 @@ class Files:
         elif missing := [name for name in names if not self._known[name]]:
             known = ", ".join(self._known) or "none"
             raise MoldiffError(f"properties: no kept record has a number for {missing[0]!r}; there are: {known}")
-        return {name: _UNITS.get(name, "") for name in names}
+        return {name: "e" if name == "net_charge" else "" for name in names}
 
     def fingerprint(self) -> str:
         """A digest of the files' names and content, of all options and of RDKit's version."""
-        facts = [(self._relative(file), digest) for file, digest in zip(self.files, self._digests, strict=True)]
+        facts = [(self._relative(file), digest) for file, digest in self._digests.items()]
         text = repr((facts, sorted(self._options().items()), rdkit.__version__))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -141,22 +134,21 @@ class Files:
         """Files with size and digest, options, and where the geometry comes from."""
         files = [
             {"file": self._relative(file), "bytes": file.stat().st_size, "sha256": digest}
-            for file, digest in zip(self.files[:_LISTED_FILES], self._digests, strict=False)
+            for file, digest in islice(self._digests.items(), _LISTED_FILES)
         ]
-        total = hashlib.sha256("".join(self._digests).encode()).hexdigest()
-        made = conformers.GEOMETRY
+        total = hashlib.sha256("".join(self._digests.values()).encode()).hexdigest()
+        made, kept = conformers.GEOMETRY, self.properties
         geometry = made if self._embedded == self._kept else f"as read, or {made}" if self._embedded else "as read"
-        kept = self.properties
-        few = {} if self._asked is not None else {name: n for name, n in self._known.items() if name not in kept}
+        notes = {f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept}
+        for name, count in self._known.items() if self._asked is None else ():
+            if name not in kept:
+                notes[f"{name}: a number, but in fewer than half of the records"] = count
         return {
             "source": {"num_files": len(self.files), "sha256": total, "files": files, "rdkit": rdkit.__version__},
             "geometry": geometry,
             "hydrogens": "explicit",
             "options": self._options(),
-            "notes": {
-                **{f"{name}: text, so that no number is known": n for name, n in self._texts.items() if name in kept},
-                **{f"{name}: a number, but in fewer than half of the records": count for name, count in few.items()},
-            },
+            "notes": notes,
         }
 
     def __len__(self) -> int:
@@ -165,8 +157,7 @@ class Files:
     def records(self) -> Iterator[SourceRecord]:
         """Every record once, in order of the files and in them."""
         work, items = RecordWork(self._rules, self._split.field), islice(self._items(), self._limit)
-        results = stream_limited(work, items, num_workers=self._num_workers, limit=self._time_limit)
-        for item, record in results:
+        for item, record in stream_limited(work, items, num_workers=self._num_workers, limit=self._time_limit):
             if isinstance(record, Failure):
                 record = item.rejected(InvalidMolecule(status_of(record), record.reason))
             if isinstance(record.outcome, Molecule):
@@ -197,8 +188,8 @@ class Files:
         return shown(file.relative_to(self._root).as_posix())
 
     @cached_property
-    def _digests(self) -> list[str]:
-        return [file_digest(file) for file in self.files]
+    def _digests(self) -> dict[Path, str]:
+        return {file: file_digest(file) for file in self.files}
 
     def _options(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,39 +47,34 @@ _ELEMENTS = re.compile(r"[A-Z][a-z]?")
 _Row = dict[str, str]
 
 
+@dataclass(kw_only=True, eq=False)
 class QM9:
     """The whole characterised QM9 as a source for `moldiff.data.prepare.prepare`.
 
-    Args:
-        limit: read only the first `limit` records; None = all.
-        num_workers: processes that build molecules.
-
-    Raises:
-        MoldiffError: when the package `qm9pack` is not installed.
+    Raises MoldiffError when the package `qm9pack` is not installed.
     """
 
-    name = "qm9"
+    limit: int | None = None  # read only the first `limit` records; None = all
+    num_workers: int = 2  # processes that build molecules
 
-    def __init__(self, *, limit: int | None = None, num_workers: int = 2) -> None:
-        self.properties = {name: unit for name, (_, unit) in PROPERTIES.items()}
-        self._limit = limit
-        self._num_workers = num_workers
+    def __post_init__(self) -> None:
+        self.name, self.properties = "qm9", {name: unit for name, (_, unit) in PROPERTIES.items()}
         self._tables = _tables()
 
     def __len__(self) -> int:
-        return NUM_RECORDS if self._limit is None else min(self._limit, NUM_RECORDS)
+        return NUM_RECORDS if self.limit is None else min(self.limit, NUM_RECORDS)
 
     def describe(self) -> dict[str, Any]:
         return {
             "source": {"package": "qm9pack", "version": importlib.metadata.version("qm9pack")},
             "geometry": "B3LYP/6-31G(2df,p)",
             "hydrogens": "explicit",
-            "options": {"limit": self._limit, "covalent_factors": list(_COVALENT_FACTORS)},
+            "options": {"limit": self.limit, "covalent_factors": list(_COVALENT_FACTORS)},
         }
 
     def records(self) -> Iterator[SourceRecord]:
-        rows = islice(self._rows(), self._limit)
-        workers = self._num_workers if self._num_workers > 1 else 0
+        rows = islice(self._rows(), self.limit)
+        workers = self.num_workers if self.num_workers > 1 else 0
         for row, record in stream_limited(build, rows, num_workers=workers, limit=_TIME_LIMIT):
             if isinstance(record, Failure):
                 problem = InvalidMolecule(status_of(record), record.reason)
@@ -119,10 +114,10 @@ def _tables() -> list[Path]:
 
 def build(row: _Row) -> SourceRecord:
     """The molecule of one row of the tables, or the reason why there is none."""
-    name = f"gdb_{int(row['Index'])}"
-    outcome = _molecule(row, name)
+    number = int(row["Index"])
+    outcome = _molecule(row, f"gdb_{number}")
     keys = both_keys(outcome) if isinstance(outcome, Molecule) else None
-    return SourceRecord(int(row["Index"]), name, outcome, keys=keys)
+    return SourceRecord(number, f"gdb_{number}", outcome, keys=keys)
 
 
 def _molecule(row: _Row, name: str) -> Molecule | InvalidMolecule:

@@ -29,21 +29,12 @@ class SourceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which molecules are for training, validation and test.
+    """Which molecules are for training, validation and test. Raises MoldiffError if nothing is left to train on."""
 
-    Args:
-        valid_share, test_share: of the molecules, drawn at random; conformers of one stay together.
-        seed: of the draw.
-        field: data field that says train, valid or test instead; None = drawn.
-
-    Raises:
-        MoldiffError: for shares that leave nothing to train on.
-    """
-
-    valid_share: float = 0.1
+    valid_share: float = 0.1  # of the molecules, drawn at random; conformers of one stay together
     test_share: float = 0.1
     seed: int = 0
-    field: str | None = None
+    field: str | None = None  # data field that says train, valid or test instead; None = drawn
 
     def __post_init__(self) -> None:
         check_shares(self.valid_share, self.test_share)
@@ -74,29 +65,24 @@ class Source(Protocol):
     @property
     def properties(self) -> Mapping[str, str]:
         """Unit of every property that the molecules carry; read after the records."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """What goes to `meta.json`: `source` (package, version or file and digest), `geometry`, `hydrogens`.
 
         `notes`, counts by text, go to the account of the records instead. Asked for after the records.
         """
-        ...
 
     def __len__(self) -> int:
         """Number of records."""
-        ...
 
     def records(self) -> Iterator[SourceRecord]:
         """Every record once, in order."""
-        ...
 
     def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
         """Indices of "train", "valid" and "test" among the kept molecules.
 
         `keys` [M] is a number for the graph of every one, the same for conformers of one molecule.
         """
-        ...
 
 
 @runtime_checkable
@@ -105,7 +91,6 @@ class Fingerprinted(Protocol):
 
     def fingerprint(self) -> str:
         """A digest of the content and of all options that have a say in the molecules."""
-        ...
 
 
 @runtime_checkable
@@ -117,8 +102,6 @@ class Resumable(Protocol):
 
     def parts_key(self) -> str:
         """A digest of all that decides what the records are, but not how many of them are asked for."""
-        ...
 
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """The records from number `start` on."""
-        ...

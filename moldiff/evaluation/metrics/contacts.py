@@ -17,9 +17,9 @@ from rdkit import Chem
 from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses
 from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.molecules.elements import SYMBOLS, covalent_radii
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import TORN, Bonds, all_bonds
+from moldiff.molecules.vocabulary import SYMBOLS, covalent_radii
 from moldiff.processes import OnProgress
 
 _VDW_RADII = np.array([Chem.GetPeriodicTable().GetRvdw(z) for z in SYMBOLS])  # Å, by atomic number

@@ -17,7 +17,7 @@ from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.conformers import angle_atoms, angles, are_bent, lengths, torsion_atoms, torsions
 from moldiff.molecules.descriptors import ring_systems
-from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.vocabulary import SYMBOLS
 from moldiff.processes import OnProgress
 
 

@@ -7,9 +7,9 @@ charges do not exist. An atom is stable when its orders sum to a neutral valence
 (docs/real_molecules.md), so its numbers are only read beside those of real molecules.
 
 In P2 nothing is perceived, added or dropped. An atom is stable when the Kekulé orders of its bonds, hydrogens included,
-sum to a value that `moldiff.molecules.elements.VALENCES` allows for its element and formal charge. A molecule is valid
-when its coordinates are finite, every atom is stable, RDKit sanitises the explicit graph without implicit hydrogens, no
-atom keeps an unpaired electron, and everything hangs together in **one** fragment.
+sum to a value that `moldiff.molecules.vocabulary.VALENCES` allows for its element and formal charge. A molecule is
+valid when its coordinates are finite, every atom is stable, RDKit sanitises the explicit graph without implicit
+hydrogens, no atom keeps an unpaired electron, and everything hangs together in **one** fragment.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
 from moldiff.molecules import identity
 from moldiff.molecules.convert import BOND_TYPES
-from moldiff.molecules.elements import SYMBOLS, VALENCES
 from moldiff.molecules.formats.record import guarded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import allowed_sums, check
-from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.molecules.vocabulary import SYMBOLS, VALENCES, Vocabulary
 
 SINGLE_BOND_PM: dict[tuple[int, int], int] = {
     (1, 1): 74, (1, 5): 119, (1, 6): 109, (1, 7): 101, (1, 8): 96, (1, 9): 92, (1, 14): 148, (1, 15): 144,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from rdkit import Chem, rdBase
 
-from moldiff.molecules.convert import atoms, one_line
+from moldiff.molecules.convert import atoms, has_hydrogen, one_line
 from moldiff.molecules.formats.record import Block, Lines, Part, Record, atomic_number, finished, whole_number
 
 _START, _ATOM, _BOND = "@<TRIPOS>MOLECULE", "@<TRIPOS>ATOM", "@<TRIPOS>BOND"
@@ -54,10 +54,9 @@ def _open_valences(mol: Chem.Mol, types: list[str]) -> None:
 
     RDKit takes what is missing for negative charges. They stay where the type of the atom or a neighbour asks for one.
     """
-    everything = atoms(mol)
-    if any(atom.GetAtomicNum() == 1 for atom in everything) or len(everything) != len(types):
+    if has_hydrogen(mol) or mol.GetNumAtoms() != len(types):
         return
-    for atom, kind in zip(everything, types, strict=True):
+    for atom, kind in zip(atoms(mol), types, strict=True):
         beside_positive = any(other.GetFormalCharge() > 0 for other in atom.GetNeighbors())
         if atom.GetFormalCharge() < 0 and kind not in _ANIONIC and not beside_positive:
             atom.SetFormalCharge(0)
@@ -66,25 +65,22 @@ def _open_valences(mol: Chem.Mol, types: list[str]) -> None:
 
 def _mol2_problem(block: list[str]) -> str | None:
     """Why a MOL2 record cannot be whole, which RDKit takes for the end of its molecule."""
-    words = block[2].split()[:2] if len(block) > 2 else []
-    counts = [count for count in map(whole_number, words) if count is not None]
-    if not counts or len(counts) < len(words):
+    counts = list(map(whole_number, block[2].split()[:2])) if len(block) > 2 else []
+    if not counts or None in counts:
         return "no counts line, so not a MOL2 block"
     if counts[0] == 0:
         return "no atom"
     for section, count in zip((_ATOM, _BOND), counts, strict=False):
-        if len(_section(block, section)) < count:
+        if len(_section(block, section)) < (count or 0):
             return f"fewer lines in {section} than the {count} that its counts say"
     return None
 
 
 def _by_elements(block: list[str]) -> list[str]:
     """The record with elements for types if all are of GAFF, else as it is."""
-    lines = _atom_lines(block)
     changed = list(block)
-    for place, words in lines.items():
-        found = _GAFF_TYPE.fullmatch(words[_TYPE])
-        if found is None:
+    for place, words in _atom_lines(block).items():
+        if not (found := _GAFF_TYPE.fullmatch(words[_TYPE])):
             return block
         changed[place] = " ".join([*words[:_TYPE], found[1].capitalize(), *words[_TYPE + 1 :]])
     return changed

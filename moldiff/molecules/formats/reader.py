@@ -25,20 +25,13 @@ from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_
 from moldiff.molecules.formats.xyz import xyz_parts
 
 _READERS: dict[str, Callable[[Lines], Iterator[Part]]] = {
-    ".sdf": sdf_parts,
-    ".sd": sdf_parts,
-    ".mol": sdf_parts,
+    **dict.fromkeys((".sdf", ".sd", ".mol"), sdf_parts),
     ".mol2": mol2_parts,
-    ".xyz": xyz_parts,
-    ".extxyz": xyz_parts,
+    **dict.fromkeys((".xyz", ".extxyz"), xyz_parts),
 }
-
 _TABLES: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
-    ".smi": smiles_parts,
-    ".smiles": smiles_parts,
-    ".txt": smiles_parts,
-    ".csv": table_parts,
-    ".tsv": table_parts,
+    **dict.fromkeys((".smi", ".smiles", ".txt"), smiles_parts),
+    **dict.fromkeys((".csv", ".tsv"), table_parts),
 }
 
 SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read
@@ -47,8 +40,7 @@ SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read
 def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:
     """The records of a file of any type, one at a time; `columns` says where a table has what.
 
-    Raises:
-        MoldiffError: when the file is missing, empty, a folder or of an unknown type, or a table has no such column.
+    Raises MoldiffError when the file is missing, empty, a folder or of an unknown type, or a table has no such column.
     """
     path = Path(path)
     if path.is_dir():
@@ -109,8 +101,7 @@ class ReadResult:
 def read(path: str | Path) -> ReadResult:
     """Read a whole file; see `records`.
 
-    Raises:
-        MoldiffError: when the file is missing, empty, a folder, of an unknown type, or holds no record.
+    Raises MoldiffError when the file is missing, empty, a folder, of an unknown type, or holds no record.
     """
     found = list(records(path))
     if not found:
@@ -121,9 +112,7 @@ def read(path: str | Path) -> ReadResult:
 def records(path: str | Path) -> Iterator[Record]:
     """The records of an SDF, MOL, MOL2, XYZ, SMILES, CSV, TSV or Parquet file, one at a time.
 
-    All but Parquet may be compressed (.gz). A table's column of SMILES is found by its name or its content.
-
-    Raises:
-        MoldiffError: when the file is missing, empty, a folder or of an unknown type.
+    All but Parquet may be compressed (.gz). A table's column of SMILES is found by its name or its content. Raises
+    MoldiffError when the file is missing, empty, a folder or of an unknown type.
     """
     return (part.parse() for part in parts(path))

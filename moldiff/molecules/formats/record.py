@@ -15,11 +15,10 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line
-from moldiff.molecules.elements import NUMBERS, covalent_radii
-from moldiff.molecules.hydrogens import with_missing_hydrogens
+from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line, with_missing_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
+from moldiff.molecules.vocabulary import NUMBERS, covalent_radii
 
 _TOO_MANY_BONDS = re.compile(r"Explicit valence for atom # (\d+) (\w+), (\d+), is greater than permitted")
 
@@ -74,25 +73,15 @@ class Fields(NamedTuple):
             mol.SetProp(key, value)
 
 
-_NO_FIELDS = Fields({})
-
-
 @dataclass(frozen=True)
 class Record:
-    """One record of a file: its position, from 1, and its title, "" without one.
+    """One record of a file; atoms in its problem count from 0, as in the file."""
 
-    Attributes:
-        mol: the RDKit molecule, data fields as its properties, sanitised unless `problem` says why not; None when
-            the record cannot be parsed.
-        problem: why the record is no sound molecule; None = nothing wrong so far. Atoms count from 0, as in the file.
-        remarks: what is odd about its data fields.
-    """
-
-    number: int
-    name: str
-    mol: Chem.Mol | None
-    problem: InvalidMolecule | None = None
-    remarks: tuple[str, ...] = ()
+    number: int  # position, from 1
+    name: str  # title, "" without one
+    mol: Chem.Mol | None  # with data fields as properties, sanitised unless there is a problem; None = cannot be parsed
+    problem: InvalidMolecule | None = None  # why it is no sound molecule; None = nothing wrong so far
+    remarks: tuple[str, ...] = ()  # what is odd about its data fields
 
     @classmethod
     def rejected(cls, number: int, name: str, reason: str) -> Self:
@@ -101,10 +90,7 @@ class Record:
 
     def molecule(self) -> Molecule | InvalidMolecule:
         """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
-        if self.problem is not None:
-            return self.problem
-        assert self.mol is not None
-        return guarded(_checked, self.mol)
+        return guarded(_checked, self.mol) if self.problem is None else self.problem
 
     def completed(self) -> Record:
         """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""
@@ -130,6 +116,11 @@ def guarded(function: Callable[..., _Result], *arguments: Any) -> _Result | Inva
         return unexpected(error)
 
 
+def unexpected(error: Exception) -> InvalidMolecule:
+    """What is said of a record with which something went wrong that nobody had thought of."""
+    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
+
+
 def total_charge(mol: Chem.Mol) -> int:
     """The charge (e) that a data field gives, else the sum of the charges on atoms."""
     for key in ("charge", "total_charge", "net_charge"):
@@ -143,25 +134,19 @@ def whole_number(text: str) -> int | None:
     return int(text[:12]) if text.isdecimal() else None
 
 
-def unexpected(error: Exception) -> InvalidMolecule:
-    """What is said of a record with which something went wrong that nobody had thought of."""
-    return InvalidMolecule(Status.UNREADABLE, f"unexpected {type(error).__name__}: {one_line(error)[:200]}")
-
-
 def atomic_number(symbol: str) -> int | None:
     """The atomic number of a symbol or of its own digits; None for any other text."""
     number = whole_number(symbol)
-    if number is not None:
-        return number if 0 < number < 119 else None
-    return NUMBERS.get(symbol.capitalize())
+    return NUMBERS.get(symbol.capitalize()) if number is None else number if 0 < number < 119 else None
 
 
-def finished(number: int, name: str, mol: Chem.Mol, fields: Fields = _NO_FIELDS) -> Record:
+def finished(number: int, name: str, mol: Chem.Mol, fields: Fields | None = None) -> Record:
     """Sanitise; where that fails keep the molecule as drawn and say why, naming the atom if there is one.
 
     Sanitising includes RDKit's clean-up, so that a nitro group drawn with two double bonds becomes charge-separated;
     stereo is marked as the record means it (`moldiff.molecules.convert.assign_stereo`).
     """
+    fields = fields or Fields({})
     fields.set_on(mol)
     mol.SetProp("_Name", name)
     return Record(number, name, *_sanitized(mol), fields.remarks)
@@ -227,10 +212,8 @@ def _checked(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     if len(elements) > 1 and mol.GetNumBonds() == 0 and 1 in elements:
         return InvalidMolecule(Status.UNREADABLE, "no bonds, only elements and coordinates")
     molecule = from_rdkit(mol)
-    if isinstance(molecule, InvalidMolecule):
-        return molecule
-    problem = check(molecule)
-    if problem is None:
+    problem = molecule if isinstance(molecule, InvalidMolecule) else check(molecule)
+    if problem is None or problem is molecule:
         return molecule
     if problem.status == Status.RADICAL and 1 not in elements:
         return InvalidMolecule(Status.RADICAL, "hydrogens are missing, expected explicit ones with coordinates")
@@ -272,11 +255,7 @@ class Part(NamedTuple):
 
 
 def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    """The suffix of `path` without ".gz", in lower case.
-
-    Raises:
-        MoldiffError: when it is not among `known`.
-    """
+    """The suffix of `path` without ".gz", in lower case. Raises MoldiffError when it is not among `known`."""
     name = path.name.lower()
     unpacked = name.removesuffix(".gz")
     suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""

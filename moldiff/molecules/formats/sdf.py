@@ -39,9 +39,8 @@ def sdf_fields(lines: Sequence[str]) -> Fields:
 
     The name is what stands between the first `<` of the header and its last `>`, so that it may hold a `>` itself.
 
-    Example:
-        >>> sdf_fields(["> <a>b>", "7", "", "> 25 <gap> (MD-1)", "0.3"]).values
-        {'a>b': '7', 'gap': '0.3'}
+    >>> sdf_fields(["> <a>b>", "7", "", "> 25 <gap> (MD-1)", "0.3"]).values
+    {'a>b': '7', 'gap': '0.3'}
     """
     pairs: list[tuple[str, list[str]]] = []
     value: list[str] | None = None
@@ -66,8 +65,8 @@ def _why_unparsed(block: list[str]) -> InvalidMolecule:
         return InvalidMolecule(Status.UNREADABLE, "no counts line, so not a MOL block")
     num_atoms, num_bonds = (whole_number(text.replace(" ", "")) or 0 for text in (counts[:3], counts[3:6]))
     if len(block) < 4 + num_atoms + num_bonds:
-        need = f"{num_atoms} atoms and {num_bonds} bonds"
-        return InvalidMolecule(Status.UNREADABLE, f"fewer lines than its {need} need")
+        reason = f"fewer lines than its {num_atoms} atoms and {num_bonds} bonds need"
+        return InvalidMolecule(Status.UNREADABLE, reason)
     for atom, line in enumerate(block[4 : 4 + num_atoms]):
         symbol = line[31:34].strip()
         if re.search(r"nan|inf", line[:30], re.IGNORECASE):

@@ -16,7 +16,6 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Fields, Lines, Part, Record, finished
-from moldiff.molecules.formats.storage import encoded
 from moldiff.molecules.identity import SMILES_NAMES, plain, smiles
 from moldiff.molecules.molecule import Molecule
 
@@ -26,6 +25,7 @@ _INCHI_NAMES = ("inchi", "standard_inchi", "std_inchi", "inchi_string")
 _NAME_NAMES = ("name", "title", "id", "identifier", "compound", "iupac")
 _SAMPLE_ROWS = 20
 _MAX_FIELD = 2**24
+_INCHI = "InChI="
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _MAX_SMILES = 100_000  # characters of a SMILES; RDKit would take gigabytes to find out that longer ones are none
 
@@ -43,11 +43,9 @@ class _Layout(NamedTuple):
 def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[Part]:
     """The records of a CSV or TSV file; blank lines and leading lines that start with # are left out.
 
-    A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have
-    a decimal comma, unless one of the first rows has a decimal point.
-
-    Raises:
-        MoldiffError: naming the columns found, when none holds SMILES or has the name asked for.
+    A first line such as `sep=;` says what the separator is. Where cells are not separated by commas, numbers may have a
+    decimal comma, unless one of the first rows has a decimal point. Raises MoldiffError naming the columns found, when
+    none holds SMILES or has the name asked for.
     """
     filled = (line for line in lines if line.strip())
     stream = dropwhile(lambda line: line.startswith("#"), filled)
@@ -89,19 +87,16 @@ def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str 
     header = {separator: _cells(sample[0], separator) for separator in ([said] if said else _SEPARATORS)}
     # The separator with the most cells comes first, but a header that names the SMILES decides.
     order = sorted(header, key=lambda separator: -len(header[separator]))
-    if path.name.lower().removesuffix(".gz").endswith(".tsv") and not said:
+    if path.name.lower().endswith((".tsv", ".tsv.gz")) and not said:
         order = ["\t"]
     several = [separator for separator in order if len(header[separator]) > 1]
     spaced = [" "] if sample[0].split()[0].lower() in SMILES_NAMES else []
     for separator in [*several, *spaced, order[0]]:
-        layout = _layout(sample[0].split() if separator == " " else header[separator], columns)
-        if layout is not None:
+        if layout := _layout(sample[0].split() if separator == " " else header[separator], columns):
             return separator, layout
-    if columns == DEFAULT_COLUMNS:
-        for separator in order:
-            layout = _headless(list(_rows(sample, separator)))
-            if layout is not None:
-                return separator, layout
+    for separator in order if columns == DEFAULT_COLUMNS else ():
+        if layout := _headless(list(_rows(sample, separator))):
+            return separator, layout
     raise _no_column(path, header[order[0]], columns)
 
 
@@ -135,11 +130,10 @@ def _find(header: Sequence[str], known: Sequence[str], part: str = "") -> Iterat
 
 
 def _no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffError:
-    missing = _missing(header, columns)
-    what = f"no column {missing[0]!r}" if missing else "no column of SMILES found"
-    hint = "" if missing else "; smiles_column=NAME says which one it is"
-    shown = ", ".join(repr(cell[:40]) for cell in header[:20])
-    return MoldiffError(f"{path}: {what}; columns found: {shown}{hint}")
+    found = f"columns found: {', '.join(repr(cell[:40]) for cell in header[:20])}"
+    if missing := _missing(header, columns):
+        return MoldiffError(f"{path}: no column {missing[0]!r}; {found}")
+    return MoldiffError(f"{path}: no column of SMILES found; {found}; smiles_column=NAME says which one it is")
 
 
 def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
@@ -151,9 +145,8 @@ def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
     if not fitting:
         return None
     smiles = max(fitting, key=lambda k: sum(sizes[k]))
-    texts = (k for k in range(width) if k != smiles and not _is_number(rows[0][k]))
-    header = [f"column_{k + 1}" for k in range(width)]
-    return _Layout(header, smiles, next(texts, None), has_header=False)
+    name = next((k for k in range(width) if k != smiles and not _is_number(rows[0][k])), None)
+    return _Layout([f"column_{k + 1}" for k in range(width)], smiles, name, has_header=False)
 
 
 def _num_atoms(text: str) -> int:
@@ -164,9 +157,7 @@ def _num_atoms(text: str) -> int:
 
 def _has_decimal_commas(sample: Sequence[str], separator: str) -> bool:
     """Whether cells of the first rows are numbers with a decimal comma, and none with a decimal point."""
-    if separator == ",":
-        return False
-    cells = [cell.strip() for row in _rows(sample, separator) for cell in row]
+    cells = [] if separator == "," else [cell.strip() for row in _rows(sample, separator) for cell in row]
     commas = any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells)
     return commas and not any("." in cell and _is_number(cell) for cell in cells)
 
@@ -182,7 +173,7 @@ def _is_number(text: str) -> bool:
 def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
     """A row of a table: its SMILES, its name, and the other cells as data fields."""
     surplus = len(cells) - len(layout.header)
-    if surplus > 0 and layout.smiles < len(cells) and _is_inchi(cells[layout.smiles]):  # its commas are no separators
+    if surplus > 0 and layout.smiles < len(cells) and cells[layout.smiles].startswith(_INCHI):  # its own commas
         end = layout.smiles + surplus + 1
         cells = [*cells[: layout.smiles], ",".join(cells[layout.smiles : end]), *cells[end:]]
     row = list(zip_longest(layout.header, (cell.strip() for cell in cells), fillvalue=""))
@@ -191,15 +182,13 @@ def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
     others = [(key, cell) for k, (key, cell) in enumerate(row) if k not in taken and cell]
     if layout.decimal_comma:
         others = [(key, cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell) for key, cell in others]
-    fields = Fields.gathered(others)
-    return Part(number, smiles_record, (smiles, name, *fields), name)
+    return Part(number, smiles_record, (smiles, name, *Fields.gathered(others)), name)
 
 
 def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
     """The records of a Parquet file, read in batches.
 
-    Raises:
-        MoldiffError: when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
+    Raises MoldiffError when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
     """
     try:
         from pyarrow import ArrowException
@@ -210,13 +199,13 @@ def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
     number = 0
     try:
         file = ParquetFile(path)
-        layout = _layout([field.name for field in file.schema_arrow], columns)
-        if layout is None:
-            raise _no_column(path, [field.name for field in file.schema_arrow], columns)
+        header = [field.name for field in file.schema_arrow]
+        if (layout := _layout(header, columns)) is None:
+            raise _no_column(path, header, columns)
         rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1024))
         for number, values in enumerate(rows, start=1):
             # Lists, nested tables and missing values are empty.
-            cells = [str(values[key]) if isinstance(values[key], str | int | float) else "" for key in layout.header]
+            cells = [str(values[key]) if isinstance(values[key], str | int | float) else "" for key in header]
             yield _row_part(number, cells, layout)
     except (ArrowException, OSError) as error:
         reason = f"cannot be read as Parquet ({str(error).splitlines()[0]})"
@@ -225,16 +214,12 @@ def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
         yield Part.rejected(number + 1, "", f"{reason}; the rest of the file is not read")
 
 
-def _is_inchi(text: str) -> bool:
-    return text.startswith("InChI=")
-
-
 def _parsed(text: str) -> Chem.Mol | None:
     """The molecule of a SMILES or an InChI, not sanitised; None for any other text."""
     with rdBase.BlockLogs():
         mol: Chem.Mol | None = (
             Chem.MolFromInchi(text, sanitize=False, removeHs=False)  # type: ignore[no-untyped-call]
-            if _is_inchi(text)
+            if text.startswith(_INCHI)
             else Chem.MolFromSmiles(text, sanitize=False)
         )
     return mol
@@ -250,7 +235,7 @@ def smiles_record(
         return Record.rejected(number, name, f"SMILES of {len(text)} characters, more than {_MAX_SMILES}")
     mol = _parsed(text)
     if mol is None or mol.GetNumAtoms() == 0:
-        what = "InChI" if _is_inchi(text) else "SMILES"
+        what = "InChI" if text.startswith(_INCHI) else "SMILES"
         return Record.rejected(number, name, f"cannot read {text[:80]!r} as {what}")
     return finished(number, name, mol, Fields(fields, remarks))
 
@@ -261,13 +246,11 @@ def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
     first = next(filled, None)
     if first is None:
         return
-    stream = chain([first], filled)
     headers = [_cells(first, separator) for separator in _SEPARATORS]
     if columns != DEFAULT_COLUMNS or any(len(row) > 1 and list(_find(row, SMILES_NAMES, "smiles")) for row in headers):
-        yield from table_parts(stream, path, columns)
+        yield from table_parts(chain([first], filled), path, columns)
         return
-    if first.split()[0].lower() in SMILES_NAMES:
-        next(stream)
+    stream = filled if first.split()[0].lower() in SMILES_NAMES else chain([first], filled)
     for number, line in enumerate(stream, start=1):
         text, *rest = line.split(maxsplit=1)
         title = rest[0].strip() if rest else ""
@@ -285,19 +268,18 @@ class TableFile:
         self._columns |= dict.fromkeys(row)
         self._file.write(json.dumps(row) + "\n")
 
-    def lines(self) -> Iterator[bytes]:
+    def lines(self) -> Iterator[str]:
         """The header, then the rows."""
-        if not self._columns:
-            return
-        line = io.StringIO()
-        table = csv.DictWriter(line, list(self._columns), restval="", lineterminator="\n")
-        table.writeheader()
-        self._file.seek(0)
-        for text in self._file:
-            table.writerow(json.loads(text))
-            yield encoded(line.getvalue())
-            line.seek(0)
-            line.truncate()
+        if self._columns:
+            line = io.StringIO()
+            table = csv.DictWriter(line, list(self._columns), restval="", lineterminator="\n")
+            table.writeheader()
+            self._file.seek(0)
+            for text in self._file:
+                table.writerow(json.loads(text))
+                yield line.getvalue()
+                line.seek(0)
+                line.truncate()
 
     def close(self) -> None:
         self._file.close()
@@ -306,12 +288,3 @@ class TableFile:
 def smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
     """A line of SMILES and name."""
     return f"{smiles(molecule, stereo=True)}\t{' '.join(molecule.name.split())}\n"
-
-
-def csv_row(molecule: Molecule, fields: Mapping[str, str]) -> dict[str, str]:
-    """A row of the table; a graph that has no SMILES leaves that cell empty."""
-    try:
-        text = smiles(molecule, stereo=True)
-    except MoldiffError:
-        text = ""
-    return {"smiles": text, "name": molecule.name, **fields}

@@ -23,22 +23,19 @@ def temporary_of(path: Path) -> Path:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":  # elsewhere there is no harmless signal
-        return True
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):
+            if os.name == "posix":  # elsewhere there is no harmless signal
+                os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
     return True
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that `path` holds either its old content or all of the new one, even after a power cut.
 
-    Raises:
-        OSError: naming `path`, for example when the disk is full; the old content then still stands.
+    Raises OSError naming `path`, for example when the disk is full; the old content then still stands.
     """
     temporary = temporary_of(path)
     try:
@@ -89,8 +86,7 @@ def set_aside(path: Path) -> Path | None:
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file `path`; the system lets go of it when the process dies.
 
-    Raises:
-        MoldiffError: with the text `refusal`, when another process holds it.
+    Raises MoldiffError with the text `refusal`, when another process holds it.
     """
     try:
         import fcntl

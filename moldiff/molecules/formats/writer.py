@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, Self, cast
 
 import numpy as np
@@ -19,9 +18,10 @@ import numpy as np
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value, file_suffix
 from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
-from moldiff.molecules.formats.smiles import TableFile, csv_row, smiles_text
+from moldiff.molecules.formats.smiles import TableFile, smiles_text
 from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
 from moldiff.molecules.formats.xyz import xyz_text
+from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
 
@@ -57,10 +57,7 @@ class Writer:
     up to its last one whenever the program ends. Two types grow in larger steps: compressed ones by 64 records, each a
     gzip member of its own, and tables, whose columns are known in the end only, all at once.
 
-    Args:
-        path: the target.
-        streamed: let the file grow in its place.
-        keep_older: a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
+    With `keep_older`, a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
 
     Example:
         with Writer("out.sdf") as writer:
@@ -72,14 +69,13 @@ class Writer:
     """
 
     def __init__(self, path: str | Path, *, streamed: bool = False, keep_older: bool = False) -> None:
-        self.path = check_target(path)
-        self.count = 0
+        self.path, self.count = check_target(path), 0
         self.older: Path | None = None
-        self._keep_older = keep_older
+        self._streamed, self._keep_older = streamed, keep_older
         self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
-        self._packed, self._member = _is_packed(self.path), list[bytes]()
         self._rows = TableFile(self.path.parent) if self._format is None else None
-        self._streamed = streamed
+        self._member: list[bytes] = []  # whole records that are not in the file yet
+        self._packed = self.path.suffix.lower() == ".gz"
         self._temporary: Path | None = temporary_of(self.path)
         self._raw = _open(self._temporary, "wb", streamed)
 
@@ -96,37 +92,36 @@ class Writer:
     def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
         """Add one record with the molecule's properties and `fields` as its data; None and NaN are left out.
 
-        Raises:
-            MoldiffError: for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
-                that has no SMILES.
+        Raises MoldiffError for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
+        that has no SMILES.
         """
         if not molecule.is_finite:
             raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
         values = {**molecule.properties, **(fields or {})}
-        texts = {key: _field_text(key, value) for key, value in values.items()}
-        text = {key: value for key, value in texts.items() if value is not None}
+        text = {key: text for key, value in values.items() if (text := _field_text(key, value)) is not None}
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
-            if self._rows is not None:
-                self._rows.add(csv_row(molecule, text))
-            elif self._format is not None:
-                self._add(encoded(self._format(molecule, text)))
+            if self._format is not None:
+                self._add(self._format(molecule, text))
+            elif self._rows is not None:
+                row = {"smiles": "", "name": molecule.name}
+                with suppress(MoldiffError):  # a graph that has none
+                    row["smiles"] = smiles(molecule, stereo=True)
+                self._rows.add(row | text)
             self.count += 1
 
-    def _add(self, data: bytes) -> None:
-        if not self._packed:
-            self._put(data)
-            return
-        self._member.append(data)
-        if len(self._member) == MEMBER_RECORDS:
+    def _add(self, record: str) -> None:
+        self._member.append(encoded(record))
+        if len(self._member) == (MEMBER_RECORDS if self._packed else 1):
             self._end_member()
 
     def _end_member(self) -> None:
-        """Write the records that wait as a gzip member without name and time: equal molecules, equal files."""
-        self._put(gzip.compress(b"".join(self._member), mtime=0))
-        self._member.clear()
+        """Write the whole records that wait, all of them or none.
 
-    def _put(self, data: bytes) -> None:
-        """Write whole records, all of them or none."""
+        A gzip member has neither name nor time, so that equal molecules give equal files.
+        """
+        data = b"".join(self._member)
+        data = gzip.compress(data, mtime=0) if self._packed else data
+        self._member.clear()
         place = self._raw.tell()
         try:
             while data:
@@ -163,7 +158,7 @@ class Writer:
                 for line in self._rows.lines():
                     self._add(line)
                 self._rows.close()
-            if self._member or (self._packed and not self.count):  # a file of no bytes would be no gzip file
+            if self._member or not self.count:  # a file of no bytes would be no gzip file
                 self._end_member()
             self._publish()
             self._raw.close()
@@ -180,9 +175,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with uninterrupted():
             if kind is not None and self.count == 0:
                 self._discard()
@@ -197,8 +190,7 @@ class Writer:
 def check_target(path: str | Path) -> Path:
     """The path, if molecules can be written to a file of that name.
 
-    Raises:
-        MoldiffError: for an unknown suffix, or a folder that does not exist.
+    Raises MoldiffError for an unknown suffix, or a folder that does not exist.
     """
     path = Path(path)
     file_suffix(path, _FORMATS)
@@ -207,10 +199,6 @@ def check_target(path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise MoldiffError(f"{path}: the folder {path.parent} does not exist")
     return path
-
-
-def _is_packed(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
 
 
 def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
@@ -259,28 +247,26 @@ class FinishedRecords:
 def finished_records(path: str | Path) -> FinishedRecords:
     """The whole records of a file that a `Writer` streamed; of a compressed file those of its full members.
 
-    Who is ended before the first record leaves no file, so that one that is missing has no records.
-
-    Raises:
-        MoldiffError: for a file of another type, or one that has content but no whole record.
+    Who is ended before the first record leaves no file, so that one that is missing has no records. Raises MoldiffError
+    for a file of another type, or one that has content but no whole record.
     """
     path = Path(path)
     if file_suffix(path, tuple(_FORMATS)) != ".sdf":
         raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
-    found = FinishedRecords()
+    found, packed = FinishedRecords(), path.suffix.lower() == ".gz"
     if not path.exists():
         return found
-    for size, text in _members(path) if _is_packed(path) else _plain(path):
-        fields = [_fields(block) for block in text.split(_END)[:-1]]
-        if _is_packed(path) and len(fields) != MEMBER_RECORDS:
+    for size, text in _members(path) if packed else _plain(path):
+        blocks = (block.decode("utf-8", errors="replace") for block in text.split(_END)[:-1])
+        fields = [sdf_fields(block.partition(END_OF_BLOCK)[2].split("\n")).values for block in blocks]
+        if packed and len(fields) != MEMBER_RECORDS:
             found.rest = fields
             break  # the last one of a run that came to its end, or was stopped before it was full
         found.size = size
         found.fields += fields
     if path.stat().st_size and not (found.fields or found.rest):
-        raise MoldiffError(
-            f"resume: {path} is not the file of an ended run, for it holds no whole record of one; it is left as it is"
-        )
+        why = "for it holds no whole record of one; it is left as it is"
+        raise MoldiffError(f"resume: {path} is not the file of an ended run, {why}")
     return found
 
 
@@ -312,7 +298,3 @@ def _members(path: Path) -> Iterator[tuple[int, bytes]]:
                 size += len(rest) - len(unpack.unused_data)
                 rest = unpack.unused_data
             yield size, content
-
-
-def _fields(block: bytes) -> Mapping[str, str]:
-    return sdf_fields(block.decode("utf-8", errors="replace").partition(END_OF_BLOCK)[2].split("\n")).values

@@ -6,7 +6,7 @@ import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.molecules.descriptors import largest_ring
-from moldiff.molecules.elements import SYMBOLS
+from moldiff.molecules.vocabulary import SYMBOLS
 
 MACROCYCLE = 12
 """Atoms of a ring from which on it is called a macrocycle."""
