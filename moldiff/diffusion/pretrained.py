@@ -146,10 +146,8 @@ def load_pretrained(
     """Read a shipped model by its name, or one from its folder.
 
     `allowed` are prefixes of names that its config may build, see `moldiff.diffusion.instantiate`, None = any. Without
-    `to_sample` it may be one that has to be trained on before molecules can be drawn from it.
-
-    Raises:
-        MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
+    `to_sample` it may be one that has to be trained on before molecules can be drawn from it. MoldiffError for an
+    unknown model, or a file that is empty, truncated, damaged, of another kind or version.
     """
     folder = find_model(name_or_folder)
     config = _read_config(folder / CONFIG_FILE)
