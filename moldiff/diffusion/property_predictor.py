@@ -157,9 +157,9 @@ def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
         weights = parse_weights(folder / WEIGHTS_FILE, (folder / WEIGHTS_FILE).read_bytes())
         network.load_state_dict({name: value.float() for name, value in weights.items()})
         statistics = Statistics.from_dict(config["statistics"])
-        about = (config[key] for key in ("network", "training", "errors"))
-        network = network.eval().requires_grad_(False)
-        return PropertyPredictor(network, vocabulary, statistics, properties, *about, name=folder.name)
+        arguments, training, errors = (config[key] for key in ("network", "training", "errors"))
+        network.eval().requires_grad_(False)
+        return PropertyPredictor(network, vocabulary, statistics, properties, arguments, training, errors, folder.name)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MoldiffError(f"{folder}: damaged, expected a property predictor ({first})") from None
