@@ -210,8 +210,8 @@ def extrapolate(
 ) -> Prediction:
     """The clean coordinates that carry a first-order step to second order, from the last two estimates.
 
-    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) with steps in -log sigma, which near the data are
-    half the log SNR and for pure noise are finite, unlike it. Levels: the last, present and next one.
+    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) with steps in -log sigma: near the data the
+    same as in half the log SNR, and finite for pure noise. Levels: the last, present and next one.
     """
 
     def share(name: str) -> Tensor:
@@ -274,9 +274,9 @@ def run_sampler(
         network = model.denoise
         if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
             network = partial(start.stereo.guided, model)
-        prediction = network(
-            noisy if steering is None else noisy.replace(condition=steering.condition), level, previous
-        )
+        if steering is not None:
+            noisy = noisy.replace(condition=steering.condition)
+        prediction = network(noisy, level, previous)
         prediction = prediction if free else mask_logits(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.update(prediction, noisy)
