@@ -88,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "models":
         if arguments[1:]:
             raise MoldiffError(f"models: got {arguments[1]!r}, expected nothing")
-        from moldiff.diffusion.pretrained import model_lines
+        from moldiff.diffusion.shipped import model_lines
 
         print("\n".join(model_lines()))
         return EXIT_OK

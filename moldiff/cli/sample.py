@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def sample(options: Mapping[str, Any]) -> int:
     """Run the command with options that `check_sample` lets pass; returns the exit code."""
     if options["model"] == "?":
-        from moldiff.diffusion.pretrained import model_lines
+        from moldiff.diffusion.shipped import model_lines
 
         print("\n".join(model_lines()))
         return EXIT_OK

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES, Vocabulary
+
+Item = TypeVar("Item")
 
 
 class TensorFields:
@@ -190,6 +192,18 @@ def to_molecules(batch: MolBatch, vocabulary: Vocabulary) -> list[Molecule]:
         pos = batch.pos[row, :n].double().cpu().numpy()
         molecules.append(Molecule(pos, z, charge, hydrogens, offsets, bonds))
     return molecules
+
+
+def by_size(items: Iterable[Item], size: Callable[[Item], int], pairs: int) -> Iterator[list[Item]]:
+    """Batches of molecules of similar sizes, each within so many padded pairs; equal sizes keep their order."""
+    batch: list[Item] = []
+    for item in sorted(items, key=size):
+        if batch and (len(batch) + 1) * size(item) ** 2 > pairs:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -85,10 +85,6 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# shapes that one block is compiled for; torch alone stops at 8, and size buckets of large molecules are more
-_MANY_SHAPES = 64
-
-
 @dataclass(frozen=True)
 class Precision:
     """How a network is computed."""
@@ -114,7 +110,8 @@ def compile_blocks(network: nn.Module, wanted: bool, *, dynamic: bool) -> None:
         block._compiled_call_impl = None  # what `compile` sets; there is no method that undoes it
         if wanted:
             block.compile(dynamic=dynamic)
-            torch._dynamo.config.recompile_limit = _MANY_SHAPES
+            # Of a block; torch alone stops at 8, and size buckets of large molecules are more.
+            torch._dynamo.config.recompile_limit = 64
 
 
 def is_compiled(network: nn.Module) -> bool:
@@ -132,21 +129,18 @@ def seconds(run: Callable[[], object], device: torch.device, *, repeats: int = 3
 
     On one thread of a CPU the processor's time counts, which other programs do not lengthen; elsewhere the clock's.
     """
-    on_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.process_time() if on_one_thread else time.perf_counter()
 
     def timed(clock: Callable[[], float]) -> float:
         start = clock()
         run()
-        now()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return clock() - start
 
     first = timed(time.perf_counter)
-    return min(timed(now) for _ in range(repeats)), first
+    on_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if on_one_thread else time.perf_counter
+    return min(timed(clock) for _ in range(repeats)), first
 
 
 def verdict(chosen: Precision, figures: Mapping[Precision, float]) -> str:

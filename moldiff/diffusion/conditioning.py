@@ -1,4 +1,4 @@
-"""Property targets: their scales and ranges in the training data, and which of them a training molecule is told."""
+"""Property targets: their scales and ranges in the training data, and which of them come with a training molecule."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ class Property:
         return dict(zip(self.counts, column.tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        counts = [[size, " ".join(map(str, row))] for size, row in self.counts.items()]
-        return {**vars(self), "counts": counts}
+        return vars(self) | {"counts": [[size, " ".join(map(str, row))] for size, row in self.counts.items()]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -130,8 +129,7 @@ class Properties:
     def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
         """Weight of every number of heavy atoms, given target values, in millionths of the largest.
 
-        In proportion to p(n) times p(value | n) for every property, as if these were independent for molecules of a
-        size; where no size has all of the values, to `counts`, those of the training data.
+        In proportion to p(n) times every p(value | n); where no size has all values, to the training data's `counts`.
         """
         weights = {size: float(count) for size, count in counts.items()}
         for entry in (one for one in self.entries if one.name in asked):
@@ -158,21 +156,20 @@ class Properties:
 
 @dataclass(frozen=True)
 class PropertyDropout:
-    """Draws for every training molecule which of its properties the network is told."""
+    """Draws for every training molecule which of its properties are given to the network."""
 
     names: Sequence[str] | None = None  # the properties that are learnt; None = all that are stored with the set
     unconditional: float = 0.2  # share of the molecules that come without any
     alone: float = 0.5  # share that comes with one, each of them as often
-    present: float = 0.5  # in the rest, the chance of every property to be told
-    companions: Sequence[str] = ()  # properties that come in addition to the others that are told
+    present: float = 0.5  # in the rest, the chance of every property to be given
+    companions: Sequence[str] = ()  # properties that come in addition to the others that are given
     accompanied: float = 0.6  # the chance of each of these
 
     def __post_init__(self) -> None:
         for name in ("unconditional", "alone", "present", "accompanied"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MoldiffError(f"condition.{name}: got {getattr(self, name)}, expected a share from 0 to 1")
-        if self.unconditional + self.alone > 1:
-            total = self.unconditional + self.alone
+        if (total := self.unconditional + self.alone) > 1:
             raise MoldiffError(f"condition: unconditional and alone add up to {total:g}, expected at most 1")
 
     def chosen(self, units: Mapping[str, str], data: str) -> list[str]:
@@ -189,25 +186,23 @@ class PropertyDropout:
         return names
 
     def __call__(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """Values [B, C], in the order of `chosen`, with those that are not told set to NaN."""
-        count, device = len(condition), condition.device
-        number = condition.shape[1] - len(self.companions)
+        """Values [B, C], in the order of `chosen`, with those that are not given set to NaN."""
+        count, device, number = len(condition), condition.device, condition.shape[1] - len(self.companions)
         kind = torch.rand(count, 1, generator=generator, device=device)
         rank = torch.rand(count, number, generator=generator, device=device)
         one = rank == rank.amax(1, keepdim=True)
         each = torch.rand(count, number, generator=generator, device=device) < self.present
-        told = torch.where(kind < self.unconditional + self.alone, one, each) & (kind >= self.unconditional)
+        given = torch.where(kind < self.unconditional + self.alone, one, each) & (kind >= self.unconditional)
         if self.companions:
             chance = torch.rand(count, len(self.companions), generator=generator, device=device)
-            told = torch.cat([told, chance < self.accompanied], dim=1)
-        return torch.where(told, condition, torch.nan)
+            given = torch.cat([given, chance < self.accompanied], dim=1)
+        return torch.where(given, condition, torch.nan)
 
 
 def half_of(indices: np.ndarray, half: str | None) -> np.ndarray:
     """One half of the training molecules: those in even (a) or odd (b) places of a fixed permutation; None = all.
 
-    A property predictor that was trained on one half judges a generator that was trained on the other. MoldiffError for
-    another half, or one without molecules.
+    A property predictor that was trained on one half judges a generator that was trained on the other.
     """
     if half is None:
         return indices

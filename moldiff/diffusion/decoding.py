@@ -18,12 +18,9 @@ from torch import Tensor
 from moldiff.diffusion.batch import MolBatch, Prediction, pair_mask
 from moldiff.molecules.vocabulary import COVALENT, Vocabulary
 
+# times the sum of their covalent radii up to which decoding may join two atoms that the prediction leaves apart; the
+# longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28
 REACH = 1.3
-"""Times the sum of their covalent radii up to which decoding may join two atoms that the prediction leaves apart.
-
-The longest of the 650,000 bonds of heavy atoms in 20,000 molecules each of QM9 and of the drug-like set is at 1.28.
-"""
-
 # classes this many nats below the best of their atom or pair enter only if there is no answer without them
 _KEEP_WITHIN = 12.0
 # log-probability below which a class is none of the choices; what is known rules classes out by such logits
@@ -46,11 +43,7 @@ class SumConstraint:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Class indices chosen from a prediction.
-
-    Where no assignment obeys all rules, the batch has the most probable one in several fragments that obeys the others
-    or, where there is none either, the argmax.
-    """
+    """Class indices chosen from a prediction; where no assignment obeys all rules, in fragments, or else the argmax."""
 
     batch: MolBatch  # coordinates as in the prediction
     repaired: Tensor  # [B] True where the argmax broke a rule and the integer programme found another assignment
@@ -74,14 +67,11 @@ def decode_valence(
     totals: Sequence[Sequence[SumConstraint]] = (),
     time_limit: float = 5.0,
 ) -> Decoded:
-    """The most probable assignment in which every atom obeys a valence rule.
+    """The most probable assignment in which every atom obeys a valence rule; if `connected`, in one fragment.
 
-    Only molecules whose argmax breaks a rule need the integer programme; for the rest the two are the same. A
-    class that `moldiff.diffusion.sampler` ruled out is never chosen, and atoms that the coordinates put farther apart
-    than `REACH` allows are not joined, for no bond makes one molecule of two that lie apart.
-
-    If `connected` it is also one fragment; `totals` are further rules of each molecule, empty = none for any. The time
-    limit is for one molecule's programme (s).
+    Only molecules whose argmax breaks a rule need the integer programme. A class that `moldiff.diffusion.sampler` ruled
+    out is never chosen, and atoms farther apart than `REACH` are not joined. `totals` are further rules of each
+    molecule, empty = none for any; the time limit is for one molecule's programme (s).
     """
     totals = totals or [()] * len(node_mask)
     raw = decode_argmax(prediction, node_mask)
@@ -160,9 +150,9 @@ def solve_assignment(
         return None
     end = time.monotonic() + time_limit
     for keep in (_KEEP_WITHIN, np.inf):
-        programme = _Programme.build(atoms, pairs, vocabulary, keep)
+        programme = _Programme(atoms, pairs, vocabulary, keep)
         for total in totals:
-            programme.demand(total)
+            programme.require(total.weight[programme.choice[:, 1]], 0, total.value, total.value)
         for _ in range(_MAX_CUTS):
             left = end - time.monotonic()
             answer = programme.solve(left) if left > 0 else None
@@ -172,7 +162,9 @@ def solve_assignment(
             if not connected or count == 1:
                 return answer
             for number in range(count if count > 2 else 1):
-                programme.cut(fragment == number)
+                inside = fragment == number
+                i, j, order = programme.bond.T
+                programme.require(0, (inside[i] != inside[j]) & (order > 0), 1, np.inf)
     return None
 
 
@@ -182,35 +174,27 @@ def _within(scores: np.ndarray, keep: float) -> np.ndarray:
     return found
 
 
-@dataclass(eq=False)
 class _Programme:
-    """The integer programme: a 0/1 variable for every choice of an atom, then for every order of a pair.
+    """The integer programme: a 0/1 variable for every `choice` of an atom, then for every order of a `bond`.
 
-    An atom's choice is a class together with one allowed sum of the orders of its bonds to heavy atoms, so that a class
-    with several (sulfur) enters once for each.
+    A choice (atom, class, sum) is a class together with one allowed sum of the orders of its bonds to heavy atoms, so
+    that a class with several (sulfur) enters once for each. Those within `keep` nats of the best of their atom or pair
+    enter.
     """
 
-    num_atoms: int
-    choice: np.ndarray  # rows (atom, class, sum)
-    bond: np.ndarray  # rows (i, j, order)
-    score: np.ndarray
-    constraints: list[LinearConstraint]
-
-    @classmethod
-    def build(cls, atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, keep: float) -> _Programme:
-        """The choices within `keep` nats of the best of their atom or pair, and the valence constraints."""
-        size = len(atoms)
+    def __init__(self, atoms: np.ndarray, pairs: np.ndarray, vocabulary: Vocabulary, keep: float) -> None:
         choices = (
             (atom, index, total)
             for atom, index in np.argwhere(_within(atoms, keep)).tolist()
             for total in vocabulary.allowed_bond_sums(index)
         )
-        choice = np.array(list(choices), dtype=np.int64).reshape(-1, 3)
+        self.num_atoms = size = len(atoms)
+        self.choice = choice = np.array(list(choices), dtype=np.int64).reshape(-1, 3)
         i, j = np.triu_indices(size, 1)
         pair, order = np.nonzero(_within(pairs[i, j], keep))
-        bond = np.stack([i[pair], j[pair], order], axis=1)
-        score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
-        variables = len(score)
+        self.bond = bond = np.stack([i[pair], j[pair], order], axis=1)  # rows (i, j, order)
+        self.score = np.concatenate([atoms[choice[:, 0], choice[:, 1]], pairs[bond[:, 0], bond[:, 1], bond[:, 2]]])
+        variables = len(self.score)
         column = np.arange(variables)
         # "Exactly one" for every atom and pair; "orders minus the chosen sum is zero" for every atom.
         owner = np.concatenate([choice[:, 0], size + pair])
@@ -219,20 +203,13 @@ class _Programme:
         weight = np.concatenate([-choice[:, 2], order, order]).astype(float)
         where = np.concatenate([column, column[len(choice) :]])
         balance = coo_array((weight, (ends, where)), shape=(size, variables))
-        constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
-        return cls(size, choice, bond, score, constraints)
+        self.constraints = [LinearConstraint(one.tocsc(), 1, 1), LinearConstraint(balance.tocsc(), 0, 0)]
 
-    def demand(self, total: SumConstraint) -> None:
-        """Demand that the weights of the chosen classes add up to the value."""
-        row = np.concatenate([total.weight[self.choice[:, 1]], np.zeros(len(self.bond))]).astype(float)
-        self.constraints.append(LinearConstraint(row[None], total.value, total.value))
-
-    def cut(self, inside: np.ndarray) -> None:
-        """Demand at least one bond between the atoms `inside` [n] and the rest."""
-        i, j, order = self.bond.T
-        crossing = (inside[i] != inside[j]) & (order > 0)
-        row = np.concatenate([np.zeros(len(self.choice)), crossing])
-        self.constraints.append(LinearConstraint(row[None], 1, np.inf))
+    def require(self, choices: np.ndarray | int, bonds: np.ndarray | int, least: float, most: float) -> None:
+        """Limit the sum of the weights of what is chosen, given those of all `choices` and `bonds`."""
+        ends = (choices, len(self.choice)), (bonds, len(self.bond))
+        row = np.concatenate([np.broadcast_to(weights, count) for weights, count in ends]).astype(float)
+        self.constraints.append(LinearConstraint(row[None], least, most))
 
     def solve(self, time_limit: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Classes [n] and symmetric orders [n, n] of the best assignment, None if there is none in time."""

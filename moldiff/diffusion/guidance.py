@@ -1,9 +1,9 @@
-"""Guidance: to property values by what the network is told and how classes are drawn, to handedness by gradients."""
+"""Guidance: to property values by the network's condition and how classes are drawn, to handedness by gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -18,24 +18,22 @@ from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
 MAX_GUIDANCE = 20.0  # the largest scale of guidance; good ones are around 1
-STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call, unless told otherwise
+STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call by default
 _NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
-_FARTHEST_VALUE = 2.0  # standard deviations that a network is told more or less than what was asked for, at most
+_FARTHEST_VALUE = 2.0  # standard deviations between a network's condition and the value asked for, at most
 
 
 class PropertyFeedback:
-    """One run of molecules on the way to values: what is lacking of them is made up for by an integral controller.
+    """One run of molecules on the way to values: what is lacking of them is made up for, see docs/properties.md.
 
-    A network that is told a value draws towards it, but not far enough: it has learnt from molecules that have the
-    value, and its draws of many classes at once stray from it. What contributions of atoms and bonds say of its
-    estimates is known at no cost. In every call the network is told so much (`gain`) of what is lacking more of the
-    values `asked` [B, C] (normalised, NaN = none), for `free` molecules [B] with a class to be drawn.
+    In every call the network's condition goes so much (`gain`) of what is lacking beyond the values `asked` [B, C]
+    (normalised, NaN = none), for `free` molecules [B] with a class to be drawn.
     """
 
     def __init__(self, contributions: Contributions, asked: Tensor, free: Tensor, gain: float) -> None:
         self.contributions, self.asked = contributions, asked
         self._gain = gain * contributions.explained * free[:, None]
-        self._more = torch.zeros_like(asked)
+        self._beyond = torch.zeros_like(asked)
 
     @classmethod
     def of(cls, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel) -> Self | None:
@@ -45,14 +43,15 @@ class PropertyFeedback:
             return None
         return cls(contributions, noisy.condition, ~level.graph_known(noisy.node_mask), model.steering)
 
-    def told(self, noisy: MolBatch) -> MolBatch:
-        """The molecules with the values that the network is to be told next."""
-        return noisy.replace(condition=self.asked + self._more)
+    @property
+    def condition(self) -> Tensor:
+        """The values [B, C] for the next call of the network."""
+        return self.asked + self._beyond
 
-    def hear(self, prediction: Prediction, noisy: MolBatch) -> None:
-        """Take note of an estimate."""
-        more = self._more + self._gain * self.lacking(prediction, noisy)
-        self._more = more.clamp(-_FARTHEST_VALUE, _FARTHEST_VALUE)
+    def update(self, prediction: Prediction, noisy: MolBatch) -> None:
+        """Take an estimate into account."""
+        beyond = self._beyond + self._gain * self.lacking(prediction, noisy)
+        self._beyond = beyond.clamp(-_FARTHEST_VALUE, _FARTHEST_VALUE)
 
     def lacking(self, prediction: Prediction, batch: MolBatch, decided: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """What an estimate lacks of the values [B, C], see `expected_bond_counts`; NaN where none is asked for."""
@@ -60,48 +59,40 @@ class PropertyFeedback:
         with torch.autocast(batch.pos.device.type, enabled=False):
             return self.asked - self.contributions(expected_bond_counts(prediction, batch, decided))
 
-    def process(self, process: JointProcess) -> JointProcess:
-        """The process with steps that draw the classes several times and take what adds up best."""
-        return SteeredProcess(**vars(process), steering=self)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SteeredProcess(JointProcess):
-    """A process of whose draws of the classes the one is taken that adds up nearest to the values of `steering`."""
+    """A process of whose draws of the classes the one is taken that adds up nearest to the values of `steering`.
+
+    What a draw does not redraw counts as it is expected.
+    """
 
     steering: PropertyFeedback
 
     def step_classes(
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
     ) -> tuple[Tensor, Tensor]:
-        each = [self._drawn(noisy, prediction, t, s, draws) for _ in range(_NUM_REDRAWS)]
+        each = []
+        for _ in range(_NUM_REDRAWS):
+            atoms, pairs = draws.uniform(noisy.node_mask)
+            atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
+            bond = self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs)
+            redrawn_atoms = self.atom_type.redrawn(t.atom, s.atom, atoms[..., 0])
+            redrawn_bonds = self.bond.redrawn(t.bond, s.bond, pairs[..., 0])
+            drawn = noisy.replace(atom_type=atom_type * noisy.node_mask, bond=bond * noisy.pair_mask)
+            lacking = self.steering.lacking(prediction, drawn, (redrawn_atoms, redrawn_bonds))
+            each.append(((lacking * self.steering.contributions.explained).square().nansum(1), atom_type, bond))
         distance, atom_type, bond = (torch.stack(values) for values in zip(*each, strict=True))
         best, rows = distance.argmin(0), torch.arange(noisy.num_molecules, device=distance.device)
         return atom_type[best, rows], bond[best, rows]
-
-    def _drawn(
-        self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """How far off [B] a draw of the classes is, and the draw; what it does not redraw counts as it is expected."""
-        atoms, pairs = draws.uniform(noisy.node_mask)
-        atom_type = self.atom_type.step(noisy.atom_type, prediction.atom_type, t.atom, s.atom, atoms)
-        bond = self.bond.step(noisy.bond, prediction.bond, t.bond, s.bond, pairs)
-        redrawn = (
-            self.atom_type.redrawn(t.atom, s.atom, atoms[..., 0]),
-            self.bond.redrawn(t.bond, s.bond, pairs[..., 0]),
-        )
-        drawn = noisy.replace(atom_type=atom_type * noisy.node_mask, bond=bond * noisy.pair_mask)
-        lacking = self.steering.lacking(prediction, drawn, redrawn) * self.steering.contributions.explained
-        return lacking.square().nansum(1), atom_type, bond
 
 
 class GuidedDiffusion(MoleculeDiffusion):
     """A model whose estimates are drawn from what it would say without properties towards what it says with them.
 
-    Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1), applied to the clean
-    coordinates and to the logits of the classes. The scale is 0 = as without properties, 1 = as with them, more =
-    beyond; all but 0 and 1 take two calls. `steering` is how much of what is lacking is made up for while drawing (see
-    `PropertyFeedback`). The weights are shared.
+    Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1) of coordinates and logits:
+    0 = as without properties, 1 = as with them, more = beyond; all but 0 and 1 take two calls. `steering` is how much
+    of what is lacking is made up for while drawing (see `PropertyFeedback`). The weights are shared.
     """
 
     def __init__(self, model: MoleculeDiffusion, *, scale: float, steering: float = STEERING) -> None:
@@ -138,13 +129,7 @@ _PAIRS_AT_ONCE = 40_000
 
 @dataclass(frozen=True, eq=False)
 class StereoTargets(TensorFields):
-    """What handedness molecules of a known graph are to have; rows of -1 pad.
-
-    A reflection does not change what the network sees, so that each centre comes out either way. Which way is decided
-    early, where the estimate of a centre is still nearly flat. Its height over three of its neighbours tells how likely
-    either hand is, and the gradient of that with respect to the noisy coordinates, through the network, leads to the
-    hand that is wanted: classifier guidance (Dhariwal and Nichol 2021, arXiv:2105.05233) without a classifier.
-    """
+    """What handedness molecules of a known graph are to have, rows of -1 pad; section 5 of docs/method.md says how."""
 
     centres: Tensor  # [B, H, 4] a centre c and three neighbours, (a - c) · ((b - c) × (d - c)) is to be positive
     double_bonds: Tensor  # [B, S, 4] chains of atoms, the double bond in the middle
@@ -157,11 +142,8 @@ class StereoTargets(TensorFields):
             return None
         no_chain = torch.full((1, 0, 4), -1)
         none = cls(no_chain, no_chain, no_chain[..., 0].bool())
-        stacked = (
-            pad_sequence([getattr(one or none, item.name)[0] for one in each], batch_first=True, padding_value=-1)
-            for item in fields(cls)
-        )
-        return cls(*stacked)
+        columns = zip(*([rows[0] for rows in vars(one or none).values()] for one in each), strict=True)
+        return cls(*(pad_sequence(list(rows), batch_first=True, padding_value=-1) for rows in columns))
 
     def guided(
         self, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel, previous: Prediction | None
@@ -192,17 +174,13 @@ class StereoTargets(TensorFields):
 
     def log_odds(self, pos: Tensor) -> Tensor:
         """Log of how likely estimated coordinates [B, N, 3] (Å) are to turn out as is wanted, in all [B]."""
-        heights = _heights(*_at(pos, self.centres)) / _HEIGHT
-        sides = _cosines(*_at(pos, self.double_bonds)) * torch.where(self.same_side.bool(), 1.0, -1.0)
+        rows = torch.arange(len(pos), device=pos.device)[:, None, None]
+        centres, chains = (pos[rows, ends.clamp(min=0)].unbind(2) for ends in (self.centres, self.double_bonds))
+        heights = _heights(*centres) / _HEIGHT
+        sides = _cosines(*chains) * torch.where(self.same_side.bool(), 1.0, -1.0)
         counted = torch.cat([self.centres[..., 0], self.double_bonds[..., 0]], 1) >= 0
         odds = torch.nn.functional.logsigmoid(_SHARPNESS * torch.cat([heights, sides], 1))
         return (odds * counted).sum(1)
-
-
-def _at(pos: Tensor, chains: Tensor) -> tuple[Tensor, ...]:
-    """Coordinates of the four atoms of chains [B, K, 4], each [B, K, 3]."""
-    rows = torch.arange(len(pos), device=pos.device)[:, None, None]
-    return pos[rows, chains.clamp(min=0)].unbind(2)
 
 
 def _direction(vector: Tensor) -> Tensor:

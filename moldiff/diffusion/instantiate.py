@@ -14,20 +14,16 @@ from typing import Any
 
 from moldiff.errors import MoldiffError
 
+# where everything is that a model is made of; the rest of the package can write files and build what a config names
 MODEL_PREFIXES = ("moldiff.diffusion.nn.", "moldiff.diffusion.process.")
-"""Where everything is that a model is made of. The rest of the package can train models, and so write files and build
-what a config names."""
-
-TRUST = "MOLDIFF_ALLOW"
-"""The environment variable with further modules, separated by commas, for models with a network of one's own."""
+TRUST = "MOLDIFF_ALLOW"  # the environment variable with further modules, separated by commas, for one's own networks
 
 
 def instantiate(config: Any, allowed: Sequence[str] | None = MODEL_PREFIXES, **arguments: Any) -> Any:
     """Build what a config describes: mappings with `_target_` (dotted name) and arguments; other values are passed on.
 
     `_partial_: true` gives a partial call. `allowed` are prefixes of names that may be built, to which MOLDIFF_ALLOW
-    adds; None allows any. `arguments` are further ones of the outermost call. MoldiffError for a name that is not
-    allowed or not found, or arguments that do not fit.
+    adds; None = any. `arguments` are further ones of the outermost call. MoldiffError for what cannot be built.
     """
     if isinstance(config, Sequence) and not isinstance(config, str):
         return [instantiate(item, allowed) for item in config]

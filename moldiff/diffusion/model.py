@@ -30,11 +30,8 @@ class Denoiser(Protocol):
         """
 
 
-BOUND_LEVELS = (0.01, 0.999)
-"""Noise levels between which the variational bound is taken; the lower is about 0.01 Å of noise."""
-
-# standard deviations of a property that its contributions are taken to leave unexplained at least
-_LEAST_UNEXPLAINED = 0.1
+BOUND_LEVELS = (0.01, 0.999)  # noise levels between which the bound is taken; the lower is about 0.01 Å of noise
+_LEAST_UNEXPLAINED = 0.1  # standard deviations of a property that contributions are taken to leave at least
 
 TimeDistribution = Callable[[int, torch.Generator], Tensor]
 PropertyChoice = Callable[[Tensor, torch.Generator], Tensor]
@@ -57,11 +54,8 @@ class MoleculeDiffusion(nn.Module):
     molecules that come out are in Å.
     """
 
-    steering = 0.0
-    """How much of what is lacking of values asked for is made up for while drawing, see `diffusion.guidance`."""
-
-    num_hydrogens: Tensor
-    """Of every atom class [K]."""
+    steering = 0.0  # how much of what is lacking of values asked for is made up for, see `diffusion.guidance`
+    num_hydrogens: Tensor  # of every atom class [K]
 
     def __init__(
         self,
@@ -163,10 +157,9 @@ class MoleculeDiffusion(nn.Module):
         return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
 
     def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, told: Tensor) -> Tensor:
-        """Squared error of the contributions that the prediction expects in all, over the properties that are told.
+        """Squared error of the expected sums of contributions to properties, in what these leave unexplained.
 
-        It is in standard deviations of what the sums leave unexplained. The mean of these sums given the noisy molecule
-        has the least squared error, so that this loss does not pull the classes away from theirs.
+        Their mean given the noisy molecule has the least, so that this does not pull the classes away from theirs.
         """
         contributions = self.contributions
         assert contributions is not None
@@ -192,10 +185,8 @@ class MoleculeDiffusion(nn.Module):
     def bound(self, batch: MolBatch, generator: torch.Generator, *, num_steps: int = 100) -> dict[str, Tensor]:
         """One-sample estimate of the variational bound of a process of `num_steps` steps, per field [B] (nats).
 
-        The sum over steps of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for clean molecules in Å, by one step drawn at
-        random for each molecule (Kingma et al. 2021, arXiv:2107.00630, eq. 12). The grid is even in log SNR between
-        `BOUND_LEVELS`, so that no step outweighs the others; the terms beyond its ends are left out. Hydrogens are
-        drawn last, with all else known.
+        Section 4 of docs/method.md, for clean molecules in Å, by one step drawn at random for each molecule (Kingma et
+        al. 2021, arXiv:2107.00630, eq. 12). The grid is even in log SNR, so that no step outweighs the others.
         """
         draws = BatchNoise(generator)
         clean = self.to_model_units(ordered_slots(batch, torch.zeros_like(batch.node_mask), draws))

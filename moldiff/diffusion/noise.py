@@ -7,20 +7,10 @@ seed s is the same at any batch size, padding, or shard.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-class NoiseSource(Protocol):
-    """A source of random numbers shaped like the atoms or pairs of a padded batch; padding holds zeros."""
-
-    def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
-        """Standard normal numbers [B, N, *tail] for the atoms of `node_mask` [B, N]."""
-
-    def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Two uniform numbers in [0, 1) for every atom [B, N, 2] and, symmetric, every pair [B, N, N, 2]."""
 
 
 def _symmetric(pairs: Tensor) -> Tensor:
@@ -37,10 +27,12 @@ class BatchNoise:
         self._generator, self._dtype = generator, dtype
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
+        """Standard normal numbers [B, N, *tail] for the atoms of `node_mask` [B, N]; padding holds zeros."""
         noise = self._empty(*node_mask.shape, *tail).normal_(generator=self._generator)
         return noise * node_mask.reshape(node_mask.shape + (1,) * len(tail))
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Two uniform numbers in [0, 1) for every atom [B, N, 2] and, symmetric, every pair [B, N, N, 2]."""
         batch, size = node_mask.shape
         atoms = self._empty(batch, size, 2).uniform_(generator=self._generator)
         pairs = self._empty(batch, size, size, 2).uniform_(generator=self._generator)
@@ -74,32 +66,32 @@ def draw_size(generator: torch.Generator, counts: Mapping[int, int]) -> int:
     return sizes[int((uniform * totals[-1] >= totals).sum())]
 
 
+@dataclass(frozen=True, eq=False)
 class PerMoleculeNoise:
-    """One CPU generator per molecule of the batch, see `molecule_generator`.
+    """One CPU generator per molecule of the batch, see `molecule_generator`; with what `BatchNoise` gives.
 
     The numbers are always drawn on the CPU, so that every device gets the same, and then moved to `device`.
     """
 
-    def __init__(
-        self,
-        generators: Sequence[torch.Generator],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._generators, self._dtype, self._device = generators, dtype, device
+    generators: Sequence[torch.Generator]
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
 
     def normal(self, node_mask: Tensor, *tail: int) -> Tensor:
-        noise = torch.zeros(*node_mask.shape, *tail, dtype=self._dtype)
+        noise = torch.zeros(*node_mask.shape, *tail, dtype=self.dtype)
         for row, size in enumerate(node_mask.sum(1).tolist()):
-            noise[row, :size] = torch.randn(size, *tail, generator=self._generators[row], dtype=self._dtype)
-        return noise.to(self._device)
+            noise[row, :size] = torch.randn(size, *tail, generator=self.generators[row], dtype=self.dtype)
+        return noise.to(self.device)
 
     def uniform(self, node_mask: Tensor) -> tuple[Tensor, Tensor]:
         batch, size_max = node_mask.shape
-        atoms = torch.zeros(batch, size_max, 2, dtype=self._dtype)
-        pairs = torch.zeros(batch, size_max, size_max, 2, dtype=self._dtype)
+        atoms = torch.zeros(batch, size_max, 2, dtype=self.dtype)
+        pairs = torch.zeros(batch, size_max, size_max, 2, dtype=self.dtype)
         for row, size in enumerate(node_mask.sum(1).tolist()):
-            numbers = torch.rand(size * (size + 1), 2, generator=self._generators[row], dtype=self._dtype)
+            numbers = torch.rand(size * (size + 1), 2, generator=self.generators[row], dtype=self.dtype)
             atoms[row, :size] = numbers[:size]
             pairs[row, :size, :size] = numbers[size:].view(size, size, 2)
-        return atoms.to(self._device), _symmetric(pairs).to(self._device)
+        return atoms.to(self.device), _symmetric(pairs).to(self.device)
+
+
+NoiseSource = BatchNoise | PerMoleculeNoise

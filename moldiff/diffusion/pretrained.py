@@ -20,54 +20,38 @@ from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.instantiate import MODEL_PREFIXES, instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import PowerSampler
-from moldiff.diffusion.shipped import CONFIG_FILE, available_models, shipped_folder
+from moldiff.diffusion.shipped import CONFIG_FILE, WEIGHTS_FILE, available_models, shipped_folder
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.vocabulary import SYMBOLS, Vocabulary
 
 FORMAT_VERSION = 1
-WEIGHTS_FILE = "model.safetensors"
 NOVELTY_FILE = "novelty.safetensors"
 
 FORMER: Mapping[str, str] = {
-    "moldiff.condition.PropertyDropout": "moldiff.diffusion.conditioning.PropertyDropout",
-    "moldiff.data.drugs.Drugs": "moldiff.data.sources.drugs.Drugs",
-    "moldiff.data.files.Files": "moldiff.data.sources.files.Files",
-    "moldiff.data.qm9.QM9": "moldiff.data.sources.qm9.QM9",
-    "moldiff.likeness.Likeness": "moldiff.sampling.config.Likeness",
-    "moldiff.logs.MetricsTable": "moldiff.training.loggers.MetricsTable",
-    "moldiff.logs.tensorboard": "moldiff.training.loggers.tensorboard",
-    "moldiff.metrics.contacts.Contacts": "moldiff.evaluation.metrics.contacts.Contacts",
-    "moldiff.metrics.distribution.Distribution": "moldiff.evaluation.metrics.distributions.Distribution",
-    "moldiff.metrics.diversity.Diversity": "moldiff.evaluation.metrics.diversity.Diversity",
-    "moldiff.metrics.druglike.DrugLikeness": "moldiff.evaluation.metrics.druglike.DrugLikeness",
-    "moldiff.metrics.forcefield.ForceFieldRelaxation": "moldiff.evaluation.metrics.relaxation.ForceFieldRelaxation",
-    "moldiff.metrics.frechet.FrechetDistance": "moldiff.evaluation.metrics.fcd.FrechetDistance",
-    "moldiff.metrics.neighbours.NearestNeighbours": "moldiff.evaluation.metrics.diversity.NearestNeighbours",
-    "moldiff.metrics.perception.Perception": "moldiff.evaluation.metrics.perception.Perception",
-    "moldiff.metrics.posebusters.PoseBustersChecks": "moldiff.evaluation.metrics.posebusters.PoseBustersChecks",
-    "moldiff.metrics.relaxation.Relaxation": "moldiff.evaluation.metrics.relaxation.Relaxation",
-    "moldiff.nn.denoiser.PairTransformer": "moldiff.diffusion.nn.pair_transformer.PairTransformer",
-    "moldiff.optimizer.MuonAdamW": "moldiff.training.optim.MuonAdamW",
-    "moldiff.process.categorical.CategoricalProcess": "moldiff.diffusion.process.categorical.CategoricalProcess",
-    "moldiff.process.categorical.absorbing_prior": "moldiff.diffusion.process.categorical.absorbing_prior",
-    "moldiff.process.categorical.marginal_prior": "moldiff.diffusion.process.categorical.marginal_prior",
-    "moldiff.process.categorical.uniform_prior": "moldiff.diffusion.process.categorical.uniform_prior",
-    "moldiff.process.gaussian.GaussianProcess": "moldiff.diffusion.process.gaussian.GaussianProcess",
-    "moldiff.process.joint.JointProcessConfig": "moldiff.diffusion.process.joint.JointProcessConfig",
-    "moldiff.process.local.Distances": "moldiff.diffusion.process.geometry_loss.Distances",
-    "moldiff.process.local.LocalFrames": "moldiff.diffusion.process.geometry_loss.LocalFrames",
-    "moldiff.process.mixture.TaskMixture": "moldiff.diffusion.process.task_mixture.TaskMixture",
-    "moldiff.process.schedule.CosineSchedule": "moldiff.diffusion.process.schedule.CosineSchedule",
-    "moldiff.process.schedule.LinearSchedule": "moldiff.diffusion.process.schedule.LinearSchedule",
-    "moldiff.process.time.PowerTimes": "moldiff.diffusion.process.schedule.PowerTimes",
-    "moldiff.process.time.power_grid": "moldiff.diffusion.process.schedule.power_grid",
-    "moldiff.sampler.PowerSampler": "moldiff.diffusion.sampler.PowerSampler",
-    "moldiff.schedule.TrapezoidSchedule": "moldiff.training.optim.TrapezoidSchedule",
-    "moldiff.scoring.sample_quality": "moldiff.training.quality.sample_quality",
+    "moldiff.condition": "moldiff.diffusion.conditioning",
+    "moldiff.data.drugs": "moldiff.data.sources.drugs",
+    "moldiff.data.files": "moldiff.data.sources.files",
+    "moldiff.data.qm9": "moldiff.data.sources.qm9",
+    "moldiff.likeness": "moldiff.sampling.config",
+    "moldiff.logs": "moldiff.training.loggers",
+    "moldiff.metrics.distribution": "moldiff.evaluation.metrics.distributions",
+    "moldiff.metrics.forcefield": "moldiff.evaluation.metrics.relaxation",
+    "moldiff.metrics.frechet": "moldiff.evaluation.metrics.fcd",
+    "moldiff.metrics.neighbours": "moldiff.evaluation.metrics.diversity",
+    "moldiff.metrics": "moldiff.evaluation.metrics",
+    "moldiff.nn.denoiser": "moldiff.diffusion.nn.pair_transformer",
+    "moldiff.optimizer": "moldiff.training.optim",
+    "moldiff.process.local": "moldiff.diffusion.process.geometry_loss",
+    "moldiff.process.mixture": "moldiff.diffusion.process.task_mixture",
+    "moldiff.process.time": "moldiff.diffusion.process.schedule",
+    "moldiff.process": "moldiff.diffusion.process",
+    "moldiff.sampler": "moldiff.diffusion.sampler",
+    "moldiff.schedule": "moldiff.training.optim",
+    "moldiff.scoring": "moldiff.training.quality",
 }
-"""What was called otherwise when a model or the state of a training was written, and how it is called now."""
+"""Modules, and packages behind theirs, that had another name when a model or a training was written; now this one."""
 
 GONE: Mapping[str, frozenset[str]] = {
     "moldiff.diffusion.nn.pair_transformer.PairTransformer": frozenset({"hydrogen_level"}),
@@ -135,8 +119,7 @@ def save_pretrained(
         **config,
     }
     write_atomically(folder / WEIGHTS_FILE, save(weights))
-    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / CONFIG_FILE, text.encode())
+    write_atomically(folder / CONFIG_FILE, (json.dumps(description, indent=1, allow_nan=False) + "\n").encode())
 
 
 def leftovers(folder: Path) -> set[Path]:
@@ -163,10 +146,8 @@ def load_pretrained(
     """Read a shipped model by its name, or one from its folder.
 
     `allowed` are prefixes of names that its config may build, see `moldiff.diffusion.instantiate`, None = any. Without
-    `to_sample` it may be one that has to be trained on before molecules can be drawn from it.
-
-    Raises:
-        MoldiffError: for an unknown model, or a file that is empty, truncated, damaged, of another kind or version.
+    `to_sample` it may be one that has to be trained on before molecules can be drawn from it. MoldiffError for an
+    unknown model, or a file that is empty, truncated, damaged, of another kind or version.
     """
     folder = find_model(name_or_folder)
     config = _read_config(folder / CONFIG_FILE)
@@ -211,7 +192,8 @@ def with_present_names(config: Any) -> Any:
         return config
     present = {key: with_present_names(value) for key, value in config.items()}
     if isinstance(target := config.get("_target_"), str):
-        present["_target_"] = FORMER.get(target, target)
+        former = next((name for name in FORMER if target.startswith(f"{name}.")), "")
+        present["_target_"] = FORMER.get(former, "") + target.removeprefix(former)
         present = {key: value for key, value in present.items() if key not in GONE.get(present["_target_"], ())}
     return present
 
@@ -254,9 +236,7 @@ def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     Those that a module calls its `zero_weights` may be missing, for it starts with zeros there.
     """
     expected = module.state_dict()
-    weights = {name: expected[name] for name in expected.keys() & getattr(module, "zero_weights", set())} | dict(
-        weights
-    )
+    weights = {name: expected[name] for name in expected.keys() & getattr(module, "zero_weights", set())} | {**weights}
     if missing := sorted(expected.keys() - weights.keys()):
         raise MoldiffError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more, expected by its config.json")
     if surplus := sorted(weights.keys() - expected.keys()):
@@ -270,22 +250,3 @@ def _fill(module: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) ->
             got, want = tuple(weights[name].shape), tuple(value.shape)
             raise MoldiffError(f"{path}: {name} has shape {got}, expected {want} by its config.json")
     module.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
-
-
-def model_lines() -> list[str]:
-    """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
-    names = available_models()
-    width = max((len(name) for name in names), default=0)
-    return [f"{name:<{width}}  {_line(find_model(name))}" for name in names]
-
-
-def _line(folder: Path) -> str:
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    sizes = [size for size, _ in config["statistics"]["size_counts"]]
-    elements = " ".join(SYMBOLS[one] for one in sorted({one for one, _, _ in config["vocabulary"]["atom_classes"]}))
-    megabytes = (folder / WEIGHTS_FILE).stat().st_size / 1e6
-    card = folder / "card.json"
-    data = json.loads(card.read_text(encoding="utf-8"))["facts"]["data"] if card.is_file() else "no card"
-    names = " ".join(entry["name"] for entry in config.get("properties", ()))
-    towards = f"towards {names}; " if names else ""
-    return f"{min(sizes)} to {max(sizes)} heavy atoms of {elements}; {towards}{megabytes:.1f} MB; {data}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, collate
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, by_size, collate
 from moldiff.diffusion.compute import in_float32
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.model import in_units
@@ -36,10 +36,9 @@ _SUM_SCALE = 0.1  # of a sum over atoms, so that it starts with a size of order 
 
 
 class PropertyNetwork(PairNetwork):
-    """Predicts `num_properties` invariant properties of whole molecules: the generator's blocks on clean molecules.
+    """Predicts `num_properties` invariant properties of clean molecules with the generator's blocks, of such `sizes`.
 
-    A linear function of the numbers of atoms and bonds of each class is fitted beforehand (`fit_counts`); the network
-    learns what it leaves. `sizes` are those of a `PairNetwork`.
+    It learns what a linear function of the numbers of atoms and bonds of each class leaves (`fit_counts`).
     """
 
     counts: Tensor
@@ -82,7 +81,7 @@ class PropertyNetwork(PairNetwork):
 
 @dataclass(frozen=True, eq=False)
 class PropertyPredictor:
-    """Predicts properties of molecules."""
+    """Predicts properties of molecules that are known and finite."""
 
     network: PropertyNetwork  # in evaluation mode, float32, on the CPU
     vocabulary: Vocabulary  # classes of atoms that it knows
@@ -96,7 +95,8 @@ class PropertyPredictor:
     def predict(self, molecules: Sequence[Molecule]) -> list[dict[str, float]]:
         """Properties of every molecule by name, in the units of the data; {} = it has atoms that are not known."""
         found: list[dict[str, float]] = [{} for _ in molecules]
-        for places in self._batches(molecules):
+        known = [place for place, molecule in enumerate(molecules) if self._is_known(molecule)]
+        for places in by_size(known, lambda place: molecules[place].num_heavy_atoms, _BATCH_PAIRS):
             batch = collate([molecules[place] for place in places], self.vocabulary)
             for place, row in zip(places, self.values(batch).tolist(), strict=True):
                 found[place] = dict(zip(self.properties.names, row, strict=True))
@@ -108,18 +108,6 @@ class PropertyPredictor:
         """Properties [B, C] of clean molecules (Å), in the units of the data; on the device of the network."""
         batch = batch.to(self.network.counts.device)
         return self.properties.restored(self.network(in_units(batch, self.statistics)))
-
-    def _batches(self, molecules: Sequence[Molecule]) -> Iterator[list[int]]:
-        """Places of molecules that are known and finite, in batches of similar sizes."""
-        batch: list[int] = []
-        known = [(one.num_heavy_atoms, place) for place, one in enumerate(molecules) if self._is_known(one)]
-        for size, place in sorted(known):
-            if batch and (len(batch) + 1) * size**2 > _BATCH_PAIRS:
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
 
     def _is_known(self, molecule: Molecule) -> bool:
         try:
@@ -137,9 +125,7 @@ class PropertyPredictor:
         description = {
             "format_version": FORMAT_VERSION,
             "network": dict(self.sizes),
-            "vocabulary": self.vocabulary.to_dict(),
-            "statistics": self.statistics.to_dict(),
-            "properties": self.properties.to_dict(),
+            **{name: getattr(self, name).to_dict() for name in ("vocabulary", "statistics", "properties")},
             "training": dict(self.training),
             "errors": dict(self.errors),
         }
@@ -170,26 +156,20 @@ def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
             network = PropertyNetwork(**sizes, **config["network"])
         weights = parse_weights(folder / WEIGHTS_FILE, (folder / WEIGHTS_FILE).read_bytes())
         network.load_state_dict({name: value.float() for name, value in weights.items()})
-        return PropertyPredictor(
-            network=network.eval().requires_grad_(False),
-            vocabulary=vocabulary,
-            statistics=Statistics.from_dict(config["statistics"]),
-            properties=properties,
-            sizes=config["network"],
-            training=config["training"],
-            errors=config["errors"],
-            name=folder.name,
-        )
+        statistics = Statistics.from_dict(config["statistics"])
+        arguments, training, errors = (config[key] for key in ("network", "training", "errors"))
+        network.eval().requires_grad_(False)
+        return PropertyPredictor(network, vocabulary, statistics, properties, arguments, training, errors, folder.name)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MoldiffError(f"{folder}: damaged, expected a property predictor ({first})") from None
 
 
 def predictor_for(properties: Properties, half: str | None, *, same: bool = False) -> PropertyPredictor | None:
-    """The shipped predictor that knows all these properties in these units; None = there is none.
+    """The shipped predictor that knows all these properties, but for counts, in these units; None = there is none.
 
-    What every set counts needs no prediction. Of several it is one that has learnt from the other half of the training
-    molecules than the model, to judge by, or with `same` from the same half, to choose by; where there is none, any.
+    Of several it is one that has learnt from the other half of the training molecules than the model, to judge by, or
+    with `same` from the same half, to choose by; where there is none, any.
     """
     units = {(entry.name, entry.unit) for entry in properties.entries} - set(COUNTED.items())
     known = [load_predictor(name) for name in available_predictors()]

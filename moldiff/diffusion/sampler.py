@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, masked_mean
 from moldiff.diffusion.decoding import decode_argmax
-from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, StereoTargets
+from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, SteeredProcess, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
@@ -21,8 +21,8 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 _EXCLUDED = -1e4  # logit of a class that cannot be
-_CORRECTOR = 3.0  # how many more classes a step redraws unless told otherwise
-_CHURN = 1.5  # the rate of fresh noise in many calls unless told otherwise
+_CORRECTOR = 3.0  # how many more classes a step redraws by default
+_CHURN = 1.5  # the rate of fresh noise in many calls by default
 _DRAWN = 0.01  # noise level at which classes and bonds are drawn; to go on down to the data is left to settling
 _LEAST_SETTLING = 6  # network calls that hydrogens need to find their places, where there are as many to spare
 BROKEN_LEVEL = 0.75  # noise level that a molecule in pieces goes back to, at most
@@ -37,7 +37,7 @@ class SamplerState:
 
     noisy: MolBatch  # the state that went into the network (model units)
     prediction: Prediction  # the network's answer (model units)
-    level: NoiseLevel  # the noise levels that it was told
+    level: NoiseLevel  # its noise levels
     step: int  # 0-based number of the call
 
 
@@ -97,15 +97,11 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class PowerSampler:
-    """Steps down power grids of levels, one network call a level.
+    """Steps down power grids of levels, one network call a level, in two stages: section 5 of docs/method.md.
 
-    A molecule is drawn in two stages. Coordinates of heavy atoms, classes and bonds come first. Then the most probable
-    graph is taken as known, the coordinates are noised a little again, and settle while the hydrogens are drawn.
-
-    With the classes that the `corrector` redraws from the estimate no noise is put back, so that it draws towards the
-    most probable graph, and fewer calls do. Above the level `self_condition` the last estimate would draw molecules
-    together, and towards the most frequent. Where the network's first choice may not be taken, the graph has to be
-    known before the coordinates are, and so a run that limits the elements has a `class_lead` of its own.
+    Above the level `self_condition` the last estimate would draw molecules together, and towards the most frequent.
+    Where the network's first choice may not be taken, the graph has to be known before the coordinates are, and so a
+    run that limits the elements has a `class_lead` of its own.
     """
 
     num_steps: int = 50  # network calls a molecule
@@ -116,7 +112,7 @@ class PowerSampler:
     churn_low: float = 0.0  # the lowest noise level from which noise of the coordinates is drawn anew
     churn_high: float = 1.0  # the highest
     order: int = 2  # of the solver for the coordinates; 2 = from the last two estimates, until the graph is known
-    self_condition: float = 0.5  # noise level up to which the network is told its estimate before
+    self_condition: float = 0.5  # noise level up to which the network sees its last estimate
     settle: float = 0.16  # share of the calls in which the graph is known; at least 6, no more than half of them
     settle_level: float = 0.2  # noise level that the coordinates go back to then
     class_lead: float | None = None  # power of a level for classes, above 1 they run ahead of the coordinates; None = 1
@@ -141,7 +137,8 @@ class PowerSampler:
     def __call__(
         self, denoise: Denoise, process: JointProcess, noisy: MolBatch, noise_level: NoiseLevel, draws: NoiseSource
     ) -> Iterator[SamplerState]:
-        process, previous, step = self._stepping(process), None, 0
+        process, step = self._stepping(process), 0
+        previous: Prediction | None = None
         # Hydrogens of a known graph are drawn with the coordinates, others when the graph is known.
         joint = noise_level.graph_known(noisy.node_mask)
         for stage in self.stages():
@@ -150,10 +147,9 @@ class PowerSampler:
                 noisy = process.start(most_probable_state(noisy, previous, noise_level), levels[0], draws)
             graph = previous
             for place, level in enumerate(levels):
-                told = float(stage.grid[place]) <= self.self_condition
-                prediction = denoise(noisy, level, previous if told else None)
-                shown = prediction
-                if stage.graph_known and graph is not None:  # what it says of classes that it is told is nothing
+                last = previous if float(stage.grid[place]) <= self.self_condition else None
+                prediction = shown = denoise(noisy, level, last)
+                if stage.graph_known and graph is not None:  # what it says of known classes is nothing
                     shown = replace(prediction, atom_type=graph.atom_type, bond=graph.bond)
                 yield SamplerState(noisy, shown, level, step)
                 if place + 1 < len(levels):
@@ -196,18 +192,16 @@ class Stage:
     hydrogen: Tensor  # that of the hydrogens [n], unless they have the level of the coordinates
     graph_known: bool = False  # whether classes and bonds are taken as known
 
-    def levels(self, noise_level: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
-        """The levels of every call, from `noise_level` on; what is known (0) stays known.
+    def levels(self, first: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
+        """The levels of every call, from `first` on; what is known (0) stays known.
 
         Classes and bonds have the level to the power `class_lead`, hydrogens of `joint` molecules [B] as it is.
         """
         found = []
-        for factor, own in zip(self.grid.to(noise_level.pos), self.hydrogen.to(noise_level.pos), strict=True):
+        for factor, own in zip(self.grid.to(first.pos), self.hydrogen.to(first.pos), strict=True):
             ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
-            hydrogen = noise_level.hydrogen * torch.where(joint, factor, own)[:, None]
-            found.append(
-                NoiseLevel(noise_level.pos * factor, noise_level.atom * ahead, noise_level.bond * ahead, hydrogen)
-            )
+            hydrogen = first.hydrogen * torch.where(joint, factor, own)[:, None]
+            found.append(NoiseLevel(first.pos * factor, first.atom * ahead, first.bond * ahead, hydrogen))
         return found
 
 
@@ -216,9 +210,8 @@ def extrapolate(
 ) -> Prediction:
     """The clean coordinates that carry a first-order step to second order, from the last two estimates.
 
-    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2): D = x̂ + h / (2 h_last) (x̂ - x̂_last). There h
-    are steps in half the log SNR, which is infinite for pure noise; steps in -log sigma are the same near the data, and
-    finite, so that the second step from pure noise is of second order already. Levels: the last, present and next one.
+    DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, algorithm 2) with steps in -log sigma: near the data the
+    same as in half the log SNR, and finite for pure noise. Levels: the last, present and next one.
     """
 
     def share(name: str) -> Tensor:
@@ -254,9 +247,8 @@ def mask_logits(prediction: Prediction, start: PartialState) -> Prediction:
     if start.allowed is not None:
         possible &= start.allowed
     bonds = torch.nn.functional.one_hot(clean.bond, bond.shape[-1]).bool() | (level.bond > 0)[..., None]
-    return replace(
-        prediction, atom_type=atom_type.masked_fill(~possible, _EXCLUDED), bond=bond.masked_fill(~bonds, _EXCLUDED)
-    )
+    atom_type, bond = atom_type.masked_fill(~possible, _EXCLUDED), bond.masked_fill(~bonds, _EXCLUDED)
+    return replace(prediction, atom_type=atom_type, bond=bond)
 
 
 @torch.no_grad()
@@ -270,13 +262,11 @@ def run_sampler(
 ) -> Prediction:
     """Sample molecules from what is known of them; `PartialState.unknown(node_mask)` asks for whole new ones.
 
-    Returns:
-        The last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
-        coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
+    It gives the last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
+    coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
     """
     clean, known = start.clean, start.known
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
-
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
     steering = PropertyFeedback.of(model, noisy, start.level)
 
@@ -284,13 +274,15 @@ def run_sampler(
         network = model.denoise
         if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
             network = partial(start.stereo.guided, model)
-        prediction = network(noisy if steering is None else steering.told(noisy), level, previous)
+        if steering is not None:
+            noisy = noisy.replace(condition=steering.condition)
+        prediction = network(noisy, level, previous)
         prediction = prediction if free else mask_logits(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
-            steering.hear(prediction, noisy)
+            steering.update(prediction, noisy)
         return prediction
 
-    process = model.process if steering is None else steering.process(model.process)
+    process = model.process if steering is None else SteeredProcess(**vars(model.process), steering=steering)
     state = None
     for state in sampler(denoise, process, noisy, start.level, draws):
         if on_step is not None:

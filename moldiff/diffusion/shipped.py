@@ -9,9 +9,11 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from moldiff.molecules.elements import SYMBOLS
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Learnt:
     name: str
     sizes: tuple[int, int]  # the smallest and largest number of heavy atoms
     classes: frozenset[AtomClass]  # of atoms
+    properties: tuple[str, ...]  # that it is told
 
 
 def shipped_folder() -> Path:
@@ -36,13 +39,31 @@ def available_models() -> list[str]:
 @cache
 def shipped_models() -> tuple[Learnt, ...]:
     """All that ship: those of small molecules first, those that are told properties last."""
-    found = []
-    for name in available_models():
-        config = json.loads((shipped_folder() / name / CONFIG_FILE).read_text(encoding="utf-8"))
-        sizes = [size for size, _ in config["statistics"]["size_counts"]]
-        classes = frozenset(Vocabulary.from_dict(config["vocabulary"]).atom_classes)
-        found.append((bool(config.get("properties")), Learnt(name, (min(sizes), max(sizes)), classes)))
-    return tuple(one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].sizes[1])))
+    found = [learnt(shipped_folder() / name) for name in available_models()]
+    return tuple(sorted(found, key=lambda one: (bool(one.properties), one.sizes[1])))
+
+
+def learnt(folder: Path) -> Learnt:
+    """What the model in a folder has learnt."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    sizes = [size for size, _ in config["statistics"]["size_counts"]]
+    classes = frozenset(Vocabulary.from_dict(config["vocabulary"]).atom_classes)
+    properties = tuple(entry["name"] for entry in config.get("properties", ()))
+    return Learnt(folder.name, (min(sizes), max(sizes)), classes, properties)
+
+
+def model_lines() -> list[str]:
+    """Name, heavy atoms, elements, properties, size and data of every model that ships with the package."""
+    names, lines = available_models(), []
+    for folder in map(shipped_folder().joinpath, names):
+        model, card = learnt(folder), folder / "card.json"
+        elements = " ".join(SYMBOLS[number] for number in sorted({one.atomic_number for one in model.classes}))
+        towards = f"towards {' '.join(model.properties)}; " if model.properties else ""
+        size = f"{(folder / WEIGHTS_FILE).stat().st_size / 1e6:.1f} MB"
+        data = json.loads(card.read_text(encoding="utf-8"))["facts"]["data"] if card.is_file() else "no card"
+        atoms = "{} to {} heavy atoms of".format(*model.sizes)
+        lines.append(f"{model.name:<{max(map(len, names))}}  {atoms} {elements}; {towards}{size}; {data}")
+    return lines
 
 
 def advice(atoms: Iterable[Collection[AtomClass]], sizes: tuple[int, int] | None = None) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, to_molecules
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, by_size, to_molecules
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.guidance import StereoTargets
@@ -202,14 +202,7 @@ def denoise_batch(
 
 def in_batches(specs: Iterable[SampleSpec], pairs: int = CPU_PAIRS) -> Iterator[list[SampleSpec]]:
     """Molecules in batches of similar sizes, each within so many padded pairs of atoms."""
-    batch: list[SampleSpec] = []
-    for spec in sorted(specs, key=lambda one: (one.size, one.key)):
-        if batch and (len(batch) + 1) * spec.size**2 > pairs:
-            yield batch
-            batch = []
-        batch.append(spec)
-    if batch:
-        yield batch
+    return by_size(sorted(specs, key=lambda one: one.key), lambda one: one.size, pairs)
 
 
 def stack_starts(starts: Sequence[PartialState]) -> PartialState:

@@ -44,13 +44,12 @@ def is_step_done(trainer: Any, batch_idx: int) -> bool:
 
 def progress(trainer: Any) -> float:
     """Share of the training that is done, by steps or by time, whichever is further."""
-    steps = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
-    timer = time_limit(trainer)
-    if timer is None:
-        return float(min(1.0, steps))
-    elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
-    # Every rank has its own clock, but all need the same learning rate.
-    return float(min(1.0, max(steps, trainer.strategy.broadcast(elapsed / (elapsed + left)))))
+    share = trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0
+    if (timer := time_limit(trainer)) is not None:
+        elapsed, left = timer.time_elapsed(), timer.time_remaining() or 0.0
+        # Every rank has its own clock, but all need the same learning rate.
+        share = max(share, trainer.strategy.broadcast(elapsed / (elapsed + left)))
+    return float(min(1.0, share))
 
 
 class ProgressLine(Callback):
@@ -60,23 +59,22 @@ class ProgressLine(Callback):
         self.every = every
         self._since: tuple[int, float] | None = None
         self._first: tuple[int, float] | None = None
-        self._molecules, self._started_at, self._paused_at = 0, 0, 0.0
+        self._molecules, self._started_at, self._pauses = 0, 0, 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._started_at = trainer.global_step
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._paused_at = time.monotonic()
+        """Take the time of validation and samples out of the speed."""
+        self._pauses -= time.monotonic()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take the time of validation and samples out of the speed."""
-        pause = time.monotonic() - self._paused_at
-        self._since, self._first = (t and (t[0], t[1] + pause) for t in (self._since, self._first))
+        self._pauses += time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
         if not is_step_done(trainer, batch_idx):
             return
-        step, now = trainer.global_step, time.monotonic()
+        step, now = trainer.global_step, time.monotonic() - self._pauses
         self._molecules += batch.num_molecules
         if step - self._started_at == _UNTIMED_STEPS:
             self._first = self._since = (step, now)
@@ -141,11 +139,10 @@ class ModelExport(Callback):
 
 
 class SampleQuality(Callback):
-    """Samples from the averaged weights after a validation, scores the molecules and logs the scores.
+    """Samples from the averaged weights after every so many validations, of `steps` each, and logs the scores.
 
-    A set too small to have a validation part is scored at the steps at which it would have been validated. `every` is
-    the number of validations between two scorings, of `steps` each. The model with the highest number `best_by` is kept
-    in the folder `best`; None = none is.
+    A set too small to have a validation part is scored at the steps at which it would have been validated. The model
+    with the highest number `best_by` is kept in the folder `best`; None = none is.
     """
 
     def __init__(
@@ -165,12 +162,9 @@ class SampleQuality(Callback):
         is_due = is_step_done(trainer, batch_idx) and trainer.global_step % self.steps == 0
         if any(trainer.num_val_batches) or not is_due:
             return
-        lines = [callback for callback in trainer.callbacks if isinstance(callback, ProgressLine)]
-        for line in lines:
-            line.on_validation_start(trainer, pl_module)
-        self.on_validation_epoch_end(trainer, pl_module)
-        for line in lines:
-            line.on_validation_end(trainer, pl_module)
+        for hook in ("on_validation_start", "on_validation_epoch_end", "on_validation_end"):
+            for callback in trainer.callbacks:
+                getattr(callback, hook)(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._validations += 1

@@ -114,10 +114,7 @@ def claimed(out: Path, config: Mapping[str, Any]) -> Iterator[dict[str, Any] | N
     """Hold a run folder as long as a training lasts; gives the state to resume from, or None to start anew.
 
     With `resume: auto` it is resumed if there is something to resume. The options are written at once, which marks the
-    folder as a training's.
-
-    Raises:
-        MoldiffError: when the folder is in use, a new training's is not empty, or there is nothing to resume.
+    folder as a training's. MoldiffError for one in use, for a new training one not empty, or nothing to resume.
     """
     resume = config["resume"]
     if resume == "auto":
@@ -176,11 +173,10 @@ def _first_change(name: str, was: Any, now: Any) -> str:
 
 
 class StateKeeper(Callback):
-    """Saves state and model every so many steps and minutes, at the end, and if interrupted.
+    """Saves state and model every so many steps and `minutes`, at the end, and if interrupted, with the `facts`.
 
     A state is that between two steps, after the validation and the scoring of the earlier one, so that what Lightning
-    has counted follows from the number of steps. A kill costs no more than `minutes`, however slow the steps; the
-    `facts` of the training are kept with the state.
+    has counted follows from the number of steps.
     """
 
     def __init__(

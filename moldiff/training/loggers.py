@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ _SECONDS = 10.0  # the table is written at most this often, save at the end and 
 class MetricsTable(Logger):
     """`log/metrics.csv`: a row for every step at which something was measured.
 
-    A training that is resumed after a `step` goes on with the table of the interrupted one; what that one had logged
-    later is logged again and stands only once.
+    A training that is resumed after a `step` goes on with the table up to there.
     """
 
     name, version = "csv", "log"  # which Lightning has as properties
@@ -75,31 +75,29 @@ def write_curve(path: Path, rows: Mapping[int, Mapping[str, float]]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    samples = sorted({name for row in rows.values() for name in row if name.startswith("sample/")})
-    panels = []
-    for title, names in (("Loss", ["train/loss", "valid/loss"]), ("Quality of samples", samples)):
-        if series := {name: points for name in names if (points := _points(rows, name))}:
-            panels.append((title, series))
+    series: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+    for step, row in sorted(rows.items()):
+        for name, value in row.items():
+            if math.isfinite(value):
+                series[name].append((step, value))
+    losses = [name for name in ("train/loss", "valid/loss") if name in series]
+    samples = sorted(name for name in series if name.startswith("sample/"))
+    panels = [(title, names) for title, names in (("Loss", losses), ("Quality of samples", samples)) if names]
     if not panels:
         return
     figure = Figure(figsize=(8, 2.8 * len(panels)))
     figure.subplots_adjust(left=0.1, right=0.75, hspace=0.5)
-    for axes, (title, series) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        for name, points in series.items():
-            label = f"{name.removeprefix('sample/')} {points[-1][1]:.3g}"
-            axes.plot(*zip(*points, strict=True), label=label, gid=name, marker="o", markevery=[-1], markersize=3)
-        axes.set(title=title, xlabel="steps", xlim=(0, max(rows)), ylim=(0, 1) if series.keys() <= {*samples} else None)
+    for axes, (title, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        for name in names:
+            label = f"{name.removeprefix('sample/')} {series[name][-1][1]:.3g}"
+            axes.plot(*zip(*series[name], strict=True), label=label, gid=name, marker="o", markevery=[-1], markersize=3)
+        axes.set(title=title, xlabel="steps", xlim=(0, max(rows)), ylim=(0, 1) if names is samples else None)
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     picture = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):  # text as text, and the same file each time
         figure.savefig(picture, format="svg", metadata={"Date": None})
     write_atomically(path, picture.getvalue())
-
-
-def _points(rows: Mapping[int, Mapping[str, float]], name: str) -> list[tuple[int, float]]:
-    """The finite values of a column by step."""
-    return [(step, row[name]) for step, row in sorted(rows.items()) if math.isfinite(row.get(name, math.nan))]
 
 
 def tensorboard(folder: str | Path, *, step: int = 0) -> Logger:

@@ -45,10 +45,7 @@ def average(models: Sequence[PretrainedModel], folder: Path, *, dtype: torch.dty
     """Write a model whose weights are the mean of those of at least two of the same network, classes and data.
 
     The first one's config and training history are kept, and say what it was averaged with. The weights are stored in
-    `dtype`, None = float32.
-
-    Raises:
-        MoldiffError: when there are fewer than two models, they are not alike, or the first one has no history.
+    `dtype`, None = float32. MoldiffError where models are not alike, or the first one has no history.
     """
     first, *others = models
     if not others:

@@ -40,8 +40,7 @@ _FIT = 50_000  # molecules at most to which linear functions of atom and bond co
 class AveragedTraining(lightning.LightningModule):
     """Optimizer, learning rate and averaged weights of one network.
 
-    `schedule` gives the factor on the learning rates by step and progress; `ema_decay`, of the averaged weights, is
-    reached after a warm-up; the gradient's norm is clipped to `max_norm`.
+    `schedule` gives the factor on the learning rates by step and progress; the averages warm up to `ema_decay`.
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class AveragedTraining(lightning.LightningModule):
 class DiffusionTraining(AveragedTraining):
     """Losses of one model, trained as the config of a training says.
 
-    Every random number of a step comes from a generator seeded by (seed, step), so a resumed training draws what an
-    uninterrupted one would have drawn. The molecules of a step get their noise together, and processes and
-    accumulated parts share them: two processes, or two parts, do what one does with the double batch, up to rounding.
+    Every random number of a step comes from a generator seeded by (seed, step), so that a resumed training draws the
+    same. Processes and accumulated parts share a step's molecules, whose noise is drawn together: two of them do what
+    one does with the double batch, up to rounding.
     """
 
     model: MoleculeDiffusion
@@ -99,10 +98,8 @@ class DiffusionTraining(AveragedTraining):
         optimizer, schedule = (instantiate(config[name], None) for name in ("optimizer", "schedule"))
         super().__init__(model, optimizer=optimizer, schedule=schedule, ema_decay=config["ema_decay"])
         self.times = instantiate(config["times"], None)
-        self.known = {
-            "tasks": instantiate(config.get("tasks") or None, None),
-            "told": instantiate(config.get("condition") or None, None),
-        }
+        options = (("tasks", "tasks"), ("told", "condition"))
+        self.known = {name: instantiate(config.get(option) or None, None) for name, option in options}
         self.field_weights, self.seed = config["field_weights"], config["seed"]
         self.self_conditioning = config["self_conditioning"]
         self.arithmetic = Precision()

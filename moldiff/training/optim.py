@@ -14,8 +14,7 @@ from torch import Tensor, nn
 def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrices [S, m, n], roughly: singular values end between 0.7 and 1.2.
 
-    Quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024, Muon), run on all matrices of one
-    shape at once.
+    Quintic Newton-Schulz iteration with the coefficients of Jordan et al. (2024, Muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -29,14 +28,11 @@ def orthogonalize(matrices: Tensor, *, num_steps: int = 5) -> Tensor:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two rules in one optimizer, so that trainers, schedules and checkpoints see a single one.
+    """Muon for the block matrices and AdamW for the rest as one optimizer; weight decay is decoupled for both.
 
     torch's own Muon (2.9 and newer) works in bfloat16 and matrix by matrix, 8 times slower than this on a CPU without
-    bfloat16 arithmetic.
-
-    Muon (its momentum is Nesterov's) is for the block matrices; weight decay is decoupled for both. `dtype` is the
-    arithmetic of the orthogonalisation, None = the parameters' own. Processes that all step with the same gradients can
-    share the orthogonalisation: `share` = (rank, their number).
+    bfloat16 arithmetic. `dtype` is the arithmetic of the orthogonalisation, None = the parameters' own. Processes that
+    all step with the same gradients can share it: `share` = (rank, their number).
     """
 
     def __init__(
@@ -50,17 +46,13 @@ class MuonAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         dtype: torch.dtype | None = None,
     ) -> None:
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
+        by_rule: dict[str, list[nn.Parameter]] = {"muon": [], "adamw": []}
         for name, parameter in named_parameters:
             in_block = ".layers." in f".{name}" and parameter.ndim == 2 and min(parameter.shape) >= 16
-            (matrices if in_block else others).append(parameter)
-        groups = [
-            {"params": matrices, "rule": "muon", "lr": muon_lr},
-            {"params": others, "rule": "adamw", "lr": adamw_lr},
-        ]
-        shared = {"momentum": momentum, "betas": betas, "weight_decay": weight_decay}
-        super().__init__([group for group in groups if group["params"]], shared)
+            by_rule["muon" if in_block else "adamw"].append(parameter)
+        rates = {"muon": muon_lr, "adamw": adamw_lr}
+        groups = [{"params": found, "rule": rule, "lr": rates[rule]} for rule, found in by_rule.items() if found]
+        super().__init__(groups, {"momentum": momentum, "betas": betas, "weight_decay": weight_decay})
         self.dtype, self.share = dtype, (0, 1)
 
     @torch.no_grad()

@@ -6,8 +6,9 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Timer
-from torch import Tensor, nn
+from torch import Tensor
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import BucketedBatches, evaluation_batches
@@ -53,17 +54,6 @@ class PredictorConfig:
     precision: str | None = option(None, "Lightning's name; by default bf16-mixed where the hardware has it")
     seed: int = option(0, "of first weights and order")
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Arguments of the network."""
-        return _SIZES | {"num_layers": self.layers, "hidden_dim": self.hidden}
-
-    @property
-    def time_limit(self) -> dict[str, int] | None:
-        """As Lightning's timer takes it; None = the steps alone decide."""
-        minutes = self.minutes or (None if self.steps else 30.0)
-        return None if minutes is None else {"seconds": round(60 * minutes)}
-
 
 Validation = Callable[[PropertyNetwork, int], Mapping[str, float]]
 
@@ -75,15 +65,12 @@ class PredictorTraining(AveragedTraining):
     averaged: PropertyNetwork
 
     def __init__(self, predictor: PropertyPredictor, config: PredictorConfig, validate: Validation) -> None:
+        dtype = torch.bfloat16 if has_fast_bfloat16(choose_device("auto")) else None
+        optimizer = partial(MuonAdamW, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr, dtype=dtype)
         schedule = TrapezoidSchedule(warmup_steps=100, decay_share=0.8, final=0.0)
-        super().__init__(predictor.network, optimizer=self._optimizer, schedule=schedule, ema_decay=config.ema_decay)
+        super().__init__(predictor.network, optimizer=optimizer, schedule=schedule, ema_decay=config.ema_decay)
         self.predictor, self.config, self.validate = predictor, config, validate
         self.since = time.monotonic()
-
-    def _optimizer(self, named_parameters: Iterable[tuple[str, nn.Parameter]]) -> MuonAdamW:
-        dtype = torch.bfloat16 if has_fast_bfloat16(self.device) else None
-        config = self.config
-        return MuonAdamW(named_parameters, muon_lr=config.muon_lr, adamw_lr=config.adamw_lr, dtype=dtype)
 
     def training_step(self, batch: MolBatch) -> Tensor:
         assert batch.condition is not None
@@ -93,10 +80,10 @@ class PredictorTraining(AveragedTraining):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
-        step, every = self.global_step, self.config.validate_every
-        if step % every:
+        step = self.global_step
+        if step % self.config.validate_every:
             return
-        pace = every * self.config.batch_size / (time.monotonic() - self.since)
+        pace = self.config.validate_every * self.config.batch_size / (time.monotonic() - self.since)
         print(f"step {step}  loss {float(outputs['loss']):.4f}  about {pace:.0f} molecules/s", flush=True)
         errors = self.validate(self.averaged, step)
         found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
@@ -122,11 +109,7 @@ def mean_errors(
 
 
 def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> PropertyPredictor:
-    """Train a predictor and write it to the folder `out`.
-
-    Raises:
-        MoldiffError: for a set without properties, a half that does not exist, or a folder that is in use.
-    """
+    """Train a predictor and write it to the folder `out`, which is new; MoldiffError for a set without properties."""
     if out.exists() and any(out.iterdir()):
         raise MoldiffError(f"out: {out} is not empty; choose another folder")
     half = None if config.half == "all" else config.half
@@ -153,9 +136,9 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
 
     valid = prepared.split("valid")[:_VALIDATE]
     module = PredictorTraining(predictor, config, lambda network, step: keep(network, step, valid).errors)
-    names = predictor.properties.names
-    batches = BucketedBatches(prepared, indices, batch_size=config.batch_size, seed=config.seed, properties=names)
-    trainer = _trainer(config, choose_device("auto"), out)
+    how: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
+    batches = BucketedBatches(prepared, indices, properties=predictor.properties.names, **how)
+    trainer = _trainer(config, out)
     trainer.fit(module, StepBatches(batches))
     keep(module.averaged, trainer.global_step, None)
     stored = load_predictor(out)  # its weights have been rounded
@@ -179,25 +162,26 @@ def _fresh(prepared: MoleculeDataset, indices: np.ndarray, config: PredictorConf
     if not names:
         raise MoldiffError(f"predictor: {prepared.name} has no properties to be learnt, expected at least one")
     properties = learnt_properties(prepared, names, indices)
+    sizes = _SIZES | {"num_layers": config.layers, "hidden_dim": config.hidden}
     with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
         torch.manual_seed(config.seed)
-        network = PropertyNetwork(
-            num_atom_classes=prepared.vocabulary.num_atom_classes, num_properties=len(names), **config.sizes
-        )
+        classes = prepared.vocabulary.num_atom_classes
+        network = PropertyNetwork(num_atom_classes=classes, num_properties=len(names), **sizes)
     network.fit_counts(*counted(prepared, properties, indices, class_counts))
-    return PropertyPredictor(
-        network, prepared.vocabulary, prepared.statistics, properties, config.sizes, training={}, errors={}
-    )
+    return PropertyPredictor(network, prepared.vocabulary, prepared.statistics, properties, sizes, {}, {})
 
 
-def _trainer(config: PredictorConfig, device: torch.device, out: Path) -> lightning.Trainer:
+def _trainer(config: PredictorConfig, out: Path) -> lightning.Trainer:
+    device = choose_device("auto")
     precision: Any = config.precision or ("bf16-mixed" if has_fast_bfloat16(device) else "32-true")
+    minutes = config.minutes or (None if config.steps else 30.0)
+    limit = [] if minutes is None else [Timer({"seconds": round(60 * minutes)}, interval="step", verbose=False)]
     return lightning.Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=1,
         precision=precision,
         max_steps=config.steps or -1,
-        callbacks=[Timer(config.time_limit, interval="step", verbose=False)] if config.time_limit else [],
+        callbacks=[*limit],
         logger=False,
         default_root_dir=out,
         **STEP_BY_STEP,

@@ -56,21 +56,18 @@ def train(config: Mapping[str, Any]) -> Path:
             check_options(state, config, facts["data"])
         indices = half_of(prepared.split("train"), config.get("half"))
         model = _fresh_model(config, prepared, indices)
-        history: list[Any] = []
+        history: Sequence[Any] = ()
         if config["init"] is not None and state is None:
             start = load_pretrained(config["init"], to_sample=False)
             _say(load_matching_weights(model, start, config["denoiser"]))
-            history = list(start.config.get("history", []))
-        # What a network knows beforehand of properties, if it has such a thing.
-        fit = getattr(model.denoiser, "fit_counts", None)
+            history = start.config.get("history", ())
+        fit = getattr(model.denoiser, "fit_counts", None)  # what a network may know beforehand of properties
         if fit is not None and model.properties:
             fit(*counted(prepared, model.properties, indices, bond_counts))
         if (count := len(prepared.split("train"))) < _FEW:
-            _say(
-                f"moldiff: warning: only {count} molecule{'s' if count != 1 else ''} to train on: the model may learn "
-                "them by heart; then uniqueness and novelty mean little",
-                sys.stderr,
-            )
+            few = f"only {count} molecule{'s' if count != 1 else ''} to train on"
+            why = "the model may learn them by heart; then uniqueness and novelty mean little"
+            _say(f"moldiff: warning: {few}: {why}", sys.stderr)
         described = {key: config[key] for key in ("denoiser", "process")} | {"training": dict(config)}
         export = ModelExport(out, described, history=history, novelty=prepared.path / NOVELTY_FILE)
         every, minutes = options["validate_every"], options.get("save_minutes", 10.0)
@@ -93,7 +90,7 @@ def _say(line: str, file: TextIO | None = None) -> None:
 
 
 def _fresh_model(config: Mapping[str, Any], prepared: MoleculeDataset, indices: np.ndarray) -> MoleculeDiffusion:
-    """With first weights, and the scales of the properties that it is told in the molecules it is trained on."""
+    """With first weights, and the scales of its properties in the molecules it is trained on."""
     properties = Properties()
     if config.get("condition"):
         chosen = instantiate(config["condition"], None).chosen(prepared.learnable, prepared.name)
@@ -171,12 +168,8 @@ def _trainer(
 def load_matching_weights(model: MoleculeDiffusion, start: PretrainedModel, denoiser_config: Mapping[str, Any]) -> str:
     """Give a fresh model the weights of a trained one; one line says which classes are known, new and left behind.
 
-    What belongs to an atom class, a row of the embedding or of a read-out, follows the class and not its index; new
-    ones keep their fresh rows. What belongs to a property follows its name; what is new starts at zero, so that the
-    first step continues from the function that the weights are.
-
-    Raises:
-        MoldiffError: when the networks differ in more than the atom classes.
+    What belongs to an atom class follows the class and not its index, new ones keep their fresh rows; what belongs to a
+    property follows its name, new ones start at zero, as the same function. MoldiffError where networks differ in more.
     """
     theirs, ours = start.model.vocabulary, model.vocabulary
     axes: Mapping[str, int] = getattr(model.denoiser, "class_axes", {})
@@ -217,13 +210,12 @@ def _for_properties(
 
 def _odd_one(fresh: Mapping[str, Tensor], trained: Mapping[str, Tensor], axes: Mapping[str, int]) -> str | None:
     """Name of the first weight that only one of the networks has, or that has another shape but for atom classes."""
-
-    def shape(name: str, value: Tensor) -> list[int]:
-        return [size for axis, size in enumerate(value.shape) if axis != axes.get(name)]
-
-    surplus = sorted(fresh.keys() ^ trained.keys())
-    others = (name for name, value in fresh.items() if shape(name, value) != shape(name, trained[name]))
-    return surplus[0] if surplus else next(others, None)
+    ours, theirs = (
+        {name: [size for axis, size in enumerate(value.shape) if axis != axes.get(name)] for name, value in one.items()}
+        for one in (fresh, trained)
+    )
+    names = sorted(ours.keys() ^ theirs.keys()) or ours
+    return next((name for name in names if ours.get(name) != theirs.get(name)), None)
 
 
 def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> str:
@@ -237,9 +229,9 @@ def _difference(start: PretrainedModel, ours: Mapping[str, Any], odd: str) -> st
 
 def _with_rows(fresh: Tensor, trained: Tensor, axis: int, ours: Vocabulary, theirs: Vocabulary) -> Tensor:
     """The fresh weights with those of the shared classes put in; the mask comes last, but not in read-outs."""
-    places = {atom_class: index for index, atom_class in enumerate((*theirs.atom_classes, "mask"))}
-    shared = ((new, places[c]) for new, c in enumerate((*ours.atom_classes, "mask")) if c in places)
-    pairs = [(new, old) for new, old in shared if new < fresh.shape[axis] and old < trained.shape[axis]]
+    ends = (ours, fresh), (theirs, trained)
+    wanted, known = ((*vocabulary.atom_classes, "mask")[: weights.shape[axis]] for vocabulary, weights in ends)
+    pairs = [(new, known.index(atom_class)) for new, atom_class in enumerate(wanted) if atom_class in known]
     if not pairs:
         return fresh
     new, old = torch.tensor(pairs, device=fresh.device).T
@@ -247,21 +239,18 @@ def _with_rows(fresh: Tensor, trained: Tensor, axis: int, ours: Vocabulary, thei
 
 
 def _summary(name: str, ours: Vocabulary, theirs: Vocabulary, properties: Names, before: Names) -> str:
-    new, dropped = _differences(ours.atom_classes, theirs.atom_classes)
-    unknown, gone = _differences(properties, before)
-    known = ours.num_atom_classes - len(new)
+    def only(ones: Sequence[Any], others: Sequence[Any]) -> list[str]:
+        return [str(one) for one in ones if one not in others]
+
     notes = {
-        "new, with fresh weights": new,
-        "not in the data, dropped": dropped,
-        "properties, with fresh weights": unknown,
-        "properties dropped": gone,
+        "new, with fresh weights": only(ours.atom_classes, theirs.atom_classes),
+        "not in the data, dropped": only(theirs.atom_classes, ours.atom_classes),
+        "properties, with fresh weights": only(properties, before),
+        "properties dropped": only(before, properties),
     }
+    known = ours.num_atom_classes - len(notes["new, with fresh weights"])
     line = f"init: {name} knows {known} of the {ours.num_atom_classes} atom classes of the data"
     return line + "".join(f"; {note}: {' '.join(names)}" for note, names in notes.items() if names)
-
-
-def _differences(ones: Sequence[Any], others: Sequence[Any]) -> tuple[list[str], list[str]]:
-    return [str(one) for one in ones if one not in others], [str(one) for one in others if one not in ones]
 
 
 if __name__ == "__main__":  # python -m moldiff.training.train CONFIG.json, for machines without Hydra

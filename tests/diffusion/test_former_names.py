@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.pretrained import (
     CONFIG_FILE,
-    FORMER,
     WEIGHTS_FILE,
     available_models,
     find_model,
@@ -26,7 +25,44 @@ from moldiff.diffusion.pretrained import (
 from moldiff.errors import MoldiffError
 from moldiff.training.checkpoint import check_options, load_state, save_state
 
-BEFORE = {now: then for then, now in FORMER.items()}
+PRESENT = {
+    "moldiff.condition.PropertyDropout": "moldiff.diffusion.conditioning.PropertyDropout",
+    "moldiff.data.drugs.Drugs": "moldiff.data.sources.drugs.Drugs",
+    "moldiff.data.files.Files": "moldiff.data.sources.files.Files",
+    "moldiff.data.qm9.QM9": "moldiff.data.sources.qm9.QM9",
+    "moldiff.likeness.Likeness": "moldiff.sampling.config.Likeness",
+    "moldiff.logs.MetricsTable": "moldiff.training.loggers.MetricsTable",
+    "moldiff.logs.tensorboard": "moldiff.training.loggers.tensorboard",
+    "moldiff.metrics.contacts.Contacts": "moldiff.evaluation.metrics.contacts.Contacts",
+    "moldiff.metrics.distribution.Distribution": "moldiff.evaluation.metrics.distributions.Distribution",
+    "moldiff.metrics.diversity.Diversity": "moldiff.evaluation.metrics.diversity.Diversity",
+    "moldiff.metrics.druglike.DrugLikeness": "moldiff.evaluation.metrics.druglike.DrugLikeness",
+    "moldiff.metrics.forcefield.ForceFieldRelaxation": "moldiff.evaluation.metrics.relaxation.ForceFieldRelaxation",
+    "moldiff.metrics.frechet.FrechetDistance": "moldiff.evaluation.metrics.fcd.FrechetDistance",
+    "moldiff.metrics.neighbours.NearestNeighbours": "moldiff.evaluation.metrics.diversity.NearestNeighbours",
+    "moldiff.metrics.perception.Perception": "moldiff.evaluation.metrics.perception.Perception",
+    "moldiff.metrics.posebusters.PoseBustersChecks": "moldiff.evaluation.metrics.posebusters.PoseBustersChecks",
+    "moldiff.metrics.relaxation.Relaxation": "moldiff.evaluation.metrics.relaxation.Relaxation",
+    "moldiff.nn.denoiser.PairTransformer": "moldiff.diffusion.nn.pair_transformer.PairTransformer",
+    "moldiff.optimizer.MuonAdamW": "moldiff.training.optim.MuonAdamW",
+    "moldiff.process.categorical.CategoricalProcess": "moldiff.diffusion.process.categorical.CategoricalProcess",
+    "moldiff.process.categorical.absorbing_prior": "moldiff.diffusion.process.categorical.absorbing_prior",
+    "moldiff.process.categorical.marginal_prior": "moldiff.diffusion.process.categorical.marginal_prior",
+    "moldiff.process.categorical.uniform_prior": "moldiff.diffusion.process.categorical.uniform_prior",
+    "moldiff.process.gaussian.GaussianProcess": "moldiff.diffusion.process.gaussian.GaussianProcess",
+    "moldiff.process.joint.JointProcessConfig": "moldiff.diffusion.process.joint.JointProcessConfig",
+    "moldiff.process.local.Distances": "moldiff.diffusion.process.geometry_loss.Distances",
+    "moldiff.process.local.LocalFrames": "moldiff.diffusion.process.geometry_loss.LocalFrames",
+    "moldiff.process.mixture.TaskMixture": "moldiff.diffusion.process.task_mixture.TaskMixture",
+    "moldiff.process.schedule.CosineSchedule": "moldiff.diffusion.process.schedule.CosineSchedule",
+    "moldiff.process.schedule.LinearSchedule": "moldiff.diffusion.process.schedule.LinearSchedule",
+    "moldiff.process.time.PowerTimes": "moldiff.diffusion.process.schedule.PowerTimes",
+    "moldiff.process.time.power_grid": "moldiff.diffusion.process.schedule.power_grid",
+    "moldiff.sampler.PowerSampler": "moldiff.diffusion.sampler.PowerSampler",
+    "moldiff.schedule.TrapezoidSchedule": "moldiff.training.optim.TrapezoidSchedule",
+    "moldiff.scoring.sample_quality": "moldiff.training.quality.sample_quality",
+}
+BEFORE = {now: then for then, now in PRESENT.items()}
 
 
 def with_former_names(config: Any) -> Any:
@@ -38,9 +74,9 @@ def with_former_names(config: Any) -> Any:
     return [with_former_names(item) for item in config] if isinstance(config, list) else config
 
 
-@pytest.mark.parametrize("name", FORMER)
+@pytest.mark.parametrize("name", PRESENT)
 def test_every_former_name_is_found(name: str) -> None:
-    module, _, symbol = FORMER[name].rpartition(".")
+    module, _, symbol = PRESENT[name].rpartition(".")
     found = getattr(import_module(module), symbol)
     assert found.__module__ == module
     config = {"of": [{"_target_": name, "_partial_": True}]}

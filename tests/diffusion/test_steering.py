@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.guidance import GuidedDiffusion, PropertyFeedback
+from moldiff.diffusion.guidance import GuidedDiffusion, PropertyFeedback, SteeredProcess
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts, num_bond_counts
 from moldiff.diffusion.noise import BatchNoise, PerMoleculeNoise, molecule_generator
@@ -53,13 +53,13 @@ def test_the_network_is_told_more_of_what_is_lacking() -> None:
     asked = torch.stack([found + torch.tensor([0.5, 9.0, -0.1]), found - 0.4], dim=1)
     asked[0, 1] = math.nan
     steering = PropertyFeedback(contributions, asked, torch.tensor([True, True, False]), 0.5)
-    torch.testing.assert_close(steering.told(batch).condition, asked, equal_nan=True)
-    steering.hear(prediction, batch)
+    torch.testing.assert_close(steering.condition, asked, equal_nan=True)
+    steering.update(prediction, batch)
     more = torch.tensor([[0.25, math.nan], [2.0, -0.05], [0.0, 0.0]])  # 2 is the farthest; nothing of the third is free
-    torch.testing.assert_close(steering.told(batch).condition, asked + more, equal_nan=True)
-    steering.hear(prediction, batch)
+    torch.testing.assert_close(steering.condition, asked + more, equal_nan=True)
+    steering.update(prediction, batch)
     more = torch.tensor([[0.5, math.nan], [2.0, -0.1], [0.0, 0.0]])
-    torch.testing.assert_close(steering.told(batch).condition, asked + more, equal_nan=True)
+    torch.testing.assert_close(steering.condition, asked + more, equal_nan=True)
 
 
 def test_what_is_lacking_is_exact_where_the_network_is_not() -> None:
@@ -80,7 +80,9 @@ def test_the_nearest_draw_is_taken() -> None:
     def off(found: MolBatch) -> Tensor:
         return ((HYDROGENS[found.atom_type] * found.node_mask).sum(1) - asked[:, 0]).abs()
 
-    chosen = steering.process(process).step(batch, prediction, t, s, BatchNoise(torch.Generator().manual_seed(3)))
+    chosen = SteeredProcess(**vars(process), steering=steering).step(
+        batch, prediction, t, s, BatchNoise(torch.Generator().manual_seed(3))
+    )
     draws = BatchNoise(torch.Generator().manual_seed(3))
     every = torch.stack([off(process.step(batch, prediction, t, s, draws)) for _ in range(8)])
     assert torch.equal(off(chosen), every.amin(0))
@@ -96,7 +98,9 @@ def test_what_is_known_stays_and_counts() -> None:
     lower = NoiseLevel(*(0.8 * field for field in vars(level).values()))
     steering = PropertyFeedback(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
     draws = BatchNoise(torch.Generator().manual_seed(0))
-    found = steering.process(process).step(batch, random_prediction(batch), level, lower, draws)
+    found = SteeredProcess(**vars(process), steering=steering).step(
+        batch, random_prediction(batch), level, lower, draws
+    )
     assert torch.equal(found.atom_type[0, :3], batch.atom_type[0, :3])
 
 
@@ -113,8 +117,8 @@ def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding()
         noisy = model.to_model_units(stacked.clean)
         steering = PropertyFeedback.of(model, noisy, stacked.level)
         assert steering is not None
-        steering.hear(random_prediction(noisy), noisy)
-        told.append(steering.told(noisy).condition)
+        steering.update(random_prediction(noisy), noisy)
+        told.append(steering.condition)
         assert torch.equal(told[-1][0], noisy.condition[0])  # type: ignore[index]
     assert not torch.equal(told[1][1], noisy.condition[1])  # type: ignore[index]
 

@@ -17,8 +17,9 @@ from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import Properties, half_of
-from moldiff.diffusion.pretrained import build_model, load_pretrained, model_lines, save_pretrained
+from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.diffusion.sampler import PartialState
+from moldiff.diffusion.shipped import model_lines
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import stack_starts
@@ -201,8 +202,8 @@ def test_a_model_without_properties_refuses(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_list_of_models_says_what_they_are_drawn_towards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moldiff.diffusion.pretrained.available_models", lambda: ["told"])
-    monkeypatch.setattr("moldiff.diffusion.pretrained.find_model", lambda name: folder)
+    monkeypatch.setattr("moldiff.diffusion.shipped.available_models", lambda: [folder.name])
+    monkeypatch.setattr("moldiff.diffusion.shipped.shipped_folder", lambda: folder.parent)
     (line,) = model_lines()
     assert "heavy atoms of C N O F; towards gap mu; " in line
     assert line.endswith("no card")

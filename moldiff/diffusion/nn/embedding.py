@@ -158,12 +158,11 @@ class StateEmbedding(nn.Module):
 
 
 class PropertyEmbedding(nn.Module):
-    """What the network is told of a molecule's properties, as features of its atoms.
+    """Properties of a molecule, as features of its atoms.
 
-    Every property that is given enters as its value, and as what the previous estimate still lacks of it: the value
-    less the `Contributions` of the atoms and bonds that the estimate expects (see `fit_counts`). Each comes with sines
-    and cosines, whose frequencies double from 1/2 on (per standard deviation; from 2 on for what is lacking), and with
-    a one that says that it is there; what is not given enters as zeros. The last layer starts at zero, so that a
+    Each that is given enters as its value, and as what the previous estimate still lacks of it by its `Contributions`
+    (see `fit_counts`), both with sines and cosines, whose frequencies double from 1/2 on (per standard deviation; from
+    2 on for what is lacking), and with a one that says that it is there. The last layer starts at zero, so that a
     network without properties and the same one with a fresh embedding are the same function.
     """
 

@@ -154,7 +154,10 @@ class PairTransformerBlock(nn.Module):
 
 
 class PairNetwork(nn.Module):
-    """An embedding of molecules and the blocks behind it, which networks have in common."""
+    """An embedding of molecules and the blocks behind it, which networks have in common.
+
+    MoldiffError when the heads do not divide the dimensions.
+    """
 
     block: ClassVar[Callable[..., nn.Module]] = PairTransformerBlock
 
@@ -162,14 +165,17 @@ class PairNetwork(nn.Module):
         self,
         *,
         num_atom_classes: int,  # K
-        hidden_dim: int,  # scalar features of an atom, D
-        pair_dim: int,  # features of a pair, P
-        steerable_dim: int,  # channels C of the vectors and tensors of an atom
-        num_layers: int,  # blocks
-        num_heads: int,  # of the attention; divides D and C
-        num_probes: int,  # steerable channels that enter the pair update
+        hidden_dim: int = 192,  # scalar features of an atom, D
+        pair_dim: int = 48,  # features of a pair, P
+        steerable_dim: int = 32,  # channels C of the vectors and tensors of an atom
+        num_layers: int = 6,  # blocks
+        num_heads: int = 8,  # of the attention; divides D and C
+        num_probes: int = 8,  # steerable channels that enter the pair update
         hydrogen_level: bool,  # whether hydrogen offsets have a noise level of their own
     ) -> None:
+        for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
+            if value % num_heads:
+                raise MoldiffError(f"denoiser.{name}: got {value}, expected a multiple of num_heads = {num_heads}")
         super().__init__()
         self.layout = SteerableLayout(steerable_dim)
         sizes: dict[str, Any] = {"hidden_dim": hidden_dim, "pair_dim": pair_dim, "layout": self.layout}
@@ -181,10 +187,7 @@ class PairNetwork(nn.Module):
 class PairTransformer(PairNetwork):
     """E(3)-equivariant denoiser over all pairs of heavy atoms.
 
-    It is a `PairNetwork` that may be told `num_properties` of a molecule; 0 = it takes none.
-
-    Raises:
-        MoldiffError: when the heads do not divide the dimensions.
+    It is a `PairNetwork`, with its `sizes`, that may be conditioned on `num_properties` of a molecule; 0 = on none.
     """
 
     class_axes: ClassVar[Mapping[str, int]] = {
@@ -201,36 +204,14 @@ class PairTransformer(PairNetwork):
     zero_weights: ClassVar[frozenset[str]] = frozenset({"embedding.hydrogen_level.weight"})
     """Weights that start at zero, so that a network without them is the same function."""
 
-    def __init__(
-        self,
-        *,
-        num_atom_classes: int,
-        hidden_dim: int = 192,
-        pair_dim: int = 48,
-        steerable_dim: int = 32,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        num_probes: int = 8,
-        num_properties: int = 0,
-    ) -> None:
-        for name, value in (("hidden_dim", hidden_dim), ("steerable_dim", steerable_dim)):
-            if value % num_heads:
-                raise MoldiffError(f"denoiser.{name}: got {value}, expected a multiple of num_heads = {num_heads}")
-        super().__init__(
-            num_atom_classes=num_atom_classes,
-            hidden_dim=hidden_dim,
-            pair_dim=pair_dim,
-            steerable_dim=steerable_dim,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            num_probes=num_probes,
-            hydrogen_level=True,
-        )
+    def __init__(self, *, num_atom_classes: int, num_properties: int = 0, **sizes: int) -> None:
+        super().__init__(num_atom_classes=num_atom_classes, hydrogen_level=True, **sizes)
+        hidden_dim, pair_dim = self.embedding.atom.embedding_dim, self.embedding.bond.embedding_dim
         self.atom_type = nn.Sequential(nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, num_atom_classes))
         self.bond = nn.Sequential(
             nn.LayerNorm(pair_dim), nn.Linear(pair_dim, pair_dim), nn.SiLU(), nn.Linear(pair_dim, NUM_BOND_CLASSES)
         )
-        self.hydrogen = ChannelMix(steerable_dim, MAX_HYDROGENS)
+        self.hydrogen = ChannelMix(self.layout.num_channels, MAX_HYDROGENS)
         self.condition = None
         if num_properties:
             self.condition = PropertyEmbedding(
@@ -269,11 +250,11 @@ class PairTransformer(PairNetwork):
         )
 
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
-        """Fit what the network is told of properties to training molecules, see `PropertyEmbedding.fit_counts`."""
+        """Fit the contributions to properties to training molecules, see `PropertyEmbedding.fit_counts`."""
         if self.condition is not None:
             self.condition.fit_counts(counts, targets)
 
     @property
     def contributions(self) -> Contributions | None:
-        """Of atoms and bonds to the properties; None = it is told none."""
+        """Of atoms and bonds to the properties; None = it takes none."""
         return None if self.condition is None else self.condition.contributions

@@ -38,8 +38,7 @@ class CategoricalProcess:
     """Each entry keeps its class with probability alpha(t), independent of all others.
 
     A step redraws a share (alpha_s - alpha_t) / (1 - alpha_t) of the entries, times 1 + η alpha_t with the `corrector`
-    η. At 0 it has exactly the law of the process (Gat et al. 2024, arXiv:2407.15595, eq. 14). The share `refresh` that
-    it noises anew keeps the law of every single entry, and the network sees it once more.
+    η, 0 = the law of the process (Gat et al. 2024, arXiv:2407.15595, eq. 14). It noises the share `refresh` anew.
     """
 
     prior: Tensor  # probabilities [K + 1] of the K classes and, last, the mask
@@ -62,16 +61,14 @@ class CategoricalProcess:
     def step(self, noisy: Tensor, logits: Tensor, t: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
         """Noisy classes [...] from level t [...] to s <= t: a share is redrawn from the estimate (logits [..., K]).
 
-        Entries with t = 0 are known and stay. Of uniform numbers [..., 2] the first decides whether, the second what is
-        redrawn.
+        Of uniform numbers [..., 2] the first decides whether, the second what is redrawn.
         """
         return torch.where(self.redrawn(t, s, uniform[..., 0]), draw(logits.softmax(-1), uniform[..., 1]), noisy)
 
     def refreshed(self, noisy: Tensor, logits: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
         """Noisy classes [...] at level s [...] with a share drawn anew from q(x_s | x_0), x_0 as predicted (logits).
 
-        Entries with s = 0 stay. Of uniform numbers [..., 2] the first decides whether and from what, the second what is
-        drawn.
+        Of uniform numbers [..., 2] the first decides whether and from what, the second what. With s = 0 all stay.
         """
         chosen = (uniform[..., 0] < self.refresh) & (s > 0)
         clean = uniform[..., 0] < self.refresh * self.schedule.alpha(s)
@@ -92,10 +89,9 @@ class CategoricalProcess:
     def posterior(self, noisy: Tensor, clean_probabilities: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """p(x_s | x_t) [..., K + 1] when x_0 has the given probabilities [..., K] (Austin et al. 2021, eq. 3)."""
         prior = self.prior.to(clean_probabilities)
-        size = prior.shape[0]
         alpha_t, alpha_s = self.schedule.alpha(t)[..., None], self.schedule.alpha(s)[..., None]
         keep = alpha_t / alpha_s.clamp(min=1e-12)
-        current = torch.nn.functional.one_hot(noisy, size).to(prior)
+        current = torch.nn.functional.one_hot(noisy, len(prior)).to(prior)
         likelihood = keep * current + (1 - keep) * prior[noisy][..., None]  # q(x_t | x_s), over x_s
         evidence = alpha_t * current + (1 - alpha_t) * prior[noisy][..., None]  # q(x_t | x_0), over x_0
         clean = torch.nn.functional.pad(clean_probabilities, (0, 1))

@@ -20,8 +20,7 @@ class GaussianProcess:
     """Isotropic Gaussian noise on vectors; equivariant, since noise and data turn together.
 
     `churn` is the rate at which steps draw noise anew: 0 = none (DDIM, Song et al. 2020, arXiv:2010.02502, eq. 12), 1 =
-    as much as ancestral sampling, which follows the reverse SDE. The law of x_s is the same at every value. Below the
-    level where the loss weight alpha / sigma reaches `max_weight` the network learns little.
+    as the reverse SDE. Below the level where the loss weight alpha / sigma reaches `max_weight` it learns little.
     """
 
     schedule: Schedule = field(default_factory=LinearSchedule)
@@ -48,10 +47,8 @@ class GaussianProcess:
     def step(self, noisy: Tensor, clean: Tensor, t: Tensor, s: Tensor, noise: Tensor | None) -> Tensor:
         """From level t [B, N] to s <= t given the clean estimate; `noise` is needed only where churn > 0.
 
-        x_s = alpha_s x̂_0 + sigma_s (k ε̂ + sqrt(1 - k²) z) keeps the share k = exp(-churn h) of the noise, h the step
-        in log(alpha / sigma). With a clean estimate of second order (`moldiff.diffusion.sampler.extrapolate`) it is of
-        second order in the drift: SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, section 5.3). Atoms with t =
-        0 are known and stay as they are.
+        Section 5 of docs/method.md; SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, section 5.3) where the
+        estimate is of second order (`moldiff.diffusion.sampler.extrapolate`). Atoms with t = 0 are known and stay.
         """
         estimate = self.noise_from_clean(noisy, clean, t)
         if self.churn and noise is not None:

@@ -1,7 +1,6 @@
 """Losses of the geometry around each atom, which say more of bond lengths and angles than coordinates alone do.
 
-Pairs of atoms count that are bonded or have a bonded neighbour in common, and each atom with its own hydrogens. No
-motion of the estimate changes such a loss, nor does a reflection of both estimate and molecule.
+Pairs of atoms count that are bonded or have a bonded neighbour in common, and each atom with its own hydrogens.
 """
 
 from __future__ import annotations

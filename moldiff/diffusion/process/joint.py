@@ -18,13 +18,10 @@ from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
 @dataclass(frozen=True, eq=False)
 class JointProcess:
-    """Coordinates, hydrogen offsets, atom classes and bonds noised together, each by its own process.
+    """Coordinates, hydrogen offsets, atom classes and bonds noised together, each by its own process: docs/method.md.
 
     Every atom (and pair) has its own noise level per field, so known parts simply have level 0. A molecule without
     known atoms lives in the subspace of zero mean; with known atoms, their mean is the origin.
-
-    How many hydrogens an atom has is part of its class; where they are is drawn once the class is known. So an offset
-    is never a choice between a hydrogen and none, which a step between the two could lose.
     """
 
     pos: GaussianProcess
@@ -46,58 +43,56 @@ class JointProcess:
         bond = self.bond.draw_prior(pairs[..., 1]) * pair_mask(node_mask)
         return MolBatch(pos, hydrogen, atom_type, bond, node_mask), atoms[..., 0], pairs[..., 0]
 
-    def start(self, clean: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
+    def start(self, clean: MolBatch, level: NoiseLevel, draws: NoiseSource) -> MolBatch:
         """Clean molecules noised to the given levels, for sampling from there; at level 1 everywhere the prior."""
-        known = (noise_level.pos == 0) & clean.node_mask
+        known = (level.pos == 0) & clean.node_mask
         noise, atoms, pairs = self._noise(clean.node_mask, draws, known)
-        return self._mix(clean, noise, noise_level, atoms, pairs)
+        return self._mix(clean, noise, level, atoms, pairs)
 
-    def corrupt(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, draws: NoiseSource) -> MolBatch:
+    def corrupt(self, clean: MolBatch, noise: MolBatch, level: NoiseLevel, draws: NoiseSource) -> MolBatch:
         """Clean molecules mixed with prior noise at the given levels."""
         atoms, pairs = draws.uniform(clean.node_mask)
-        return self._mix(clean, noise, noise_level, atoms[..., 0], pairs[..., 0])
+        return self._mix(clean, noise, level, atoms[..., 0], pairs[..., 0])
 
-    def _mix(self, clean: MolBatch, noise: MolBatch, noise_level: NoiseLevel, atoms: Tensor, pairs: Tensor) -> MolBatch:
+    def _mix(self, clean: MolBatch, noise: MolBatch, level: NoiseLevel, atoms: Tensor, pairs: Tensor) -> MolBatch:
         return clean.replace(
-            pos=self.pos.corrupt(clean.pos, noise.pos, noise_level.pos),
-            hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, noise_level.hydrogen),
-            atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, noise_level.atom, atoms),
-            bond=self.bond.corrupt(clean.bond, noise.bond, noise_level.bond, pairs),
+            pos=self.pos.corrupt(clean.pos, noise.pos, level.pos),
+            hydrogen=self.hydrogen.corrupt(clean.hydrogen, noise.hydrogen, level.hydrogen),
+            atom_type=self.atom_type.corrupt(clean.atom_type, noise.atom_type, level.atom, atoms),
+            bond=self.bond.corrupt(clean.bond, noise.bond, level.bond, pairs),
         )
 
-    def loss(self, prediction: Prediction, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+    def loss(self, prediction: Prediction, clean: MolBatch, level: NoiseLevel) -> dict[str, Tensor]:
         """The loss of each field, a scalar each; known entries don't count."""
-        counted = self._counted(clean, noise_level)
+        counted = self._counted(clean, level)
         losses = {
-            "pos": self.pos.loss(prediction.pos, clean.pos, noise_level.pos, counted["pos"]),
-            "hydrogen": self.hydrogen.loss(
-                prediction.hydrogen, clean.hydrogen, noise_level.hydrogen, counted["hydrogen"]
-            ),
+            "pos": self.pos.loss(prediction.pos, clean.pos, level.pos, counted["pos"]),
+            "hydrogen": self.hydrogen.loss(prediction.hydrogen, clean.hydrogen, level.hydrogen, counted["hydrogen"]),
             "atom_type": self.atom_type.loss(prediction.atom_type, clean.atom_type, counted["atom_type"]),
             "bond": self.bond.loss(prediction.bond, clean.bond, counted["bond"]),
         }
         if self.geometry is not None:  # weighted as the coordinates of the noisier atom
             with torch.autocast(clean.pos.device.type, enabled=False):
-                errors = self.geometry.errors(prediction, clean) * self.pos.weight(_noisier(noise_level.pos))
+                errors = self.geometry.errors(prediction, clean) * self.pos.weight(_noisier(level.pos))
             losses["geometry"] = (errors * counted["geometry"]).sum() / counted["geometry"].sum().clamp(min=1)
         return losses
 
-    def counts(self, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+    def counts(self, clean: MolBatch, level: NoiseLevel) -> dict[str, Tensor]:
         """Over how many entries `loss` averages each field; weighted by them, losses of parts of a batch add up."""
-        return {name: entries.sum() for name, entries in self._counted(clean, noise_level).items()}
+        return {name: entries.sum() for name, entries in self._counted(clean, level).items()}
 
-    def _counted(self, clean: MolBatch, noise_level: NoiseLevel) -> dict[str, Tensor]:
+    def _counted(self, clean: MolBatch, level: NoiseLevel) -> dict[str, Tensor]:
         """True for the entries of each field that carry noise and are learnt; hydrogens on atoms of known class."""
-        atoms, bonds = noise_level.free_classes(clean.node_mask)
-        hydrogens = clean.node_mask & (noise_level.atom == 0) & (noise_level.hydrogen > 0)
+        atoms, bonds = level.free_classes(clean.node_mask)
+        hydrogens = clean.node_mask & (level.atom == 0) & (level.hydrogen > 0)
         counted = {
-            "pos": clean.node_mask & (noise_level.pos > 0),
+            "pos": clean.node_mask & (level.pos > 0),
             "hydrogen": filled_slots(clean) & hydrogens[..., None],
             "atom_type": atoms,
             "bond": bonds,
         }
         if self.geometry is not None:
-            counted["geometry"] = self.geometry.pairs(clean) & (_noisier(noise_level.pos) > 0)
+            counted["geometry"] = self.geometry.pairs(clean) & (_noisier(level.pos) > 0)
         return counted
 
     def step(
@@ -160,8 +155,8 @@ def filled_slots(clean: MolBatch) -> Tensor:
 def ordered_slots(clean: MolBatch, known: Tensor, draws: NoiseSource) -> MolBatch:
     """The hydrogens (Å) of every atom in its first slots, those nearest the middle of the heavy atoms first.
 
-    The order means nothing. But were it at random, each slot would be a choice among all hydrogens of its atom until
-    late, which takes many steps to make. Hydrogens of `known` atoms [B, N] come in any order, and so in a random one.
+    At random, each slot would long be a choice among all hydrogens of its atom, which takes many steps to make. Those
+    of `known` atoms [B, N] come in any order, and so in a random one.
     """
     middle = masked_mean(clean.pos, clean.node_mask)[:, :, None]
     away = (clean.pos[:, :, None] + clean.hydrogen - middle).square().sum(-1)

@@ -21,18 +21,16 @@ _HIDDEN = 0.1  # share of the molecules of the task `settle` of which nothing is
 class TaskMixture:
     """Draws for every molecule of a batch which of its atoms and fields carry noise, by the shares of tasks.
 
-    In a `part` some atoms, their bonds and coordinates are known: half of the time the surroundings of an atom, a
-    quarter all but such surroundings, a quarter scattered atoms. To `settle` is how every molecule ends: coordinates at
-    low levels and hydrogens at any; some atoms of a third of these molecules are known.
+    To `settle` is how every molecule ends; some atoms of a third of these molecules are known.
     """
 
     whole: float = 1.0  # the same noise level everywhere
-    part: float = 0.0  # some atoms known
+    part: float = 0.0  # some atoms known: half of the time what is around one, a quarter all but that, or any
     fields: float = 0.0  # an independent noise level for coordinates, atom classes and bonds
     graph: float = 0.0  # known atom classes and bonds, free coordinates (conformers); hydrogens have their level
     geometry: float = 0.0  # known coordinates and free bonds, the atom classes free in half of them
     composition: float = 0.0  # known atom classes, the rest free
-    settle: float = 0.0  # known atom classes and bonds, the rest nearly
+    settle: float = 0.0  # known atom classes and bonds, coordinates at low levels, hydrogens at any
 
     def __post_init__(self) -> None:
         shares = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -74,8 +72,7 @@ class TaskMixture:
 
 def known_part(batch: MolBatch, generator: torch.Generator) -> Tensor:
     """Atoms [B, N] to be taken as known: some, but not all, of every molecule of at least two atoms."""
-    mask, device = batch.node_mask, batch.node_mask.device
-    count = batch.num_molecules
+    mask, count, device = batch.node_mask, batch.num_molecules, batch.node_mask.device
     noise = torch.rand(mask.shape, generator=generator, device=device)
     size = mask.sum(1)
     low, high = _KNOWN_SHARE
@@ -91,10 +88,9 @@ def known_part(batch: MolBatch, generator: torch.Generator) -> Tensor:
 
 def hops(bond: Tensor, root: Tensor) -> Tensor:
     """Bonds [B, N] on the shortest way from atom `root` [B], by bond orders [B, N, N]; N where there is none."""
-    count, size = bond.shape[:2]
+    size = bond.shape[1]
     adjacency = (bond > 0).float()
-    reached = torch.zeros(count, size, device=bond.device)
-    reached[torch.arange(count, device=bond.device), root] = 1
+    reached = torch.nn.functional.one_hot(root, size).float()
     distance = torch.where(reached > 0, 0, size)
     for step in range(1, size):
         wider = ((adjacency @ reached[..., None]).squeeze(-1) + reached > 0).float()
