@@ -54,9 +54,9 @@ class Failure:
     reason: str
 
 
-def was_interrupted(outcomes: Sequence[Any]) -> bool:
-    """Whether Ctrl-C left items of `run_limited` unfinished."""
-    return any(isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED for outcome in outcomes)
+def was_interrupted(outcome: Any) -> bool:
+    """Whether Ctrl-C left an item of `run_limited` unfinished."""
+    return isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED
 
 
 class Limits(NamedTuple):

@@ -66,8 +66,8 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
             if metric.name in chosen:
                 raise MoldiffError(f"metrics: got {metric.name} twice")
             try:
-                if metric.package is not None:
-                    require(metric.package)
+                if package := getattr(metric, "package", None):
+                    require(package)
                 chosen[metric.name] = metric
             except MoldiffError as error:
                 if names is None and not getattr(metric, "skip_if_missing", False):
