@@ -157,8 +157,7 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
 def _options(
     source: Source, reference: Reference | None, known: ReferenceSet, rows: Sequence[MoleculeRow]
 ) -> dict[str, Any]:
-    index = known.index
-    path = source.path if isinstance(source, ReadResult) else source
+    path, index = source.path if isinstance(source, ReadResult) else source, known.index
     return {
         "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),

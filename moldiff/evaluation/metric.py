@@ -69,18 +69,15 @@ class Metric(Protocol):
     @property
     def name(self) -> str:
         """Prefix of the names of its results up to the first underscore, and of its columns."""
-        ...
 
     @property
     def needs(self) -> Sequence[str]:
         """What it cannot do without: any of "coordinates", "bonds", "reference"."""
-        ...
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None
     ) -> MetricOutput:
         """The numbers of `molecules`, compared with `reference` where that is what the metric does."""
-        ...
 
 
 def require(package: str) -> None:

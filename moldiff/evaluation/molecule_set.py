@@ -1,7 +1,4 @@
-"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3.
-
-And reference molecules: what novelty is decided on, and what distributions are compared with.
-"""
+"""Records and molecules as the protocols need them: graphs, elements and coordinates; and reference molecules."""
 
 from __future__ import annotations
 
@@ -186,14 +183,11 @@ class ReferenceSet:
 
     @classmethod
     def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
-        """Open what the user names as reference, with a sample of some `size`.
+        """Open what the user names as reference, with a sample of some `size`; a `MoldiffError` for an unreadable path.
 
         That is None, an index, molecules or SMILES, a file of molecules (to which hydrogens are added with `complete`),
         a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
         index file (keys alone).
-
-        Raises:
-            MoldiffError: when a path cannot be read.
         """
         if reference is None or isinstance(reference, NoveltyIndex):
             return cls(reference)
@@ -233,9 +227,9 @@ def _of_prepared(path: Path, size: int) -> ReferenceSet:
     from moldiff.data.dataset import MoleculeDataset
 
     prepared = MoleculeDataset.load(path)
-    places, trained = prepared.split("test"), prepared.split("train")
-    chosen = np.random.default_rng(0).permutation(places)[:size]
-    molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])
+    places, trained = prepared.split("test"), prepared.split("train").tolist()
+    chosen = np.random.default_rng(0).permutation(places)[:size].tolist()
+    molecules = MoleculeSet.of([*map(prepared.molecule, chosen)])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
-    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
+    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[place] for place in trained]
     return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), molecules.with_smiles(), source, True)

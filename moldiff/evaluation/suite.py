@@ -54,7 +54,7 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
     Raises:
         MoldiffError: for an unknown name, a metric asked for twice, or one asked for by name whose package is missing.
     """
-    asked = [choice] if isinstance(choice, str) or not isinstance(choice, Sequence) else list(choice)
+    asked = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
     chosen: dict[str, Metric] = {}
     skipped: dict[str, str] = {}
     for item in asked:

@@ -1,8 +1,7 @@
-"""Impossible distances: atoms that sit on one another, and bonds that are torn apart.
+"""Impossible distances, beyond what occurs: atoms that sit on one another, and bonds that are torn apart.
 
-Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
-outside what occurs. The usual length of a bond is the sum of the covalent radii of its order, as in
-`moldiff.molecules.validity`; of elements that have none there, of any order, and the limit is another.
+Protocol P2 looks at the graph alone. The usual length of a bond is as in `moldiff.molecules.validity`, the sum of the
+covalent radii of its order; of elements that have none there, of any order, and the limit is another.
 """
 
 from __future__ import annotations

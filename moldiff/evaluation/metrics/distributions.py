@@ -1,8 +1,6 @@
 """How far the distributions of a set of molecules lie from those of reference molecules.
 
-Bond lengths and angles are compared by the Wasserstein-1 distance; torsions (mirror images folded), elements, sizes,
-ring sizes and ring systems by the Jensen-Shannon divergence to base 2. Types are weighted by their number in the
-reference. A finite sample of that itself is not at 0: read the numbers beside those of one half against the other.
+A finite sample of the reference is not at 0: read the numbers beside those of one half of it against the other.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ class Distribution:
         return MetricOutput(results, options=options)
 
     def _by_type(self, what: str, found: Features, known: Features, unit: str) -> list[MetricResult]:
-        """The mean over types, weighted by the reference, then how much of the reference it covers, then each type."""
+        """The mean over types (mirror images of torsions are one), how much of the reference it covers, and each."""
         distance = wasserstein if unit else self._torsion_divergence
         measure = "Wasserstein-1 distance" if unit else "Jensen-Shannon divergence (base 2)"
         name, values = f"distribution_{what}", what.replace("_", " ") + "s"
@@ -61,16 +59,14 @@ class Distribution:
             each.append(MetricResult(f"{name}[{kind}]", value, 1, text, len(own[kind]), unit))
         counts = [len(others[kind]) for kind in types]
         total = float(sum(count * one.numerator for count, one in zip(counts, each, strict=True)))
-        definition = (
-            f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
-        )
+        mean = f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
         covered = (
             f"The reference's {values} of types that are compared (at least {self.min_count} in the reference, one in "
             "the evaluated molecules), over all of the reference's."
         )
         compared = sum(one.counted or 0 for one in each)
         return [
-            MetricResult(name, total, float(sum(counts)), definition, compared, unit),
+            MetricResult(name, total, float(sum(counts)), mean, compared, unit),
             MetricResult(f"{name}_covered", sum(counts), sum(map(len, others.values())), covered),
             *each,
         ]
@@ -78,10 +74,8 @@ class Distribution:
     def _rings(self, found: Features, known: Features) -> list[MetricResult]:
         """Which ring systems occur in the reference, and the shares of its most frequent ring sizes and systems."""
         among = int(np.isin(found.ring_systems, known.ring_systems).sum())
-        definition = (
-            "Ring systems (rings that share atoms are one) that the reference has, over all of P2-valid molecules."
-        )
-        results = [MetricResult("distribution_ring_systems_known", among, len(found.ring_systems), definition)]
+        text = "Ring systems (rings that share atoms are one) that the reference has, over all of P2-valid molecules."
+        results = [MetricResult("distribution_ring_systems_known", among, len(found.ring_systems), text)]
         for name, text in (("ring_size", "Rings of {} atoms"), ("ring_system", "Ring systems {}")):
             own, others = (getattr(side, f"{name}s") for side in (found, known))
             kinds, counts = np.unique(others, return_counts=True)

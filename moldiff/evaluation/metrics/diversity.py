@@ -36,17 +36,12 @@ class Diversity:
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         mols = _valid(molecules)
-        generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
-        prints = [generator.GetFingerprint(mol) for mol in mols]
-        pairs = len(prints) * (len(prints) - 1) // 2
-        similar = sum(
-            float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in range(1, len(prints))
-        )
+        prints = _fingerprints(mols, self.radius, self.num_bits)
+        pairs, rows = len(prints) * (len(prints) - 1) // 2, range(1, len(prints))
+        similar = sum(float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in rows)
         cyclic = [scaffold for mol in mols if (scaffold := str(_scaffold(mol=mol)))]
-        definition = (
-            f"1 - Tanimoto similarity of Morgan fingerprints (radius {self.radius}, {self.num_bits} bits), mean over "
-            "all pairs of P2-valid molecules."
-        )
+        kind = f"Morgan fingerprints (radius {self.radius}, {self.num_bits} bits)"
+        definition = f"1 - Tanimoto similarity of {kind}, mean over all pairs of P2-valid molecules."
         scaffolds = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
         with_ring = "P2-valid molecules with a ring, over the P2-valid."
         results = [
@@ -59,6 +54,11 @@ class Diversity:
 
 def _valid(molecules: MoleculeSet) -> list[Chem.Mol]:
     return [Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None]
+
+
+def _fingerprints(mols: Sequence[Chem.Mol], radius: int, num_bits: int) -> list[Any]:
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=num_bits)
+    return [generator.GetFingerprint(mol) for mol in mols]
 
 
 _BLOCK = 10_000  # molecules of the reference at once, 20 MB of bits
@@ -102,8 +102,8 @@ class NearestNeighbours:
 
     def _bits(self, molecules: MoleculeSet) -> list[np.ndarray]:
         """Numbers of the bits that are set in the fingerprint of every valid molecule."""
-        generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
-        return [np.array(generator.GetFingerprint(mol).GetOnBits(), dtype=np.int64) for mol in _valid(molecules)]
+        prints = _fingerprints(_valid(molecules), self.radius, self.num_bits)
+        return [np.array(one.GetOnBits(), dtype=np.int64) for one in prints]
 
     def similarities(
         self, prints: Sequence[np.ndarray], known: Sequence[np.ndarray], on_progress: OnProgress | None = None

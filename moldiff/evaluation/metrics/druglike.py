@@ -107,9 +107,8 @@ def _results(found: Sequence[Described], asked: int, known: Sequence[Described])
 def describe(smiles: str) -> Described:
     """Descriptors and alerts of one molecule.
 
-    Example:
-        >>> round(describe("CC(=O)Oc1ccccc1C(=O)O").qed, 2)
-        0.55
+    >>> round(describe("CC(=O)Oc1ccccc1C(=O)O").qed, 2)
+    0.55
     """
     mol = Chem.MolFromSmiles(smiles)
     with rdBase.BlockLogs():
@@ -151,8 +150,7 @@ def groups(catalogue: str) -> list[dict[str, str]]:
 
 
 _inchi_key: Any = Chem.MolToInchiKey  # untyped
-_CONNECTIVITY = 14
-"""Letters of an InChIKey that stand for the graph without stereo, isotopes and charges on protons."""
+_CONNECTIVITY = 14  # letters of an InChIKey that stand for the graph without stereo, isotopes and protons' charges
 
 
 def purchasable(smiles: str) -> bool:
@@ -208,16 +206,12 @@ COLUMNS: Mapping[str, tuple[Callable[[str], bool | str], tuple[str, ...], str]] 
 
 
 def check_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, if all are known and can be worked out here.
-
-    Raises:
-        MoldiffError: for an unknown name, or a package that is not installed.
-    """
+    """The names, each once; a `MoldiffError` for an unknown one, or a package that is not installed."""
     for name in names:
         if name not in COLUMNS:
             raise MoldiffError(f"columns: got {name!r}, expected any of {', '.join(COLUMNS)}")
         for package in COLUMNS[name][1]:
             if find_spec(package) is None:
-                needed = f"columns: {name} needs the package {package}, which is not installed"
-                raise MoldiffError(f'{needed}: pip install "moldiff[lookup]"')
+                needed = f"{name} needs the package {package}, which is not installed"
+                raise MoldiffError(f'columns: {needed}: pip install "moldiff[lookup]"')
     return tuple(dict.fromkeys(names))

@@ -1,7 +1,6 @@
 """Fréchet ChemNet Distance (Preuer et al. 2018, doi:10.1021/acs.jcim.8b00234).
 
-The distance of two Gaussians fitted to the activations of a network that knows SMILES of bioactive molecules. It
-falls with the number of molecules, so that two values compare only at equal numbers (the paper takes 5,000), and it
+It falls with the number of molecules, so that two values compare only at equal numbers (the paper takes 5,000), and
 says little about molecules as small as QM9's.
 """
 

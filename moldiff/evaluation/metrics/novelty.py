@@ -1,12 +1,7 @@
-"""Novelty of valid molecules: keys of known ones, and their parents.
+"""Novelty of valid molecules: the keys of known ones, and their parents.
 
-Both sides of a comparison go through `identity.canonical_key`, and for the strict numbers `identity.strict_key`.
-
-Novelty by parent asks whether a molecule is more than another charge state, salt or tautomer of a known one. The parent
-of a molecule is what ChEMBL and RDKit's MolStandardize call so: its largest fragment, uncharged, as the canonical
-tautomer. To find it takes some milliseconds, so it is asked only of molecules whose normalised key is novel, and of
-those in the reference that could have the same: the same elements joined in the same way, with as many hydrogens once
-charges are taken off, which neither a proton nor a double bond that moves can change.
+By parent, a molecule is novel that is more than another charge state, salt or tautomer of a known one; the parent is
+what ChEMBL and RDKit's MolStandardize call so: the largest fragment, uncharged, as the canonical tautomer.
 """
 
 from __future__ import annotations
@@ -64,11 +59,7 @@ class NoveltyIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the file that `moldiff prepare` writes; `path` is that file or the prepared folder.
-
-        Raises:
-            MoldiffError: when the file is missing, is no safetensors file, or does not hold the two sorted arrays.
-        """
+        """Read the file that `moldiff prepare` writes, or that of its folder; a `MoldiffError` where it is none."""
         path = Path(path)
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
@@ -116,15 +107,15 @@ _NOVEL_PARENT = (
 )
 _ELEMENT = re.compile(r"Cl|Br|[BCNOPSFI]|[bcnops]|(?<=\[)[A-Z][a-z]?")
 
-_WITHOUT_SIDES = str.maketrans("", "", "/\\")
-"""Takes away the sides of double bonds, for which a SMILES may need an explicit hydrogen."""
+_WITHOUT_SIDES = str.maketrans("", "", "/\\")  # of double bonds, for which a SMILES may need an explicit hydrogen
 
 
 def novel_parents(keys: Iterable[str], reference: Iterable[str]) -> set[str]:
-    """Those of some SMILES whose parent no SMILES of the reference has.
+    """Those of some SMILES whose parent no SMILES of the reference has; what RDKit cannot work with counts as novel.
 
-    What RDKit cannot work with counts as novel. Of the reference, only those are read whole that have a fragment with
-    atoms joined as in one of the keys; elements alone are compared first, for they show in the text.
+    A parent takes milliseconds, so that it is found only of those in the reference that could have the same: the same
+    elements (which show in the text) joined in the same way, with as many hydrogens once charges are taken off, which
+    neither a proton nor a double bond that moves can change.
     """
     wanted = {key: _invariant(key) for key in keys}
     invariants = set(wanted.values()) - {None}

@@ -1,9 +1,7 @@
-"""Protocol P3: bonds perceived by RDKit from elements and coordinates.
+"""Protocol P3: bonds perceived by RDKit's `DetermineBonds` from elements, coordinates and the total charge.
 
-`rdDetermineBonds.DetermineBonds` looks for bond orders that give the molecule the stated total charge. What it finds
-depends on the version of RDKit and on its options, so both are part of the result's definition, and a run with other
-options has another label. It fails on ordinary molecules (many nitroarenes) and does not return on others
-(several sulfates), so 'perception failed' and 'time-out' are outcomes of their own.
+What it finds depends on the version of RDKit and on its options, so both are part of the result's definition. It fails
+on ordinary molecules (many nitroarenes) and does not return on others (several sulfates).
 """
 
 from __future__ import annotations
@@ -23,9 +21,7 @@ from moldiff.molecules.convert import explicit_atom, set_positions
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, OnProgress, run_limited
 
-EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
-"""How perception can end other than well, beside what was wrong with the record before."""
-
+_EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)  # beside what was wrong before
 
 _Task = tuple[np.ndarray, np.ndarray, int, str | None]
 """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and SMILES of its own graph, if that is valid."""
@@ -81,7 +77,8 @@ class Perception:
         function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in asked]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         by_place = dict(zip(asked, found, strict=True))
-        return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
+        outcomes = [problem or by_place[place] for place, problem in enumerate(problems)]
+        return [one if isinstance(one, Perceived) else Perceived(_status(one), one.reason) for one in outcomes]
 
     def _task(self, molecules: MoleculeSet, place: int) -> _Task:
         atoms, entry = molecules.atoms[place], molecules.entries[place]
@@ -94,10 +91,8 @@ class Perception:
         charge = "the sum of the formal charges" if self.charge is None else f"{self.charge}"
         method = f"touching radii times {self.cov_factor:g}" if self.use_vdw else "connect-the-dots"
         fragments = "allowed" if self.allow_charged_fragments else "not allowed"
-        how = (
-            f"RDKit {rdBase.rdkitVersion} DetermineBonds (charge {charge}, {method}, charged fragments {fragments}, "
-            f"{self.limit:g} s)"
-        )
+        options = f"charge {charge}, {method}, charged fragments {fragments}, {self.limit:g} s"
+        how = f"RDKit {rdBase.rdkitVersion} DetermineBonds ({options})"
         valid = statuses.count(Status.OK)
         perceived = valid + statuses.count(Status.DISCONNECTED)
         distinct = len({outcome.smiles for outcome in outcomes if outcome.status is Status.OK})
@@ -109,7 +104,7 @@ class Perception:
             MetricResult(f"{name}_same_graph", sum(compared), len(compared), _SAME_GRAPH),
         ]
         ended = f"Molecules for which {how} ended with '{{status}}', over all."
-        return [*results, *count_statuses(name, statuses, EXPECTED, ended)]
+        return [*results, *count_statuses(name, statuses, _EXPECTED, ended)]
 
 
 _SAME_GRAPH = (
@@ -118,12 +113,8 @@ _SAME_GRAPH = (
 )
 
 
-def _outcome(found: Perceived | Failure | InvalidMolecule) -> Perceived:
-    if isinstance(found, Perceived):
-        return found
-    if isinstance(found, InvalidMolecule):
-        return Perceived(found.status, found.reason)
-    return Perceived(status_of(found, Status.PERCEPTION_FAILED), found.reason)
+def _status(problem: Failure | InvalidMolecule) -> Status:
+    return status_of(problem, Status.PERCEPTION_FAILED) if isinstance(problem, Failure) else problem.status
 
 
 def perceive(task: _Task, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:

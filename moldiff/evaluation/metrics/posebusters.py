@@ -1,9 +1,7 @@
 """The checks of PoseBusters (Buttenschoen et al. 2024, doi:10.1039/D3SC04185A) on molecules without a protein.
 
-The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included. A
-check that could not be made (because the molecule does not sanitise, say) is blank and never a pass. The energy ratio
-takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain; it is taken
-apart from the other checks, so that its time-out leaves them as they are.
+The ratio of the energy to that of generated conformers takes nearly all of the time, since those of a strained molecule
+are sought long and often in vain. It is apart from the other checks, so that its time-out leaves them as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
-from moldiff.processes import Failure, FailureKind, OnProgress, run_limited, was_interrupted
+from moldiff.processes import Failure, OnProgress, run_limited, was_interrupted
 
 CHECKS = (
     "mol_pred_loaded",
@@ -100,9 +98,8 @@ class Checked(NamedTuple):
 
 def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | None] | Failure) -> Checked:
     failures = [part for part in (cheap, energy) if isinstance(part, Failure)]
-    failures.sort(key=lambda failure: failure.kind is not FailureKind.INTERRUPTED)
     verdicts = {name: verdict for part in (cheap, energy) if isinstance(part, dict) for name, verdict in part.items()}
-    return Checked(verdicts, failures[0] if failures else None)
+    return Checked(verdicts, max(failures, key=was_interrupted, default=None))
 
 
 def _results(outcomes: Sequence[Checked]) -> list[MetricResult]:

@@ -1,8 +1,7 @@
-"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s (Halgren 1999, doi:10.1002/jcc.15).
+"""How far molecules lie from a minimum of GFN2-xTB (Bannwarth et al. 2019, doi:10.1021/acs.jctc.8b01176) or MMFF94s.
 
-Every valid molecule is relaxed from its own coordinates; with GFN2-xTB (Bannwarth et al. 2019,
-doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. The
-quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
+With GFN2-xTB, in the gas phase and the closed-shell state of the total charge, by L-BFGS. The force field is that of
+Halgren 1999 (doi:10.1002/jcc.15), the quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _BLOCK = 500  # steps of a force field between two looks at the clock
 
 
 class RelaxationInput(NamedTuple):
-    """One molecule to relax: atomic numbers [a], coordinates [a, 3] (Å), bonds (i, j) [m, 2], total charge (e)."""
+    """One molecule to relax."""
 
-    atomic_number: np.ndarray
-    pos: np.ndarray
-    bonds: np.ndarray
-    charge: int
+    atomic_number: np.ndarray  # [a]
+    pos: np.ndarray  # [a, 3] (Å)
+    bonds: np.ndarray  # (i, j) [m, 2]
+    charge: int  # (e)
 
 
 class Relaxed(NamedTuple):
@@ -109,10 +108,8 @@ def _output(
     found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
     kept, left = finished(name, found)
     entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
-    columns: dict[str, Sequence[Any]] = {
-        f"{name}_status": [None if entry is None else _status(entry) for entry in entries],
-        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
-    }
+    columns: dict[str, Sequence[Any]] = {f"{name}_status": [entry and _status(entry) for entry in entries]}
+    columns[f"{name}_reason"] = [entry.reason if isinstance(entry, Failure) else "" for entry in entries]
     for key in Relaxed._fields[:5]:
         values = [getattr(entry, key) if isinstance(entry, Relaxed) else [] for entry in entries]
         columns[f"{name}_{key}"] = [float(np.mean(value)) if np.size(value) else None for value in values]

@@ -86,14 +86,11 @@ _THRESHOLDS = tuple(map(_threshold_table, (SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPL
 
 @dataclass(frozen=True, eq=False)
 class LookedUp:
-    """One molecule as protocol P1 sees it: atomic numbers [a], bonds (i, j, order) with i < j [m, 3], stable atoms [a].
+    """One molecule as protocol P1 sees it."""
 
-    It has no bonds when a coordinate is not a finite number.
-    """
-
-    atomic_number: np.ndarray
-    bonds: np.ndarray
-    atom_stable: np.ndarray
+    atomic_number: np.ndarray  # [a]
+    bonds: np.ndarray  # (i, j, order) with i < j [m, 3]; none when a coordinate is not finite
+    atom_stable: np.ndarray  # [a]
     finite: bool
 
     @property
