@@ -1,9 +1,8 @@
 """A function on many items in worker processes, with a hard limit for each item; signals; ranks of a training.
 
-RDKit and quantum chemistry can hang in compiled code, where neither a signal handler nor a thread can stop them. Here
-a worker that oversteps the limit of processor time (or a far higher one by the clock) ends and is replaced. Workers are
-fresh interpreters that import what the function needs and not the caller's script, so that no `__main__` guard is
-needed.
+RDKit and quantum chemistry can hang in compiled code, where neither a signal handler nor a thread can stop them: a
+worker that oversteps a limit ends and is replaced. Workers are fresh interpreters that import what the function needs
+and not the caller's script, so that no `__main__` guard is needed.
 """
 
 from __future__ import annotations
@@ -54,20 +53,20 @@ class Failure:
     reason: str
 
 
-def was_interrupted(outcomes: Sequence[Any]) -> bool:
-    """Whether Ctrl-C left items of `run_limited` unfinished."""
-    return any(isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED for outcome in outcomes)
+def was_interrupted(outcome: Any) -> bool:
+    """Whether Ctrl-C left an item of `run_limited` unfinished."""
+    return isinstance(outcome, Failure) and outcome.kind is FailureKind.INTERRUPTED
 
 
 class Limits(NamedTuple):
-    """What an item may take: seconds of processor time, and seconds by the clock."""
+    """What an item may take: seconds of processor time, and by the clock."""
 
     cpu: float
     wall: float
 
     @classmethod
     def of(cls, limit: float, wall_limit: float | None) -> Limits:
-        """The limits for `limit` seconds of processor time; without a limit by the clock, one far above it."""
+        """Those for `limit` seconds of processor time; without a limit by the clock, one far above it."""
         if not _COUNTS_CPU:
             return cls(limit, limit)
         return cls(limit, 10 * limit + 60 if wall_limit is None else wall_limit)
@@ -147,8 +146,7 @@ class _Pool:
     def run(self, items: Iterable[Any], *, in_order: bool) -> Generator[tuple[int, Any, Any], None, None]:
         """Place, item and outcome of every item, as they are finished or in order."""
         source = enumerate(items)
-        held: dict[int, Any] = {}  # items that are read and not given back
-        early: dict[int, Any] = {}  # outcomes whose turn has not come
+        held, early = dict[int, Any](), dict[int, Any]()  # items not given back, and outcomes whose turn has not come
         turn = 0
         try:
             while True:
@@ -288,10 +286,7 @@ def serve() -> None:
 
 
 def _set_timers(cpu: float, wall: float) -> None:
-    """End this process after so many seconds (0 = never), even in compiled code, and although the caller is gone.
-
-    The signals are left to their default action, which needs no interpreter.
-    """
+    """End this process after so many seconds (0 = never): a signal's default action needs no interpreter or caller."""
     if _COUNTS_CPU:
         signal.setitimer(signal.ITIMER_PROF, cpu)
         signal.setitimer(signal.ITIMER_REAL, wall)
@@ -309,8 +304,8 @@ def _failed(error: Exception) -> Failure:
 def handled(names: Sequence[str], handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Let a function handle signals, such as SIGTERM; afterwards they do what they did before.
 
-    Those that the system lacks are left out, and those that are ignored stay so: a script makes what it starts in the
-    background ignore Ctrl-C. Outside the main thread, which alone may handle signals, nothing changes.
+    Those that are ignored stay so: a script makes what it starts in the background ignore Ctrl-C. Outside the main
+    thread, which alone may handle signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -347,10 +342,9 @@ def started_together(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether several processes were started at once from outside, by SLURM's `srun` or by `torchrun`."""
     if "TORCHELASTIC_RUN_ID" in environment:
         return int(environment.get("WORLD_SIZE", "1")) > 1
-    in_step = environment.get("SLURM_STEP_ID", "").isdigit()
-    is_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return (
-        in_step
-        and not is_shell
-        and int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1
-    )
+    if not environment.get("SLURM_STEP_ID", "").isdigit() or environment.get("SLURM_JOB_NAME") in (
+        "bash",
+        "interactive",
+    ):
+        return False
+    return int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))) > 1

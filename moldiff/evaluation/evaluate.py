@@ -10,11 +10,10 @@ from typing import Any
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.metrics.validity import MARGINS_PM
 from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.scores import MoleculeRow, Scores, score
+from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.convert import lacks_hydrogens
 from moldiff.molecules.formats.reader import ReadResult, read
@@ -81,7 +80,7 @@ def evaluate(
     items, from_file = _items(source, complete=hydrogens == "add")
     molecules = MoleculeSet.of(items)
     odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
-    scores = _score(molecules, known.index, vocabulary)
+    scores = score(molecules, known.index, vocabulary)
     rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
     if from_file:
         rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
@@ -133,10 +132,6 @@ def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
     return found
 
 
-def _score(molecules: MoleculeSet, index: NoveltyIndex | None, vocabulary: Vocabulary | None) -> Scores:
-    return score(molecules.entries, index, vocabulary=vocabulary, atoms=molecules.atoms, drawings=molecules.drawings)
-
-
 def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
     """The row with the record's title, and with the atom at fault as the file counts it."""
     problem = record.molecule() if row.status is not Status.OK else None
@@ -152,7 +147,7 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
     index = None if known.index is None else replace(known.index, texts=None)  # parents are not asked of known ones
     return [
         result
-        for result in _score(some, index, vocabulary).results
+        for result in score(some, index, vocabulary).results
         if result.name.partition("_")[0] not in some.missing
         and result.name != "p2_novel_parent"
         and (known.trained_on or "novel" not in result.name)
@@ -162,8 +157,7 @@ def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | N
 def _options(
     source: Source, reference: Reference | None, known: ReferenceSet, rows: Sequence[MoleculeRow]
 ) -> dict[str, Any]:
-    index = known.index
-    path = source.path if isinstance(source, ReadResult) else source
+    path, index = source.path if isinstance(source, ReadResult) else source, known.index
     return {
         "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),

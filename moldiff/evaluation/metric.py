@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -23,21 +23,14 @@ WORKER_FAILURES = (Status.FAILED, Status.TIME_OUT)  # as which the check of a mo
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One number with everything needed to read it: a count (or sum) over a count, and what they are of.
+    """One number with everything needed to read it: a count (or sum) over a count, and what they are of."""
 
-    Attributes:
-        name: e.g. "p2_molecule_stable".
-        definition: one sentence that says what is counted and over what.
-        counted: over how many items the number was taken, where the denominator does not say it (a median).
-        unit: of the value, e.g. "kcal/mol"; "" = none.
-    """
-
-    name: str
+    name: str  # e.g. "p2_molecule_stable"
     numerator: float
     denominator: float
-    definition: str
-    counted: int | None = None
-    unit: str = ""
+    definition: str  # one sentence that says what is counted and over what
+    counted: int | None = None  # over how many items, where the denominator does not say it (a median)
+    unit: str = ""  # of the value, e.g. "kcal/mol"
 
     @property
     def value(self) -> float | None:
@@ -57,46 +50,33 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class MetricOutput:
-    """What a metric found.
+    """What a metric found."""
 
-    Attributes:
-        results: numbers; those whose name ends in "[...]" are details.
-        columns: by name, one value per record; None = not asked or no answer.
-        notes: why a result has no value or what limits it, by name of the result.
-        options: settings and tool versions that decide the numbers.
-        interrupted: whether Ctrl-C ended it before all records were through.
-    """
-
-    results: Sequence[MetricResult]
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    interrupted: bool = False
+    results: Sequence[MetricResult]  # those whose name ends in "[...]" are details
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # by name, a value (or None) per record
+    notes: Mapping[str, str] = field(default_factory=dict)  # why a result has no value or what limits it, by its name
+    options: Mapping[str, Any] = field(default_factory=dict)  # settings and tool versions that decide the numbers
+    interrupted: bool = False  # whether Ctrl-C ended it before all records were through
 
 
 class Metric(Protocol):
     """A metric beyond P1, P2, uniqueness and novelty; settings are attributes of a frozen dataclass.
 
-    Attributes:
-        name: prefix of the names of its results up to the first underscore, and of its columns.
-        needs: what it cannot do without: any of "coordinates", "bonds", "reference".
-        package: the optional package that it needs; with a true `skip_if_missing` it is left out without.
+    It may have a `package`, the optional one that it needs; with a true `skip_if_missing` it is left out without.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Prefix of the names of its results up to the first underscore, and of its columns."""
 
     @property
-    def needs(self) -> Sequence[str]: ...
-
-    @property
-    def package(self) -> str | None: ...
+    def needs(self) -> Sequence[str]:
+        """What it cannot do without: any of "coordinates", "bonds", "reference"."""
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None
     ) -> MetricOutput:
         """The numbers of `molecules`, compared with `reference` where that is what the metric does."""
-        ...
 
 
 def require(package: str) -> None:
@@ -126,15 +106,14 @@ def count_statuses(
 
 def finished(
     name: str,
-    outcomes: Iterable[_Outcome],
-    is_interrupted: Callable[[_Outcome], bool] = lambda outcome: was_interrupted([outcome]),
+    outcomes: Sequence[_Outcome],
+    is_interrupted: Callable[[_Outcome], bool] = was_interrupted,
 ) -> tuple[list[_Outcome], list[MetricResult]]:
     """Outcomes of worker processes without those that Ctrl-C left, and how many these are, if there are any."""
-    everything = list(outcomes)
-    kept = [outcome for outcome in everything if not is_interrupted(outcome)]
+    kept = [outcome for outcome in outcomes if not is_interrupted(outcome)]
     what = "Molecules that were not finished when the evaluation was interrupted, over all; no other number has them."
-    left, total = len(everything) - len(kept), len(everything)
-    return kept, [MetricResult(f"{name}_status_{Status.INTERRUPTED}", left, total, what)] if left else []
+    left = MetricResult(f"{name}_status_{Status.INTERRUPTED}", len(outcomes) - len(kept), len(outcomes), what)
+    return kept, [left] if left.numerator else []
 
 
 def average(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
@@ -144,5 +123,6 @@ def average(name: str, values: Sequence[float] | np.ndarray, definition: str, un
 
 def median(name: str, values: Sequence[float] | np.ndarray, definition: str, unit: str = "") -> MetricResult:
     """The median over 1, with the number of values as `counted`; no value for an empty list."""
-    middle = float(np.median(values)) if len(values) else 0.0
-    return MetricResult(name, middle, 1 if len(values) else 0, definition, len(values), unit)
+    return MetricResult(
+        name, float(np.median(values)) if len(values) else 0.0, min(1, len(values)), definition, len(values), unit
+    )

@@ -1,7 +1,4 @@
-"""Records and molecules as the protocols need them: graphs for P2, elements and coordinates for P1 and P3.
-
-And reference molecules: what novelty is decided on, and what distributions are compared with.
-"""
+"""Records and molecules as the protocols need them: graphs, elements and coordinates; and reference molecules."""
 
 from __future__ import annotations
 
@@ -16,13 +13,14 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
-from moldiff.evaluation.metrics.validity import Atoms, all_atoms, judge
+from moldiff.evaluation.metrics.validity import Atoms, ValidityReport, all_atoms, judge
 from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.writer import Recorded
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
+from moldiff.molecules.vocabulary import Vocabulary
 
 NO_COORDINATES = "no record has 3D coordinates, so that no distance can be looked up"
 NO_BONDS = "no record has bonds, only elements and coordinates"
@@ -38,28 +36,19 @@ class MoleculeSet:
     Attributes:
         entries: the graphs as drawn, broken valences included so that their atoms count, or why there is none; of a
             record without coordinates these are placeholders.
-        atoms: elements and coordinates (Å) of all atoms in the order of the file, hydrogens included; None = no
-            coordinates, as of a SMILES or a 2D drawing.
-        smiles: isomeric SMILES of the records that are valid by protocol P2; None = not valid.
-        sources: the molecules as RDKit read them; None for those of this package.
-        drawings: those whose stereo is in their marks, for they have no 3D coordinates; None = the others.
-        missing: by protocol that this kind of record does not support, the reason: "p1" = it has no coordinates
-            but placeholders, "p2" = it has no bonds.
+        atoms: of every record in the order of the file, hydrogens included; None = no coordinates, as of a SMILES.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
-    smiles: Sequence[str | None] = ()
-    sources: Sequence[Chem.Mol | None] = ()
-    drawings: Sequence[Chem.Mol | None] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)
+    smiles: Sequence[str | None] = ()  # isomeric ones of the records that are valid by protocol P2
+    sources: Sequence[Chem.Mol | None] = ()  # as RDKit read them; None for molecules of this package
+    drawings: Sequence[Chem.Mol | None] = ()  # those whose stereo is in their marks, for want of 3D coordinates
+    missing: Mapping[str, str] = field(default_factory=dict)  # why protocol "p1" or "p2" does not suit such records
 
     @classmethod
     def of(cls, items: Sequence[Record | Entry]) -> MoleculeSet:
-        """Records of a file, or molecules from Python (see `known_item`).
-
-        Their SMILES are what protocol P2 comes to (`replace(..., smiles=...)`).
-        """
+        """Records of a file, or molecules from Python (see `known_item`); SMILES come from protocol P2 later."""
         known = [known_item(place, item) for place, item in enumerate(items)]
         sources = [item.mol if isinstance(item, Record) else None for item in known]
         read = [mol for mol in sources if mol is not None]
@@ -78,6 +67,15 @@ class MoleculeSet:
     def __getitem__(self, part: slice) -> MoleculeSet:
         names = ("entries", "atoms", "smiles", "sources", "drawings")
         return replace(self, **{name: getattr(self, name)[part] for name in names})
+
+    def judged(self, vocabulary: Vocabulary | None = None) -> list[ValidityReport]:
+        """What protocol P2 says of every record."""
+        pairs = zip(self.entries, self.drawings, strict=True)
+        return [judge(entry, vocabulary, drawing) for entry, drawing in pairs]
+
+    def with_smiles(self) -> MoleculeSet:
+        """The same with SMILES of the records that are valid by protocol P2."""
+        return replace(self, smiles=[verdict.strict for verdict in self.judged()])
 
     def spread(self, values: Mapping[int, Any]) -> list[Any]:
         """Values by place as a column: one per record, None where there is none."""
@@ -176,29 +174,20 @@ Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
-    """Reference molecules.
-
-    Attributes:
-        molecules: a sample of them to compare with; None = only their keys are known.
-        source: what the sample is.
-        trained_on: whether the index is of other molecules than the sample (training and test set).
-    """
+    """Reference molecules."""
 
     index: NoveltyIndex | None
-    molecules: MoleculeSet | None = None
-    source: str | None = None
-    trained_on: bool = False
+    molecules: MoleculeSet | None = None  # a sample of them to compare with; None = only their keys are known
+    source: str | None = None  # what the sample is
+    trained_on: bool = False  # whether the index is of other molecules than the sample (training and test set)
 
     @classmethod
     def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
-        """Open what the user names as reference, with a sample of some `size`.
+        """Open what the user names as reference, with a sample of some `size`; a `MoldiffError` for an unreadable path.
 
         That is None, an index, molecules or SMILES, a file of molecules (to which hydrogens are added with `complete`),
         a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
         index file (keys alone).
-
-        Raises:
-            MoldiffError: when a path cannot be read.
         """
         if reference is None or isinstance(reference, NoveltyIndex):
             return cls(reference)
@@ -231,21 +220,16 @@ def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> R
 
     index = NoveltyIndex.of(keys())
     kept = MoleculeSet.of([sample[place] for place in random.permutation(len(sample))])
-    return ReferenceSet(index, _with_smiles(kept), f"{len(kept)} of {seen} molecules of {source}")
+    return ReferenceSet(index, kept.with_smiles(), f"{len(kept)} of {seen} molecules of {source}")
 
 
 def _of_prepared(path: Path, size: int) -> ReferenceSet:
     from moldiff.data.dataset import MoleculeDataset
 
     prepared = MoleculeDataset.load(path)
-    places, trained = prepared.split("test"), prepared.split("train")
-    chosen = np.random.default_rng(0).permutation(places)[:size]
-    molecules = MoleculeSet.of([prepared.molecule(int(place)) for place in chosen])
+    places, trained = prepared.split("test"), prepared.split("train").tolist()
+    chosen = np.random.default_rng(0).permutation(places)[:size].tolist()
+    molecules = MoleculeSet.of([*map(prepared.molecule, chosen)])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
-    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[int(place)] for place in trained]
-    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), _with_smiles(molecules), source, True)
-
-
-def _with_smiles(molecules: MoleculeSet) -> MoleculeSet:
-    pairs = zip(molecules.entries, molecules.drawings, strict=True)
-    return replace(molecules, smiles=[judge(entry, drawing=drawing).strict for entry, drawing in pairs])
+    texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[place] for place in trained]
+    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), molecules.with_smiles(), source, True)

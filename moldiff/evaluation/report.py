@@ -1,7 +1,7 @@
 """What an evaluation came to, as terminal tables, strict JSON, CSV and Markdown.
 
-Results are grouped by protocol, the part of their name before the first underscore, for P1, P2 and P3 count different
-things under similar names. Counts (integers above and below the line) are shown in per cent.
+Results are grouped by protocol, the part of their name before the first underscore. Counts (integers above and below
+the line) are shown in per cent.
 """
 
 from __future__ import annotations
@@ -44,51 +44,40 @@ MISSING = "–"
 
 
 class Row(NamedTuple):
-    """A number in a table: its label, texts of its value and of what it was taken over, and a note on it."""
+    """A number in a table."""
 
     result: MetricResult
     label: str
-    cells: list[str]
+    cells: list[str]  # texts of its value and of what it was taken over
     note: str | None
 
 
 class Group(NamedTuple):
-    """A table of one protocol: its title, the heads of the cells, and its rows."""
+    """A table of one protocol."""
 
     title: str
-    heads: list[str]
+    heads: list[str]  # of the cells
     rows: list[Row]
 
 
 @dataclass(eq=False, repr=False)
 class Report:
-    """Everything an evaluation says.
-
-    Attributes:
-        rows: one mapping per record, in order.
-        options: what was evaluated and how.
-        notes: why a result has no value, or what limits it, by name.
-        reference_results: the same numbers of reference molecules.
-        details: what a result is made of, e.g. the distance of one type of bond; not in the tables.
-        skipped: why a metric was left out, by its name.
-        interrupted: whether it ended before all was evaluated.
-        remarks: how many records have something odd about them, by what it is.
-    """
+    """Everything an evaluation says."""
 
     results: list[MetricResult]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    reference_results: list[MetricResult] = field(default_factory=list)
-    details: list[MetricResult] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    interrupted: bool = False
-    remarks: dict[str, int] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # one per record, in order
+    options: dict[str, Any] = field(default_factory=dict)  # what was evaluated and how
+    notes: dict[str, str] = field(default_factory=dict)  # why a result has no value, or what limits it, by name
+    reference_results: list[MetricResult] = field(default_factory=list)  # the same numbers of reference molecules
+    details: list[MetricResult] = field(default_factory=list)  # e.g. the distance of one type of bond; not in tables
+    skipped: dict[str, str] = field(default_factory=dict)  # why a metric was left out, by its name
+    interrupted: bool = False  # whether it ended before all was evaluated
+    remarks: dict[str, int] = field(default_factory=dict)  # how many records are odd, by what is odd about them
 
     def add(self, name: str, found: MetricOutput) -> None:
         """Put in what a metric found."""
-        self.results += [result for result in found.results if not result.name.endswith("]")]
-        self.details += [result for result in found.results if result.name.endswith("]")]
+        for result in found.results:
+            (self.details if result.name.endswith("]") else self.results).append(result)
         for column, values in found.columns.items():
             for row, value in zip(self.rows, values, strict=False):  # none, where only numbers are wanted
                 row[column] = value
@@ -107,17 +96,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; no number in it is NaN or infinite."""
+        as_they_are = {name: getattr(self, name) for name in ("options", "interrupted", "skipped", "remarks")}
         document = {
             "format_version": FORMAT_VERSION,
             "versions": versions(),
-            "options": self.options,
-            "interrupted": self.interrupted,
-            "skipped": self.skipped,
-            "remarks": self.remarks,
+            **as_they_are,
             "results": [{**result.to_dict(), "note": self.notes.get(result.name)} for result in self.results],
             "reference_results": [result.to_dict() for result in self.reference_results],
             "details": [result.to_dict() for result in self.details],
-            "molecules": list(self.rows),
+            "molecules": self.rows,
         }
         return {key: _plain(value) for key, value in document.items()}
 
@@ -141,8 +128,9 @@ class Report:
             for name, (result, reference) in found.items():
                 if result is not None:
                     texts = [format_value(result), format_fraction(result)]
-                    other = [format_value(reference), format_fraction(reference)] if reference else [MISSING, ""]
-                    rows.append(Row(result, _label(name), texts + other if beside else texts, self.notes.get(name)))
+                    if beside:
+                        texts += [format_value(reference), format_fraction(reference)] if reference else [MISSING, ""]
+                    rows.append(Row(result, _label(name), texts, self.notes.get(name)))
             heads = ["value", "counted", *(("reference", "counted") if beside else ())]
             groups += [Group(title(protocol), heads, rows)] if rows else []
         return groups
@@ -163,10 +151,9 @@ class Report:
         is the name of the first, NAME.json, with NAME.md and NAME.csv beside it.
         """
         target = Path(target)
+        paths = [target / name for name in ("report.json", "report.md", "molecules.csv")]
         if target.suffix.lower() == ".json":
             paths = [target, target.with_suffix(".md"), target.with_suffix(".csv")]
-        else:
-            paths = [target / "report.json", target / "report.md", target / "molecules.csv"]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         write_json(paths[0], self.to_dict())
         write_atomically(paths[1], encoded(f"{self.markdown()}\n{self._appendix()}"))
@@ -216,17 +203,16 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _by_protocol(columns: Sequence[Sequence[MetricResult]]) -> dict[str, dict[str, list[MetricResult | None]]]:
     """Results of the same name beside one another, by protocol; without counts of reasons that are 0 in all."""
-    groups: dict[str, dict[str, list[MetricResult | None]]] = {}
+    by_name: dict[str, list[MetricResult | None]] = {}
     for k, results in enumerate(columns):
         for result in results:
-            rows = groups.setdefault(result.name.partition("_")[0], {})
-            rows.setdefault(result.name, [None] * len(columns))[k] = result
-    return {
-        protocol: {
-            name: row for name, row in rows.items() if not all(one is None or _is_empty_status(one) for one in row)
-        }
-        for protocol, rows in groups.items()
-    }
+            by_name.setdefault(result.name, [None] * len(columns))[k] = result
+    groups: dict[str, dict[str, list[MetricResult | None]]] = {}
+    for name, row in by_name.items():
+        rows = groups.setdefault(name.partition("_")[0], {})
+        if not all(map(_is_empty_status, row)):
+            rows[name] = row
+    return groups
 
 
 def format_value(result: MetricResult) -> str:
@@ -247,8 +233,7 @@ def format_fraction(result: MetricResult) -> str:
 def markdown(columns: Mapping[str, Sequence[MetricResult]]) -> str:
     """Markdown tables, one per protocol, with a column per list of results and a row per metric.
 
-    Made for model cards, whose columns are "model, raw", "model, decoded" and "real test molecules". A metric that
-    a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in every column are left out.
+    A metric that a column lacks shows a dash; counts of reasons (`*_status_*`) that are 0 in all are left out.
     """
     lines: list[str] = []
     for protocol, rows in _by_protocol(list(columns.values())).items():
@@ -268,7 +253,7 @@ def _cell(result: MetricResult | None) -> str:
 
 def summary_table(results: Sequence[MetricResult], *, asked: int, drawn: int, path: str | Path | None) -> Table:
     """What a sampling run came to: asked, drawn (the rejected included), valid, unique, novel, reasons and the file."""
-    table = Table("", *(Column(justify="right") for _ in range(2)), title="Sampling", show_header=False)
+    table = Table("", Column(justify="right"), Column(justify="right"), title="Sampling", show_header=False)
     table.add_row("asked", str(asked), "")
     table.add_row("drawn", str(drawn), "")
     found = {result.name: result for result in results}

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rdkit import Chem
-
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyCounts, NoveltyIndex, parent_novelty
-from moldiff.evaluation.metrics.validity import (
-    Atoms,
-    ValidityCounts,
-    all_atoms,
-    distance_lookup_results,
-    judge,
-    look_up,
-)
+from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex, parent_novelty
+from moldiff.evaluation.metrics.validity import ValidityCounts, distance_lookup_results, look_up
+from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
 
@@ -27,37 +19,24 @@ NOTHING_COUNTED = "the denominator is 0: no molecule to count over"
 
 @dataclass(frozen=True)
 class MoleculeRow:
-    """What is known of one record after scoring; None where a question does not apply.
+    """What is known of one record after scoring; None where a question does not apply."""
 
-    Attributes:
-        number: place in the list or file, from 1.
-        status: outcome of the P2 check; "ok" = valid.
-        remarks: what is odd about it all the same; None = nothing, or not looked for.
-        smiles: isomeric SMILES of a valid molecule.
-        num_fragments: pieces of the explicit graph.
-        unique: first valid molecule of the list with its normalised key.
-        novel: its normalised key is not in the reference.
-        novel_parent: nor is another charge state, salt or tautomer of it.
-        p1_smiles: SMILES of the largest fragment of the looked-up graph, where RDKit sanitises it.
-        p1_fragments: pieces of the looked-up graph.
-    """
-
-    number: int
+    number: int  # place in the list or file, from 1
     name: str
-    status: Status
+    status: Status  # outcome of the P2 check; "ok" = valid
     reason: str
-    remarks: str | None = None
-    smiles: str | None = None
+    remarks: str | None = None  # what is odd about it all the same; None = nothing, or not looked for
+    smiles: str | None = None  # isomeric SMILES of a valid molecule
     num_heavy_atoms: int | None = None
     num_atoms: int | None = None
-    num_fragments: int | None = None
+    num_fragments: int | None = None  # pieces of the explicit graph
     p2_stable: bool | None = None
-    unique: bool | None = None
-    novel: bool | None = None
-    novel_parent: bool | None = None
+    unique: bool | None = None  # first valid molecule of the list with its normalised key
+    novel: bool | None = None  # its normalised key is not in the reference
+    novel_parent: bool | None = None  # nor is another charge state, salt or tautomer of it
     p1_stable: bool | None = None
-    p1_smiles: str | None = None
-    p1_fragments: int | None = None
+    p1_smiles: str | None = None  # of the largest fragment of the looked-up graph, where RDKit sanitises it
+    p1_fragments: int | None = None  # pieces of the looked-up graph
 
 
 @dataclass(frozen=True)
@@ -70,12 +49,9 @@ class Scores:
 
 
 def score(
-    molecules: Sequence[Molecule | InvalidMolecule],
+    molecules: MoleculeSet | Sequence[Molecule | InvalidMolecule],
     novelty: NoveltyIndex | None = None,
-    *,
     vocabulary: Vocabulary | None = None,
-    atoms: Sequence[Atoms | None] | None = None,
-    drawings: Sequence[Chem.Mol | None] | None = None,
 ) -> Scores:
     """Score molecules by P1, P2, uniqueness and novelty.
 
@@ -83,28 +59,20 @@ def score(
         molecules: what was read or sampled; `InvalidMolecule` = a record that could not be read, which counts.
         novelty: index of the known molecules; None = novelty has no value.
         vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
-        atoms: elements and coordinates for P1, where a record has them without being a molecule; None entries have
-            none. Default: those of the molecules.
-        drawings: of those molecules whose stereo is in a drawing's marks rather than in their coordinates.
     """
-    if atoms is None:
-        atoms = [all_atoms(molecule) if isinstance(molecule, Molecule) else None for molecule in molecules]
-    pairs = zip(molecules, drawings or [None] * len(molecules), strict=True)
-    verdicts = [judge(molecule, vocabulary, drawing) for molecule, drawing in pairs]
-    validity, uniqueness = ValidityCounts(), NoveltyCounts()
+    known = molecules if isinstance(molecules, MoleculeSet) else MoleculeSet.of(molecules)
+    counts, verdicts = ValidityCounts(), known.judged(vocabulary)
     for verdict in verdicts:
-        validity.add(verdict)
-        uniqueness.add(verdict)
-    graphs = [None if entry is None else look_up(entry) for entry in atoms]
-    parents, novel = parent_novelty(verdicts, novelty)
+        counts.add(verdict)
+    graphs = [None if atoms is None else look_up(atoms) for atoms in known.atoms]
+    parents, novel = parent_novelty(counts.canonical, novelty)
     results = [
-        *distance_lookup_results([graph for graph in graphs if graph is not None], len(molecules)),
-        *validity.results(),
-        *uniqueness.results(novelty),
+        *distance_lookup_results([graph for graph in graphs if graph is not None], len(known)),
+        *counts.results(novelty),
         parents,
     ]
     rows, seen = [], set[str | None]()
-    for number, (molecule, verdict, graph) in enumerate(zip(molecules, verdicts, graphs, strict=True), start=1):
+    for number, (molecule, verdict, graph) in enumerate(zip(known.entries, verdicts, graphs, strict=True), start=1):
         key = verdict.canonical
         row = MoleculeRow(
             number=number,

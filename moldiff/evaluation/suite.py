@@ -52,7 +52,7 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
     Raises:
         MoldiffError: for an unknown name, a metric asked for twice, or one asked for by name whose package is missing.
     """
-    asked = [choice] if isinstance(choice, str) or not isinstance(choice, Sequence) else list(choice)
+    asked = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
     chosen: dict[str, Metric] = {}
     skipped: dict[str, str] = {}
     for item in asked:
@@ -64,8 +64,8 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
             if metric.name in chosen:
                 raise MoldiffError(f"metrics: got {metric.name} twice")
             try:
-                if metric.package is not None:
-                    require(metric.package)
+                if package := getattr(metric, "package", None):
+                    require(package)
                 chosen[metric.name] = metric
             except MoldiffError as error:
                 if names is None and not getattr(metric, "skip_if_missing", False):

@@ -15,7 +15,7 @@ from rdkit import Chem
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.druglike import COLUMNS
-from moldiff.evaluation.metrics.novelty import NoveltyCounts, NoveltyIndex
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.evaluation.metrics.validity import ValidityCounts, ValidityReport
 from moldiff.molecules import convert
 from moldiff.molecules.formats.record import Value
@@ -225,7 +225,7 @@ class RunCounts:
 
     def __init__(self) -> None:
         self.likeness: list[MetricResult] = []  # of the rounds, in their order
-        self._validity, self._novelty = ValidityCounts(), NoveltyCounts()
+        self._validity = ValidityCounts()
         self._repaired: Counter[str] = Counter()
         self._unsound: Counter[str] = Counter()
         self._kept = 0
@@ -243,7 +243,6 @@ class RunCounts:
     def draw(self, sample: Sample) -> None:
         """Count a molecule that was drawn."""
         self._validity.add(sample.verdict)
-        self._novelty.add(sample.verdict)
         if sample.unsound is not None:
             self._unsound[str(sample.unsound.status)] += 1
         for name in _REPAIRS:
@@ -273,14 +272,14 @@ class RunCounts:
         self, novelty: NoveltyIndex | None, filters: Sequence[AnyFilter], columns: Sequence[str]
     ) -> list[MetricResult]:
         """The counts; those of what did not happen, or was not asked for, are left out."""
-        found = self._validity.results()
+        found = self._validity.results(novelty)
         for name, definition in _REPAIRS.items():
             if self._repaired[name]:
                 found.append(MetricResult(f"repair_{name}", self._repaired[name], self.drawn, definition))
         for status, count in sorted(self._unsound.items()):
             definition = f"Valid molecules refused as {status!r}, over all that were drawn."
             found.append(MetricResult(f"geometry_status_{status}", count, self.drawn, definition))
-        found += [*self._novelty.results(novelty), *self._of_task(), *self._passes(filters), *self.likeness]
+        found += [*self._of_task(), *self._passes(filters), *self.likeness]
         for name in columns:
             found.append(MetricResult(f"task_{name}", self._columns[name], self._with_columns, COLUMNS[name][2]))
         return found

@@ -1,8 +1,7 @@
 """How a record is shown: 2D drawings as compact inline SVG, coordinates for the 3D viewer, films.
 
-RDKit lays the molecule out and draws it; its SVG is then written anew from the coordinates, colours and atom labels
-that it holds, a fifth as long and with nothing else in it. Colours are classes, which the page's style turns into
-colours that can be seen on its light or dark ground.
+RDKit's SVG is written anew from the coordinates, colours and atom labels that it holds, a fifth as long. Colours are
+classes, which the page's style turns into colours that can be seen on its light or dark ground.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -30,8 +30,8 @@ from moldiff.sampling.sample import trajectory_path
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
-_MAX_HEAVY = 250
-"""Heavy atoms of a drawing at most: no one can read a larger one, and laying out takes minutes from 1,000 atoms on."""
+_MAX_HEAVY = 250  # atoms of a drawing: no one can read a larger one, and laying out takes minutes from 1,000 on
+
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("moldiff.view"),
@@ -41,12 +41,8 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 # `tojson` escapes what could end a script element.
-_ENVIRONMENT.policies["json.dumps_kwargs"] = {
-    "ensure_ascii": False,
-    "allow_nan": False,
-    "separators": (",", ":"),
-    "default": str,
-}
+_JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":"), "default": str}
+_ENVIRONMENT.policies["json.dumps_kwargs"] = _JSON
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -165,14 +161,14 @@ def molblock(record: Record) -> str | None:
     if record.mol is None or not record.mol.GetNumConformers():
         return None
     mol = Chem.Mol(record.mol)
+    large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
+    written = partial(Chem.MolToMolBlock, mol, includeStereo=not is_placed(mol), forceV3000=large)
     with rdBase.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
-        large = max(mol.GetNumAtoms(), mol.GetNumBonds()) > 999
-        drawn = not is_placed(mol)
         try:
-            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, forceV3000=large))
+            return str(written())
         except Chem.KekulizeException:
-            return str(Chem.MolToMolBlock(mol, includeStereo=drawn, kekulize=False, forceV3000=large))
+            return str(written(kekulize=False))
 
 
 def facing(record: Record) -> list[float] | None:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def reference_distributions(path: str | Path) -> Distributions:
     if path.suffix == ".safetensors":  # an index of keys, which tells no distribution
         return Distributions()
     found = (record.mol for record in records(path) if record.problem is None)
-    return Distributions.of(mol for mol, _ in zip(found, range(_MAX_REFERENCE), strict=False) if mol is not None)
+    return Distributions.of(mol for mol in islice(found, _MAX_REFERENCE) if mol is not None)
 
 
 def plots(found: Distributions, reference: Distributions | None) -> Markup:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from html import escape
 from importlib import resources
@@ -77,17 +78,15 @@ def view(
     Raises:
         MoldiffError: when `source` or `reference` cannot be read, or the page cannot be written there.
     """
-    target: Path | None = None
-    if isinstance(source, str | Path):
-        target, name = target_of(source, out), Path(source).name
-    elif out is None:
-        name = f"{len(source)} molecules"
-    else:
-        target, name = target_of(out, out), Path(out).stem
     with TemporaryDirectory() as folder:
+        target: Path | None = None
         if isinstance(source, str | Path):
-            path = Path(source)
+            path, target = Path(source), target_of(source, out)
+            name = path.name
         else:
+            name = f"{len(source)} molecules"
+            if out is not None:
+                target, name = target_of(out, out), Path(out).stem
             path = Path(folder) / "molecules.sdf"
             write(path, source)
             write_trajectories(trajectory_path(path), (item for item in source if not isinstance(item, Molecule)))
@@ -183,7 +182,7 @@ def _card(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
     fault = problem.atom if isinstance(problem, InvalidMolecule) else None  # as the record counts it
     return {
         "name": record.name or f"record {record.number}",
-        "picture": None if mol is None else draw(mol, f"2D drawing of {record.name}", fault),
+        "picture": mol and draw(mol, f"2D drawing of {record.name}", fault),
         "suggested": mol is not record.mol,
         "status": status,
         "reason": reason if mol is record.mol else "",
@@ -214,21 +213,14 @@ _ORIGIN = ("seed", "index", "size", "steps")  # by which molecules can be drawn 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table behind the page, under the name that it has in the evaluation's rows or the file.
-
-    Attributes:
-        kind: "number", "bool" or "text".
-        field: a data field of the records, not a result of the evaluation.
-        constant: the same in all of several records, so not worth a place on the cards.
-        hidden: repeats a result of the evaluation; exported all the same.
-    """
+    """A column of the table behind the page, under the name that it has in the evaluation's rows or the file."""
 
     key: str
     label: str
-    kind: str
-    field: bool = False
-    constant: bool = False
-    hidden: bool = False
+    kind: str  # "number", "bool" or "text"
+    field: bool = False  # a data field of the records, not a result of the evaluation
+    constant: bool = False  # the same in all of several records, so not worth a place on the cards
+    hidden: bool = False  # repeats a result of the evaluation; exported all the same
     on_card: bool = False
 
 
@@ -247,11 +239,10 @@ def _columns(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]
         twin = taken.get(key.casefold())
         meant = [typed(value) for value in values]
         same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
-        kind = _kind(meant)
+        kind, label = _kind(meant), key if twin is None else f"{key} (in the file)"
         telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
         on_card = telling and shown < _MAX_EXTRA_ON_CARD
         shown += on_card
-        label = key if twin is None else f"{key} (in the file)"
         columns.append(Column(key, label, kind, True, constant, same, on_card))
     return columns
 
@@ -264,8 +255,7 @@ def _facts(columns: Sequence[Column], cells: Sequence[Cell]) -> list[tuple[str, 
 
 
 def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return {key: [row.get(key) for row in rows] for key in keys}
+    return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
 
 
 def _label(key: str) -> str:
@@ -296,8 +286,6 @@ def _fields(record: Record) -> dict[str, str]:
         return {}
     found = {}
     for key in record.mol.GetPropNames(includePrivate=False, includeComputed=False):
-        try:
+        with suppress(UnicodeDecodeError, KeyError):
             found[str(key)] = str(record.mol.GetProp(key))
-        except (UnicodeDecodeError, KeyError):
-            continue
     return found

@@ -54,8 +54,8 @@ class Counted(Stopped):
 @pytest.mark.parametrize("name", ["p3", "druglike", "posebusters", "mmff", "xtb"])
 def test_interrupted_workers_leave_numbers_of_the_finished_alone(name):
     metric = suite.SUITE[name]()
-    if metric.package is not None:
-        pytest.importorskip(metric.package)
+    if package := getattr(metric, "package", None):
+        pytest.importorskip(package)
 
     def interrupt(done: int, total: int) -> None:
         if done == 2:
@@ -134,8 +134,8 @@ def test_default_metrics_and_what_they_lack(tmp_path):
 def test_single_atoms_and_nothing_valid(name):
     """Chloride, and sets without one valid molecule, are no trouble to any metric."""
     metric = suite.SUITE[name]()
-    if metric.package is not None:
-        pytest.importorskip(metric.package)
+    if package := getattr(metric, "package", None):
+        pytest.importorskip(package)
     nothing = np.zeros(1, dtype=int)
     chloride = Molecule(
         np.zeros((1, 3)), np.array([17]), np.array([-1]), nothing, np.zeros((1, 4, 3)), np.zeros((0, 3), dtype=int)

@@ -1,15 +1,12 @@
-"""Impossible distances: atoms that sit on one another, and bonds that are torn apart.
+"""Impossible distances, beyond what occurs: atoms that sit on one another, and bonds that are torn apart.
 
-Protocol P2 looks at the graph alone; a molecule can pass it with coordinates that no molecule has. The limits are
-outside what occurs. The usual length of a bond is the sum of the covalent radii of its order, as in
-`moldiff.molecules.validity`; of elements that have none there, of any order, and the limit is another.
+Protocol P2 looks at the graph alone. The usual length of a bond is as in `moldiff.molecules.validity`, the sum of the
+covalent radii of its order; of elements that have none there, of any order, and the limit is another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -28,21 +25,14 @@ _UNKNOWN = 1.5  # times the covalent radii, above which a bond of an element wit
 
 @dataclass(frozen=True, kw_only=True)
 class Contacts:
-    """Clashes and torn bonds, over all molecules that could be read.
+    """Clashes and torn bonds, over all molecules that could be read."""
 
-    Attributes:
-        covalent_fraction: of the sum of covalent radii (`elements.COVALENT`), below which any two atoms clash.
-        vdw_fraction: of the sum of van der Waals radii (RDKit's), below which atoms more than three bonds apart clash.
-        stretch: times its usual length, above which a bond is torn.
-    """
-
-    covalent_fraction: float = 0.7
-    vdw_fraction: float = 0.5
-    stretch: float = TORN
+    covalent_fraction: float = 0.7  # of the sum of covalent radii (`elements.COVALENT`): closer, any two atoms clash
+    vdw_fraction: float = 0.5  # of the sum of RDKit's van der Waals radii: closer, atoms over three bonds apart clash
+    stretch: float = TORN  # times its usual length, above which a bond is torn
 
     name = "geometry"
     needs = ("coordinates", "bonds")
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
@@ -59,11 +49,8 @@ class Contacts:
             MetricResult("geometry_sound", statuses.count(Status.OK), len(found), definition),
             *count_statuses("geometry", statuses, (Status.CLASH, Status.EXPLODED)),
         ]
-        columns: dict[str, Sequence[Any]] = {
-            "geometry_status": statuses,
-            "geometry_reason": ["" if problem is None else problem.reason for problem in found],
-        }
-        return MetricOutput(results, columns, options=asdict(self))
+        reasons = ["" if problem is None else problem.reason for problem in found]
+        return MetricOutput(results, {"geometry_status": statuses, "geometry_reason": reasons}, options=asdict(self))
 
     def _check(self, molecules: MoleculeSet, place: int) -> InvalidMolecule | None:
         """As `check`, with atoms as the file counts them; also where no graph can be had, atoms may clash."""

@@ -1,8 +1,6 @@
 """How far the distributions of a set of molecules lie from those of reference molecules.
 
-Bond lengths and angles are compared by the Wasserstein-1 distance; torsions (mirror images folded), elements, sizes,
-ring sizes and ring systems by the Jensen-Shannon divergence to base 2. Types are weighted by their number in the
-reference. A finite sample of that itself is not at 0: read the numbers beside those of one half against the other.
+A finite sample of the reference is not at 0: read the numbers beside those of one half of it against the other.
 """
 
 from __future__ import annotations
@@ -23,21 +21,14 @@ from moldiff.processes import OnProgress
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """Distances of the P2-valid molecules' distributions from the reference's.
+    """Distances of the P2-valid molecules' distributions from the reference's."""
 
-    Attributes:
-        min_count: samples of a type that the reference must have for it to be compared.
-        num_rings: ring sizes and ring systems, the reference's most frequent ones, whose shares are details.
-        torsion_bin: width of the bins of torsions (degrees).
-    """
-
-    min_count: int = 50
-    torsion_bin: float = 5.0
-    num_rings: int = 15
+    min_count: int = 50  # samples of a type that the reference must have for it to be compared
+    torsion_bin: float = 5.0  # width of the bins of torsions (degrees)
+    num_rings: int = 15  # ring sizes and systems, the reference's most frequent ones, whose shares are details
 
     name = "distribution"
     needs = ("coordinates", "bonds", "reference")
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
@@ -45,49 +36,46 @@ class Distribution:
         assert reference is not None
         found, known = features(molecules.mols.values()), features(reference.mols.values())
         results = [
-            *self._by_type("bond_length", found.bond_lengths, known.bond_lengths, "Å"),
-            *self._by_type("angle", found.angles, known.angles, "°"),
-            *self._by_type("torsion", found.torsions, known.torsions, ""),
+            *self._by_type("bond_length", found, known, "Å"),
+            *self._by_type("angle", found, known, "°"),
+            *self._by_type("torsion", found, known, ""),
             *_by_class(found, known),
             *self._rings(found, known),
         ]
         options = asdict(self) | {"molecules": len(molecules.mols), "reference_molecules": len(reference.mols)}
         return MetricOutput(results, options=options)
 
-    def _by_type(self, what: str, found: _ByType, known: _ByType, unit: str) -> list[MetricResult]:
-        """The mean over types, weighted by the reference, then how much of the reference it covers, then each type."""
+    def _by_type(self, what: str, found: Features, known: Features, unit: str) -> list[MetricResult]:
+        """The mean over types (mirror images of torsions are one), how much of the reference it covers, and each."""
         distance = wasserstein if unit else self._torsion_divergence
         measure = "Wasserstein-1 distance" if unit else "Jensen-Shannon divergence (base 2)"
         name, values = f"distribution_{what}", what.replace("_", " ") + "s"
-        types = [kind for kind in known if len(known[kind]) >= self.min_count and kind in found]
-        types.sort(key=lambda kind: -len(known[kind]))
+        own, others = getattr(found, f"{what}s"), getattr(known, f"{what}s")
+        types = [kind for kind in others if len(others[kind]) >= self.min_count and kind in own]
+        types.sort(key=lambda kind: -len(others[kind]))
         each = []
         for kind in types:
-            value, text = distance(found[kind], known[kind]), f"{measure} of {kind} {values}."
-            each.append(MetricResult(f"{name}[{kind}]", value, 1, text, len(found[kind]), unit))
-        weight = sum(len(known[kind]) for kind in types)
-        total = float(sum(len(known[kind]) * one.numerator for kind, one in zip(types, each, strict=True)))
-        definition = (
-            f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
-        )
+            value, text = distance(own[kind], others[kind]), f"{measure} of {kind} {values}."
+            each.append(MetricResult(f"{name}[{kind}]", value, 1, text, len(own[kind]), unit))
+        counts = [len(others[kind]) for kind in types]
+        total = float(sum(count * one.numerator for count, one in zip(counts, each, strict=True)))
+        mean = f"{measure} of {values} to the reference, mean over types weighted by their number in the reference."
         covered = (
             f"The reference's {values} of types that are compared (at least {self.min_count} in the reference, one in "
             "the evaluated molecules), over all of the reference's."
         )
-        counted, everything = sum(len(found[kind]) for kind in types), sum(map(len, known.values()))
+        compared = sum(one.counted or 0 for one in each)
         return [
-            MetricResult(name, total, float(weight), definition, counted, unit),
-            MetricResult(f"{name}_covered", weight, everything, covered),
+            MetricResult(name, total, float(sum(counts)), mean, compared, unit),
+            MetricResult(f"{name}_covered", sum(counts), sum(map(len, others.values())), covered),
             *each,
         ]
 
     def _rings(self, found: Features, known: Features) -> list[MetricResult]:
         """Which ring systems occur in the reference, and the shares of its most frequent ring sizes and systems."""
         among = int(np.isin(found.ring_systems, known.ring_systems).sum())
-        definition = (
-            "Ring systems (rings that share atoms are one) that the reference has, over all of P2-valid molecules."
-        )
-        results = [MetricResult("distribution_ring_systems_known", among, len(found.ring_systems), definition)]
+        text = "Ring systems (rings that share atoms are one) that the reference has, over all of P2-valid molecules."
+        results = [MetricResult("distribution_ring_systems_known", among, len(found.ring_systems), text)]
         for name, text in (("ring_size", "Rings of {} atoms"), ("ring_system", "Ring systems {}")):
             own, others = (getattr(side, f"{name}s") for side in (found, known))
             kinds, counts = np.unique(others, return_counts=True)
@@ -146,19 +134,13 @@ _BASE = 128  # larger than any atomic number, so that types pack into one intege
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Samples of a set of molecules: atomic numbers, numbers of heavy atoms, rings, ring systems, and geometry by type.
+    """Samples of a set of molecules: geometry by type, and what comes in classes."""
 
-    Attributes:
-        bond_lengths: (Å) by bond, such as "C=O" ("-" single, "=" double, "#" triple, ":" aromatic).
-        angles: (degrees) by the three elements, such as "C-O-H".
-        torsions: absolute values (degrees, 0 to 180) by the four elements and the middle bond, such as "H-C=C-H".
-    """
-
-    bond_lengths: _ByType
-    angles: _ByType
-    torsions: _ByType
-    elements: np.ndarray
-    sizes: np.ndarray
+    bond_lengths: _ByType  # (Å) by bond, such as "C=O" ("-" single, "=" double, "#" triple, ":" aromatic)
+    angles: _ByType  # (degrees) by the three elements, such as "C-O-H"
+    torsions: _ByType  # absolute (degrees, 0 to 180) by the four elements and the middle bond, such as "H-C=C-H"
+    elements: np.ndarray  # atomic numbers
+    sizes: np.ndarray  # numbers of heavy atoms
     ring_sizes: np.ndarray
     ring_systems: np.ndarray
 
@@ -171,10 +153,8 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
     for mol in mols:
         offset = len(element)
         element += [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-        bonds += [
-            (offset + bond.GetBeginAtomIdx(), offset + bond.GetEndAtomIdx(), _TYPES[bond.GetBondType()])
-            for bond in mol.GetBonds()
-        ]
+        for bond in mol.GetBonds():
+            bonds.append((offset + bond.GetBeginAtomIdx(), offset + bond.GetEndAtomIdx(), _TYPES[bond.GetBondType()]))
         pos.append(mol.GetConformer().GetPositions())
         sizes.append(mol.GetNumHeavyAtoms())
         ring_sizes += [len(ring) for ring in mol.GetRingInfo().AtomRings()]

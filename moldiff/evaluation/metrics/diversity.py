@@ -31,23 +31,17 @@ class Diversity:
 
     name = "diversity"
     needs = ("bonds",)
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         mols = _valid(molecules)
-        generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
-        prints = [generator.GetFingerprint(mol) for mol in mols]
-        pairs = len(prints) * (len(prints) - 1) // 2
-        similar = sum(
-            float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in range(1, len(prints))
-        )
+        prints = _fingerprints(mols, self.radius, self.num_bits)
+        pairs, rows = len(prints) * (len(prints) - 1) // 2, range(1, len(prints))
+        similar = sum(float(np.sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k]))) for k in rows)
         cyclic = [scaffold for mol in mols if (scaffold := str(_scaffold(mol=mol)))]
-        definition = (
-            f"1 - Tanimoto similarity of Morgan fingerprints (radius {self.radius}, {self.num_bits} bits), mean over "
-            "all pairs of P2-valid molecules."
-        )
+        kind = f"Morgan fingerprints (radius {self.radius}, {self.num_bits} bits)"
+        definition = f"1 - Tanimoto similarity of {kind}, mean over all pairs of P2-valid molecules."
         scaffolds = "Distinct Murcko scaffolds of P2-valid molecules, over the P2-valid molecules with a ring."
         with_ring = "P2-valid molecules with a ring, over the P2-valid."
         results = [
@@ -60,6 +54,11 @@ class Diversity:
 
 def _valid(molecules: MoleculeSet) -> list[Chem.Mol]:
     return [Chem.MolFromSmiles(text) for text in molecules.smiles if text is not None]
+
+
+def _fingerprints(mols: Sequence[Chem.Mol], radius: int, num_bits: int) -> list[Any]:
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=num_bits)
+    return [generator.GetFingerprint(mol) for mol in mols]
 
 
 _BLOCK = 10_000  # molecules of the reference at once, 20 MB of bits
@@ -79,7 +78,6 @@ class NearestNeighbours:
 
     name = "neighbours"
     needs = ("bonds", "reference")
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
@@ -88,7 +86,6 @@ class NearestNeighbours:
         prints, known = self._bits(molecules), self._bits(reference)
         found = self.similarities(prints, known, on_progress) if known else np.zeros(0)
         columns = {"neighbours_similarity": molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=False)))}
-        options = asdict(self) | {"reference_molecules": len(known)}
         measure = (
             f"Tanimoto similarity (Morgan fingerprints, radius {self.radius}, {self.num_bits} bits, no stereo) to the "
             "nearest reference molecule"
@@ -101,12 +98,12 @@ class NearestNeighbours:
             MetricResult("neighbours_close", near, len(found), f"{measure} of at least {self.close:g}, {over}."),
             MetricResult("neighbours_equal", same, len(found), f"{measure} of 1, the same fingerprint, {over}."),
         ]
-        return MetricOutput(results, columns, {}, options)
+        return MetricOutput(results, columns, {}, asdict(self) | {"reference_molecules": len(known)})
 
     def _bits(self, molecules: MoleculeSet) -> list[np.ndarray]:
         """Numbers of the bits that are set in the fingerprint of every valid molecule."""
-        generator = rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.num_bits)
-        return [np.array(generator.GetFingerprint(mol).GetOnBits(), dtype=np.int64) for mol in _valid(molecules)]
+        prints = _fingerprints(_valid(molecules), self.radius, self.num_bits)
+        return [np.array(one.GetOnBits(), dtype=np.int64) for one in prints]
 
     def similarities(
         self, prints: Sequence[np.ndarray], known: Sequence[np.ndarray], on_progress: OnProgress | None = None
@@ -129,33 +126,21 @@ class NearestNeighbours:
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """A molecule in the reference's frame (Å), and how much it overlaps with that, 0 to 1.
-
-    Attributes:
-        shape: Tanimoto overlap of the volumes.
-        pharmacophore: the same of donors, acceptors, charges, hydrophobic parts and rings.
-        score: their mean with the reference's weights.
-    """
+    """A molecule in the reference's frame (Å), and how much it overlaps with that, 0 to 1."""
 
     molecule: Molecule
-    shape: float
-    pharmacophore: float
-    score: float
+    shape: float  # Tanimoto overlap of the volumes
+    pharmacophore: float  # the same of donors, acceptors, charges, hydrophobic parts and rings
+    score: float  # their mean with the reference's weights
 
 
 @dataclass(frozen=True, eq=False)
 class ShapeReference:
-    """What molecules are compared with, by volumes of Gaussians (Grant, Gallardo and Pickup 1996) of heavy atoms.
+    """What molecules are compared with, by volumes of Gaussians (Grant, Gallardo and Pickup 1996) of heavy atoms."""
 
-    Attributes:
-        mol: sanitised, in 3D.
-        pharmacophore: weight of the pharmacophore in the score, 0 to 1; the shape has the rest.
-        align: whether molecules are moved to where the score is best; else they are taken as they lie.
-    """
-
-    mol: Chem.Mol
-    pharmacophore: float = 0.5
-    align: bool = True
+    mol: Chem.Mol  # sanitised, in 3D
+    pharmacophore: float = 0.5  # its weight in the score, 0 to 1; the shape has the rest
+    align: bool = True  # whether molecules are moved to where the score is best; else they are taken as they lie
 
     def __post_init__(self) -> None:
         if not 0 <= self.pharmacophore <= 1:
@@ -164,11 +149,7 @@ class ShapeReference:
             raise MoldiffError(f"like.align: RDKit {rdBase.rdkitVersion} cannot score without moving, expected true")
 
     def overlay(self, molecule: Molecule) -> Overlay:
-        """Lay a valid molecule over the reference.
-
-        Raises:
-            MoldiffError: for a molecule that RDKit cannot sanitise.
-        """
+        """Lay a valid molecule over the reference; a `MoldiffError` for one that RDKit cannot sanitise."""
         mol = convert.to_rdkit(molecule, stereo=False)
         try:
             with rdBase.BlockLogs():
@@ -177,7 +158,10 @@ class ShapeReference:
             raise MoldiffError(f"like: molecule {molecule.name!r} cannot be compared: {error}") from error
         if self.align:
             shape, color = _align(self.mol, mol, -1, -1, True, 1 - self.pharmacophore)
-            molecule = _moved(molecule, mol)
+            found = convert.from_rdkit(mol)
+            if isinstance(found, InvalidMolecule):
+                raise MoldiffError(f"like: molecule {molecule.name!r} cannot be aligned: {found.reason}")
+            molecule = replace(molecule, pos=found.pos, hydrogen_offset=found.hydrogen_offset)
         else:
             score: Any = rdShapeAlign.ScoreMol
             settings: Any = rdShapeAlign.ShapeInputOptions()
@@ -186,11 +170,3 @@ class ShapeReference:
             color = replace(self, align=False).overlay(molecule).pharmacophore
         total = (1 - self.pharmacophore) * shape + self.pharmacophore * color
         return Overlay(molecule, float(shape), float(color), float(total))
-
-
-def _moved(molecule: Molecule, mol: Chem.Mol) -> Molecule:
-    """The molecule at the coordinates of `mol`, which was made of it."""
-    found = convert.from_rdkit(mol)
-    if isinstance(found, InvalidMolecule):
-        raise MoldiffError(f"like: molecule {molecule.name!r} cannot be aligned: {found.reason}")
-    return replace(molecule, pos=found.pos, hydrogen_offset=found.hydrogen_offset)

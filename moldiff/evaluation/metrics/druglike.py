@@ -6,7 +6,7 @@ And whether a molecule is in a list of known ones: for sale, or an approved drug
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
@@ -61,7 +61,6 @@ class DrugLikeness:
 
     name = "druglike"
     needs = ("bonds",)
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
@@ -72,9 +71,8 @@ class DrugLikeness:
         found, known = outcomes[: len(molecules.valid)], outcomes[len(molecules.valid) :]
         by_place = molecules.spread(dict(zip(molecules.valid, found, strict=True)))
         rows = [one if isinstance(one, Described) else None for one in by_place]
-        columns: dict[str, Sequence[Any]] = {
-            "druglike_reason": [one.reason if isinstance(one, Failure) else "" for one in by_place],
-        }
+        reasons = [one.reason if isinstance(one, Failure) else "" for one in by_place]
+        columns: dict[str, Sequence[Any]] = {"druglike_reason": reasons}
         for name in _TITLES:
             columns[f"druglike_{name}"] = [None if row is None else getattr(row, name) for row in rows]
         for k, catalogue in enumerate(ALERTS):
@@ -83,7 +81,7 @@ class DrugLikeness:
         done, others = ([one for one in side if isinstance(one, Described)] for side in (found, known))
         results = [*_results(done, len(ended), others), *left]
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
-        return MetricOutput(results, columns, {}, options, was_interrupted(outcomes))
+        return MetricOutput(results, columns, {}, options, any(map(was_interrupted, outcomes)))
 
 
 def _results(found: Sequence[Described], asked: int, known: Sequence[Described]) -> list[MetricResult]:
@@ -109,9 +107,8 @@ def _results(found: Sequence[Described], asked: int, known: Sequence[Described])
 def describe(smiles: str) -> Described:
     """Descriptors and alerts of one molecule.
 
-    Example:
-        >>> round(describe("CC(=O)Oc1ccccc1C(=O)O").qed, 2)
-        0.55
+    >>> round(describe("CC(=O)Oc1ccccc1C(=O)O").qed, 2)
+    0.55
     """
     mol = Chem.MolFromSmiles(smiles)
     with rdBase.BlockLogs():
@@ -129,22 +126,20 @@ def first_alert(catalogue: str, mol: Chem.Mol) -> str | None:
 @cache
 def _catalogue(name: str) -> FilterCatalog.FilterCatalog:
     """That of Novartis is a table in RDKit's Contrib, those of `TABLES` are in this package; RDKit names the others."""
-    patterns: Iterable[tuple[str, str, int]]  # name, SMARTS, and how often it has to occur
     if name == "NIBR":
         folder = Path(RDConfig.RDContribDir) / "NIBRSubstructureFilters"
         text = (folder / "SubstructureFilter_HitTriaging_wPubChemExamples.csv").read_text(encoding="utf-8")
         rows = [row for row in csv.DictReader(text.splitlines()) if row["SEVERITY_COMMENT"] == "EXCLUDE"]
-        patterns = ((row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))) for row in rows)
+        patterns = [(row["PATTERN_NAME"], row["SMARTS"], max(1, int(row["MIN_COUNT"]))) for row in rows]
     elif name in TABLES:
-        patterns = ((row["name"], row["smarts"], 1) for row in groups(name))
+        patterns = [(row["name"], row["smarts"], 1) for row in groups(name)]
     else:
         parameters = FilterCatalog.FilterCatalogParams()
         parameters.AddCatalog(getattr(FilterCatalog.FilterCatalogParams.FilterCatalogs, name))
         return FilterCatalog.FilterCatalog(parameters)
     catalogue = FilterCatalog.FilterCatalog()
-    for title, smarts, least in patterns:
-        matcher = FilterCatalog.SmartsMatcher(title, smarts, least)
-        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(title, matcher))
+    for pattern in patterns:  # name, SMARTS, and how often it has to occur
+        catalogue.AddEntry(FilterCatalog.FilterCatalogEntry(pattern[0], FilterCatalog.SmartsMatcher(*pattern)))
     return catalogue
 
 
@@ -155,8 +150,7 @@ def groups(catalogue: str) -> list[dict[str, str]]:
 
 
 _inchi_key: Any = Chem.MolToInchiKey  # untyped
-_CONNECTIVITY = 14
-"""Letters of an InChIKey that stand for the graph without stereo, isotopes and charges on protons."""
+_CONNECTIVITY = 14  # letters of an InChIKey that stand for the graph without stereo, isotopes and protons' charges
 
 
 def purchasable(smiles: str) -> bool:
@@ -212,16 +206,12 @@ COLUMNS: Mapping[str, tuple[Callable[[str], bool | str], tuple[str, ...], str]] 
 
 
 def check_columns(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, if all are known and can be worked out here.
-
-    Raises:
-        MoldiffError: for an unknown name, or a package that is not installed.
-    """
+    """The names, each once; a `MoldiffError` for an unknown one, or a package that is not installed."""
     for name in names:
         if name not in COLUMNS:
             raise MoldiffError(f"columns: got {name!r}, expected any of {', '.join(COLUMNS)}")
         for package in COLUMNS[name][1]:
             if find_spec(package) is None:
-                needed = f"columns: {name} needs the package {package}, which is not installed"
-                raise MoldiffError(f'{needed}: pip install "moldiff[lookup]"')
+                needed = f"{name} needs the package {package}, which is not installed"
+                raise MoldiffError(f'columns: {needed}: pip install "moldiff[lookup]"')
     return tuple(dict.fromkeys(names))

@@ -1,7 +1,6 @@
 """Fréchet ChemNet Distance (Preuer et al. 2018, doi:10.1021/acs.jcim.8b00234).
 
-The distance of two Gaussians fitted to the activations of a network that knows SMILES of bioactive molecules. It
-falls with the number of molecules, so that two values compare only at equal numbers (the paper takes 5,000), and it
+It falls with the number of molecules, so that two values compare only at equal numbers (the paper takes 5,000), and
 says little about molecules as small as QM9's.
 """
 
@@ -15,7 +14,7 @@ from importlib.resources import files
 import numpy as np
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, MetricResult, require
+from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.processes import OnProgress
 
@@ -38,19 +37,19 @@ class FrechetDistance:
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         assert reference is not None
-        require("fcd")
         texts, known = _readable(molecules), _readable(reference)
         versions = {"fcd": metadata.version("fcd"), "molecules": len(texts), "reference_molecules": len(known)}
-        value, least, notes = 0.0, min(len(texts), len(known)), {}
-        if least < 2:
-            notes["fcd_distance"] = "fewer than two valid molecules on one of the sides"
-        else:
+        value, least, note = 0.0, min(len(texts), len(known)), "fewer than two valid molecules on one of the sides"
+        if least >= 2:
             together = self._activations([*texts, *known], on_progress)
             value = frechet_distance(together[: len(texts)], together[len(texts) :])
-        if 2 <= least < _FEW:
-            few = f"taken over {len(texts)} and {len(known)} molecules; it is larger the fewer they are"
-            notes["fcd_distance"] = few
-        result = MetricResult("fcd_distance", value, int(least >= 2), _DEFINITION, len(texts))
+            note = f"taken over {len(texts)} and {len(known)} molecules; it is larger the fewer they are"
+        definition = (
+            "Fréchet ChemNet Distance of the P2-valid molecules to the P2-valid reference molecules, on canonical "
+            "SMILES without stereo; those of 350 or more characters are left out."
+        )
+        result = MetricResult("fcd_distance", value, int(least >= 2), definition, len(texts))
+        notes = {"fcd_distance": note} if least < _FEW else {}
         return MetricOutput([result], {}, notes, asdict(self) | versions)
 
     def _activations(self, texts: Sequence[str], on_progress: OnProgress | None) -> np.ndarray:
@@ -69,12 +68,6 @@ class FrechetDistance:
             if on_progress is not None:
                 on_progress(min(start + self.batch_size, len(texts)), len(texts))
         return np.concatenate(found)
-
-
-_DEFINITION = (
-    "Fréchet ChemNet Distance of the P2-valid molecules to the P2-valid reference molecules, on canonical SMILES "
-    "without stereo; those of 350 or more characters are left out."
-)
 
 
 def _readable(molecules: MoleculeSet) -> list[str]:

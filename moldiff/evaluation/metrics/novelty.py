@@ -1,13 +1,7 @@
-"""Uniqueness and novelty of valid molecules, on one normalised key.
+"""Novelty of valid molecules: the keys of known ones, and their parents.
 
-Both sides of a comparison go through `identity.canonical_key`; the same numbers on the plain isomeric SMILES
-(`identity.strict_key`) have names that end in `_strict`.
-
-Novelty by parent asks whether a molecule is more than another charge state, salt or tautomer of a known one. The parent
-of a molecule is what ChEMBL and RDKit's MolStandardize call so: its largest fragment, uncharged, as the canonical
-tautomer. To find it takes some milliseconds, so it is asked only of molecules whose normalised key is novel, and of
-those in the reference that could have the same: the same elements joined in the same way, with as many hydrogens once
-charges are taken off, which neither a proton nor a double bond that moves can change.
+By parent, a molecule is novel that is more than another charge state, salt or tautomer of a known one; the parent is
+what ChEMBL and RDKit's MolStandardize call so: the largest fragment, uncharged, as the canonical tautomer.
 """
 
 from __future__ import annotations
@@ -15,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +22,6 @@ from safetensors.numpy import load_file
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.validity import ValidityReport
 from moldiff.molecules import identity
 from moldiff.molecules.convert import atoms
 from moldiff.molecules.formats.record import guarded
@@ -40,17 +33,12 @@ MAX_TEXTS = 500_000  # molecules of a reference whose parents can be compared: m
 
 @dataclass(frozen=True, eq=False)
 class NoveltyIndex:
-    """Sorted 64-bit hashes [k] and [l] of the keys of known molecules (the training set).
-
-    Attributes:
-        num_skipped: reference entries that could not be read.
-        texts: SMILES of all of them, for novelty by parent; None = only the hashes are known, or they are too many.
-    """
+    """Sorted 64-bit hashes [k] and [l] of the keys of known molecules (the training set)."""
 
     canonical: np.ndarray
     strict: np.ndarray
-    num_skipped: int = 0
-    texts: Collection[str] | None = None
+    num_skipped: int = 0  # entries that could not be read
+    texts: Collection[str] | None = None  # SMILES of all, for parents; None = there are hashes alone, or too many
 
     @classmethod
     def of(cls, reference: Iterable[Molecule | InvalidMolecule | Chem.Mol | str]) -> Self:
@@ -70,11 +58,7 @@ class NoveltyIndex:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the file that `moldiff prepare` writes; `path` is that file or the prepared folder.
-
-        Raises:
-            MoldiffError: when the file is missing, is no safetensors file, or does not hold the two sorted arrays.
-        """
+        """Read the file that `moldiff prepare` writes, or that of its folder; a `MoldiffError` where it is none."""
         path = Path(path)
         path = path / FILE_NAME if path.is_dir() else path
         if not path.is_file():
@@ -95,89 +79,42 @@ class NoveltyIndex:
 
     def contains(self, key: str) -> bool:
         """Whether a molecule with this `identity.canonical_key` is known."""
-        return _contains(self.canonical, key)
+        return _holds(self.canonical, key)
 
     def contains_strict(self, key: str) -> bool:
         """Whether a molecule with this `identity.strict_key` is known."""
-        return _contains(self.strict, key)
+        return _holds(self.strict, key)
 
 
-def _contains(hashes: np.ndarray, key: str) -> bool:
+def _holds(hashes: np.ndarray, key: str) -> bool:
     wanted = identity.key_hash(key)
     place = int(np.searchsorted(hashes, wanted))
     return place < len(hashes) and int(hashes[place]) == wanted
 
 
-@dataclass(eq=False)
-class NoveltyCounts:
-    """Uniqueness and novelty of a stream of records, of which only the distinct keys are kept."""
-
-    _total: int = 0
-    _valid: int = 0
-    _canonical: set[str] = field(default_factory=set)
-    _strict: set[str] = field(default_factory=set)
-
-    def add(self, verdict: ValidityReport) -> None:
-        """Count one record."""
-        self._total += 1
-        self._valid += verdict.problem is None
-        if verdict.canonical is not None:
-            self._canonical.add(verdict.canonical)
-        if verdict.strict is not None:
-            self._strict.add(verdict.strict)
-
-    def results(self, index: NoveltyIndex | None) -> list[MetricResult]:
-        """Uniqueness over the valid, novelty over the distinct valid, and both over all records.
-
-        Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
-        """
-        known = index if index is not None and len(index) else None
-        canonical, strict = self._canonical, self._strict
-        novel = sum(not known.contains(key) for key in canonical) if known else 0
-        novel_strict = sum(not known.contains_strict(key) for key in strict) if known else 0
-        distinct, distinct_strict, total = (len(canonical), len(strict), self._total) if known else (0, 0, 0)
-        return [
-            MetricResult("p2_unique", len(canonical), self._valid, f"Distinct {_KEY}, over the valid molecules."),
-            MetricResult("p2_unique_strict", len(strict), self._valid, _UNIQUE_STRICT),
-            MetricResult("p2_valid_unique", len(canonical), self._total, f"Distinct {_KEY}, over all molecules."),
-            MetricResult("p2_novel", novel, distinct, f"{_NOVEL}, over the distinct valid ones."),
-            MetricResult("p2_novel_strict", novel_strict, distinct_strict, _NOVEL_STRICT),
-            MetricResult("p2_valid_unique_novel", novel, total, f"{_NOVEL}, over all molecules."),
-        ]
-
-
-def parent_novelty(verdicts: Iterable[ValidityReport], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
+def parent_novelty(keys: Collection[str], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:
     """How many distinct valid molecules are novel by parent (0/0 without SMILES of known ones), and their keys."""
-    keys = {verdict.canonical for verdict in verdicts if verdict.canonical is not None}
-    if index is None or not index or index.texts is None:
+    if not index or index.texts is None:
         return MetricResult("p2_novel_parent", 0, 0, _NOVEL_PARENT), set()
     novel = novel_parents((key for key in keys if not index.contains(key)), index.texts)
     return MetricResult("p2_novel_parent", len(novel), len(keys), _NOVEL_PARENT), novel
 
 
-_KEY = (
-    "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
-    "molecules"
-)
-_UNIQUE_STRICT = "Distinct isomeric SMILES of valid molecules, over the valid molecules."
-_NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
-_NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."
 _NOVEL_PARENT = (
     "Distinct normalised keys of valid molecules whose parent (largest fragment, uncharged, canonical tautomer; "
     "RDKit's MolStandardize) the reference lacks, over the distinct valid ones."
 )
-
 _ELEMENT = re.compile(r"Cl|Br|[BCNOPSFI]|[bcnops]|(?<=\[)[A-Z][a-z]?")
 
-_WITHOUT_SIDES = str.maketrans("", "", "/\\")
-"""Takes away the sides of double bonds, for which a SMILES may need an explicit hydrogen."""
+_WITHOUT_SIDES = str.maketrans("", "", "/\\")  # of double bonds, for which a SMILES may need an explicit hydrogen
 
 
 def novel_parents(keys: Iterable[str], reference: Iterable[str]) -> set[str]:
-    """Those of some SMILES whose parent no SMILES of the reference has.
+    """Those of some SMILES whose parent no SMILES of the reference has; what RDKit cannot work with counts as novel.
 
-    What RDKit cannot work with counts as novel. Of the reference, only those are read whole that have a fragment with
-    atoms joined as in one of the keys; elements alone are compared first, for they show in the text.
+    A parent takes milliseconds, so that it is found only of those in the reference that could have the same: the same
+    elements (which show in the text) joined in the same way, with as many hydrogens once charges are taken off, which
+    neither a proton nor a double bond that moves can change.
     """
     wanted = {key: _invariant(key) for key in keys}
     invariants = set(wanted.values()) - {None}

@@ -1,9 +1,7 @@
-"""Protocol P3: bonds perceived by RDKit from elements and coordinates.
+"""Protocol P3: bonds perceived by RDKit's `DetermineBonds` from elements, coordinates and the total charge.
 
-`rdDetermineBonds.DetermineBonds` looks for bond orders that give the molecule the stated total charge. What it finds
-depends on the version of RDKit and on its options, so both are part of the result's definition, and a run with other
-options has another label. It fails on ordinary molecules (many nitroarenes) and does not return on others
-(several sulfates), so 'perception failed' and 'time-out' are outcomes of their own.
+What it finds depends on the version of RDKit and on its options, so both are part of the result's definition. It fails
+on ordinary molecules (many nitroarenes) and does not return on others (several sulfates).
 """
 
 from __future__ import annotations
@@ -23,17 +21,10 @@ from moldiff.molecules.convert import explicit_atom, set_positions
 from moldiff.molecules.molecule import InvalidMolecule, Status, status_of
 from moldiff.processes import Failure, OnProgress, run_limited
 
-EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)
-"""How perception can end other than well, beside what was wrong with the record before."""
+_EXPECTED = (Status.PERCEPTION_FAILED, Status.TIME_OUT, Status.DISCONNECTED)  # beside what was wrong before
 
-
-class PerceptionInput(NamedTuple):
-    """Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and SMILES of its own graph, if that is valid."""
-
-    atomic_number: np.ndarray
-    pos: np.ndarray
-    charge: int
-    smiles: str | None
+_Task = tuple[np.ndarray, np.ndarray, int, str | None]
+"""Atomic numbers [a], coordinates [a, 3] (Å), total charge (e) and SMILES of its own graph, if that is valid."""
 
 
 class Perceived(NamedTuple):
@@ -47,33 +38,25 @@ class Perceived(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Perception:
-    """Protocol P3.
+    """Protocol P3; the options from the second to the fourth are RDKit's."""
 
-    Attributes:
-        charge: total charge that every molecule is said to have (e); None = the sum of its own formal charges.
-        allow_charged_fragments: RDKit's option: charges on atoms rather than unpaired electrons.
-        use_vdw: RDKit's option: bonds where covalent radii times `cov_factor` touch, instead of "connect the dots".
-        cov_factor: RDKit's option (only with `use_vdw`).
-        limit: seconds of processor time that a molecule may take.
-    """
-
-    charge: int | None = 0
-    allow_charged_fragments: bool = True
-    use_vdw: bool = False
+    charge: int | None = 0  # total charge that every molecule is said to have (e); None = the sum of its formal charges
+    allow_charged_fragments: bool = True  # charges on atoms rather than unpaired electrons
+    use_vdw: bool = False  # bonds where covalent radii times `cov_factor` touch, instead of "connect the dots"
     cov_factor: float = 1.3
-    limit: float = 10.0
+    limit: float = 10.0  # seconds of processor time that a molecule may take
     num_workers: int | None = None
 
     needs = ("coordinates",)
-    package = None
 
     @property
     def name(self) -> str:
         """`p3`, or `p3[option=value,...]` with the options that differ from the default."""
-        differing = {f.name: getattr(self, f.name) for f in fields(self)[:4] if getattr(self, f.name) != f.default}
+        values = ((option, getattr(self, option.name)) for option in fields(self)[:4])
         texts = [
-            f"{name.replace('_', '-')}={'own' if value is None else str(value).lower()}"
-            for name, value in differing.items()
+            f"{option.name.replace('_', '-')}={'own' if value is None else str(value).lower()}"
+            for option, value in values
+            if value != option.default
         ]
         return f"p3[{','.join(texts)}]" if texts else "p3"
 
@@ -81,12 +64,7 @@ class Perception:
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         outcomes = self.perceive(molecules, on_progress)
-        columns: dict[str, Sequence[Any]] = {
-            f"{self.name}_status": [str(outcome.status) for outcome in outcomes],
-            f"{self.name}_reason": [outcome.reason for outcome in outcomes],
-            f"{self.name}_smiles": [outcome.smiles for outcome in outcomes],
-            f"{self.name}_same_graph": [outcome.same_graph for outcome in outcomes],
-        }
+        columns = {f"{self.name}_{key}": [getattr(one, key) for one in outcomes] for key in Perceived._fields}
         options = asdict(self) | {"rdkit": rdBase.rdkitVersion}
         kept, left = finished(self.name, outcomes, lambda outcome: outcome.status is Status.INTERRUPTED)
         return MetricOutput([*self._results(kept), *left], columns, {}, options, bool(left))
@@ -99,23 +77,22 @@ class Perception:
         function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in asked]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
         by_place = dict(zip(asked, found, strict=True))
-        return [_outcome(problem or by_place[place]) for place, problem in enumerate(problems)]
+        outcomes = [problem or by_place[place] for place, problem in enumerate(problems)]
+        return [one if isinstance(one, Perceived) else Perceived(_status(one), one.reason) for one in outcomes]
 
-    def _task(self, molecules: MoleculeSet, place: int) -> PerceptionInput:
+    def _task(self, molecules: MoleculeSet, place: int) -> _Task:
         atoms, entry = molecules.atoms[place], molecules.entries[place]
         assert atoms is not None
         own = 0 if isinstance(entry, InvalidMolecule) else int(entry.formal_charge.sum())
-        return PerceptionInput(*atoms, own if self.charge is None else self.charge, molecules.smiles[place])
+        return *atoms, own if self.charge is None else self.charge, molecules.smiles[place]
 
     def _results(self, outcomes: Sequence[Perceived]) -> list[MetricResult]:
         name, total, statuses = self.name, len(outcomes), [outcome.status for outcome in outcomes]
         charge = "the sum of the formal charges" if self.charge is None else f"{self.charge}"
         method = f"touching radii times {self.cov_factor:g}" if self.use_vdw else "connect-the-dots"
         fragments = "allowed" if self.allow_charged_fragments else "not allowed"
-        how = (
-            f"RDKit {rdBase.rdkitVersion} DetermineBonds (charge {charge}, {method}, charged fragments {fragments}, "
-            f"{self.limit:g} s)"
-        )
+        options = f"charge {charge}, {method}, charged fragments {fragments}, {self.limit:g} s"
+        how = f"RDKit {rdBase.rdkitVersion} DetermineBonds ({options})"
         valid = statuses.count(Status.OK)
         perceived = valid + statuses.count(Status.DISCONNECTED)
         distinct = len({outcome.smiles for outcome in outcomes if outcome.status is Status.OK})
@@ -127,7 +104,7 @@ class Perception:
             MetricResult(f"{name}_same_graph", sum(compared), len(compared), _SAME_GRAPH),
         ]
         ended = f"Molecules for which {how} ended with '{{status}}', over all."
-        return [*results, *count_statuses(name, statuses, EXPECTED, ended)]
+        return [*results, *count_statuses(name, statuses, _EXPECTED, ended)]
 
 
 _SAME_GRAPH = (
@@ -136,41 +113,34 @@ _SAME_GRAPH = (
 )
 
 
-def _outcome(found: Perceived | Failure | InvalidMolecule) -> Perceived:
-    if isinstance(found, Perceived):
-        return found
-    if isinstance(found, InvalidMolecule):
-        return Perceived(found.status, found.reason)
-    return Perceived(status_of(found, Status.PERCEPTION_FAILED), found.reason)
+def _status(problem: Failure | InvalidMolecule) -> Status:
+    return status_of(problem, Status.PERCEPTION_FAILED) if isinstance(problem, Failure) else problem.status
 
 
-def perceive(task: PerceptionInput, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:
+def perceive(task: _Task, *, allow_charged_fragments: bool, use_vdw: bool, cov_factor: float) -> Perceived:
     """Perceive one molecule in this process, which may take for ever.
 
     Example:
         >>> water = np.array([[0, 0, 0.1173], [0, 0.7572, -0.4692], [0, -0.7572, -0.4692]])
-        >>> task = PerceptionInput(np.array([8, 1, 1]), water, 0, "O")
+        >>> task = np.array([8, 1, 1]), water, 0, "O"
         >>> perceive(task, allow_charged_fragments=True, use_vdw=False, cov_factor=1.3).smiles
         'O'
     """
+    elements, pos, charge, smiles = task
     mol = Chem.RWMol()
-    for atomic_number in task.atomic_number.tolist():
+    for atomic_number in elements.tolist():
         mol.AddAtom(explicit_atom(atomic_number))
-    set_positions(mol, task.pos)
+    set_positions(mol, pos)
+    options: Any = {"allowChargedFragments": allow_charged_fragments, "useVdw": use_vdw, "covFactor": cov_factor}
     with rdBase.BlockLogs():
         try:
-            options: Any = {
-                "allowChargedFragments": allow_charged_fragments,
-                "useVdw": use_vdw,
-                "covFactor": cov_factor,
-            }
-            rdDetermineBonds.DetermineBonds(mol, charge=task.charge, **options)
+            rdDetermineBonds.DetermineBonds(mol, charge=charge, **options)
             Chem.SanitizeMol(mol)
             plain = Chem.RemoveHs(mol)
         except (ValueError, RuntimeError) as error:
             return Perceived(Status.PERCEPTION_FAILED, " ".join(str(error).split()))
     text, fragments = str(Chem.MolToSmiles(plain)), len(Chem.GetMolFrags(mol))
-    same = None if task.smiles is None else _flat(text) == _flat(task.smiles)
+    same = None if smiles is None else _flat(text) == _flat(smiles)
     if fragments > 1:
         return Perceived(Status.DISCONNECTED, f"{fragments} fragments, expected one", text, same)
     return Perceived(Status.OK, "", text, same)

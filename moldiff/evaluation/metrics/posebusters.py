@@ -1,9 +1,7 @@
 """The checks of PoseBusters (Buttenschoen et al. 2024, doi:10.1039/D3SC04185A) on molecules without a protein.
 
-The full configuration `mol` is used, the ratio of the molecule's energy to that of generated conformers included. A
-check that could not be made (because the molecule does not sanitise, say) is blank and never a pass. The energy ratio
-takes nearly all of the time, since conformers of a strained molecule are sought long and often in vain; it is taken
-apart from the other checks, so that its time-out leaves them as they are.
+The ratio of the energy to that of generated conformers takes nearly all of the time, since those of a strained molecule
+are sought long and often in vain. It is apart from the other checks, so that its time-out leaves them as they are.
 """
 
 from __future__ import annotations
@@ -16,11 +14,11 @@ from typing import Any, NamedTuple
 
 from rdkit import Chem
 
-from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses, finished, require
+from moldiff.evaluation.metric import MetricOutput, MetricResult, count_statuses, finished
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.convert import to_rdkit
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status, status_of
-from moldiff.processes import Failure, FailureKind, OnProgress, run_limited, was_interrupted
+from moldiff.processes import Failure, OnProgress, run_limited, was_interrupted
 
 CHECKS = (
     "mol_pred_loaded",
@@ -54,7 +52,6 @@ class PoseBustersChecks:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        require("posebusters")
         problems = [
             entry if isinstance(entry, InvalidMolecule) else molecules.problem(place)
             for place, entry in enumerate(molecules.entries)
@@ -66,13 +63,10 @@ class PoseBustersChecks:
         found = iter(run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report))
         judged = [Checked({}, problem) if problem else _merged(next(found), next(found)) for problem in problems]
         options = asdict(self) | {"configuration": "mol", "posebusters": metadata.version("posebusters")}
-        kept, left = finished("posebusters", judged, lambda one: was_interrupted([one.problem]))
-        columns: dict[str, Sequence[Any]] = {
-            "posebusters_status": [outcome.status for outcome in judged],
-            "posebusters_reason": [outcome.reason for outcome in judged],
-        }
+        kept, left = finished("posebusters", judged, lambda one: was_interrupted(one.problem))
+        columns = {f"posebusters_{key}": [getattr(one, key) for one in judged] for key in ("status", "reason")}
         for check in CHECKS:
-            columns[f"posebusters_{check}"] = [outcome.verdicts.get(check) for outcome in judged]
+            columns[f"posebusters_{check}"] = [one.verdicts.get(check) for one in judged]
         return MetricOutput([*_results(kept), *left], columns, {}, options, bool(left))
 
 
@@ -104,31 +98,28 @@ class Checked(NamedTuple):
 
 def _merged(cheap: dict[str, bool | None] | Failure, energy: dict[str, bool | None] | Failure) -> Checked:
     failures = [part for part in (cheap, energy) if isinstance(part, Failure)]
-    failures.sort(key=lambda failure: failure.kind is not FailureKind.INTERRUPTED)
     verdicts = {name: verdict for part in (cheap, energy) if isinstance(part, dict) for name, verdict in part.items()}
-    return Checked(verdicts, failures[0] if failures else None)
+    return Checked(verdicts, max(failures, key=was_interrupted, default=None))
 
 
 def _results(outcomes: Sequence[Checked]) -> list[MetricResult]:
     total, statuses = len(outcomes), [outcome.status for outcome in outcomes]
     verdicts = {check: [outcome.verdicts.get(check) for outcome in outcomes] for check in CHECKS}
     complete = sum(None not in row for row in zip(*verdicts.values(), strict=True))
+    valid = (
+        "Molecules that pass every check of PoseBusters' configuration 'mol', energy ratio included, over all; a check "
+        "that could not be made is not passed."
+    )
     could = "Molecules of which every check could be made, over all."
     results = [
-        MetricResult("posebusters_valid", statuses.count(Status.OK), total, _VALID),
+        MetricResult("posebusters_valid", statuses.count(Status.OK), total, valid),
         MetricResult("posebusters_complete", complete, total, could),
     ]
     for check, found in verdicts.items():
-        counted = total - found.count(None)
         definition = f"Molecules that pass PoseBusters' check '{check}', over all; not made is not passed."
-        results.append(MetricResult(f"posebusters_{check}", found.count(True), total, definition, counted))
+        made = total - found.count(None)
+        results.append(MetricResult(f"posebusters_{check}", found.count(True), total, definition, made))
     return [*results, *count_statuses("posebusters", statuses)]
-
-
-_VALID = (
-    "Molecules that pass every check of PoseBusters' configuration 'mol', energy ratio included, over all; a check "
-    "that could not be made is not passed."
-)
 
 
 def bust(task: tuple[Chem.Mol, bool]) -> dict[str, bool | None]:
@@ -145,8 +136,8 @@ def _busters(*, energy: bool) -> Any:
     from posebusters import PoseBusters
 
     config = PoseBusters(config="mol").config
-    modules = [module for module in config["modules"] if (module["function"] == "energy_ratio") is energy]
-    modules = [module for module in modules if "chosen_binary_test_output" in module]  # one stands there twice
+    modules = [one for one in config["modules"] if (one["function"] == "energy_ratio") is energy]
+    modules = [one for one in modules if "chosen_binary_test_output" in one]  # one stands there twice
     if energy:
         modules[0]["parameters"]["num_threads"] = 1  # one worker per CPU is enough; the seed is fixed
     return PoseBusters(config={**config, "modules": modules}, max_workers=0)

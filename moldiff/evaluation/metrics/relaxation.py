@@ -1,8 +1,7 @@
-"""How far molecules lie from a minimum of GFN2-xTB or of the force field MMFF94s (Halgren 1999, doi:10.1002/jcc.15).
+"""How far molecules lie from a minimum of GFN2-xTB (Bannwarth et al. 2019, doi:10.1021/acs.jctc.8b01176) or MMFF94s.
 
-Every valid molecule is relaxed from its own coordinates; with GFN2-xTB (Bannwarth et al. 2019,
-doi:10.1021/acs.jctc.8b01176) by L-BFGS, in the gas phase and in the closed-shell state of its total charge. The
-quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
+With GFN2-xTB, in the gas phase and the closed-shell state of the total charge, by L-BFGS. The force field is that of
+Halgren 1999 (doi:10.1002/jcc.15), the quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
 """
 
 from __future__ import annotations
@@ -19,15 +18,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
 
-from moldiff.evaluation.metric import (
-    MetricOutput,
-    MetricResult,
-    average,
-    count_statuses,
-    finished,
-    median,
-    require,
-)
+from moldiff.evaluation.metric import MetricOutput, MetricResult, average, count_statuses, finished, median
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules import conformers
 from moldiff.molecules.molecule import Status, status_of
@@ -36,17 +27,16 @@ from moldiff.processes import Failure, OnProgress, run_limited
 BOHR = 0.529177210903  # Å, CODATA 2018
 HARTREE = 627.5094740631  # kcal/mol, CODATA 2018
 VARIANT = "MMFF94s"
-_BLOCK = 500
-"""Steps of a force field between two looks at the clock."""
+_BLOCK = 500  # steps of a force field between two looks at the clock
 
 
 class RelaxationInput(NamedTuple):
-    """One molecule to relax: atomic numbers [a], coordinates [a, 3] (Å), bonds (i, j) [m, 2], total charge (e)."""
+    """One molecule to relax."""
 
-    atomic_number: np.ndarray
-    pos: np.ndarray
-    bonds: np.ndarray
-    charge: int
+    atomic_number: np.ndarray  # [a]
+    pos: np.ndarray  # [a, 3] (Å)
+    bonds: np.ndarray  # (i, j) [m, 2]
+    charge: int  # (e)
 
 
 class Relaxed(NamedTuple):
@@ -81,11 +71,9 @@ class Relaxation:
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        require("tblite")
-        tasks = [input_of(mol) for mol in molecules.mols.values()]
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
         options = asdict(self) | {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return _output(self, molecules, function, tasks, options, on_progress)
+        return _output(self, molecules, function, [*map(input_of, molecules.mols.values())], options, on_progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +86,13 @@ class ForceFieldRelaxation:
 
     name = "mmff"
     needs = ("coordinates", "bonds")
-    package = None
 
     def __call__(
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
-        tasks = list(molecules.mols.values())
         function = partial(relax_by_force_field, max_iterations=self.max_iterations)
         options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
-        return _output(self, molecules, function, tasks, options, on_progress)
+        return _output(self, molecules, function, [*molecules.mols.values()], options, on_progress)
 
 
 def _output(
@@ -122,10 +108,8 @@ def _output(
     found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
     kept, left = finished(name, found)
     entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
-    columns: dict[str, Sequence[Any]] = {
-        f"{name}_status": [None if entry is None else _status(entry) for entry in entries],
-        f"{name}_reason": [entry.reason if isinstance(entry, Failure) else "" for entry in entries],
-    }
+    columns: dict[str, Sequence[Any]] = {f"{name}_status": [entry and _status(entry) for entry in entries]}
+    columns[f"{name}_reason"] = [entry.reason if isinstance(entry, Failure) else "" for entry in entries]
     for key in Relaxed._fields[:5]:
         values = [getattr(entry, key) if isinstance(entry, Relaxed) else [] for entry in entries]
         columns[f"{name}_{key}"] = [float(np.mean(value)) if np.size(value) else None for value in values]
@@ -147,9 +131,7 @@ def input_of(mol: Chem.Mol) -> RelaxationInput:
 def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list[MetricResult]:
     done = [entry for entry in found if isinstance(entry, Relaxed)]
     drops, shifts = [entry.energy_drop for entry in done], [entry.rmsd for entry in done]
-    changes = [np.concatenate(parts) for parts in zip(*(entry[2:5] for entry in done), strict=True)] or 3 * [
-        np.zeros(0)
-    ]
+    bonds, angles, torsions = (np.concatenate([np.zeros(0), *(entry[k] for entry in done)]) for k in (2, 3, 4))
     over = f"over the P2-valid molecules that {method} relaxed"
     relaxed = f"P2-valid molecules that {method} relaxed to a minimum within the limits, over the P2-valid molecules."
     return [
@@ -158,9 +140,9 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
         average(f"{name}_energy_drop_mean", drops, f"Mean energy lost by relaxing, {over}.", "kcal/mol"),
         median(f"{name}_rmsd_median", shifts, f"Median RMSD of all atoms, superposed, before to after, {over}.", "Å"),
         average(f"{name}_rmsd_mean", shifts, f"Mean RMSD of all atoms, superposed, before to after, {over}.", "Å"),
-        average(f"{name}_bond_change", changes[0], f"Mean |Δ length| of all bonds {over}.", "Å"),
-        average(f"{name}_angle_change", changes[1], f"Mean |Δ angle| of all bond angles {over}.", "°"),
-        average(f"{name}_torsion_change", changes[2], f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
+        average(f"{name}_bond_change", bonds, f"Mean |Δ length| of all bonds {over}.", "Å"),
+        average(f"{name}_angle_change", angles, f"Mean |Δ angle| of all bond angles {over}.", "°"),
+        average(f"{name}_torsion_change", torsions, f"Mean |Δ torsion| of all proper torsions {over}.", "°"),
         *count_statuses(name, [_status(entry) for entry in found]),
     ]
 
@@ -173,14 +155,9 @@ def relax(
     fixed: Sequence[int] | np.ndarray = (),
     limit: float = inf,
 ) -> Relaxed:
-    """Relax one molecule in this process.
+    """Relax one molecule in this process, with a gradient (Hartree/Bohr) and limits (steps, s) as of `Relaxation`.
 
-    Args:
-        task: the molecule.
-        gradient_tolerance: largest component of the gradient at a minimum (Hartree/Bohr).
-        max_iterations: steps of L-BFGS after which it has failed.
-        fixed: atoms that stay where they are.
-        limit: seconds of processor time after which it has failed.
+    The `fixed` atoms stay where they are.
 
     Raises:
         RuntimeError: when the electronic structure or the relaxation does not converge.
@@ -204,8 +181,8 @@ def relax(
         last = calculator.singlepoint(last)
         return float(last.get("energy")), np.array(last.get("gradient"))[moving].ravel()
 
-    options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "gtol": gradient_tolerance, "ftol": 1e-10}
-    options["maxcor"] = 20
+    limits = {"maxiter": max_iterations, "maxfun": 2 * max_iterations}
+    options = {**limits, "gtol": gradient_tolerance, "ftol": 1e-10, "maxcor": 20}
     found = minimize(energy_and_gradient, pos[moving].ravel(), jac=True, method="L-BFGS-B", options=options)
     pos[moving] = found.x.reshape(-1, 3)
     if np.abs(found.jac).max() > 10 * gradient_tolerance:
@@ -216,22 +193,13 @@ def relax(
 def relax_by_force_field(
     mol: Chem.Mol, *, max_iterations: int, fixed: Sequence[int] | np.ndarray = (), limit: float = inf
 ) -> Relaxed:
-    """Relax one sanitised molecule with explicit hydrogens and one conformer, in this process.
-
-    Args:
-        mol: the molecule.
-        max_iterations: steps of BFGS after which it has failed.
-        fixed: atoms that stay where they are.
-        limit: seconds of processor time after which it has failed.
+    """The same of one sanitised molecule with explicit hydrogens and one conformer, by BFGS with a force field.
 
     Raises:
         RuntimeError: when the force field lacks parameters for it, or the relaxation does not converge.
     """
     mol, before = Chem.Mol(mol), input_of(mol)
-    found = _minimize(mol, max_iterations, fixed, limit)
-    if found is None:
-        raise RuntimeError(f"{VARIANT} has no parameters for it")
-    drop, problem = found
+    drop, problem = _minimize(mol, max_iterations, fixed, limit) or (0.0, f"{VARIANT} has no parameters for it")
     if problem is not None:
         raise RuntimeError(problem)
     return compare(before, mol.GetConformer().GetPositions(), drop)

@@ -1,5 +1,8 @@
 """Protocols P1, bonds looked up from distances, and P2, the explicit graph with the model's own bonds and charges.
 
+Uniqueness and novelty of P2-valid molecules count normalised keys (`identity.canonical_key`), or where their name ends
+in `_strict` isomeric SMILES (`identity.strict_key`).
+
 P1 is that of EDM (Hoogeboom et al. 2022, arXiv:2203.17003), with lengths and margins in pm: two atoms at distance d are
 bonded when d is below the single-bond length plus 10. Such a bond is double when a double-bond length is known and d is
 below it plus 5, and such a double bond is triple when a triple-bond length is known and d is below it plus 3. Formal
@@ -24,6 +27,7 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules import identity
 from moldiff.molecules.convert import BOND_TYPES
 from moldiff.molecules.formats.record import guarded
@@ -81,14 +85,11 @@ _THRESHOLDS = tuple(map(_threshold_table, (SINGLE_BOND_PM, DOUBLE_BOND_PM, TRIPL
 
 @dataclass(frozen=True, eq=False)
 class LookedUp:
-    """One molecule as protocol P1 sees it: atomic numbers [a], bonds (i, j, order) with i < j [m, 3], stable atoms [a].
+    """One molecule as protocol P1 sees it."""
 
-    It has no bonds when a coordinate is not a finite number.
-    """
-
-    atomic_number: np.ndarray
-    bonds: np.ndarray
-    atom_stable: np.ndarray
+    atomic_number: np.ndarray  # [a]
+    bonds: np.ndarray  # (i, j, order) with i < j [m, 3]; none when a coordinate is not finite
+    atom_stable: np.ndarray  # [a]
     finite: bool
 
     @property
@@ -194,21 +195,14 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class ValidityReport:
-    """What protocol P2 says of one record; numbers are 0 for one that could not be read, and count hydrogens.
+    """What protocol P2 says of one record; numbers are 0 for one that could not be read, and count hydrogens."""
 
-    Attributes:
-        problem: why it is not valid; None = valid.
-        num_fragments: pieces of the heavy-atom graph.
-        canonical: normalised key of a valid molecule (`identity.canonical_key`).
-        strict: isomeric SMILES of a valid molecule (`identity.strict_key`).
-    """
-
-    problem: InvalidMolecule | None
+    problem: InvalidMolecule | None  # why it is not valid
     num_atoms: int = 0
     num_stable: int = 0
-    num_fragments: int = 0
-    canonical: str | None = None
-    strict: str | None = None
+    num_fragments: int = 0  # pieces of the heavy-atom graph
+    canonical: str | None = None  # normalised key of a valid molecule (`identity.canonical_key`)
+    strict: str | None = None  # isomeric SMILES of a valid molecule (`identity.strict_key`)
 
     @property
     def status(self) -> Status:
@@ -232,8 +226,7 @@ def judge(
 
 
 def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol | None) -> ValidityReport:
-    problem = check(molecule, vocabulary)
-    num_stable = 0
+    problem, num_stable = check(molecule, vocabulary), 0
     if molecule.is_finite:  # a hydrogen is stable by construction, with its one bond to a heavy atom
         sums = zip(allowed_sums(molecule, vocabulary), molecule.bond_sums().tolist(), strict=True)
         num_stable = sum(total in allowed for allowed, total in sums) + int(molecule.num_hydrogens.sum())
@@ -250,35 +243,54 @@ def _judged(molecule: Molecule, vocabulary: Vocabulary | None, drawing: Chem.Mol
 
 @dataclass(eq=False)
 class ValidityCounts:
-    """P2 numbers of a stream of records; one that could not be read counts in every per-molecule denominator."""
+    """P2, uniqueness and novelty of a stream of records, of which only the distinct keys are kept.
 
-    total: int = 0
-    _atoms: int = 0
-    _stable_atoms: int = 0
-    _stable: int = 0
-    _connected: int = 0
-    _statuses: Counter[Status] = field(default_factory=Counter)
+    One that could not be read counts in every per-molecule denominator.
+    """
+
+    statuses: Counter[Status] = field(default_factory=Counter)
+    canonical: set[str] = field(default_factory=set)
+    strict: set[str] = field(default_factory=set)
+    _sums: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """Records counted."""
+        return self.statuses.total()
 
     def add(self, verdict: ValidityReport) -> None:
         """Count one record."""
-        self.total += 1
-        self._atoms += verdict.num_atoms
-        self._stable_atoms += verdict.num_stable
-        self._stable += verdict.stable
-        self._connected += verdict.num_fragments == 1
-        self._statuses[verdict.status] += 1
+        self.statuses[verdict.status] += 1
+        self._sums["atoms"] += verdict.num_atoms
+        self._sums["stable_atoms"] += verdict.num_stable
+        self._sums["stable"] += verdict.stable
+        self._sums["connected"] += verdict.num_fragments == 1
+        if verdict.canonical is not None and verdict.strict is not None:
+            self.canonical.add(verdict.canonical)
+            self.strict.add(verdict.strict)
 
-    def results(self) -> list[MetricResult]:
-        """The numbers so far, ending with one count for every way to fail."""
+    def results(self, index: NoveltyIndex | None) -> list[MetricResult]:
+        """P2 with one count for every way to fail, uniqueness over the valid, novelty over the distinct valid.
+
+        Without a reference (None, or one that holds no molecule) the novelty results are 0/0, whose value is None.
+        """
+        total, valid, sums = self.total, self.statuses[Status.OK], self._sums
+        distinct, distinct_strict = len(self.canonical), len(self.strict)
+        novel = sum(not index.contains(key) for key in self.canonical) if index else 0
+        novel_strict = sum(not index.contains_strict(key) for key in self.strict) if index else 0
+        compared, compared_strict, of_all = (distinct, distinct_strict, total) if index else (0, 0, 0)
         return [
-            MetricResult("p2_atom_stable", self._stable_atoms, self._atoms, _ATOM_STABLE),
-            MetricResult("p2_molecule_stable", self._stable, self.total, _MOLECULE_STABLE),
-            MetricResult("p2_connected", self._connected, self.total, _CONNECTED),
-            MetricResult("p2_valid", self._statuses[Status.OK], self.total, _VALID),
-            *(
-                MetricResult(f"p2_status_{status}", self._statuses[status], self.total, _ENDED.format(status))
-                for status in FAILURES
-            ),
+            MetricResult("p2_atom_stable", sums["stable_atoms"], sums["atoms"], _ATOM_STABLE),
+            MetricResult("p2_molecule_stable", sums["stable"], total, _MOLECULE_STABLE),
+            MetricResult("p2_connected", sums["connected"], total, _CONNECTED),
+            MetricResult("p2_valid", valid, total, _VALID),
+            *(MetricResult(f"p2_status_{end}", self.statuses[end], total, _ENDED.format(end)) for end in FAILURES),
+            MetricResult("p2_unique", distinct, valid, f"Distinct {_KEY}, over the valid molecules."),
+            MetricResult("p2_unique_strict", distinct_strict, valid, _UNIQUE_STRICT),
+            MetricResult("p2_valid_unique", distinct, total, f"Distinct {_KEY}, over all molecules."),
+            MetricResult("p2_novel", novel, compared, f"{_NOVEL}, over the distinct valid ones."),
+            MetricResult("p2_novel_strict", novel_strict, compared_strict, _NOVEL_STRICT),
+            MetricResult("p2_valid_unique_novel", novel, of_all, f"{_NOVEL}, over all molecules."),
         ]
 
 
@@ -301,3 +313,10 @@ _VALID = (
     "hydrogens, no radical and one single fragment, over all molecules."
 )
 _ENDED = "Molecules whose check ended with '{}', over all molecules."
+_KEY = (
+    "normalised keys (hydrogens implicit; no isotopes, atom maps or stereo; functional groups normalised) of valid "
+    "molecules"
+)
+_UNIQUE_STRICT = "Distinct isomeric SMILES of valid molecules, over the valid molecules."
+_NOVEL = "Distinct normalised keys of valid molecules that the reference lacks"
+_NOVEL_STRICT = "Distinct isomeric SMILES of valid molecules that the reference lacks, over the distinct valid ones."
