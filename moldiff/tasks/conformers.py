@@ -66,10 +66,10 @@ class _Target(Input):
     def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
         part = FixedPart.of(name, source, range(len(source.index)), vocabulary)
         if part.molecule.pieces()[0] > 1:
-            raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
+            raise MoldiffError(f"{name}: {part.molecule.name} is in several pieces, expected one molecule")
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))
-            raise MoldiffError(f"{name}: atom {atom} of {source.name} lacks bonds, expected a whole molecule")
+            raise MoldiffError(f"{name}: atom {atom} of {part.molecule.name} lacks bonds, expected a whole molecule")
         part.check_known(name, vocabulary)
         heavy = heavy_atoms(source.mol)
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from rdkit import Chem
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial.distance import cdist, pdist, squareform
+from scipy.spatial.distance import cdist, pdist
 
 from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, as_range
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
@@ -35,8 +34,6 @@ _REACH = 1.6
 
 _SHORTEST = 0.8
 """Å; no two heavy atoms of a molecule are nearer (C#N has 1.15)."""
-
-_RANGE = re.compile(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +139,7 @@ def _core(source: Source | Sequence[Source] | None, *, several: bool = False) ->
     rows_before = np.cumsum([0, *(len(one.index) for one in found)])
     return replace(
         found[0],
-        molecule=replace(molecule, name=found[0].name, properties={}),
+        molecule=replace(molecule, name=found[0].molecule.name, properties={}),
         mol=mol,
         index=np.concatenate([one.index + before for one, before in zip(found, atoms_before, strict=False)]),
         size=int(atoms_before[-1]),
@@ -177,11 +174,10 @@ def _task(
     statistics: Statistics,
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
-    distances = squareform(pdist(part.molecule.pos))
-    np.fill_diagonal(distances, np.inf)
-    one, other = (int(atom) for atom in np.unravel_index(distances.argmin(), distances.shape))
-    if distances[one, other] < _SHORTEST:
-        apart = f"{part.label(one)} and {part.label(other)} are {distances[one, other]:.2f} Å apart"
+    distances = pdist(part.molecule.pos)
+    if distances.min(initial=np.inf) < _SHORTEST:
+        one, other = (part.label(int(row[distances.argmin()])) for row in np.triu_indices(part.size, 1))
+        apart = f"{one} and {other} are {distances.min():.2f} Å apart"
         raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
     losing = [atom for atom in attach if not part.open[atom]]
     if bare := [atom for atom in losing if not part.molecule.num_hydrogens[atom]]:
@@ -201,34 +197,20 @@ def _task(
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
     """Weight of every number of new atoms."""
     kept = part.size
-    if new_atoms is None:
-        sizes = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
-        if not sizes:
-            largest = max(statistics.size_counts)
-            other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
-            why = f"{kept} atoms are kept and the model has seen {largest} at most"
-            say = f"say how many are to be added, such as new_atoms=3{other}"
-            raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
-        return sizes
-    low, high = _bounds(new_atoms)
-    inside = {n: statistics.size_counts.get(n + kept, 0) for n in range(low, high + 1)}
-    trained = {n: count for n, count in inside.items() if count}
-    return trained or dict.fromkeys(inside, 1)
-
-
-def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
-    low, high = 0, 0
-    if isinstance(new_atoms, str):
-        if found := _RANGE.fullmatch(new_atoms):
-            low, high = int(found[1]), int(found[2] or found[1])
-    elif isinstance(new_atoms, int):
-        low = high = 0 if isinstance(new_atoms, bool) else new_atoms
-    elif len(new_atoms) == 2:
-        low, high = new_atoms
-    if not 1 <= low <= high <= 250:
-        expected = "a number such as 6 or a range such as 6..10, at most 250"
-        raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
-    return low, high
+    trained = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
+    if new_atoms is not None:
+        low, high = as_range(new_atoms)
+        if not 1 <= low <= high <= 250:
+            expected = "a number such as 6 or a range such as 6..10, at most 250"
+            raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
+        inside = {n: count for n, count in trained.items() if count and low <= n <= high}
+        return inside or dict.fromkeys(range(low, high + 1), 1)
+    if not trained:
+        other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
+        why = f"{kept} atoms are kept and the model has seen {max(statistics.size_counts)} at most"
+        say = f"say how many are to be added, such as new_atoms=3{other}"
+        raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
+    return trained
 
 
 def _long_enough(
