@@ -54,6 +54,11 @@ class SampleOptions:
         "with relax: true = also as they were drawn, in molecules.unrelaxed.sdf",
         full="with `relax`: `true` = also write the molecules as they were drawn, to `molecules.unrelaxed.sdf`",
     )
+    summary: str | None = option(
+        None,
+        "NAME.json: the table at the end for programs",
+        full="`NAME.json`: also write what the table at the end says, for programs; an older one is replaced",
+    )
     overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
     resume: bool = option(
         False,

@@ -94,6 +94,8 @@ def check_sample(options: Mapping[str, Any]) -> None:
     workers = options["workers"]
     if workers != "auto" and (isinstance(workers, str) or workers < 0):
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
+    if options["summary"] is not None and not options["summary"].lower().endswith(".json"):
+        raise MoldiffError(f"summary: got {options['summary']}, expected a name that ends in .json")
     for name in ("trajectory", "unrelaxed"):
         if options["resume"] and options[name]:
             raise MoldiffError(f"resume: a second file cannot be continued, expected {name}=false")
@@ -230,9 +232,11 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     """Print the summary; the exit code says whether all that was asked for is there."""
     from rich.console import Console
 
-    from moldiff.evaluation.report import summary_table
+    from moldiff.evaluation.report import summary_table, write_json
 
     out = options["out"]
+    if options["summary"] is not None:
+        write_json(options["summary"], _summary(run, out, len(unwritten)))
     for note in run.notes():
         say(note)
     Console().print(summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out))
@@ -246,3 +250,21 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
         say(f"warning: {run.kept} of {run.n} molecules kept; max_draws={run.max_draws} reached{_hardest(run)}")
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _summary(run: SamplingRun, out: str, unwritten: int) -> dict[str, Any]:
+    """What the table at the end says, in JSON's types: docs/files.md says what each entry is."""
+    return {
+        "format_version": 1,
+        "file": out,
+        "settings": run.settings(),
+        "first": run.config.first,
+        "asked": run.n,
+        "kept": run.kept,
+        "drawn": run.drawn,
+        "not_written": unwritten,
+        "complete": run.complete,
+        "interrupted": run.interrupted,
+        "notes": list(run.notes()),
+        "results": [result.to_dict() for result in run.results()],
+    }

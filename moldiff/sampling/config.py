@@ -144,6 +144,19 @@ class SamplingConfig:
         full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
         "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
     )
+    has: Sequence[str] = option((), "SMARTS of parts that they must have, all of them")
+    lacks: Sequence[str] = option((), "and of parts that they must not have", beside=True)
+    exclude: Sequence[Source] | None = option(
+        None,
+        "structures not to deliver, by SMILES or file; null = what a task was given, [] = none",
+        full="structures not to deliver: `lead` = the molecule that a task was given, SMILES, or files; by default "
+        "`[lead]`, and where `keep` is empty `[]`",
+    )
+    similarity: str | tuple[float, float] | None = option(
+        None,
+        "to what a task was given: 0.4..0.9",
+        full="least and largest Tanimoto similarity to what a task was given, such as `0.4..0.9`",
+    )
     columns: Sequence[str] = option((), "what known lists say: `purchasable`, `known_drug`")
     like: Likeness | None = option(
         None,
@@ -204,10 +217,26 @@ class SamplingConfig:
         check_whole("workers", 0 if self.workers is None else self.workers, 0, 1024)
         if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
             raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
+        _ = self.similarity_bounds
         if self.relax not in RELAX:
             raise MoldiffError(f"relax: got {self.relax!r}, expected {' or '.join(RELAX)}")
         if self.decode not in DECODE:
             raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
+
+    @property
+    def similarity_bounds(self) -> tuple[float, float] | None:
+        """The least and the largest similarity to what a task was given; None = any."""
+        if self.similarity is None:
+            return None
+        words = self.similarity.split("..") if isinstance(self.similarity, str) else self.similarity
+        try:
+            low, high = map(float, words)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if not 0 <= low <= high <= 1:
+            expected = "the least and the largest, from 0 to 1, such as 0.4..0.9"
+            raise MoldiffError(f"similarity: got {self.similarity!r}, expected {expected}")
+        return low, high
 
 
 def described(one: Field[Any]) -> str:
@@ -237,6 +266,10 @@ class SamplingOverrides(TypedDict, total=False):
     task: TaskSpec | None
     keep: Collection[str]
     filters: Sequence[str] | None
+    has: Sequence[str]
+    lacks: Sequence[str]
+    exclude: Sequence[Source] | None
+    similarity: str | tuple[float, float] | None
     columns: Sequence[str]
     like: Likeness | None
     max_draws: int | None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from operator import ge, gt, le, lt
 from typing import NamedTuple
 
@@ -96,6 +97,50 @@ class Filter:
         return sum(values[name] > bound for name, bound in rule.bounds.items()) <= rule.forgiven, {**values}
 
 
+@dataclass(frozen=True)
+class Substructure:
+    """A part that a molecule has to have, or to lack."""
+
+    smarts: str
+    wanted: bool
+
+    def __str__(self) -> str:
+        return f"{'has' if self.wanted else 'lacks'} {self.smarts}"
+
+    @property
+    def definition(self) -> str:
+        """What a molecule that passes has."""
+        return f"a match of {self.smarts}" if self.wanted else f"no match of {self.smarts}"
+
+    def judge(self, mol: Chem.Mol) -> tuple[bool, dict[str, Value]]:
+        """Whether a valid molecule passes."""
+        return mol.HasSubstructMatch(_pattern(self.smarts)) == self.wanted, {}
+
+
+@cache
+def _pattern(smarts: str) -> Chem.Mol:
+    with rdBase.BlockLogs():
+        found = Chem.MolFromSmarts(smarts)
+    if found is None or not smarts:
+        raise ValueError(smarts)
+    return found
+
+
+AnyFilter = Filter | Substructure
+
+
+def parse_parts(has: Sequence[str], lacks: Sequence[str]) -> tuple[Substructure, ...]:
+    """Parts that molecules have to have and to lack; what is no SMARTS is refused."""
+    parts = [Substructure(text, name == "has") for name, texts in (("has", has), ("lacks", lacks)) for text in texts]
+    for part in parts:
+        try:
+            _pattern(part.smarts)
+        except (ValueError, TypeError):  # TypeError: RDKit's of what is no text
+            name = "has" if part.wanted else "lacks"
+            raise MoldiffError(f"{name}: got {part.smarts!r}, expected a SMARTS") from None
+    return tuple(dict.fromkeys(parts))
+
+
 def parse_filters(texts: Sequence[str]) -> tuple[Filter, ...]:
     """Filters by their words; one that is named twice counts once, and a word that means nothing is refused.
 
@@ -126,7 +171,7 @@ def _parsed(text: str) -> Filter:
     raise MoldiffError(f"filters: got {text!r}; {hint}{expected}")
 
 
-def apply_filters(molecule: Molecule, filters: Sequence[Filter]) -> tuple[list[str], dict[str, Value]]:
+def apply_filters(molecule: Molecule, filters: Sequence[AnyFilter]) -> tuple[list[str], dict[str, Value]]:
     """The filters that a molecule fails, and the values that they decided on; what has no SMILES fails all."""
     try:
         mol = Chem.MolFromSmiles(identity.smiles(molecule))

@@ -25,14 +25,16 @@ from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import require
 from moldiff.evaluation.metrics.druglike import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
+from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole
-from moldiff.sampling.filters import Filter, parse_filters
-from moldiff.sampling.molecule_sampler import BestOfN, MemoryBudget, MoleculeSampler
+from moldiff.sampling.filters import AnyFilter, Filter, parse_filters, parse_parts
+from moldiff.sampling.molecule_sampler import LEAD, BestOfN, MemoryBudget, MoleculeSampler
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
+from moldiff.tasks.inputs import given_records
 from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
 __all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
@@ -143,7 +145,13 @@ class Generator:
             relax=config.relax,
             choice=choice,
         )
-        molecules = replace(molecules, filters=self._filters(config, molecules))
+        filters: tuple[AnyFilter, ...] = (*self._filters(config, molecules), *parse_parts(config.has, config.lacks))
+        molecules = replace(molecules, filters=filters, excluded=_excluded(config), similarity=config.similarity_bounds)
+        if config.similarity is not None and task.lead(config.first) is None:
+            raise MoldiffError(
+                f"similarity: got {config.similarity} with nothing to be similar to, expected a task that is given a "
+                "molecule, such as task=analogues"
+            )
         if config.relax != "none" and not bool(molecules.spec(config.first).start.level.pos.any()):
             raise MoldiffError(f"relax: got {config.relax!r} with coordinates that are given, expected relax=none")
         return SamplingRun(
@@ -291,7 +299,24 @@ def _known_atoms(task: Task, numbers: Sequence[int], vocabulary: Vocabulary) -> 
     return found
 
 
-def _asked(config: SamplingConfig, filters: Sequence[Filter]) -> dict[str, Any]:
+def _excluded(config: SamplingConfig) -> frozenset[str]:
+    """Canonical keys of structures that are not delivered, and `LEAD`."""
+    if config.exclude is None:
+        return frozenset({LEAD} if config.keep else ())
+    found: set[str] = set()
+    for source in config.exclude:
+        if isinstance(source, str) and source == LEAD:
+            found.add(LEAD)
+            continue
+        for record in given_records("exclude", source):
+            if record.mol is None or record.problem is not None:
+                reason = record.problem.reason if record.problem else "no molecule"
+                raise MoldiffError(f"exclude: record {record.number}: {reason}")
+            found.add(canonical_key(record.mol))
+    return frozenset(found)
+
+
+def _asked(config: SamplingConfig, filters: Sequence[AnyFilter]) -> dict[str, Any]:
     """What is asked for beside the size, in JSON's types."""
     condition = config.condition or None
     wanted = {
@@ -302,7 +327,10 @@ def _asked(config: SamplingConfig, filters: Sequence[Filter]) -> dict[str, Any]:
         "guidance": condition and float(config.guidance),
         "steering": condition and float(config.steering),
         "candidates": config.candidates if config.candidates > 1 else None,
-        "filters": [str(one) for one in filters] or None,
+        "filters": [str(one) for one in filters if isinstance(one, Filter)] or None,
+        "has": list(config.has) or None,
+        "lacks": list(config.lacks) or None,
+        "similarity": config.similarity_bounds and list(config.similarity_bounds),
         "like": None if config.like is None else description(config.like),
     }
     task = {} if config.task is None else description(config.task)

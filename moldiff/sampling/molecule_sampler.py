@@ -38,15 +38,21 @@ from moldiff.diffusion.sampler import BROKEN_RESTARTS, Sampler, SamplerState
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.validity import judge
+from moldiff.molecules.formats.record import Value
+from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import Failure, available_cpus, stream_limited
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec, denoise_batch, in_batches
-from moldiff.sampling.filters import Filter, apply_filters
+from moldiff.sampling.filters import AnyFilter, apply_filters
 from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
+from moldiff.tasks.analogues import similarity
 from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()
+
+LEAD = "lead"
+"""In `exclude`: the molecule that a task was given."""
 
 _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
 """Molecules of a block on a CPU at most, and pairs of atoms: some seconds of work, done in few batches."""
@@ -104,7 +110,9 @@ class MoleculeSampler:
     decode: str  # "valence" or "raw"
     trajectory: bool  # keep the way from noise
     budget: MemoryBudget
-    filters: tuple[Filter, ...] = ()  # what molecules have to pass
+    filters: tuple[AnyFilter, ...] = ()  # what molecules have to pass
+    excluded: frozenset[str] = frozenset()  # canonical keys of what is not delivered, and LEAD
+    similarity: tuple[float, float] | None = None  # the least and the largest to what a task was given
     relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
     arithmetic: Precision = FLOAT32
     choice: BestOfN | None = None  # which of several candidates is the molecule; None = there is one
@@ -205,13 +213,14 @@ class MoleculeSampler:
             failed, measured = apply_filters(molecule, self.filters)
             values |= measured
         verdict = judge(molecule, self.model.vocabulary)
+        refusal = outcome.problem or self._unwanted(spec.index, molecule, verdict.canonical, values)
         moved: dict[str, Any] = {
             "molecule": molecule,
             "argmax": molecule if end.argmax is end.molecule else self._outcome(spec, end.argmax).molecule,
             "trajectory": end.trajectory and tuple(outcome.in_its_frame(frame) for frame in end.trajectory),
         }
         problem = verdict.problem or _CONTACTS.check(molecule)
-        if self.relax != "none" and problem is None and outcome.problem is None and not failed:
+        if self.relax != "none" and problem is None and refusal is None and not failed:
             moved["molecule"], fields = relaxed(molecule, self.relax, kept_atoms(spec.start, molecule))
             values |= fields
         return Sample(
@@ -220,10 +229,25 @@ class MoleculeSampler:
             verdict=verdict,
             unsound=problem if verdict.problem is None else None,
             task=values,
-            refusal=outcome.problem,
+            refusal=refusal,
             failed_filters=tuple(failed),
             unrelaxed=None if moved["molecule"] is molecule else molecule,
         )
+
+    def _unwanted(self, index: int, molecule: Molecule, key: str | None, values: dict[str, Value | None]) -> str | None:
+        """Why a valid molecule is left out; its similarity goes to `values` where that is bounded."""
+        lead = self.task.lead(index)
+        if key is None:
+            return None
+        if lead is not None and LEAD in self.excluded and key == canonical_key(lead):
+            return "the lead itself"
+        if key in self.excluded:
+            return "excluded"
+        if lead is not None and self.similarity is not None:
+            values["similarity"] = value = similarity(molecule, lead)
+            if value is None or not self.similarity[0] <= value <= self.similarity[1]:
+                return "similarity"
+        return None
 
     def _outcome(self, spec: SampleSpec, molecule: Molecule) -> TaskOutcome:
         """What a molecule is to the task, which can say nothing of one with a coordinate that is not finite."""

@@ -22,7 +22,7 @@ from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import Recorded, Writer, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.sampling import notebook
-from moldiff.sampling.filters import Filter
+from moldiff.sampling.filters import AnyFilter
 
 _REPAIRS = {
     "repaired": "Molecules whose most probable classes broke a valence rule, so that others were taken, over all.",
@@ -270,7 +270,7 @@ class RunCounts:
         self._columns.update(name for name, value in columns.items() if value not in (None, False, "none"))
 
     def results(
-        self, novelty: NoveltyIndex | None, filters: Sequence[Filter], columns: Sequence[str]
+        self, novelty: NoveltyIndex | None, filters: Sequence[AnyFilter], columns: Sequence[str]
     ) -> list[MetricResult]:
         """The counts; those of what did not happen, or was not asked for, are left out."""
         found = self._validity.results()
@@ -303,7 +303,7 @@ class RunCounts:
                 found.append(MetricResult(f"task_mean_{name}", value, float(counted), definition, int(counted)))
         return found
 
-    def _passes(self, filters: Sequence[Filter]) -> list[MetricResult]:
+    def _passes(self, filters: Sequence[AnyFilter]) -> list[MetricResult]:
         """How many pass each filter, whatever the others say, and how many are left out by any."""
         results, failed = [], self.failed.total()
         total = self._kept + failed

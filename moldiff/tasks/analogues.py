@@ -89,6 +89,9 @@ class AnalogueTask(TaskOfInputs[InputMolecule]):
         nothing = PartialState.unknown(torch.ones(1, molecule.num_heavy_atoms, dtype=torch.bool))
         return self.way.start(molecule, nothing)
 
+    def lead(self, index: int) -> Molecule:
+        return self.of(index).molecule
+
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, with its similarity to the input."""
         origin = self.of(index).molecule
@@ -132,6 +135,9 @@ class Descendants(Task):
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         return self.way.start(self._parent(index).molecule, self._known(index))
+
+    def lead(self, index: int) -> Molecule | None:
+        return self.task.lead(self._parent(index).ancestor)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
         return self.task.totals(self._parent(index).ancestor)

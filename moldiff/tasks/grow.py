@@ -270,6 +270,9 @@ class KeptTask(Task):
         level = np.repeat([0.0, 1.0], [self.part.size, new])
         return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
 
+    def lead(self, index: int) -> Molecule:
+        return self.part.source.molecule
+
     def totals(self, index: int) -> Sequence[SumConstraint]:
         return (SumConstraint.of_charge(self.vocabulary, int(self.part.molecule.formal_charge.sum())),)
 

@@ -98,6 +98,10 @@ class Task(ABC):
         """What it made of what it was given, for the user, a line each."""
         return ()
 
+    def lead(self, index: int) -> Molecule | None:
+        """What was given to draw others like or onto molecule `index`; None = nothing, or the molecule itself."""
+        return None
+
     def totals(self, index: int) -> Sequence[SumConstraint]:
         """Sums over the classes of molecule `index` that decoding has to meet."""
         return ()
@@ -281,6 +285,9 @@ class ConstrainedTask(Task):
             atom = int((~allowed.any(-1))[0].long().argmax())
             raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
         return replace(start, allowed=allowed)
+
+    def lead(self, index: int) -> Molecule | None:
+        return self.task.lead(index)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
         totals, charge = self.task.totals(index), self.charge
