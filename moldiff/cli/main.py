@@ -280,18 +280,18 @@ def _verify(options: Mapping[str, Any]) -> int:
 
     from moldiff.evaluation.report import write_json
     from moldiff.molecules.formats.storage import shown
-    from moldiff.sampling.verify import Finding, counts, document, verify
+    from moldiff.sampling.verify import Finding, document, verify
 
     with bars() as show:
         found = verify(options["input"], device=options["device"], on_progress=partial(show, "verifying"))
-    table = Table("records", "", "first", title="Verified")
-    for kind, count in counts(found).items():
+    report, table = document(options["input"], found), Table("records", "", "first", title="Verified")
+    for kind, count in report["counts"].items():
         first = next((one for one in found if one.finding == kind and one.reason), None)
         if count:
             table.add_row(kind, str(count), "" if first is None else escape(f"{first.number}: {shown(first.reason)}"))
     Console().print(table)
     if options["out"] is not None:
-        write_json(options["out"], document(options["input"], found))
+        write_json(options["out"], report)
         print(f"report in {options['out']}")
     return EXIT_OK if all(one.finding is Finding.REPRODUCED for one in found) else EXIT_FAILED
 

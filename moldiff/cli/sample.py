@@ -35,15 +35,15 @@ def sample(options: Mapping[str, Any]) -> int:
     from moldiff.molecules.formats.writer import finished_records
 
     out = Path(options["out"])
-    with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
+    other = f"out: another run is writing to {out}; choose another name"
+    with locked(out.with_name(f".{out.name}.lock"), other), _notices():
         finished = finished_records(out) if options["resume"] else None
-        with _notices():
-            run = _ordered(options)
+        run = _ordered(options)
         if finished is not None:
             run = run.resumed(finished, out)
             if len(finished):
                 say(f"going on behind {len(finished)} records of {out}")
-        with _notices(), bars() as show:
+        with bars() as show:
             run.on_progress = lambda done: show("sampling", done, run.num_wanted)
             unwritten = _write(run, options, finished)
         return _conclude(run, options, unwritten)

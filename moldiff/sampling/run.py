@@ -160,7 +160,7 @@ class SamplingRun:
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
         sampler, relax = self.molecules.sampler, self.config.relax
-        found = {
+        found: dict[str, str | int | float | None] = {
             "version": moldiff.__version__,
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,

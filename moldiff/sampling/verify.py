@@ -29,6 +29,7 @@ from moldiff.sampling.config import SamplingConfig
 from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.sample import Sample
 from moldiff.tasks.conformers import positions
+from moldiff.tasks.inputs import mol_of
 from moldiff.tasks.task import description
 
 TOLERANCE = 0.01
@@ -89,9 +90,10 @@ def verify(
     found: list[Verification] = []
     waiting: defaultdict[tuple[tuple[str, str], ...], list[_Claim]] = defaultdict(list)
     for record in records(path):
-        claim = _claim(record)
-        if isinstance(claim, str):
-            found.append(Verification(record.number, record.name, Finding.FOREIGN, claim))
+        try:
+            claim = _claim(record)
+        except MoldiffError as error:
+            found.append(Verification(record.number, record.name, Finding.FOREIGN, str(error)))
         else:  # what differs in nothing but its index is drawn together
             names = (*_SETTINGS, "size", "task", "precision", "relax")
             waiting[tuple((name, claim.fields[name]) for name in names if name in claim.fields)].append(claim)
@@ -107,17 +109,17 @@ def verify(
     return sorted(found, key=lambda one: one.number)
 
 
-def _claim(record: Record) -> _Claim | str:
-    """What a record says of itself, or why that is nothing."""
+def _claim(record: Record) -> _Claim:
+    """What a record says of itself; raises why that is nothing."""
     mol = record.mol
     fields = {} if mol is None else {name: mol.GetProp(name) for name in mol.GetPropNames()}
     for name in (*_SETTINGS, "index", "size"):
         if not fields.get(name):
-            return f"no field {name}"
-    if mol is None or record.problem is not None:
-        return record.problem.reason if record.problem else "no molecule"
-    molecule = from_rdkit(mol)
-    return molecule.reason if isinstance(molecule, InvalidMolecule) else _Claim(record, fields, molecule)
+            raise MoldiffError(f"no field {name}")
+    molecule = from_rdkit(mol_of(record))
+    if isinstance(molecule, InvalidMolecule):
+        raise MoldiffError(molecule.reason)
+    return _Claim(record, fields, molecule)
 
 
 def _drawn_again(
@@ -224,11 +226,6 @@ def document(path: str | Path, found: Sequence[Verification]) -> dict[str, Any]:
         "moldiff": moldiff.__version__,
         "file": str(path),
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "counts": counts(found),
+        "counts": {str(kind): sum(one.finding is kind for one in found) for kind in Finding},
         "records": [asdict(one) for one in found],
     }
-
-
-def counts(found: Sequence[Verification]) -> dict[str, int]:
-    """How many records are what."""
-    return {str(kind): sum(one.finding is kind for one in found) for kind in Finding}

@@ -193,8 +193,8 @@ class BondTask(TaskOfInputs[_Skeleton]):
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         molecule, allowed = self.of(index).molecule, self.of(index).allowed
         centred = replace(molecule, pos=molecule.pos - molecule.pos.mean(0))
-        free = np.ones((len(allowed), len(allowed)))
-        return start_at(centred, self.vocabulary, pos=0 * free[0], atom=free[0], bond=free, allowed=allowed)
+        size = len(allowed)
+        return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=np.ones(size), allowed=allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
         return self.rules[index % len(self.rules)]

@@ -103,8 +103,7 @@ class ConformerTask(TaskOfInputs[_Target]):
         molecule, size = target.molecule, target.molecule.num_heavy_atoms
         no_offset = np.zeros_like(molecule.hydrogen_offset)
         blank = replace(molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=no_offset)
-        level = np.zeros((size, size))
-        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=level[0], bond=level)
+        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=np.zeros(size))
         return replace(start, stereo=target.stereo)
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:

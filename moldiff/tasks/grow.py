@@ -268,7 +268,7 @@ class KeptTask(Task):
             offset = np.zeros_like(offset)
         known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
         level = np.repeat([0.0, 1.0], [self.part.size, new])
-        return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
+        return start_at(known, self.vocabulary, pos=level, atom=level)
 
     def lead(self, index: int) -> Molecule:
         return self.part.source.molecule

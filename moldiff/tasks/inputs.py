@@ -137,11 +137,16 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         yield record
 
 
+def mol_of(record: Record) -> Chem.Mol:
+    """The molecule of a record; raises why it has none."""
+    if record.mol is None or record.problem is not None:
+        raise MoldiffError(record.problem.reason if record.problem else "no molecule")
+    return record.mol
+
+
 def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
     """The molecule of a record; raises why it cannot be used."""
-    if record.mol is None or record.problem is not None:
-        raise MoldiffError(record.problem.reason if record.problem is not None else "no molecule")
-    marked = Chem.RWMol(record.mol)
+    marked = Chem.RWMol(mol_of(record))
     for atom in marked.GetAtoms():
         atom.SetIntProp(_INDEX, atom.GetIdx())
     _mark_anchors(marked)
