@@ -54,20 +54,19 @@ class Bonds:
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> BondTask:
         records = list(given_records("input", self.input))
-        skeletons, rules, rejected = [], [], []
+        skeletons, rejected = [], []
         for number, (record, charge) in enumerate(zip(records, self._charges(len(records)), strict=True), start=1):
             try:
                 one = _Skeleton.of(number, record, vocabulary)
-                rule = () if self.any_charge else one.totals(vocabulary, one.charge if charge is None else charge)
+                if not self.any_charge:
+                    one = replace(one, sums=one.totals(vocabulary, one.charge if charge is None else charge))
+                skeletons.append(one)
             except MoldiffError as error:
                 rejected.append((number, str(error)))
-            else:
-                skeletons.append(one)
-                rules.append(rule)
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
-        return BondTask(tuple(skeletons), vocabulary, tuple(rejected), tuple(rules))
+        return BondTask(tuple(skeletons), vocabulary, tuple(rejected))
 
     def _charges(self, count: int) -> list[int | None]:
         if self.charge is None or isinstance(self.charge, int):
@@ -85,6 +84,7 @@ class _Skeleton(Input):
     order: np.ndarray  # the input's number of every atom as it is written: heavy atoms, then the hydrogens of each
     allowed: np.ndarray  # classes that each heavy atom may have [n, K]
     charge: int  # what the input says of the total charge (e): in a field, else by the charges on atoms
+    sums: tuple[SumConstraint, ...] = ()  # that it has to meet, the total charge first
 
     @classmethod
     def of(cls, number: int, record: Record, vocabulary: Vocabulary) -> _Skeleton:
@@ -185,8 +185,6 @@ def _relative_distances(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
 class BondTask(TaskOfInputs[_Skeleton]):
     """Draws bonds and charges onto known coordinates, one molecule for each of the input."""
 
-    rules: tuple[tuple[SumConstraint, ...], ...]  # sums that each has to meet, the total charge first
-
     def count(self, n: int) -> int:
         return len(self.inputs)
 
@@ -197,7 +195,7 @@ class BondTask(TaskOfInputs[_Skeleton]):
         return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=np.ones(size), allowed=allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        return self.rules[index % len(self.rules)]
+        return self.of(index).sums
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule at exactly the input's coordinates."""
@@ -205,5 +203,5 @@ class BondTask(TaskOfInputs[_Skeleton]):
         known = {name: getattr(one.molecule, name) for name in ("pos", "hydrogen_offset")}
         exact = replace(molecule, **known, name="", properties={})
         fields = self.fields(index) | {"input_atoms": " ".join(map(str, one.order.tolist()))}
-        met = all(molecule.formal_charge.sum() == total.value for total in self.totals(index)[:1])
+        met = all(molecule.formal_charge.sum() == total.value for total in one.sums[:1])
         return TaskOutcome(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))

@@ -110,9 +110,8 @@ class ConformerTask(TaskOfInputs[_Target]):
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
         target = self.of(index)
         match = compare(target.marks, target.mol, positions(molecule))
-        is_mirrored = match is Match.MIRRORED
-        problem = "stereo" if match is Match.WRONG else None
-        outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": is_mirrored}, problem, mirrored=is_mirrored)
+        problem, mirrored = "stereo" if match is Match.WRONG else None, match is Match.MIRRORED
+        outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": mirrored}, problem, mirrored=mirrored)
         return replace(outcome, molecule=outcome.in_its_frame(molecule))
 
     def admission(self, n: int) -> Admission | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -56,9 +56,7 @@ class Grow:
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
         part = _kept(_core(self.core), self.keep, vocabulary)
-        attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(self.new_atoms, part, statistics)
-        return _task("grow", part, attach, [range(part.size)], sizes, vocabulary, statistics)
+        return _task(self, part, [range(part.size)], vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +82,7 @@ class Link:
         if count == 1:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
         pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(count)]
-        attach = _atoms_to_attach(self.attach, part)
-        left_out = [piece for piece in pieces if not set(piece) & set(attach)]
-        if self.attach is not None and left_out:
-            got, alone = " and ".join(part.label(atom) for atom in attach), part.label(left_out[0][0])
-            raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
-        sizes = _long_enough(_new_sizes(self.new_atoms, part, statistics), part, pieces, attach)
-        return _task("link", part, attach, pieces, sizes, vocabulary, statistics)
+        return _task(self, part, pieces, vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +110,8 @@ class Replace:
         if not rows:
             raise MoldiffError("remove: takes all atoms, expected some to stay; whole new molecules need no task")
         part = FixedPart.of("core", source, rows, vocabulary)
-        attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part, statistics)
-        return _task("replace", part, attach, [range(part.size)], sizes, vocabulary, statistics)
+        request = replace(self, new_atoms=len(removed)) if self.new_atoms is None else self
+        return _task(request, part, [range(part.size)], vocabulary, statistics)
 
 
 def _core(source: Source | Sequence[Source] | None, *, several: bool = False) -> InputMolecule:
@@ -165,15 +156,21 @@ def _atoms_to_attach(attach: Choice | None, part: FixedPart) -> tuple[int, ...]:
 
 
 def _task(
-    name: str,
+    request: Grow | Link | Replace,
     part: FixedPart,
-    attach: tuple[int, ...],
-    groups: Iterable[Sequence[int]],
-    sizes: Mapping[int, int],
+    groups: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     statistics: Statistics,
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
+    attach = _atoms_to_attach(request.attach, part)
+    free = [group for group in groups if not set(group) & set(attach)]
+    if request.attach is not None and len(groups) > 1 and free:
+        got, alone = " and ".join(part.label(atom) for atom in attach), part.label(free[0][0])
+        raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
+    sizes = _new_sizes(request.new_atoms, part, statistics)
+    if len(groups) > 1:
+        sizes = _long_enough(sizes, part, groups, attach)
     distances = pdist(part.molecule.pos)
     if distances.min(initial=np.inf) < _SHORTEST:
         one, other = (part.label(int(row[distances.argmin()])) for row in np.triu_indices(part.size, 1))
@@ -183,15 +180,13 @@ def _task(
     if bare := [atom for atom in losing if not part.molecule.num_hydrogens[atom]]:
         raise MoldiffError(f"attach: atom {part.label(bare[0])} has no hydrogen to lose and no open end")
     part.check_known("core", vocabulary, losing)
-    choices, fewer = [], part.classes(losing=range(part.size))
-    for group in groups:
-        if set(group) & set(attach):
-            continue
-        able = tuple(atom for atom in group if fewer[atom] in vocabulary.atom_classes)
-        if not able:
-            raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
-        choices.append(able)
-    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
+    fewer = part.classes(losing=range(part.size))
+    choices = tuple(tuple(atom for atom in group if fewer[atom] in vocabulary.atom_classes) for group in free)
+    if () in choices:
+        first = part.label(free[choices.index(())][0])
+        raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {first} ...")
+    name = type(request).__name__.lower()
+    return KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed)
 
 
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
@@ -282,13 +277,11 @@ class KeptTask(Task):
         pos = molecule.pos + part.pos.mean(0)
         pos[:size] = part.pos
         offset = molecule.hydrogen_offset.copy()
-        remaining = start.clean.hydrogen[0, :size].any(-1).numpy()
-        for atom in range(size):
-            if self.hydrogens_placed or molecule.num_hydrogens[atom] == part.num_hydrogens[atom]:
-                slots = remaining[atom] if self.hydrogens_placed else part.hydrogen_offset[atom].any(-1)
-                kept = part.hydrogen_offset[atom, slots]
-                offset[atom] = 0
-                offset[atom, : len(kept)] = kept
+        placed = start.clean.hydrogen[0, :size].numpy() if self.hydrogens_placed else part.hydrogen_offset
+        for atom in np.flatnonzero(self.hydrogens_placed | (molecule.num_hydrogens[:size] == part.num_hydrogens)):
+            kept = part.hydrogen_offset[atom, placed[atom].any(-1)]
+            offset[atom] = 0
+            offset[atom, : len(kept)] = kept
         losing = molecule.num_hydrogens[:size] < part.num_hydrogens
         ends = np.flatnonzero(losing | (self.part.open > 0))
         fields: dict[str, Value | None] = {

@@ -310,11 +310,10 @@ def with_target(start: PartialState, properties: Properties, asked: Mapping[str,
 def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     """Atomic numbers of symbols that the model knows."""
     known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
-    for symbol in symbols:
-        if symbol not in known:
-            other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
-            expected = f"expected elements that the model knows: {', '.join(known)}"
-            raise MoldiffError(f"{name}: got {symbol!r}, {expected}{other}")
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
+        other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
+        expected = f"expected elements that the model knows: {', '.join(known)}{other}"
+        raise MoldiffError(f"{name}: got {unknown[0]!r}, {expected}")
     return [NUMBERS[symbol] for symbol in symbols]
 
 
