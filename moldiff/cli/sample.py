@@ -38,7 +38,7 @@ def sample(options: Mapping[str, Any]) -> int:
     other = f"out: another run is writing to {out}; choose another name"
     with locked(out.with_name(f".{out.name}.lock"), other), _notices():
         finished = finished_records(out) if options["resume"] else None
-        run = _ordered(options)
+        run = _run_of(options)
         if finished is not None:
             run = run.resumed(finished, out)
             if len(finished):
@@ -74,7 +74,7 @@ def log_level(name: str, level: int) -> Iterator[logging.Logger]:
         logger.setLevel(before)
 
 
-def _ordered(options: Mapping[str, Any]) -> SamplingRun:
+def _run_of(options: Mapping[str, Any]) -> SamplingRun:
     """The run that the options ask for."""
     from moldiff.diffusion.compute import PRECISIONS
     from moldiff.diffusion.instantiate import instantiate
@@ -197,7 +197,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
-            raise KeyboardInterrupt if run.interrupted else MoldiffError(_nothing(run, options))
+            raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
@@ -208,17 +208,17 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
     return is_sdf and options["like"]["reference"] is None and not (options["trajectory"] or options["unrelaxed"])
 
 
-def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
+def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:
     """Why there is no file, and how many molecules were rejected for what."""
     wanted = " and ".join(_as_list(options["keep"]) or []) or "to be written"
     passing = " and passes the filters" if run.molecules.filters else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
     counts = [(result.name.partition("_status_")[2], result.numerator) for result in run.results()]
     rejected = ", ".join(f"{count:.0f} {reason}" for reason, count in counts if reason and count)
-    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest(run)
+    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest_filter(run)
 
 
-def _hardest(run: SamplingRun) -> str:
+def _hardest_filter(run: SamplingRun) -> str:
     """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
     passes = [result for result in run.results() if result.name.startswith("task_passes_")]
     least = min(passes, key=lambda result: result.value or 0, default=None)
@@ -247,7 +247,7 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
         say(f"interrupted; {out} holds what was finished{advice}")
         return EXIT_INTERRUPTED
     if not run.complete:
-        say(f"warning: {run.kept} of {run.n} molecules kept; max_draws={run.max_draws} reached{_hardest(run)}")
+        say(f"warning: {run.kept} of {run.n} molecules kept; max_draws={run.max_draws} reached{_hardest_filter(run)}")
         return EXIT_FAILED
     return EXIT_OK
 
