@@ -49,8 +49,13 @@ MODEL_CONFIG = {
 
 def small_denoiser(seed: int = 0, **options: int) -> PairTransformer:
     """A network with random weights everywhere, so that no branch is switched off by a zero initialisation."""
+    return randomised(PairTransformer, seed, **(SIZES | options))
+
+
+def randomised(kind: type[PairTransformer], seed: int = 0, **options: int) -> PairTransformer:
+    """A network of this kind with random weights everywhere."""
     torch.manual_seed(seed)
-    network = PairTransformer(num_atom_classes=NUM_CLASSES, **(SIZES | options))  # type: ignore[arg-type]
+    network = kind(num_atom_classes=NUM_CLASSES, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

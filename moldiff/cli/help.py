@@ -203,7 +203,7 @@ options and their defaults:
   data.path=FILE      instead: own molecules, prepared first as moldiff prepare
                       does, with its options, into prepared/ and their name
   condition=properties         learn to draw towards the set's properties
-  denoiser=pair_transformer    or small; denoiser.num_layers=6 ...
+  denoiser=pair_transformer    or small, egnn; denoiser.num_layers=6 ...
   process=joint_linear         or joint_cosine; a further loss:
 'process.geometry={{_target_: moldiff.diffusion.process.geometry_loss.Distances}}'
   prior=marginal               of the classes; or uniform, absorbing

@@ -189,7 +189,7 @@ def test_own_config_dir_and_command_order(tmp_path: Path) -> None:
     (tmp_path / "denoiser" / "mine.yaml").write_text("_target_: my.Network\nwidth: 3\n")
     options = compose_options("train", ["denoiser.width=5", "denoiser=mine"], [str(tmp_path)])
     assert options["denoiser"] == {"_target_": "my.Network", "width": 5}
-    with pytest.raises(MoldiffError, match="expected one of: mine, pair_transformer, small"):
+    with pytest.raises(MoldiffError, match="expected one of: egnn, mine, pair_transformer, small"):
         compose_options("train", ["denoiser=yours"], [str(tmp_path)])
 
 

@@ -13,6 +13,7 @@ from models import (
     random_batch,
     random_level,
     random_prediction,
+    randomised,
     small_denoiser,
     small_process,
 )
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
 from moldiff.diffusion.model import Denoiser, MoleculeDiffusion
+from moldiff.diffusion.nn.egnn import EGNN
 from moldiff.diffusion.nn.embedding import PairHarmonics, SteerableLayout
 from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 
 DENOISERS: dict[str, Callable[[], Denoiser]] = {
     "pair_transformer": small_denoiser,
     "one layer, one head": lambda: small_denoiser(num_layers=1, num_heads=1),
+    "egnn": lambda: randomised(EGNN, hidden_dim=16, pair_dim=8, steerable_dim=4, num_layers=2),
 }
 SIZES = [5, 3, 4]
 TOLERANCE = {"rtol": 0, "atol": 1e-9}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -156,6 +156,8 @@ class PairTransformerBlock(nn.Module):
 class PairNetwork(nn.Module):
     """An embedding of molecules and the blocks behind it, which networks have in common."""
 
+    block: ClassVar[Callable[..., nn.Module]] = PairTransformerBlock
+
     def __init__(
         self,
         *,
@@ -172,7 +174,7 @@ class PairNetwork(nn.Module):
         self.layout = SteerableLayout(steerable_dim)
         sizes: dict[str, Any] = {"hidden_dim": hidden_dim, "pair_dim": pair_dim, "layout": self.layout}
         self.embedding = StateEmbedding(num_atom_classes=num_atom_classes, hydrogen_level=hydrogen_level, **sizes)
-        blocks = (PairTransformerBlock(num_heads=num_heads, num_probes=num_probes, **sizes) for _ in range(num_layers))
+        blocks = (type(self).block(num_heads=num_heads, num_probes=num_probes, **sizes) for _ in range(num_layers))
         self.layers = nn.ModuleList(blocks)
 
 
