@@ -29,14 +29,11 @@ MAX_MOLECULES = 100_000_000
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a dataclass that is an option with this default.
+    """A field of a dataclass that is an option with this default and this line of help.
 
-    Args:
-        default: its value unless told otherwise; mappings and lists are copied.
-        help: one line on it, as `moldiff COMMAND --help` shows it.
-        more: `full` = what is said of it where there is room; of the command line: `least` and `choices` = the values
-            that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before,
-            `hidden` = not there, `group` = it is a choice of configs, `built` = its value is an object.
+    More can be: `full` = what is said of it where there is room; of the command line `least` and `choices` = the values
+    that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before, `hidden` =
+    not there, `group` = it is a choice of configs, `built` = its value is an object.
     """
     metadata = {"help": help, **more}
     if isinstance(default, list | dict):

@@ -189,11 +189,7 @@ class Generator:
         return half
 
     def chooser(self, name: str | Path | None = None) -> PropertyPredictor:
-        """The predictor that chooses among candidates; see `sample`.
-
-        Raises:
-            MoldiffError: where no predictor knows the model's properties.
-        """
+        """The predictor that chooses among candidates; raises `MoldiffError` where none knows the properties."""
         if name is not None:
             return load_predictor(name)
         properties = self.checkpoint.model.properties

@@ -295,10 +295,9 @@ class IndexBlocks:
 
 
 def choose_workers(molecules: MoleculeSampler, first: int, needed: int) -> int:
-    """How many worker processes to share the work among; 0 = none, all is done here.
+    """As many worker processes as torch may use threads where that pays, once they have started; 0 = none.
 
-    As many processes as torch may use threads, once they have started; on two cores that pays from about 150 molecules
-    of QM9's size on, or 30 drug-like ones.
+    On two cores that is from about 150 molecules of QM9's size on, or 30 drug-like ones.
     """
     processes = min(available_cpus(), torch.get_num_threads())
     if molecules.device.type != "cpu" or processes < 2:
