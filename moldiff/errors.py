@@ -1,4 +1,9 @@
-"""The one exception whose message is meant for the user's eyes."""
+"""The one exception whose message is meant for the user's eyes, and numbers as users give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 
 
 class MoldiffError(ValueError):
@@ -17,3 +22,14 @@ def check_at_least(name: str, value: int | None, low: int) -> None:
     """
     if value is not None and value < low:
         raise MoldiffError(f"{name}: got {value}, expected a whole number of at least {low}")
+
+
+def as_range(value: int | str | Sequence[int]) -> tuple[int, int]:
+    """The smallest and the largest number of 6, "6..10" or (6, 10); (0, 0) = it is none of these."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?", value)
+        return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if isinstance(value, int):
+        return (0, 0) if isinstance(value, bool) else (value, value)
+    low, high = value if len(value) == 2 else (0, 0)
+    return low, high

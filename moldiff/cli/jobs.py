@@ -130,13 +130,9 @@ def plan(command: str, typed: Sequence[Sequence[str]], composed: Sequence[Mappin
 
 
 def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str]) -> int:
-    """Run every job with `more` arguments in a process of its own, also after one has failed.
+    """Run every job with `more` arguments in a process of its own, also after one has failed, unless by Ctrl-C.
 
-    Returns the first exit code that is not 0.
-
-    Raises:
-        KeyboardInterrupt: when a job was interrupted; no further one is started then.
-        MoldiffError: when the outputs would end up among other things.
+    Returns the first exit code that is not 0; raises `MoldiffError` when the outputs would end up among other things.
     """
     if rank() == 0:
         _claim(command, jobs)

@@ -22,7 +22,7 @@ from typing import Any
 from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 from moldiff.cli.options import check_limits
-from moldiff.cli.sample import bars, check_sample, sample
+from moldiff.cli.sample import bars, check_sample, log_level, sample, say
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
 
@@ -73,7 +73,7 @@ def _say(message: str, code: int, *, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"moldiff: {' '.join(message.split())}", file=sys.stderr)
+    say(" ".join(message.split()))
     return code
 
 
@@ -88,10 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "models":
         if arguments[1:]:
             raise MoldiffError(f"models: got {arguments[1]!r}, expected nothing")
-        from moldiff.diffusion.shipped import model_lines
-
-        print("\n".join(model_lines()))
-        return EXIT_OK
+        return sample({"model": "?"})
     if command == "--version":
         print(f"moldiff {__version__}")
         return EXIT_OK
@@ -187,7 +184,8 @@ def _train(options: Mapping[str, Any]) -> int:
 
     settings = {key: value for key, value in options.items() if key not in ("debug", "prior")}
     try:
-        with _without_tips():
+        with log_level("lightning.pytorch", logging.WARNING), warnings.catch_warnings():  # errors come through
+            warnings.filterwarnings("ignore", module=r"lightning\.")
             folder = train(settings)
     except (SystemExit, KeyboardInterrupt) as error:
         # Lightning's answer to Ctrl-C is a SystemExit.
@@ -212,20 +210,6 @@ def _check_train(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"trainer.max_time: got {duration!r}, expected {expected}")
 
 
-@contextmanager
-def _without_tips() -> Iterator[None]:
-    """Keep Lightning's advice and notices off the screen; errors come through."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _check_input(options: Mapping[str, Any]) -> None:
     if options["input"] is None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
@@ -248,7 +232,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     if options["out"] is not None:
         print(f"report in {Path(options['out'])}")
     if report.interrupted:
-        print("moldiff: interrupted; the report holds what was finished", file=sys.stderr)
+        say("interrupted; the report holds what was finished")
         return EXIT_INTERRUPTED
     return EXIT_OK
 
@@ -256,8 +240,6 @@ def _evaluate(options: Mapping[str, Any]) -> int:
 @contextmanager
 def _judged(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What evaluating and viewing have in common, and a bar for each metric that reports its progress."""
-    from rich.progress import MofNCompleteColumn
-
     from moldiff.diffusion.instantiate import instantiate
     from moldiff.diffusion.shipped import available_models, shipped_folder
 
@@ -265,7 +247,7 @@ def _judged(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if reference in available_models():
         reference = shipped_folder() / reference
     metrics = [instantiate(config, None) for config in (options.get("metrics") or {}).values()]
-    with bars(MofNCompleteColumn()) as show:
+    with bars() as show:
         yield {"reference": reference, "metrics": metrics, "hydrogens": options["hydrogens"], "on_progress": show}
 
 
@@ -294,23 +276,22 @@ def _check_verify(options: Mapping[str, Any]) -> None:
 def _verify(options: Mapping[str, Any]) -> int:
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import MofNCompleteColumn
     from rich.table import Table
 
     from moldiff.evaluation.report import write_json
     from moldiff.molecules.formats.storage import shown
-    from moldiff.sampling.verify import Finding, counts, document, verify
+    from moldiff.sampling.verify import Finding, document, verify
 
-    with bars(MofNCompleteColumn()) as show:
+    with bars() as show:
         found = verify(options["input"], device=options["device"], on_progress=partial(show, "verifying"))
-    table = Table("records", "", "first", title="Verified")
-    for kind, count in counts(found).items():
+    report, table = document(options["input"], found), Table("records", "", "first", title="Verified")
+    for kind, count in report["counts"].items():
         first = next((one for one in found if one.finding == kind and one.reason), None)
         if count:
             table.add_row(kind, str(count), "" if first is None else escape(f"{first.number}: {shown(first.reason)}"))
     Console().print(table)
     if options["out"] is not None:
-        write_json(options["out"], document(options["input"], found))
+        write_json(options["out"], report)
         print(f"report in {options['out']}")
     return EXIT_OK if all(one.finding is Finding.REPRODUCED for one in found) else EXIT_FAILED
 

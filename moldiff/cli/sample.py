@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from moldiff.cli.options import options_in
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, as_range
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
-
     from moldiff.molecules.formats.writer import FinishedRecords
     from moldiff.sampling.run import SamplingRun
+
+
+def say(message: str) -> None:
+    """Print a line on standard error."""
+    print(f"moldiff: {message}", file=sys.stderr)
 
 
 def sample(options: Mapping[str, Any]) -> int:
@@ -33,17 +35,15 @@ def sample(options: Mapping[str, Any]) -> int:
     from moldiff.molecules.formats.writer import finished_records
 
     out = Path(options["out"])
-    with locked(out.with_name(f".{out.name}.lock"), f"out: another run is writing to {out}; choose another name"):
+    other = f"out: another run is writing to {out}; choose another name"
+    with locked(out.with_name(f".{out.name}.lock"), other), _notices():
         finished = finished_records(out) if options["resume"] else None
-        with _notices():
-            run = _ordered(options)
+        run = _run_of(options)
         if finished is not None:
             run = run.resumed(finished, out)
             if len(finished):
-                print(f"moldiff: going on behind {len(finished)} records of {out}", file=sys.stderr)
-        from rich.progress import TextColumn
-
-        with _notices(), bars(TextColumn("{task.completed:.0f}/{task.total:.0f}")) as show:
+                say(f"going on behind {len(finished)} records of {out}")
+        with bars() as show:
             run.on_progress = lambda done: show("sampling", done, run.num_wanted)
             unwritten = _write(run, options, finished)
         return _conclude(run, options, unwritten)
@@ -52,34 +52,41 @@ def sample(options: Mapping[str, Any]) -> int:
 @contextmanager
 def _notices() -> Iterator[None]:
     """What a run tells of its course, on standard error."""
-    logger, handler = logging.getLogger("moldiff"), logging.StreamHandler()
+    handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("moldiff: %(message)s"))
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    with log_level("moldiff", logging.INFO) as logger:
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+@contextmanager
+def log_level(name: str, level: int) -> Iterator[logging.Logger]:
+    """The logger of that name, which lets nothing below the level through."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
     try:
-        yield
+        yield logger
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(before)
 
 
-def _ordered(options: Mapping[str, Any]) -> SamplingRun:
+def _run_of(options: Mapping[str, Any]) -> SamplingRun:
     """The run that the options ask for."""
-    from moldiff.diffusion.instantiate import instantiate
-
-    task = instantiate(options["task"], None) if options.get("task") else None
-    like = instantiate(options["like"], None) if options["like"]["reference"] is not None else None
     from moldiff.diffusion.compute import PRECISIONS
+    from moldiff.diffusion.instantiate import instantiate
     from moldiff.sampling.generator import load
 
-    generator = load(options["model"], device=options["device"])
-    sampler = dict(options["sampler"])
+    built = {"arithmetic": PRECISIONS.get(options["precision"])}
+    built["task"] = instantiate(options["task"], None) if options.get("task") else None
+    built["like"] = instantiate(options["like"], None) if options["like"]["reference"] is not None else None
+    generator, sampler = load(options["model"], device=options["device"]), dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
-    built = {"task": task, "like": like, "sampler": instantiate(sampler, None)}
-    arithmetic = PRECISIONS.get(options["precision"])
-    return generator.stream(options["n"], config=_config(options, **built, arithmetic=arithmetic))
+    return generator.stream(options["n"], config=_config(options, **built, sampler=instantiate(sampler, None)))
 
 
 def check_sample(options: Mapping[str, Any]) -> None:
@@ -120,7 +127,11 @@ def _config(options: Mapping[str, Any], **built: Any) -> SamplingConfig:
     values = {one.name: _as_list(options[one.name]) if list in one.kinds else options[one.name] for one in defined}
     workers = None if options["workers"] == "auto" else options["workers"]
     objects = {"task": None, "sampler": None, "like": None} | built
-    return SamplingConfig(**values | objects | {"size": _parse_size(options["size"]), "workers": workers})
+    size = None if options["size"] is None else as_range(options["size"])
+    if size is not None and not 1 <= size[0] <= size[1]:
+        got = f"got {options['size']}, expected heavy atoms as a number such as 9 or a range such as 7..9"
+        raise MoldiffError(f"size: {got}")
+    return SamplingConfig(**values | objects | {"size": size, "workers": workers})
 
 
 def _as_list(value: Any) -> list[Any] | None:
@@ -128,24 +139,14 @@ def _as_list(value: Any) -> list[Any] | None:
     return value if value is None or isinstance(value, list) else [value]
 
 
-def _parse_size(size: int | str | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", str(size))
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 1 <= low <= high:
-        raise MoldiffError(f"size: got {size}, expected heavy atoms as a number such as 9 or a range such as 7..9")
-    return low, high
-
-
 @contextmanager
-def bars(count: ProgressColumn) -> Iterator[Callable[[str, float, int], None]]:
+def bars() -> Iterator[Callable[[str, float, int], None]]:
     """Bars on standard error, one for each name that is shown to be so far done, of so many."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress, tasks = Progress(*columns, console=Console(stderr=True)), {}
 
     def show(name: str, done: float, total: int) -> None:
@@ -180,11 +181,11 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             drawn = files.enter_context(Writer(beside(out, "unrelaxed.sdf"), streamed=True, keep_older=keep_older))
         try:
             for sample in run:
+                record = sample.record()
                 try:
-                    writer.write(sample.molecule, sample.record())
+                    writer.write(sample.molecule, record)
                     if drawn is not None:
-                        as_drawn = {name: value for name, value in sample.record().items() if name != "relaxed"}
-                        drawn.write(sample.unrelaxed or sample.molecule, as_drawn)
+                        drawn.write(sample.unrelaxed or sample.molecule, {**record, "relaxed": None})
                 except MoldiffError as error:
                     reasons.append(str(error))
                 if films is not None:
@@ -196,10 +197,9 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
-            raise KeyboardInterrupt if run.interrupted else MoldiffError(_nothing(run, options))
+            raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
     if writer.older is not None:
-        kept = f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it"
-        print(f"moldiff: {kept}", file=sys.stderr)
+        say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
 
 
@@ -208,17 +208,17 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
     return is_sdf and options["like"]["reference"] is None and not (options["trajectory"] or options["unrelaxed"])
 
 
-def _nothing(run: SamplingRun, options: Mapping[str, Any]) -> str:
+def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:
     """Why there is no file, and how many molecules were rejected for what."""
     wanted = " and ".join(_as_list(options["keep"]) or []) or "to be written"
     passing = " and passes the filters" if run.molecules.filters else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
     counts = [(result.name.partition("_status_")[2], result.numerator) for result in run.results()]
     rejected = ", ".join(f"{count:.0f} {reason}" for reason, count in counts if reason and count)
-    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest(run)
+    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest_filter(run)
 
 
-def _hardest(run: SamplingRun) -> str:
+def _hardest_filter(run: SamplingRun) -> str:
     """Which filter fewest molecules pass, to be added to a sentence; "" where all pass all."""
     passes = [result for result in run.results() if result.name.startswith("task_passes_")]
     least = min(passes, key=lambda result: result.value or 0, default=None)
@@ -238,18 +238,16 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     if options["summary"] is not None:
         write_json(options["summary"], _summary(run, out, len(unwritten)))
     for note in run.notes():
-        print(f"moldiff: {note}", file=sys.stderr)
+        say(note)
     Console().print(summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out))
     if unwritten:
-        first = f"first reason: {unwritten[0]}"
-        print(f"moldiff: warning: {len(unwritten)} molecules not written; {first}", file=sys.stderr)
+        say(f"warning: {len(unwritten)} molecules not written; first reason: {unwritten[0]}")
     if run.interrupted:
         advice = "; the same command with resume=true goes on" if _can_go_on(options) else ""
-        print(f"moldiff: interrupted; {out} holds what was finished{advice}", file=sys.stderr)
+        say(f"interrupted; {out} holds what was finished{advice}")
         return EXIT_INTERRUPTED
     if not run.complete:
-        limit = f"max_draws={run.max_draws} reached{_hardest(run)}"
-        print(f"moldiff: warning: {run.kept} of {run.n} molecules kept; {limit}", file=sys.stderr)
+        say(f"warning: {run.kept} of {run.n} molecules kept; max_draws={run.max_draws} reached{_hardest_filter(run)}")
         return EXIT_FAILED
     return EXIT_OK
 

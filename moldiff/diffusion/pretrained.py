@@ -24,7 +24,7 @@ from moldiff.diffusion.shipped import CONFIG_FILE, WEIGHTS_FILE, available_model
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
-from moldiff.molecules.vocabulary import SYMBOLS, Vocabulary
+from moldiff.molecules.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 NOVELTY_FILE = "novelty.safetensors"

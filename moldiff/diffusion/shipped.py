@@ -9,8 +9,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from moldiff.molecules.elements import SYMBOLS
-from moldiff.molecules.vocabulary import AtomClass, Vocabulary
+from moldiff.molecules.vocabulary import SYMBOLS, AtomClass, Vocabulary
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -79,13 +79,12 @@ class DenoisedBatch:
         By valence rules a hydrogen whose bond is too short or too long is put at its ideal place, too.
         """
         node_mask, vocabulary = self.start.clean.node_mask, self.model.vocabulary
-        unplaced = torch.zeros_like(node_mask) if self.model.statistics.hydrogens_placed else node_mask
+        unplaced = node_mask & (not self.model.statistics.hydrogens_placed)
         frames: Sequence[tuple[Molecule, ...] | None] = self.frames or [None] * len(self.specs)
         raw = to_molecules(decode_argmax(self.prediction, node_mask), vocabulary)
         raw = [_with_ideal_hydrogens(one, atoms) for one, atoms in zip(raw, unplaced.cpu().numpy(), strict=True)]
         if rule == "raw":
-            both = zip(raw, frames, strict=True)
-            return [DecodedMolecule(molecule=one, argmax=one, trajectory=way) for one, way in both]
+            return [DecodedMolecule(molecule=raw[k], argmax=raw[k], trajectory=way) for k, way in enumerate(frames)]
         totals = [spec.totals for spec in self.specs]
         decoded = decode_valence(self.prediction, node_mask, vocabulary, totals=totals)
         lacking, drawn = (decoded.gained | unplaced).cpu().numpy(), (self.start.level.hydrogen > 0).cpu().numpy()
@@ -134,8 +133,7 @@ class Recorder:
         self._model = model
         self._node_mask = node_mask
         self._every = math.ceil(num_steps / MAX_FRAMES)
-        self._batches: list[MolBatch] = []
-        self._hidden: list[np.ndarray] = []
+        self._frames: list[tuple[MolBatch, np.ndarray]] = []  # and whose hydrogens are not there
 
     def __call__(self, state: SamplerState) -> None:
         if state.step % self._every:
@@ -143,16 +141,13 @@ class Recorder:
         scales = self._model.statistics
         pos, hydrogen = state.noisy.pos * scales.pos_scale, state.noisy.hydrogen * scales.hydrogen_scale
         frame = decode_argmax(state.prediction, self._node_mask).replace(pos=pos, hydrogen=hydrogen)
-        self._batches.append(frame.to("cpu"))
-        self._hidden.append(((state.level.hydrogen == 1) | (not scales.hydrogens_placed)).cpu().numpy())
+        hidden = (state.level.hydrogen == 1) | (not scales.hydrogens_placed)
+        self._frames.append((frame.to("cpu"), hidden.cpu().numpy()))
 
     def trajectories(self) -> list[tuple[Molecule, ...]]:
         """The frames of every molecule of the batch, noise first."""
-        frames = [
-            [_without_hydrogens(molecule, atoms) for molecule, atoms in zip(molecules, hidden, strict=True)]
-            for batch, hidden in zip(self._batches, self._hidden, strict=True)
-            for molecules in [to_molecules(batch, self._model.vocabulary)]
-        ]
+        vocabulary = self._model.vocabulary
+        frames = [map(_without_hydrogens, to_molecules(batch, vocabulary), hidden) for batch, hidden in self._frames]
         return list(zip(*frames, strict=True))
 
 
@@ -177,13 +172,8 @@ def denoise_batch(
 ) -> DenoisedBatch:
     """Draw molecules, best of similar sizes, in one batch on the model's device; their generators stay as they were.
 
-    Args:
-        model: the network and what gives its numbers meaning.
-        sampler: how to step.
-        specs: of the molecules.
-        num_frames: network calls of the sampler, if the way from noise is to be kept; 0 = it is not.
-        on_step: called after every network call.
-        arithmetic: how the network is computed; compiling it is left to the caller.
+    `num_frames` are the network calls of the sampler, if the way from noise is to be kept; 0 = it is not. `on_step` is
+    called after every network call. Compiling the network is left to the caller.
     """
     device = next(model.parameters()).device
     start = stack_starts([spec.start for spec in specs]).to(device)

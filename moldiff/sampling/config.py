@@ -29,14 +29,11 @@ MAX_MOLECULES = 100_000_000
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a dataclass that is an option with this default.
+    """A field of a dataclass that is an option with this default and this line of help.
 
-    Args:
-        default: its value unless told otherwise; mappings and lists are copied.
-        help: one line on it, as `moldiff COMMAND --help` shows it.
-        more: `full` = what is said of it where there is room; of the command line: `least` and `choices` = the values
-            that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before,
-            `hidden` = not there, `group` = it is a choice of configs, `built` = its value is an object.
+    More can be: `full` = what is said of it where there is room; of the command line `least` and `choices` = the values
+    that there are, `typed` = how its help shows it, `beside` = there it goes on behind the option before, `hidden` =
+    not there, `group` = it is a choice of configs, `built` = its value is an object.
     """
     metadata = {"help": help, **more}
     if isinstance(default, list | dict):
@@ -76,13 +73,11 @@ class SamplingConfig:
         0,
         "another seed, other molecules",
         full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`",
-        least=0,
     )
     first: int = option(
         0,
         "first index of it",
         full="index of the first molecule, so that several runs of one seed can share the work",
-        least=0,
         beside=True,
     )
     size: int | tuple[int, int] | None = option(None, "heavy atoms: `9`, or `7..9`; `null` = as in the training data")
@@ -165,7 +160,7 @@ class SamplingConfig:
         typed="like=FILE",
         built=True,
     )
-    max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200", least=1)
+    max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200")
     steps: int | None = option(
         None,
         "network calls a molecule; null = the model's own number",
@@ -218,10 +213,9 @@ class SamplingConfig:
         if unknown := [item for item in sorted(self.keep, key=str) if item not in KEEP]:
             raise MoldiffError(f"keep: got {unknown[0]!r}, expected any of {', '.join(KEEP)}")
         _ = self.similarity_bounds
-        if self.relax not in RELAX:
-            raise MoldiffError(f"relax: got {self.relax!r}, expected {' or '.join(RELAX)}")
-        if self.decode not in DECODE:
-            raise MoldiffError(f"decode: got {self.decode!r}, expected {' or '.join(DECODE)}")
+        for name, choices in (("relax", RELAX), ("decode", DECODE)):
+            if (got := getattr(self, name)) not in choices:
+                raise MoldiffError(f"{name}: got {got!r}, expected {' or '.join(choices)}")
 
     @property
     def similarity_bounds(self) -> tuple[float, float] | None:

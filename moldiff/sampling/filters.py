@@ -101,29 +101,27 @@ class Filter:
 class Substructure:
     """A part that a molecule has to have, or to lack."""
 
+    word: str  # "has" or "lacks"
     smarts: str
-    wanted: bool
 
     def __str__(self) -> str:
-        return f"{'has' if self.wanted else 'lacks'} {self.smarts}"
+        return f"{self.word} {self.smarts}"
 
     @property
     def definition(self) -> str:
         """What a molecule that passes has."""
-        return f"a match of {self.smarts}" if self.wanted else f"no match of {self.smarts}"
+        return f"{'a' if self.word == 'has' else 'no'} match of {self.smarts}"
 
     def judge(self, mol: Chem.Mol) -> tuple[bool, dict[str, Value]]:
         """Whether a valid molecule passes."""
-        return mol.HasSubstructMatch(_pattern(self.smarts)) == self.wanted, {}
+        pattern = _pattern(self.smarts)
+        return (pattern is not None and mol.HasSubstructMatch(pattern)) == (self.word == "has"), {}
 
 
 @cache
-def _pattern(smarts: str) -> Chem.Mol:
+def _pattern(smarts: str) -> Chem.Mol | None:
     with rdBase.BlockLogs():
-        found = Chem.MolFromSmarts(smarts)
-    if found is None or not smarts:
-        raise ValueError(smarts)
-    return found
+        return Chem.MolFromSmarts(smarts)
 
 
 AnyFilter = Filter | Substructure
@@ -131,13 +129,10 @@ AnyFilter = Filter | Substructure
 
 def parse_parts(has: Sequence[str], lacks: Sequence[str]) -> tuple[Substructure, ...]:
     """Parts that molecules have to have and to lack; what is no SMARTS is refused."""
-    parts = [Substructure(text, name == "has") for name, texts in (("has", has), ("lacks", lacks)) for text in texts]
+    parts = [Substructure(word, text) for word, texts in (("has", has), ("lacks", lacks)) for text in texts]
     for part in parts:
-        try:
-            _pattern(part.smarts)
-        except (ValueError, TypeError):  # TypeError: RDKit's of what is no text
-            name = "has" if part.wanted else "lacks"
-            raise MoldiffError(f"{name}: got {part.smarts!r}, expected a SMARTS") from None
+        if not (isinstance(part.smarts, str) and part.smarts and _pattern(part.smarts)):
+            raise MoldiffError(f"{part.word}: got {part.smarts!r}, expected a SMARTS")
     return tuple(dict.fromkeys(parts))
 
 

@@ -21,7 +21,7 @@ from moldiff.diffusion.property_predictor import PropertyPredictor, load_predict
 from moldiff.diffusion.sampler import PowerSampler, Sampler
 from moldiff.diffusion.shipped import advice, available_models
 from moldiff.diffusion.statistics import Statistics
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, as_range
 from moldiff.evaluation.metric import require
 from moldiff.evaluation.metrics.druglike import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
@@ -34,7 +34,7 @@ from moldiff.sampling.molecule_sampler import LEAD, BestOfN, MemoryBudget, Molec
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
-from moldiff.tasks.inputs import given_records
+from moldiff.tasks.inputs import given_records, mol_of
 from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
 __all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
@@ -119,7 +119,7 @@ class Generator:
         if config.relax == "xtb":
             require("tblite")
         _check_memory(task.sizes()[1], self.device)
-        sizes = task.sizes() if config.size is None else _bounds(config.size)
+        sizes = task.sizes() if config.size is None else as_range(config.size)
         for line in _warnings(task, sizes, model.vocabulary, model.statistics):
             _log.warning(line)
         n = task.count(n)
@@ -148,10 +148,8 @@ class Generator:
         filters: tuple[AnyFilter, ...] = (*self._filters(config, molecules), *parse_parts(config.has, config.lacks))
         molecules = replace(molecules, filters=filters, excluded=_excluded(config), similarity=config.similarity_bounds)
         if config.similarity is not None and task.lead(config.first) is None:
-            raise MoldiffError(
-                f"similarity: got {config.similarity} with nothing to be similar to, expected a task that is given a "
-                "molecule, such as task=analogues"
-            )
+            expected = "expected a task that is given a molecule, such as task=analogues"
+            raise MoldiffError(f"similarity: got {config.similarity} with nothing to be similar to, {expected}")
         if config.relax != "none" and not bool(molecules.spec(config.first).start.level.pos.any()):
             raise MoldiffError(f"relax: got {config.relax!r} with coordinates that are given, expected relax=none")
         return SamplingRun(
@@ -191,11 +189,7 @@ class Generator:
         return half
 
     def chooser(self, name: str | Path | None = None) -> PropertyPredictor:
-        """The predictor that chooses among candidates; see `sample`.
-
-        Raises:
-            MoldiffError: where no predictor knows the model's properties.
-        """
+        """The predictor that chooses among candidates; raises `MoldiffError` where none knows the properties."""
         if name is not None:
             return load_predictor(name)
         properties = self.checkpoint.model.properties
@@ -250,16 +244,12 @@ class Generator:
         counts = dict(sorted(self.checkpoint.model.statistics.size_counts.items()))
         if size is None:
             return counts
-        low, high = _bounds(size)
+        low, high = as_range(size)
         largest = max(LARGEST_SIZE, *counts)
         if not 1 <= low <= high <= largest:
             raise MoldiffError(f"size: got {size}, expected heavy atoms as a number or a range, from 1 to {largest}")
         inside = {number: count for number, count in counts.items() if low <= number <= high}
         return inside or dict.fromkeys(range(low, high + 1), 1)
-
-
-def _bounds(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
 
 
 def _check_memory(size: int, device: torch.device) -> None:
@@ -309,10 +299,10 @@ def _excluded(config: SamplingConfig) -> frozenset[str]:
             found.add(LEAD)
             continue
         for record in given_records("exclude", source):
-            if record.mol is None or record.problem is not None:
-                reason = record.problem.reason if record.problem else "no molecule"
-                raise MoldiffError(f"exclude: record {record.number}: {reason}")
-            found.add(canonical_key(record.mol))
+            try:
+                found.add(canonical_key(mol_of(record)))
+            except MoldiffError as error:
+                raise MoldiffError(f"exclude: record {record.number}: {error}") from None
     return frozenset(found)
 
 

@@ -8,13 +8,13 @@ molecules to the last digit; at other block boundaries they agree up to the roun
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from math import inf, isfinite
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -138,20 +138,17 @@ class MoleculeSampler:
     def draw(self, indices: Sequence[int], on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
         """The molecules of a block in order; `on_fraction` is called with how many are done, in fractions."""
         specs = [self.spec(index, number) for index in indices for number in range(self.num_candidates)]
+        return self._chosen(specs, self.draw_each(specs, on_fraction))
 
-        def on_drawn(number: float) -> None:
-            if on_fraction is not None:
-                on_fraction(number / self.num_candidates)
-
-        return self._chosen(specs, self.draw_each(specs, on_drawn))
-
-    def draw_each(self, specs: Sequence[SampleSpec], on_drawn: Callable[[float], None]) -> list[Sample]:
-        """What becomes of each spec; `on_drawn` is called with how many are done, in fractions."""
+    def draw_each(self, specs: Sequence[SampleSpec], on_fraction: Callable[[float], None] | None) -> list[Sample]:
+        """What becomes of each spec; `on_fraction` is called with how many molecules are done, in fractions."""
         finished = 0
         found: dict[tuple[int, int], Sample] = {}
 
         def on_step(state: SamplerState) -> None:
-            on_drawn(finished + len(state.noisy.node_mask) * (state.step + 1) / self.sampler.num_steps)
+            if on_fraction is not None:
+                drawn = finished + len(state.noisy.node_mask) * (state.step + 1) / self.sampler.num_steps
+                on_fraction(drawn / self.num_candidates)
 
         if self.arithmetic.compiled != is_compiled(self.model.denoiser):  # a copy of a compiled network is not
             compile_blocks(self.model.denoiser, self.arithmetic.compiled, dynamic=True)
@@ -167,7 +164,7 @@ class MoleculeSampler:
         """Draw in as many batches as the budget asks for, and in smaller ones where memory runs out."""
         num_frames = sampler.num_steps if self.trajectory else 0
         how: dict[str, Any] = {"num_frames": num_frames, "on_step": on_step, "arithmetic": self.arithmetic}
-        waiting = deque(in_batches(specs, self.budget.pairs))
+        waiting = list(in_batches(specs, self.budget.pairs))
         while waiting:
             batch = waiting[0]
             try:
@@ -176,7 +173,7 @@ class MoleculeSampler:
                 if not is_out_of_memory(error):
                     raise
             else:
-                waiting.popleft()
+                del waiting[0]
                 yield drawn
                 continue
             if len(batch) == 1:
@@ -184,7 +181,7 @@ class MoleculeSampler:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.budget.pairs = max(1, len(batch) * max(one.size for one in batch) ** 2 // 2)
-            waiting = deque(in_batches(chain.from_iterable(waiting), self.budget.pairs))
+            waiting = list(in_batches(chain.from_iterable(waiting), self.budget.pairs))
 
     def decoded(self, batch: DenoisedBatch) -> list[DecodedMolecule]:
         """The molecules of a batch; by valence rules, those that come in pieces are drawn on from restarts.
@@ -263,9 +260,8 @@ class MoleculeSampler:
         best: dict[int, tuple[tuple[bool, bool, float], Sample]] = {}
         for sample, distance in zip(every, distances, strict=True):
             is_refused = sample.refusal is not None or bool(sample.failed_filters)
-            rank = is_refused, sample.verdict.canonical is None, distance
-            if sample.index not in best or rank < best[sample.index][0]:
-                best[sample.index] = rank, sample
+            ranked = (is_refused, sample.verdict.canonical is None, distance), sample
+            best[sample.index] = min(best.get(sample.index, ranked), ranked, key=itemgetter(0))
         return [sample for _, sample in best.values()]
 
 
@@ -299,10 +295,9 @@ class IndexBlocks:
 
 
 def choose_workers(molecules: MoleculeSampler, first: int, needed: int) -> int:
-    """How many worker processes to share the work among; 0 = none, all is done here.
+    """As many worker processes as torch may use threads where that pays, once they have started; 0 = none.
 
-    As many processes as torch may use threads, once they have started; on two cores that pays from about 150 molecules
-    of QM9's size on, or 30 drug-like ones.
+    On two cores that is from about 150 molecules of QM9's size on, or 30 drug-like ones.
     """
     processes = min(available_cpus(), torch.get_num_threads())
     if molecules.device.type != "cpu" or processes < 2:

@@ -34,27 +34,18 @@ def kept_atoms(start: PartialState, molecule: Molecule) -> np.ndarray:
 def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule, dict[str, Value | None]]:
     """A valid molecule at a minimum, or as it was, and what its record says of it.
 
-    It stays as it was where the method fails or takes too long, and where the minimum has another stereo or impossible
-    distances.
-
-    Args:
-        molecule: the molecule (Å).
-        method: "mmff94s" or "xtb".
-        kept: atoms that stay where they are.
-
-    Returns:
-        The molecule, and the fields `relaxed` ("ok", or why it stayed as it was), `energy_lost` (kcal/mol), `strain`
-        (the same by heavy atom) and `relax_rmsd` (Å, all atoms, superposed).
+    It stays as it was where the method ("mmff94s" or "xtb") fails or takes too long, and where the minimum has another
+    stereo or impossible distances; so do, in any case, the atoms `kept`. The fields are `relaxed` ("ok", or why it
+    stayed), `energy_lost` (kcal/mol), `strain` (the same by heavy atom) and `relax_rmsd` (Å, all atoms, superposed).
     """
     try:
         found = _minimum(molecule, method, kept)
     except (RuntimeError, ValueError) as error:
         return molecule, {"relaxed": str(error).partition("\n")[0]}
-    size = molecule.num_heavy_atoms
-    hydrogens = found.pos[size:] - np.repeat(found.pos[:size], molecule.num_hydrogens, axis=0)
+    pos, hydrogens = np.split(found.pos, [molecule.num_heavy_atoms])
     offset = molecule.hydrogen_offset.copy()
-    offset[np.arange(offset.shape[1]) < molecule.num_hydrogens[:, None]] = hydrogens
-    after = replace(molecule, pos=found.pos[:size], hydrogen_offset=offset)
+    offset[molecule.hydrogen_mask] = hydrogens - np.repeat(pos, molecule.num_hydrogens, axis=0)
+    after = replace(molecule, pos=pos, hydrogen_offset=offset)
     if strict_key(after) != strict_key(molecule):
         return molecule, {"relaxed": "the minimum has another stereo"}
     if problem := _CONTACTS.check(after):
@@ -62,7 +53,7 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
     return after, {
         "relaxed": "ok",
         "energy_lost": round(found.energy_drop, 3),
-        "strain": round(found.energy_drop / size, 4),
+        "strain": round(found.energy_drop / len(pos), 4),
         "relax_rmsd": round(found.rmsd, 4),
     }
 

@@ -89,9 +89,8 @@ class SamplingRun:
         notes = [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
         if self.hazards:
             found = f"{len(self.hazards)} molecules are of a hazardous class, marked in their records"
-            notes.append(
-                f"warning: {found}: {self.hazards[0]}; filters=[hazard] refuses such, see docs/responsible_use.md"
-            )
+            more = "filters=[hazard] refuses such, see docs/responsible_use.md"
+            notes.append(f"warning: {found}: {self.hazards[0]}; {more}")
         return notes
 
     def __iter__(self) -> Generator[Sample, None, None]:
@@ -160,20 +159,20 @@ class SamplingRun:
 
     def settings(self) -> dict[str, str | int | float]:
         """What the records of all molecules of the run have in common."""
-        sampler = self.molecules.sampler
-        asked = {"task": json.dumps(self.asked)} if self.asked else {}
-        asked |= {"precision": "bfloat16"} if self.molecules.arithmetic.bfloat16 else {}
-        return {
+        sampler, relax = self.molecules.sampler, self.config.relax
+        found: dict[str, str | int | float | None] = {
             "version": moldiff.__version__,
             "model": self.checkpoint.name,
             "weights": self.checkpoint.weights_hash,
             "seed": self.config.seed,
             "steps": sampler.num_steps,
             "decode": self.config.decode,
-            **({"relax": self.config.relax} if self.config.relax != "none" else {}),
+            "relax": None if relax == "none" else relax,
             "sampler": json.dumps(asdict(sampler)),
-            **asked,
+            "task": json.dumps(self.asked) if self.asked else None,
+            "precision": "bfloat16" if self.molecules.arithmetic.bfloat16 else None,
         }
+        return {name: value for name, value in found.items() if value is not None}
 
     def _is_wanted(self, sample: Sample) -> bool:
         is_valid = sample.verdict.canonical is not None
@@ -235,10 +234,9 @@ class SamplingRun:
         for number, record in enumerate(fields, start=1):
             where = f"resume: {path}: record {number}"
             for name in (*settings, *_NOT_ALWAYS):
-                if record.get(name) != settings.get(name):
-                    raise MoldiffError(
-                        f"{where} was drawn with {name}={record.get(name)}, expected {settings.get(name)}"
-                    )
+                got, expected = record.get(name), settings.get(name)
+                if got != expected:
+                    raise MoldiffError(f"{where} was drawn with {name}={got}, expected {expected}")
             index = int(record["index"]) if record.get("index", "").isdecimal() else -1
             if index < (indices[-1] + 1 if indices else self.config.first):
                 raise MoldiffError(f"{where} has index {record.get('index')}, expected a larger one")

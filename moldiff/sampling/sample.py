@@ -232,8 +232,6 @@ class RunCounts:
         self.missed: Counter[str] = Counter()  # why molecules are not what the task asked for
         self.failed: Counter[tuple[str, ...]] = Counter()  # the filters that they do not pass
         self._sums: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-        self._columns: Counter[str] = Counter()
-        self._with_columns = 0
 
     @property
     def drawn(self) -> int:
@@ -259,14 +257,16 @@ class RunCounts:
             asked = name.removeprefix("asked_")
             if name.startswith("asked_") and f"predicted_{asked}" in task:
                 values[f"error_{asked}"] = abs(task[name] - task[f"predicted_{asked}"])
-        for name, value in values.items():
-            self._sums[name][0] += value
-            self._sums[name][1] += 1
+        self._add(values)
 
     def look_up(self, columns: Mapping[str, Value | None]) -> None:
         """Count what the columns of a delivered molecule say."""
-        self._with_columns += 1
-        self._columns.update(name for name, value in columns.items() if value not in (None, False, "none"))
+        self._add({name: value not in (None, False, "none") for name, value in columns.items()})
+
+    def _add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name][0] += value
+            self._sums[name][1] += 1
 
     def results(
         self, novelty: NoveltyIndex | None, filters: Sequence[AnyFilter], columns: Sequence[str]
@@ -279,14 +279,17 @@ class RunCounts:
         for status, count in sorted(self._unsound.items()):
             definition = f"Valid molecules refused as {status!r}, over all that were drawn."
             found.append(MetricResult(f"geometry_status_{status}", count, self.drawn, definition))
-        found += [*self._of_task(), *self._passes(filters), *self.likeness]
+        found += [*self._of_task(filters), *self.likeness]
         for name in columns:
-            found.append(MetricResult(f"task_{name}", self._columns[name], self._with_columns, COLUMNS[name][2]))
+            number, total = map(int, self._sums[name])
+            found.append(MetricResult(f"task_{name}", number, total, COLUMNS[name][2]))
         return found
 
-    def _of_task(self) -> list[MetricResult]:
-        found = []
-        total = self._kept + self.missed.total() + self.failed.total()
+    def _of_task(self, filters: Sequence[AnyFilter]) -> list[MetricResult]:
+        """How many are what was asked for, their means, and how many pass each filter, whatever the others say."""
+        found, failed = [], self.failed.total()
+        fitting = self._kept + failed  # those that the task lets pass
+        total = fitting + self.missed.total()
         if total > self._kept:
             found.append(MetricResult("task_met", self._kept, total, _MET))
         for reason, count in sorted(self.missed.items()):
@@ -298,19 +301,13 @@ class RunCounts:
         errors = (name for name in self._sums if name.startswith("error_"))
         for name, definition in (_MEANS | dict.fromkeys(errors, _ERROR)).items():
             if name in self._sums:
-                value, counted = self._sums[name]
-                found.append(MetricResult(f"task_mean_{name}", value, float(counted), definition, int(counted)))
-        return found
-
-    def _passes(self, filters: Sequence[AnyFilter]) -> list[MetricResult]:
-        """How many pass each filter, whatever the others say, and how many are left out by any."""
-        results, failed = [], self.failed.total()
-        total = self._kept + failed
+                value, number = self._sums[name]
+                found.append(MetricResult(f"task_mean_{name}", value, float(number), definition, int(number)))
         for one in filters:
             missed = sum(count for names, count in self.failed.items() if str(one) in names)
             definition = f"Molecules that pass {one.definition}, over those that `keep` and the task let pass."
-            results.append(MetricResult(f"task_passes_{one}", total - missed, total, definition))
+            found.append(MetricResult(f"task_passes_{one}", fitting - missed, fitting, definition))
         if failed:
             definition = "Molecules that fail any filter, over those that `keep` and the task let pass."
-            results.append(MetricResult("task_status_filters", failed, total, definition))
-        return results
+            found.append(MetricResult("task_status_filters", failed, fitting, definition))
+        return found

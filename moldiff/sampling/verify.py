@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -23,16 +24,18 @@ from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.identity import smiles
-from moldiff.molecules.molecule import Molecule
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.config import SamplingConfig
 from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.sample import Sample
+from moldiff.tasks.conformers import positions
+from moldiff.tasks.inputs import mol_of
 from moldiff.tasks.task import description
 
 TOLERANCE = 0.01
 """Largest distance (Å) from where an atom was drawn that is taken for rounding."""
 
-_PROVENANCE = ("model", "weights", "seed", "index", "steps", "decode", "sampler", "size")
+_SETTINGS = ("model", "weights", "seed", "steps", "decode", "sampler")
 _BLOCK = 200
 """Records that are drawn together at most."""
 
@@ -40,30 +43,32 @@ _BLOCK = 200
 class Finding(StrEnum):
     """What a record is."""
 
-    REPRODUCED = "reproduced"
-    CHANGED = "changed"
-    FOREIGN = "foreign"
-    UNKNOWN = "unknown"
+    REPRODUCED = "reproduced"  # drawn again, to rounding
+    CHANGED = "changed"  # these settings draw something else
+    FOREIGN = "foreign"  # it does not say that moldiff drew it
+    UNKNOWN = "unknown"  # it cannot be drawn again here
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What became of one record.
+    """What became of one record."""
 
-    Attributes:
-        number: of the record, from 1.
-        name: its title.
-        finding: reproduced = drawn again, to rounding; changed = these settings draw something else; foreign = it does
-            not say that moldiff drew it; unknown = it cannot be drawn again here.
-        reason: what is different, or missing; "" = nothing.
-        shift: farthest that an atom lies from where it is drawn (Å); None = not the same atoms, or not drawn.
-    """
-
-    number: int
-    name: str
+    number: int  # of the record, from 1
+    name: str  # its title
     finding: Finding
-    reason: str = ""
-    shift: float | None = None
+    reason: str = ""  # what is different, or missing; "" = nothing
+    shift: float | None = None  # farthest that an atom lies from where it is drawn (Å); None = it has other atoms
+
+
+class _Claim(NamedTuple):
+    """A record that says that moldiff drew it."""
+
+    record: Record
+    fields: Mapping[str, str]
+    molecule: Molecule
+
+    def found(self, finding: Finding, reason: str = "", shift: float | None = None) -> Verification:
+        return Verification(self.record.number, self.record.name, finding, reason, shift)
 
 
 def verify(
@@ -82,76 +87,62 @@ def verify(
     Raises:
         MoldiffError: for a file that cannot be read or holds no record.
     """
-    found: dict[int, Verification] = {}
-    waiting: dict[str, list[tuple[Record, Molecule]]] = {}
+    found: list[Verification] = []
+    waiting: defaultdict[tuple[tuple[str, str], ...], list[_Claim]] = defaultdict(list)
     for record in records(path):
-        fields_of, molecule = _fields(record), _molecule(record)
-        missing = [name for name in _PROVENANCE if not fields_of.get(name)]
-        if missing or isinstance(molecule, str):
-            reason = f"no field {missing[0]}" if missing else str(molecule)
-            found[record.number] = Verification(record.number, record.name, Finding.FOREIGN, reason)
-        else:
-            waiting.setdefault(_settings(fields_of), []).append((record, molecule))
-    if not found and not waiting:
-        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
+        try:
+            claim = _claim(record)
+        except MoldiffError as error:
+            found.append(Verification(record.number, record.name, Finding.FOREIGN, str(error)))
+        else:  # what differs in nothing but its index is drawn together
+            names = (*_SETTINGS, "size", "task", "precision", "relax")
+            waiting[tuple((name, claim.fields[name]) for name in names if name in claim.fields)].append(claim)
     total = len(found) + sum(map(len, waiting.values()))
+    if not total:
+        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
     generators = cache(lambda name: load(name, device=device))
-    for settings, every in waiting.items():
-        for start in range(0, len(every), _BLOCK):
-            for one in _of_settings(json.loads(settings), every[start : start + _BLOCK], generators):
-                found[one.number] = one
+    for settings, claims in waiting.items():
+        for start in range(0, len(claims), _BLOCK):
+            found += _drawn_again(dict(settings), claims[start : start + _BLOCK], generators)
             if on_progress is not None:
                 on_progress(len(found), total)
-    return [found[number] for number in sorted(found)]
+    return sorted(found, key=lambda one: one.number)
 
 
-def _fields(record: Record) -> dict[str, str]:
+def _claim(record: Record) -> _Claim:
+    """What a record says of itself; raises why that is nothing."""
     mol = record.mol
-    return {} if mol is None else {name: mol.GetProp(name) for name in mol.GetPropNames()}
+    fields = {} if mol is None else {name: mol.GetProp(name) for name in mol.GetPropNames()}
+    for name in (*_SETTINGS, "index", "size"):
+        if not fields.get(name):
+            raise MoldiffError(f"no field {name}")
+    molecule = from_rdkit(mol_of(record))
+    if isinstance(molecule, InvalidMolecule):
+        raise MoldiffError(molecule.reason)
+    return _Claim(record, fields, molecule)
 
 
-def _molecule(record: Record) -> Molecule | str:
-    """The molecule of a record, or why it has none."""
-    if record.problem is not None or record.mol is None:
-        return record.problem.reason if record.problem else "no molecule"
-    molecule = from_rdkit(record.mol)
-    return molecule if isinstance(molecule, Molecule) else molecule.reason
-
-
-def _settings(fields_of: Mapping[str, str]) -> str:
-    """What records have in common that can be drawn together, as JSON."""
-    names = (*_PROVENANCE, "task", "precision", "relax")
-    return json.dumps({name: fields_of[name] for name in names if name in fields_of and name != "index"})
-
-
-def _of_settings(
-    settings: Mapping[str, str], every: Sequence[tuple[Record, Molecule]], generators: Callable[[str], Generator]
+def _drawn_again(
+    settings: Mapping[str, str], claims: Sequence[_Claim], generators: Callable[[str], Generator]
 ) -> list[Verification]:
     """Draw records that differ in nothing but their index again, and compare."""
     try:
-        indices = [int(record.mol.GetProp("index")) for record, _ in every if record.mol is not None]
-        drawn = _drawn(settings, indices, generators)
+        drawn = _drawn(settings, [int(one.fields["index"]) for one in claims], generators)
     except (MoldiffError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = str(error) if isinstance(error, MoldiffError) else f"settings that moldiff does not write: {error}"
-        return [Verification(record.number, record.name, Finding.UNKNOWN, reason) for record, _ in every]
-    return [_compared(record, molecule, one) for (record, molecule), one in zip(every, drawn, strict=True)]
+        return [one.found(Finding.UNKNOWN, reason) for one in claims]
+    return [_compared(*pair) for pair in zip(claims, drawn, strict=True)]
 
 
 def _drawn(settings: Mapping[str, str], indices: Sequence[int], generators: Callable[[str], Generator]) -> list[Sample]:
-    """The molecules of these settings.
-
-    Raises:
-        MoldiffError: where they cannot be drawn here.
-    """
+    """The molecules of these settings; raises why they cannot be drawn here."""
     if "precision" in settings:
         raise MoldiffError(f"drawn in {settings['precision']}, in which a molecule depends on the others of its batch")
-    generator = generators(settings["model"])
-    if generator.checkpoint.weights_hash != settings["weights"]:
-        raise MoldiffError(
-            f"drawn with weights {settings['weights']}, this {settings['model']} is {generator.checkpoint.weights_hash}"
-        )
-    config = _config(settings)
-    run = generator.stream(1, config=config)
+    generator, name = generators(settings["model"]), settings["model"]
+    weights = generator.checkpoint.weights_hash
+    if weights != settings["weights"]:
+        raise MoldiffError(f"drawn with weights {settings['weights']}, this {name} is {weights}")
+    run = generator.stream(1, config=_config(settings))
     drawn = {one.index: one for one in run.molecules.draw(sorted(set(indices)))}
     return [drawn[index] for index in indices]
 
@@ -194,30 +185,30 @@ def _task(asked: Mapping[str, Any]) -> Any:
     return task
 
 
-def _compared(record: Record, molecule: Molecule, drawn: Sample) -> Verification:
+def _compared(claim: _Claim, drawn: Sample) -> Verification:
     """What a record is to the molecule that its fields draw."""
-    expected = drawn.molecule
+    shift: float | None = None
 
-    def verdict(finding: Finding, reason: str = "", shift: float | None = None) -> Verification:
-        version = _fields(record).get("version", "an earlier version")
-        if reason and version != moldiff.__version__:
+    def changed(reason: str) -> Verification:
+        version = claim.fields.get("version", "an earlier version")
+        if version != moldiff.__version__:
             reason += f" (written by {version}, this is {moldiff.__version__})"
-        return Verification(record.number, record.name, finding, reason, shift)
+        return claim.found(Finding.CHANGED, reason, shift)
 
-    if _graph(molecule) != _graph(expected):
-        return verdict(Finding.CHANGED, f"these settings draw {drawn.smiles or 'another molecule'}")
-    first, second = _positions(molecule), _positions(expected)
+    if _graph(claim.molecule) != _graph(drawn.molecule):
+        return changed(f"these settings draw {drawn.smiles or 'another molecule'}")
+    first, second = positions(claim.molecule), positions(drawn.molecule)
     shift = float(np.linalg.norm(first - second, axis=1).max())
     if shift > TOLERANCE:
         inner = float(np.abs(pdist(first) - pdist(second)).max(initial=0.0))
         if max(inner, superposed_rmsd(first, second)) > TOLERANCE:
-            return verdict(Finding.CHANGED, f"atoms moved by up to {shift:.2f} Å", shift)
-        if "like" not in json.loads(_fields(record).get("task", "{}")):  # which moves molecules onto the reference
-            return verdict(Finding.CHANGED, "moved or turned as a whole", shift)
+            return changed(f"atoms moved by up to {shift:.2f} Å")
+        if "like" not in json.loads(claim.fields.get("task", "{}")):  # which moves molecules onto the reference
+            return changed("moved or turned as a whole")
         shift = inner
-    if (said := _fields(record).get("SMILES")) != drawn.smiles:
-        return verdict(Finding.CHANGED, f"SMILES {said}, drawn as {drawn.smiles}", shift)
-    return verdict(Finding.REPRODUCED, "", shift)
+    if (written := claim.fields.get("SMILES")) != drawn.smiles:
+        return changed(f"SMILES {written}, drawn as {drawn.smiles}")
+    return claim.found(Finding.REPRODUCED, "", shift)
 
 
 def _graph(molecule: Molecule) -> tuple[Any, ...]:
@@ -229,24 +220,12 @@ def _graph(molecule: Molecule) -> tuple[Any, ...]:
         return *named, molecule.bonds.tolist()
 
 
-def _positions(molecule: Molecule) -> np.ndarray:
-    """All atoms [a, 3] (Å), the hydrogens of each heavy atom in an order that does not depend on their slots."""
-    heavy = np.repeat(np.arange(len(molecule.pos)), molecule.num_hydrogens)
-    slots = np.arange(molecule.hydrogen_offset.shape[1]) < molecule.num_hydrogens[:, None]
-    return np.concatenate([molecule.pos, molecule.pos[heavy] + molecule.hydrogen_offset[slots]])
-
-
 def document(path: str | Path, found: Sequence[Verification]) -> dict[str, Any]:
     """What was found, in JSON's types: the file, its hash, how many records are what, and each of them."""
     return {
         "moldiff": moldiff.__version__,
         "file": str(path),
         "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-        "counts": counts(found),
+        "counts": {str(kind): sum(one.finding is kind for one in found) for kind in Finding},
         "records": [asdict(one) for one in found],
     }
-
-
-def counts(found: Sequence[Verification]) -> dict[str, int]:
-    """How many records are what."""
-    return {str(kind): sum(one.finding is kind for one in found) for kind in Finding}

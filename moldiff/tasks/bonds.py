@@ -53,20 +53,19 @@ class Bonds:
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> BondTask:
         records = list(given_records("input", self.input))
-        skeletons, rules, rejected = [], [], []
+        skeletons, rejected = [], []
         for number, (record, charge) in enumerate(zip(records, self._charges(len(records)), strict=True), start=1):
             try:
                 one = _Skeleton.of(number, record, vocabulary)
-                rule = () if self.any_charge else one.totals(vocabulary, one.charge if charge is None else charge)
+                if not self.any_charge:
+                    one = replace(one, sums=one.totals(vocabulary, one.charge if charge is None else charge))
+                skeletons.append(one)
             except MoldiffError as error:
                 rejected.append((number, str(error)))
-            else:
-                skeletons.append(one)
-                rules.append(rule)
         if not skeletons:
             first = f"record {rejected[0][0]}: {rejected[0][1]}" if rejected else "no molecule"
             raise MoldiffError(f"input: {first}")
-        return BondTask(tuple(skeletons), vocabulary, tuple(rejected), tuple(rules))
+        return BondTask(tuple(skeletons), vocabulary, tuple(rejected))
 
     def _charges(self, count: int) -> list[int | None]:
         if self.charge is None or isinstance(self.charge, int):
@@ -84,6 +83,7 @@ class _Skeleton(Input):
     order: np.ndarray  # the input's number of every atom as it is written: heavy atoms, then the hydrogens of each
     allowed: np.ndarray  # classes that each heavy atom may have [n, K]
     charge: int  # what the input says of the total charge (e): in a field, else by the charges on atoms
+    sums: tuple[SumConstraint, ...] = ()  # that it has to meet, the total charge first
 
     @classmethod
     def of(cls, number: int, record: Record, vocabulary: Vocabulary) -> _Skeleton:
@@ -92,15 +92,11 @@ class _Skeleton(Input):
         heavy, light = np.flatnonzero(element != 1), np.flatnonzero(element == 1)
         if not len(heavy):
             raise MoldiffError("no heavy atom")
-        owner = np.zeros(0, dtype=np.int64)
-        if len(light):
-            distance = cdist(pos[light], pos[heavy])
-            owner = distance.argmin(1)
-            far = distance.min(1) > _MAX_HYDROGEN_DISTANCE
-            if far.any():
-                first = int(far.argmax())
-                away = f"{distance[first].min():.1f} Å from the nearest heavy atom"
-                raise MoldiffError(f"atom {light[first]} (H) is {away}")
+        distance = cdist(pos[light], pos[heavy])
+        owner, nearest = distance.argmin(1), distance.min(1)
+        if (far := nearest > _MAX_HYDROGEN_DISTANCE).any():
+            first = int(far.argmax())
+            raise MoldiffError(f"atom {light[first]} (H) is {nearest[first]:.1f} Å from the nearest heavy atom")
         count = np.bincount(owner, minlength=len(heavy))
         if count.max() > MAX_HYDROGENS:
             label = _label(element, heavy[count.argmax()])
@@ -108,11 +104,10 @@ class _Skeleton(Input):
         pieces = connected_components(_relative_distances(element[heavy], pos[heavy]) < REACH, directed=False)[0]
         if pieces > 1:
             raise MoldiffError(f"{pieces} pieces too far apart for a bond, expected one molecule")
+        by_owner = np.argsort(owner, kind="stable")
         offset = np.zeros((len(heavy), MAX_HYDROGENS, 3))
-        for atom in range(len(heavy)):
-            own = light[owner == atom]
-            offset[atom, : len(own)] = pos[own] - pos[heavy[atom]]
-        order = np.concatenate([heavy, light[np.argsort(owner, kind="stable")]])
+        offset[np.arange(MAX_HYDROGENS) < count[:, None]] = (pos[light] - pos[heavy[owner]])[by_owner]
+        order = np.concatenate([heavy, light[by_owner]])
         allowed = _allowed_classes(element, heavy, count, vocabulary)
         z, charges, hydrogens = vocabulary.decode(allowed.argmax(1))
         no_bonds = np.zeros((0, 3), dtype=np.int64)
@@ -189,26 +184,23 @@ def _relative_distances(element: np.ndarray, pos: np.ndarray) -> np.ndarray:
 class BondTask(TaskOfInputs[_Skeleton]):
     """Draws bonds and charges onto known coordinates, one molecule for each of the input."""
 
-    rules: tuple[tuple[SumConstraint, ...], ...]  # sums that each has to meet, the total charge first
-
     def count(self, n: int) -> int:
         return len(self.inputs)
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
-        one, size = self.of(index), self.of(index).molecule.num_heavy_atoms
-        centred = replace(one.molecule, pos=one.molecule.pos - one.molecule.pos.mean(0))
-        free = np.ones((size, size))
-        return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=free[0], bond=free, allowed=one.allowed)
+        molecule, allowed = self.of(index).molecule, self.of(index).allowed
+        centred = replace(molecule, pos=molecule.pos - molecule.pos.mean(0))
+        size = len(allowed)
+        return start_at(centred, self.vocabulary, pos=np.zeros(size), atom=np.ones(size), allowed=allowed)
 
     def totals(self, index: int) -> Sequence[SumConstraint]:
-        return self.rules[index % len(self.rules)]
+        return self.of(index).sums
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule at exactly the input's coordinates."""
         one = self.of(index)
-        exact = replace(
-            molecule, pos=one.molecule.pos, hydrogen_offset=one.molecule.hydrogen_offset, name="", properties={}
-        )
+        known = {name: getattr(one.molecule, name) for name in ("pos", "hydrogen_offset")}
+        exact = replace(molecule, **known, name="", properties={})
         fields = self.fields(index) | {"input_atoms": " ".join(map(str, one.order.tolist()))}
-        met = all(molecule.formal_charge.sum() == total.value for total in self.totals(index)[:1])
+        met = all(molecule.formal_charge.sum() == total.value for total in one.sums[:1])
         return TaskOutcome(exact, fields, None if met else "another charge", offset=exact.pos.mean(0))

@@ -66,10 +66,10 @@ class _Target(Input):
     def of(cls, name: str, source: InputMolecule, vocabulary: Vocabulary) -> _Target:
         part = FixedPart.of(name, source, range(len(source.index)), vocabulary)
         if part.molecule.pieces()[0] > 1:
-            raise MoldiffError(f"{name}: {source.name} is in several pieces, expected one molecule")
+            raise MoldiffError(f"{name}: {part.molecule.name} is in several pieces, expected one molecule")
         if part.open.any():
             atom = part.label(int(np.flatnonzero(part.open)[0]))
-            raise MoldiffError(f"{name}: atom {atom} of {source.name} lacks bonds, expected a whole molecule")
+            raise MoldiffError(f"{name}: atom {atom} of {part.molecule.name} lacks bonds, expected a whole molecule")
         part.check_known(name, vocabulary)
         heavy = heavy_atoms(source.mol)
         hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
@@ -103,17 +103,15 @@ class ConformerTask(TaskOfInputs[_Target]):
         molecule, size = target.molecule, target.molecule.num_heavy_atoms
         no_offset = np.zeros_like(molecule.hydrogen_offset)
         blank = replace(molecule, pos=np.zeros_like(molecule.pos), hydrogen_offset=no_offset)
-        level = np.zeros((size, size))
-        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=level[0], bond=level)
+        start = start_at(blank, self.vocabulary, pos=np.ones(size), atom=np.zeros(size))
         return replace(start, stereo=target.stereo)
 
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
         target = self.of(index)
         match = compare(target.marks, target.mol, positions(molecule))
-        is_mirrored = match is Match.MIRRORED
-        problem = "stereo" if match is Match.WRONG else None
-        outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": is_mirrored}, problem, mirrored=is_mirrored)
+        problem, mirrored = "stereo" if match is Match.WRONG else None, match is Match.MIRRORED
+        outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": mirrored}, problem, mirrored=mirrored)
         return replace(outcome, molecule=outcome.in_its_frame(molecule))
 
     def admission(self, n: int) -> Admission | None:

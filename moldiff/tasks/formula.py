@@ -43,13 +43,11 @@ class Formula:
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> FormulaTask:
         counts, charge = _parsed(self.formula)
         hydrogens = counts.pop("H", 0)
-        known = {SYMBOLS[int(number)] for number in vocabulary.table[:, 0]}
-        for symbol in counts:
-            if symbol not in known:
-                names = ", ".join(sorted(known | {"H"}))
-                other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in counts.elements()))
-                expected = f"expected elements of the model: {names}{other}"
-                raise MoldiffError(f"formula: got {symbol} in {self.formula}, {expected}")
+        known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
+        if unknown := [symbol for symbol in counts if symbol not in known]:
+            other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in counts.elements()))
+            expected = f"expected elements of the model: {', '.join(known)}{other}"
+            raise MoldiffError(f"formula: got {unknown[0]} in {self.formula}, {expected}")
         elements = np.array([NUMBERS[symbol] for symbol in counts.elements()])
         _check_possible(str(self.formula), elements, hydrogens, charge, vocabulary)
         composition = Composition.of(elements, hydrogens, charge, vocabulary, np.array(statistics.atom_marginal))
@@ -75,10 +73,8 @@ class Composition:
         table, middle = vocabulary.table, abs(charge) + _MAX_OPPOSITE
         sums = [vocabulary.allowed_bond_sums(k) for k in range(len(table))]
         fitting = np.array([max(s, default=0) > 0 if len(elements) > 1 else 0 in s for s in sums])
-        choices = []
-        for element in elements:
-            classes = np.flatnonzero((table[:, 0] == element) & fitting)
-            choices.append((classes, np.maximum(marginal[classes], _LEAST)))
+        able = [np.flatnonzero((table[:, 0] == element) & fitting) for element in elements]
+        choices = tuple((classes, np.maximum(marginal[classes], _LEAST)) for classes in able)
         ways = np.zeros((len(elements) + 1, hydrogens + 1, 2 * middle + 1))
         ways[-1, 0, middle] = 1
         for atom in range(len(elements) - 1, -1, -1):
@@ -90,7 +86,7 @@ class Composition:
                 ways[atom, h:] += weight * shifted
             ways[atom] /= max(ways[atom].max(), np.finfo(float).tiny)  # only ratios count
         found = ways[0, hydrogens, middle + charge] > 0
-        return cls(tuple(choices), table, ways, charge) if found else None
+        return cls(choices, table, ways, charge) if found else None
 
     def draw(self, generator: torch.Generator) -> np.ndarray:
         """Classes [n]."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 from rdkit import Chem
 from scipy.sparse.csgraph import minimum_spanning_tree
-from scipy.spatial.distance import cdist, pdist, squareform
+from scipy.spatial.distance import cdist, pdist
 
 from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, as_range
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
@@ -35,8 +34,6 @@ _REACH = 1.6
 
 _SHORTEST = 0.8
 """Å; no two heavy atoms of a molecule are nearer (C#N has 1.15)."""
-
-_RANGE = re.compile(r"\s*(\d+)\s*(?:\.\.\s*(\d+)\s*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +56,7 @@ class Grow:
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
         part = _kept(_core(self.core), self.keep, vocabulary)
-        attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(self.new_atoms, part, statistics)
-        return _task("grow", part, attach, [range(part.size)], sizes, vocabulary, statistics)
+        return _task(self, part, [range(part.size)], vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +82,7 @@ class Link:
         if count == 1:
             raise MoldiffError("core: is in one piece, expected two or more to link; new atoms on one piece: task=grow")
         pieces = [np.flatnonzero(labels == piece).tolist() for piece in range(count)]
-        attach = _atoms_to_attach(self.attach, part)
-        left_out = [piece for piece in pieces if not set(piece) & set(attach)]
-        if self.attach is not None and left_out:
-            got, alone = " and ".join(part.label(atom) for atom in attach), part.label(left_out[0][0])
-            raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
-        sizes = _long_enough(_new_sizes(self.new_atoms, part, statistics), part, pieces, attach)
-        return _task("link", part, attach, pieces, sizes, vocabulary, statistics)
+        return _task(self, part, pieces, vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +110,8 @@ class Replace:
         if not rows:
             raise MoldiffError("remove: takes all atoms, expected some to stay; whole new molecules need no task")
         part = FixedPart.of("core", source, rows, vocabulary)
-        attach = _atoms_to_attach(self.attach, part)
-        sizes = _new_sizes(len(removed) if self.new_atoms is None else self.new_atoms, part, statistics)
-        return _task("replace", part, attach, [range(part.size)], sizes, vocabulary, statistics)
+        request = replace(self, new_atoms=len(removed)) if self.new_atoms is None else self
+        return _task(request, part, [range(part.size)], vocabulary, statistics)
 
 
 def _core(source: Source | Sequence[Source] | None, *, several: bool = False) -> InputMolecule:
@@ -142,7 +130,7 @@ def _core(source: Source | Sequence[Source] | None, *, several: bool = False) ->
     rows_before = np.cumsum([0, *(len(one.index) for one in found)])
     return replace(
         found[0],
-        molecule=replace(molecule, name=found[0].name, properties={}),
+        molecule=replace(molecule, name=found[0].molecule.name, properties={}),
         mol=mol,
         index=np.concatenate([one.index + before for one, before in zip(found, atoms_before, strict=False)]),
         size=int(atoms_before[-1]),
@@ -168,67 +156,56 @@ def _atoms_to_attach(attach: Choice | None, part: FixedPart) -> tuple[int, ...]:
 
 
 def _task(
-    name: str,
+    request: Grow | Link | Replace,
     part: FixedPart,
-    attach: tuple[int, ...],
-    groups: Iterable[Sequence[int]],
-    sizes: Mapping[int, int],
+    groups: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     statistics: Statistics,
 ) -> KeptTask:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
-    distances = squareform(pdist(part.molecule.pos))
-    np.fill_diagonal(distances, np.inf)
-    one, other = (int(atom) for atom in np.unravel_index(distances.argmin(), distances.shape))
-    if distances[one, other] < _SHORTEST:
-        apart = f"{part.label(one)} and {part.label(other)} are {distances[one, other]:.2f} Å apart"
+    attach = _atoms_to_attach(request.attach, part)
+    free = [group for group in groups if not set(group) & set(attach)]
+    if request.attach is not None and len(groups) > 1 and free:
+        got, alone = " and ".join(part.label(atom) for atom in attach), part.label(free[0][0])
+        raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
+    sizes = _new_sizes(request.new_atoms, part, statistics)
+    if len(groups) > 1:
+        sizes = _long_enough(sizes, part, groups, attach)
+    distances = pdist(part.molecule.pos)
+    if distances.min(initial=np.inf) < _SHORTEST:
+        one, other = (part.label(int(row[distances.argmin()])) for row in np.triu_indices(part.size, 1))
+        apart = f"{one} and {other} are {distances.min():.2f} Å apart"
         raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
     losing = [atom for atom in attach if not part.open[atom]]
     if bare := [atom for atom in losing if not part.molecule.num_hydrogens[atom]]:
         raise MoldiffError(f"attach: atom {part.label(bare[0])} has no hydrogen to lose and no open end")
     part.check_known("core", vocabulary, losing)
-    choices, fewer = [], part.classes(losing=range(part.size))
-    for group in groups:
-        if set(group) & set(attach):
-            continue
-        able = tuple(atom for atom in group if fewer[atom] in vocabulary.atom_classes)
-        if not able:
-            raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {part.label(group[0])} ...")
-        choices.append(able)
-    return KeptTask(name, part, attach, tuple(choices), sizes, vocabulary, statistics.hydrogens_placed)
+    fewer = part.classes(losing=range(part.size))
+    choices = tuple(tuple(atom for atom in group if fewer[atom] in vocabulary.atom_classes) for group in free)
+    if () in choices:
+        first = part.label(free[choices.index(())][0])
+        raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {first} ...")
+    name = type(request).__name__.lower()
+    return KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed)
 
 
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
     """Weight of every number of new atoms."""
     kept = part.size
-    if new_atoms is None:
-        sizes = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
-        if not sizes:
-            largest = max(statistics.size_counts)
-            other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
-            why = f"{kept} atoms are kept and the model has seen {largest} at most"
-            say = f"say how many are to be added, such as new_atoms=3{other}"
-            raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
-        return sizes
-    low, high = _bounds(new_atoms)
-    inside = {n: statistics.size_counts.get(n + kept, 0) for n in range(low, high + 1)}
-    trained = {n: count for n, count in inside.items() if count}
-    return trained or dict.fromkeys(inside, 1)
-
-
-def _bounds(new_atoms: int | str | Sequence[int]) -> tuple[int, int]:
-    low, high = 0, 0
-    if isinstance(new_atoms, str):
-        if found := _RANGE.fullmatch(new_atoms):
-            low, high = int(found[1]), int(found[2] or found[1])
-    elif isinstance(new_atoms, int):
-        low = high = 0 if isinstance(new_atoms, bool) else new_atoms
-    elif len(new_atoms) == 2:
-        low, high = new_atoms
-    if not 1 <= low <= high <= 250:
-        expected = "a number such as 6 or a range such as 6..10, at most 250"
-        raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
-    return low, high
+    trained = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
+    if new_atoms is not None:
+        low, high = as_range(new_atoms)
+        if not 1 <= low <= high <= 250:
+            expected = "a number such as 6 or a range such as 6..10, at most 250"
+            raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
+        inside = {n: count for n, count in trained.items() if count and low <= n <= high}
+        return inside or dict.fromkeys(range(low, high + 1), 1)
+    if not trained:
+        other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
+        why = f"{kept} atoms are kept and the model has seen {max(statistics.size_counts)} at most"
+        say = f"say how many are to be added, such as new_atoms=3{other}"
+        raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
+    return trained
 
 
 def _long_enough(
@@ -286,7 +263,7 @@ class KeptTask(Task):
             offset = np.zeros_like(offset)
         known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
         level = np.repeat([0.0, 1.0], [self.part.size, new])
-        return start_at(known, self.vocabulary, pos=level, atom=level, bond=np.maximum(level[:, None], level))
+        return start_at(known, self.vocabulary, pos=level, atom=level)
 
     def lead(self, index: int) -> Molecule:
         return self.part.source.molecule
@@ -300,13 +277,11 @@ class KeptTask(Task):
         pos = molecule.pos + part.pos.mean(0)
         pos[:size] = part.pos
         offset = molecule.hydrogen_offset.copy()
-        remaining = start.clean.hydrogen[0, :size].any(-1).numpy()
-        for atom in range(size):
-            if self.hydrogens_placed or molecule.num_hydrogens[atom] == part.num_hydrogens[atom]:
-                slots = remaining[atom] if self.hydrogens_placed else part.hydrogen_offset[atom].any(-1)
-                kept = part.hydrogen_offset[atom, slots]
-                offset[atom] = 0
-                offset[atom, : len(kept)] = kept
+        placed = start.clean.hydrogen[0, :size].numpy() if self.hydrogens_placed else part.hydrogen_offset
+        for atom in np.flatnonzero(self.hydrogens_placed | (molecule.num_hydrogens[:size] == part.num_hydrogens)):
+            kept = part.hydrogen_offset[atom, placed[atom].any(-1)]
+            offset[atom] = 0
+            offset[atom, : len(kept)] = kept
         losing = molecule.num_hydrogens[:size] < part.num_hydrogens
         ends = np.flatnonzero(losing | (self.part.open > 0))
         fields: dict[str, Value | None] = {

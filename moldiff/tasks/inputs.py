@@ -51,33 +51,27 @@ class InputMolecule(Input):
     index: np.ndarray  # the input's number of every heavy atom [n], from 0
     size: int  # atoms of the input, hydrogens and anchor marks included
     anchors: tuple[int, ...]  # rows of heavy atoms that carried the mark `*`, once for each
-    placed: bool  # whether the coordinates are 3D: the input's own, or ETKDG's for a SMILES
-    name: str  # its title, SMILES or file
 
     def label(self, row: int) -> str:
         """Number and element of a heavy atom, as in "3 (N)"."""
-        return f"{self.index[row]} ({self.symbol(row)})"
-
-    def symbol(self, row: int) -> str:
-        """The element of a heavy atom."""
-        return SYMBOLS[int(self.molecule.atomic_number[row])]
+        return f"{self.index[row]} ({SYMBOLS[int(self.molecule.atomic_number[row])]})"
 
 
-def given(
-    name: str, source: Source | Iterable[Source] | None, *, coordinates: bool = True
-) -> tuple[list[InputMolecule], list[tuple[int, str]]]:
-    """All molecules of a source or several, and the number (from 1) and reason of each that cannot be used.
+def usable(
+    name: str, source: Source | Iterable[Source] | None, use: Callable[[InputMolecule], T], *, coordinates: bool = True
+) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
+    """What `use` makes of the molecules of a source or several; number (from 1) and reason of each that is of no use.
 
     Where 3D `coordinates` are needed, a SMILES gets a conformer (ETKDGv3, MMFF94s), and a drawing is refused.
 
     Raises:
         MoldiffError: when nothing is given, a file cannot be opened, or not one molecule can be used.
     """
-    found: list[InputMolecule] = []
+    found: list[T] = []
     rejected: list[tuple[int, str]] = []
     for number, record in enumerate(given_records(name, source), start=1):
         try:
-            found.append(_prepared(record, number, coordinates))
+            found.append(use(_prepared(record, number, coordinates)))
         except MoldiffError as error:
             rejected.append((number, str(error)))
         except MemoryError:
@@ -85,25 +79,17 @@ def given(
         except Exception as error:  # RDKit raises of all kinds, and no record may take the others with it
             rejected.append((number, unexpected(error).reason))
     if not found:
-        reason = f"record {rejected[0][0]}: {rejected[0][1]}" if len(rejected) > 1 else rejected[0][1]
-        raise MoldiffError(f"{name}: {reason}")
-    return found, rejected
+        number, reason = rejected[0]
+        where = f"record {number}: " if len(rejected) > 1 else ""
+        raise MoldiffError(reason if reason.startswith(f"{name}: ") else f"{name}: {where}{reason}")
+    return tuple(found), tuple(rejected)
 
 
-def usable(
-    name: str, source: Source | Iterable[Source] | None, use: Callable[[InputMolecule], T], *, coordinates: bool = True
-) -> tuple[tuple[T, ...], tuple[tuple[int, str], ...]]:
-    """What `use` makes of the molecules of a source, and number and reason of each for which it raises; see `given`."""
-    found, rejected = given(name, source, coordinates=coordinates)
-    used = []
-    for one in found:
-        try:
-            used.append(use(one))
-        except MoldiffError as error:
-            rejected.append((one.number, str(error)))
-    if not used:
-        raise MoldiffError(rejected[0][1])
-    return tuple(used), tuple(rejected)
+def given(
+    name: str, source: Source | Iterable[Source] | None, *, coordinates: bool = True
+) -> tuple[tuple[InputMolecule, ...], tuple[tuple[int, str], ...]]:
+    """All molecules of a source or several, and why others cannot be used; see `usable`."""
+    return usable(name, source, lambda one: one, coordinates=coordinates)
 
 
 def given_records(name: str, source: Any) -> Iterator[Record]:
@@ -150,21 +136,34 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         yield record
 
 
+def mol_of(record: Record) -> Chem.Mol:
+    """The molecule of a record; raises why it has none."""
+    if record.mol is None or record.problem is not None:
+        raise MoldiffError(record.problem.reason if record.problem else "no molecule")
+    return record.mol
+
+
 def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
     """The molecule of a record; raises why it cannot be used."""
-    if record.mol is None or record.problem is not None:
-        raise MoldiffError(record.problem.reason if record.problem is not None else "no molecule")
-    marked = Chem.RWMol(record.mol)
+    marked = Chem.RWMol(mol_of(record))
     for atom in marked.GetAtoms():
         atom.SetIntProp(_INDEX, atom.GetIdx())
     _mark_anchors(marked)
-    mol, placed = _complete(marked.GetMol(), coordinates)
-    molecule, bare, anchors = _without_anchors(mol)
+    bare = Chem.RWMol(_complete(marked.GetMol(), coordinates))
+    rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(bare))}
+    marks = [atom for atom in bare.GetAtoms() if atom.HasProp(_ANCHOR)]
+    anchors = tuple(sorted(rows[atom.GetNeighbors()[0].GetIdx()] for atom in marks))
+    if marks:  # bonds become single and double while all are there: a pyrrole without its N-substituent has no answer
+        Chem.Kekulize(bare, clearAromaticFlags=True)
+    for mark in sorted((atom.GetIdx() for atom in marks), reverse=True):
+        bare.RemoveAtom(mark)
+    mol = bare.GetMol()
+    molecule = from_rdkit(mol)
     if isinstance(molecule, InvalidMolecule):
         raise MoldiffError(molecule.reason)
-    index = np.array([atom.GetIntProp(_INDEX) for atom in heavy_atoms(bare)], dtype=np.int64)
+    index = np.array([atom.GetIntProp(_INDEX) for atom in heavy_atoms(mol)], dtype=np.int64)
     molecule = replace(molecule, name=record.name, properties={})
-    return InputMolecule(molecule, number, bare, index, marked.GetNumAtoms(), anchors, placed, record.name)
+    return InputMolecule(molecule, number, mol, index, marked.GetNumAtoms(), anchors)
 
 
 def heavy_atoms(mol: Chem.Mol) -> list[Chem.Atom]:
@@ -187,8 +186,8 @@ def _mark_anchors(mol: Chem.RWMol) -> None:
         atom.SetIntProp(_ANCHOR, 1)
 
 
-def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
-    """The molecule with all hydrogens, and whether its coordinates are 3D."""
+def _complete(mol: Chem.Mol, coordinates: bool) -> Chem.Mol:
+    """The molecule with all hydrogens, in 3D where coordinates are needed or given."""
     with rdBase.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         flat = False
@@ -200,7 +199,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
         if mol.GetNumConformers() and not flat:
             # A structure with a hydrogen is taken as complete: what it lacks is an open end.
             drawn = any(atom.GetAtomicNum() == 1 and not atom.HasProp(_ANCHOR) for atom in mol.GetAtoms())
-            return (mol if drawn else Chem.AddHs(mol, addCoords=True)), True
+            return mol if drawn else Chem.AddHs(mol, addCoords=True)
         if not coordinates:
             mol = Chem.AddHs(mol)
             mol.RemoveAllConformers()
@@ -208,7 +207,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
             conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
             conformer.Set3D(True)
             mol.AddConformer(conformer, assignId=True)
-            return mol, False
+            return mol
         if flat:
             raise MoldiffError("2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)")
         if len(Chem.GetMolFrags(mol)) > 1:
@@ -216,22 +215,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
         embedded, _ = embed_conformer(mol, 0)
     if isinstance(embedded, InvalidMolecule):
         raise MoldiffError(embedded.reason)
-    return embedded, True
-
-
-def _without_anchors(mol: Chem.Mol) -> tuple[Molecule | InvalidMolecule, Chem.Mol, tuple[int, ...]]:
-    """Molecule and RDKit molecule without the hydrogens that stand for anchors, and the rows that carried them."""
-    rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(mol))}
-    marks = [atom for atom in mol.GetAtoms() if atom.HasProp(_ANCHOR)]
-    anchors = tuple(sorted(rows[atom.GetNeighbors()[0].GetIdx()] for atom in marks))
-    # Bonds become single and double while all atoms are there: a pyrrole without its N-substituent has no answer.
-    bare = Chem.RWMol(mol)
-    if marks:
-        Chem.Kekulize(bare, clearAromaticFlags=True)
-    for index in sorted((atom.GetIdx() for atom in marks), reverse=True):
-        bare.RemoveAtom(index)
-    done = bare.GetMol()
-    return from_rdkit(done), done, anchors
+    return embedded
 
 
 def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
@@ -256,7 +240,7 @@ def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
         if number not in rows:
             raise MoldiffError(f"{name}: atom {number} is a hydrogen or *, expected the heavy atom it is bonded to")
         if number in numbers[:place]:
-            raise MoldiffError(f"{name}: got atom {number} ({source.symbol(rows[number])}) twice")
+            raise MoldiffError(f"{name}: got atom {source.label(rows[number])} twice")
     return tuple(sorted(rows[number] for number in numbers))
 
 
@@ -273,7 +257,7 @@ def _by_smarts(name: str, smarts: str, source: InputMolecule) -> tuple[int, ...]
     matches = mol.GetSubstructMatches(pattern, uniquify=True, maxMatches=100)
     found = list(dict.fromkeys(tuple(sorted(rows[index] for index in match if index in rows)) for match in matches))
     if not found or not found[0]:
-        raise MoldiffError(f"{name}: {smarts} matches no heavy atom of {source.name}")
+        raise MoldiffError(f"{name}: {smarts} matches no heavy atom of {source.molecule.name}")
     if len(found) > 1:
         places = " or ".join(str([int(source.index[row]) for row in place]).replace(" ", "") for place in found[:3])
         raise MoldiffError(f"{name}: {smarts} matches {len(found)} places, expected one; say which: {places}")
@@ -327,12 +311,12 @@ class FixedPart:
 
     def check_known(self, name: str, vocabulary: Vocabulary, losing: Sequence[int] = ()) -> None:
         """Refuse atoms that the model does not know as they are, or (`losing`) with one hydrogen fewer."""
-        classes = self.classes(losing)
-        for atom, wanted in enumerate(classes):
-            if wanted not in vocabulary.atom_classes:
-                have = self.classes()[atom]
-                elements = sorted({SYMBOLS[known.atomic_number] for known in vocabulary.atom_classes} | {"H"})
-                same = [str(known) for known in vocabulary.atom_classes if known.atomic_number == wanted.atomic_number]
-                known = f"of this element only {' '.join(same)}" if same else f"only {' '.join(elements)}"
-                other = advice({one} for one in classes)
-                raise MoldiffError(f"{name}: atom {self.label(atom)}: the model does not know {have}, {known}{other}")
+        classes, known = self.classes(losing), vocabulary.atom_classes
+        atom = next((atom for atom, wanted in enumerate(classes) if wanted not in known), None)
+        if atom is None:
+            return
+        same = [str(one) for one in known if one.atomic_number == classes[atom].atomic_number]
+        elements = sorted({SYMBOLS[one.atomic_number] for one in known} | {"H"})
+        only = f"of this element only {' '.join(same)}" if same else f"only {' '.join(elements)}"
+        unknown = f"the model does not know {self.classes()[atom]}, {only}{advice({one} for one in classes)}"
+        raise MoldiffError(f"{name}: atom {self.label(atom)}: {unknown}")

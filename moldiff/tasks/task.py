@@ -191,40 +191,31 @@ class TaskOfInputs(Task, Generic[AnyInput]):
 
 
 def start_at(
-    known: Molecule,
-    vocabulary: Vocabulary,
-    *,
-    pos: np.ndarray,
-    atom: np.ndarray,
-    bond: np.ndarray,
-    allowed: np.ndarray | None = None,
+    known: Molecule, vocabulary: Vocabulary, *, pos: np.ndarray, atom: np.ndarray, allowed: np.ndarray | None = None
 ) -> PartialState:
-    """A molecule (Å) at noise levels [n] and, of bonds, [n, n], atoms that `known` lacks behind those that it has.
+    """A molecule (Å) at noise levels [n], atoms that `known` lacks behind those that it has.
 
-    Hydrogens are known where coordinates are, and otherwise not at all. `allowed` are the classes [n, K] that each atom
-    may have; None = any.
+    A bond is known where the classes of both its atoms are, hydrogens where coordinates are. `allowed` are the classes
+    [n, K] that each atom may have; None = any.
     """
     clean = collate([known], vocabulary, len(pos))
     clean = clean.replace(node_mask=torch.ones(1, len(pos), dtype=torch.bool))
-    return PartialState(
-        clean,
-        NoiseLevel(*(torch.from_numpy(level.astype(np.float32))[None] for level in (pos, atom, bond, pos > 0))),
-        None if allowed is None else torch.from_numpy(allowed)[None],
-    )
+    levels = (pos, atom, np.maximum(atom[:, None], atom), pos > 0)
+    level = NoiseLevel(*(torch.from_numpy(one.astype(np.float32))[None] for one in levels))
+    return PartialState(clean, level, None if allowed is None else torch.from_numpy(allowed)[None])
 
 
 def element_mask(
     vocabulary: Vocabulary, elements: Sequence[str] | None = None, forbid: Sequence[str] = ()
 ) -> np.ndarray | None:
     """Classes [K] that a free atom may have, of `elements` alone (and H) and not of `forbid`; None = any."""
-    table = vocabulary.table
-    mask = np.ones(len(table), dtype=bool)
-    if elements is not None:
-        mask &= np.isin(table[:, 0], _atomic_numbers("elements", elements, vocabulary))
+    number, _, hydrogens = vocabulary.table.T
     forbidden = _atomic_numbers("forbid", forbid, vocabulary)
-    mask &= ~np.isin(table[:, 0], forbidden)
+    mask = ~np.isin(number, forbidden)
+    if elements is not None:
+        mask &= np.isin(number, _atomic_numbers("elements", elements, vocabulary))
     if 1 in forbidden:
-        mask &= table[:, 2] == 0
+        mask &= hydrogens == 0
     if mask.all():
         return None
     if not mask.any():
@@ -318,33 +309,29 @@ def with_target(start: PartialState, properties: Properties, asked: Mapping[str,
 def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     """Atomic numbers of symbols that the model knows."""
     known = sorted({SYMBOLS[int(number)] for number in vocabulary.table[:, 0]} | {"H"})
-    for symbol in symbols:
-        if symbol not in known:
-            other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
-            expected = f"expected elements that the model knows: {', '.join(known)}"
-            raise MoldiffError(f"{name}: got {symbol!r}, {expected}{other}")
+    if unknown := [symbol for symbol in symbols if symbol not in known]:
+        other = advice(of_atoms((NUMBERS.get(one, 0), None) for one in symbols if one != "H"))
+        expected = f"expected elements that the model knows: {', '.join(known)}{other}"
+        raise MoldiffError(f"{name}: got {unknown[0]!r}, {expected}")
     return [NUMBERS[symbol] for symbol in symbols]
 
 
 def description(request: Any) -> dict[str, Any]:
     """A request, or another dataclass of plain options, in JSON's types: its name and options, of files also a hash."""
     options: dict[str, Any] = {"name": type(request).__name__.lower()}
-    for option in fields(request):
-        value = getattr(request, option.name)
-        if value is None:
-            continue
-        options[option.name] = _plain(value)
+    for name in (one.name for one in fields(request)):
+        value = getattr(request, name)
+        if value is not None:
+            options[name] = _plain(value)
         # Longer texts are no names of files.
         if isinstance(value, str | Path) and len(str(value)) < 4096 and Path(value).is_file():
-            options[f"{option.name}_sha256"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+            options[f"{name}_sha256"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
     return options
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, str | int | float | Path):
+        return str(value) if isinstance(value, Path) else value
     if isinstance(value, Sequence):
         return [_plain(entry) for entry in value]
     return f"{type(value).__name__} from Python"

@@ -17,10 +17,11 @@ from moldiff.diffusion.guidance import STEERING
 from moldiff.diffusion.sampler import Sampler
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides, described
+from moldiff.tasks.inputs import Source
 from moldiff.tasks.task import TaskSpec
 
 README = Path(__file__).parents[2] / "README.md"
-NAMES = {"Precision": Precision, "Sampler": Sampler, "TaskSpec": TaskSpec}
+NAMES = {"Precision": Precision, "Sampler": Sampler, "Source": Source, "TaskSpec": TaskSpec}
 
 
 def test_keywords_are_the_fields_of_the_config() -> None:
