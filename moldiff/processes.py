@@ -86,15 +86,10 @@ def run_limited(
 ) -> list[Result | Failure]:
     """Results of `function` for all items, in order; what failed is a `Failure`.
 
-    After Ctrl-C, those that are not finished are failures of kind `INTERRUPTED`; it is not raised again.
-
-    Args:
-        function: can be imported by name (or a `functools.partial` of such); it and the items can be pickled.
-        items: what to work off.
-        limit: seconds of processor time that an item may take.
-        wall_limit: seconds by the clock that an item may take; None = ten times `limit` and a minute.
-        num_workers: processes; None = one per CPU that may be used.
-        on_progress: called after every item.
+    The function can be imported by name (or is a `functools.partial` of such); it and the items can be pickled. An item
+    may take `limit` seconds of processor time and `wall_limit` by the clock (None = ten times `limit` and a minute);
+    there is a process for every CPU that may be used, or `num_workers`. After Ctrl-C, items that are not finished are
+    failures of kind `INTERRUPTED`; it is not raised again.
 
     Raises:
         RuntimeError: when workers cannot start, for example because the function cannot be imported.

@@ -37,13 +37,11 @@ One that is not here is named by its class: `evaluate(..., metrics=[Mine()])`, o
 """
 
 SETS: Mapping[str, Sequence[str]] = {"fast": ("geometry", "diversity", "distribution"), "full": tuple(SUITE)}
-"""Names for several at once."""
 
 Choice = str | Metric | Sequence[str | Metric]
 """A name in `SETS` or `SUITE`, a metric with settings of its own, or a list of such."""
 
-OnMetric = Callable[[str, int, int], None]
-"""Called with the name of a metric and the number of its finished and of all steps."""
+OnMetric = Callable[[str, int, int], None]  # name of a metric, and the number of its finished and of all steps
 
 NO_REFERENCE = "needs reference=..., molecules to compare with (not the keys of known ones alone)"
 
