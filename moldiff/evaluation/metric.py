@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -92,15 +93,11 @@ def count_statuses(
     definition: str = "Molecules whose check '{name}' ended with '{status}', over the molecules it was asked of.",
 ) -> list[MetricResult]:
     """One count for every expected way to fail, and for every other one that occurred, over all records."""
-    occurred = {status for status in statuses if status is not None and status is not Status.OK}
+    counts = Counter(status for status in statuses if status is not None)
     return [
-        MetricResult(
-            f"{name}_status_{status}",
-            sum(other is status for other in statuses),
-            len(statuses),
-            definition.format(name=name, status=status),
-        )
-        for status in dict.fromkeys((*expected, *sorted(occurred)))
+        MetricResult(f"{name}_status_{end}", counts[end], len(statuses), definition.format(name=name, status=end))
+        for end in dict.fromkeys((*expected, *sorted(counts)))
+        if end is not Status.OK
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex, parent_novelty
@@ -73,28 +73,25 @@ def score(
     ]
     rows, seen = [], set[str | None]()
     for number, (molecule, verdict, graph) in enumerate(zip(known.entries, verdicts, graphs, strict=True), start=1):
-        key = verdict.canonical
+        key, read = verdict.canonical, molecule if isinstance(molecule, Molecule) else None
+        p1_smiles, p1_fragments = (graph and graph.largest_fragment) or (None, None)
         row = MoleculeRow(
             number=number,
-            name=molecule.name if isinstance(molecule, Molecule) else "",
+            name="" if read is None else read.name,
             status=verdict.status,
             reason="" if verdict.problem is None else verdict.problem.reason,
             smiles=verdict.strict,
+            num_heavy_atoms=None if read is None else read.num_heavy_atoms,
+            num_atoms=None if read is None else verdict.num_atoms,
+            num_fragments=None if read is None else verdict.num_fragments,
+            p2_stable=None if read is None else verdict.stable,
             unique=None if key is None else key not in seen,
             novel=None if key is None or not novelty else not novelty.contains(key),
             novel_parent=None if key is None or not parents.denominator else key in novel,
+            p1_stable=None if graph is None else graph.stable,
+            p1_smiles=p1_smiles,
+            p1_fragments=p1_fragments,
         )
-        if isinstance(molecule, Molecule):
-            row = replace(
-                row,
-                num_heavy_atoms=molecule.num_heavy_atoms,
-                num_atoms=verdict.num_atoms,
-                num_fragments=verdict.num_fragments,
-                p2_stable=verdict.stable,
-            )
-        if graph is not None:
-            smiles, count = graph.largest_fragment or (None, None)
-            row = replace(row, p1_stable=graph.stable, p1_smiles=smiles, p1_fragments=count)
         rows.append(row)
         seen.add(key)
     notes = {result.name: NOTHING_COUNTED for result in results if result.value is None}

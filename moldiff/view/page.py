@@ -121,11 +121,8 @@ def _page(found: ReadResult, name: str, report: Report, reference: str | Path | 
     """The page of a file as HTML; its `name` is what readers see."""
     records, rows = found.records, report.to_dict()["molecules"]
     data = [_fields(record) for record in records]
-    columns = _columns(rows, data)
-    cells = [
-        [known.get(column.key) if column.field else row.get(column.key) for column in columns]
-        for row, known in zip(rows, data, strict=True)
-    ]
+    columns, pairs = _columns(rows, data), zip(rows, data, strict=True)
+    cells = [[(known if column.field else row).get(column.key) for column in columns] for row, known in pairs]
     blocks, shown = [molblock(record) for record in records], films(found.path, records)
     tables = report.groups()
     tiles = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}

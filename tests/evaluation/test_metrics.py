@@ -359,7 +359,7 @@ def test_index_round_trip(tmp_path):
     loaded = NoveltyIndex.load(path)
     assert len(loaded) == len(NoveltyIndex.load(tmp_path)) == 2
     assert loaded.contains("CCO")
-    assert loaded.contains_strict("CC")
+    assert loaded.contains("CC", strict=True)
     assert not loaded.contains("CCC")
 
 

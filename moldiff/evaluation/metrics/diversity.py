@@ -86,10 +86,8 @@ class NearestNeighbours:
         prints, known = self._bits(molecules), self._bits(reference)
         found = self.similarities(prints, known, on_progress) if known else np.zeros(0)
         columns = {"neighbours_similarity": molecules.spread(dict(zip(molecules.valid, found.tolist(), strict=False)))}
-        measure = (
-            f"Tanimoto similarity (Morgan fingerprints, radius {self.radius}, {self.num_bits} bits, no stereo) to the "
-            "nearest reference molecule"
-        )
+        kind = f"Morgan fingerprints, radius {self.radius}, {self.num_bits} bits, no stereo"
+        measure = f"Tanimoto similarity ({kind}) to the nearest reference molecule"
         near, same = int((found >= self.close).sum()), int((found >= 1).sum())
         over = "over the P2-valid molecules"
         results = [

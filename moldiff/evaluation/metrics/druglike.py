@@ -1,7 +1,4 @@
-"""What medicinal chemists look at: QED, synthetic accessibility, logP, polar surface, weight and structural alerts.
-
-And whether a molecule is in a list of known ones: for sale, or an approved drug.
-"""
+"""What medicinal chemists look at: descriptors and structural alerts, and whether a molecule is for sale or a drug."""
 
 from __future__ import annotations
 
@@ -154,10 +151,7 @@ _CONNECTIVITY = 14  # letters of an InChIKey that stand for the graph without st
 
 
 def purchasable(smiles: str) -> bool:
-    """Whether a molecule is in the list of the 9,227,726 in-stock molecules of ZINC20 that molbloom carries.
-
-    The list is a Bloom filter: what is in it is always found, and 7 of 100 molecules that are not are found, too.
-    """
+    """Whether a molecule is among the 9,227,726 in-stock ones of ZINC20, by molbloom's filter (7 % false positives)."""
     import molbloom
 
     with rdBase.BlockLogs():

@@ -77,19 +77,11 @@ class NoveltyIndex:
     def __len__(self) -> int:
         return len(self.canonical)
 
-    def contains(self, key: str) -> bool:
-        """Whether a molecule with this `identity.canonical_key` is known."""
-        return _holds(self.canonical, key)
-
-    def contains_strict(self, key: str) -> bool:
-        """Whether a molecule with this `identity.strict_key` is known."""
-        return _holds(self.strict, key)
-
-
-def _holds(hashes: np.ndarray, key: str) -> bool:
-    wanted = identity.key_hash(key)
-    place = int(np.searchsorted(hashes, wanted))
-    return place < len(hashes) and int(hashes[place]) == wanted
+    def contains(self, key: str, *, strict: bool = False) -> bool:
+        """Whether a molecule with this `identity.canonical_key`, or `strict_key`, is known."""
+        hashes, wanted = self.strict if strict else self.canonical, identity.key_hash(key)
+        place = int(np.searchsorted(hashes, wanted))
+        return place < len(hashes) and int(hashes[place]) == wanted
 
 
 def parent_novelty(keys: Collection[str], index: NoveltyIndex | None) -> tuple[MetricResult, set[str]]:

@@ -206,10 +206,7 @@ def relax_by_force_field(
 
 
 def energy_drop(mol: Chem.Mol, *, max_iterations: int = 500) -> float | None:
-    """Energy (kcal/mol) that a molecule loses in so many steps, in this process; None without parameters for it.
-
-    It has explicit hydrogens and one conformer, and need not be sanitised.
-    """
+    """Energy (kcal/mol) that a molecule, not yet sanitised, loses in so many steps; None without parameters for it."""
     mol = Chem.Mol(mol)
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)

@@ -277,7 +277,7 @@ class ValidityCounts:
         total, valid, sums = self.total, self.statuses[Status.OK], self._sums
         distinct, distinct_strict = len(self.canonical), len(self.strict)
         novel = sum(not index.contains(key) for key in self.canonical) if index else 0
-        novel_strict = sum(not index.contains_strict(key) for key in self.strict) if index else 0
+        novel_strict = sum(not index.contains(key, strict=True) for key in self.strict) if index else 0
         compared, compared_strict, of_all = (distinct, distinct_strict, total) if index else (0, 0, 0)
         return [
             MetricResult("p2_atom_stable", sums["stable_atoms"], sums["atoms"], _ATOM_STABLE),
