@@ -39,7 +39,7 @@ def sample(*arguments: str) -> int:
 
 WRONG = [
     ("sampel", "did you mean sample?"),
-    ("frobnicate", "expected one of: sample, evaluate, view, prepare, train"),
+    ("frobnicate", "expected one of: sample, evaluate, view, verify, prepare, train"),
     ("sample nn=3", "did you mean n?"),
     ("sample sede=3", "did you mean seed?"),
     ("train max_steps=3", "did you mean trainer.max_steps?"),
