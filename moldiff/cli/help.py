@@ -56,7 +56,6 @@ options and their defaults:
 examples:
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff sample n=20 'keep=[valid,unique,novel]' out=new.csv
-  moldiff sample n=50 model=runs/quick steps=20 out=quick.sdf.gz
 """
 
 TASKS = """\

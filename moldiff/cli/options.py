@@ -51,7 +51,8 @@ class SampleOptions:
     like: Likeness = option(Likeness(), **_LIKE.metadata)  # which is one where it has a reference
     unrelaxed: bool = option(
         False,
-        "with relax: true = also as they were drawn, in molecules.unrelaxed.sdf",
+        "as drawn, too",
+        hidden=True,
         full="with `relax`: `true` = also write the molecules as they were drawn, to `molecules.unrelaxed.sdf`",
     )
     summary: str | None = option(

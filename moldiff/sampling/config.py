@@ -122,7 +122,7 @@ class SamplingConfig:
     )
     task: TaskSpec | None = option(
         None,
-        "grow, link, replace, conformers, bonds, formula or analogues; explained by: moldiff sample task=NAME --help",
+        "grow, link, ...: see moldiff sample task=grow --help",
         full="what to start from, see below; by default whole new molecules",
         typed="task=NAME",
         group=True,
@@ -139,18 +139,19 @@ class SamplingConfig:
         full="what they must pass, see below; by default the model's own: `[stable]` for `drugs`, none for the others, "
         "nor where `keep` is empty or bonds or coordinates are given; `[]` = nothing",
     )
-    has: Sequence[str] = option((), "SMARTS of parts that they must have, all of them")
-    lacks: Sequence[str] = option((), "and of parts that they must not have", beside=True)
+    has: Sequence[str] = option((), "parts to have, as SMARTS", full="SMARTS of parts that they must have, all of them")
+    lacks: Sequence[str] = option((), "to lack", full="SMARTS of parts that they must not have", beside=True)
     exclude: Sequence[Source] | None = option(
         None,
-        "structures not to deliver, by SMILES or file; null = what a task was given, [] = none",
+        "not these SMILES or files",
         full="structures not to deliver: `lead` = the molecule that a task was given, SMILES, or files; by default "
         "`[lead]`, and where `keep` is empty `[]`",
     )
     similarity: str | tuple[float, float] | None = option(
         None,
-        "to what a task was given: 0.4..0.9",
+        "0.4..0.9",
         full="least and largest Tanimoto similarity to what a task was given, such as `0.4..0.9`",
+        beside=True,
     )
     columns: Sequence[str] = option((), "what known lists say: `purchasable`, `known_drug`")
     like: Likeness | None = option(
@@ -160,11 +161,12 @@ class SamplingConfig:
         typed="like=FILE",
         built=True,
     )
-    max_draws: int | None = option(None, "stop after so many draws; `null` = 20 `n` + 200")
+    max_draws: int | None = option(None, "stop after so many", full="stop after so many draws; `null` = 20 `n` + 200")
     steps: int | None = option(
         None,
-        "network calls a molecule; null = the model's own number",
+        "network calls",
         least=1,
+        beside=True,
         full="network calls a molecule; by default the model's own number: 50 for `qm9` and `qm9_properties`, 80 for "
         "`drugs`",
     )
@@ -183,7 +185,7 @@ class SamplingConfig:
     )
     relax: str = option(
         "none",
-        "mmff94s or xtb = to the next minimum",
+        "to a minimum of mmff94s or xtb; unrelaxed=true = as drawn",
         full="`mmff94s` or `xtb` (GFN2-xTB) = take each molecule that passes to the next minimum; atoms that a task "
         "keeps stay where they are, and so does a molecule whose stereo would change",
     )
