@@ -57,7 +57,7 @@ def _store_metrics() -> None:
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
     *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
-    *("task.core", "task.input", "task.of", "like.reference", "summary"),
+    *("task.core", "task.input", "task.of", "like.reference", "exclude", "summary"),
 )
 """Options that name files and folders, some of them also models or molecules."""
 
@@ -324,15 +324,23 @@ def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
     """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
     for key in PATHS:
         place, name = entry(options, key)
-        path = place.get(name)
-        if path == "":
-            raise MoldiffError(f"{key}: got nothing, expected a name or path")
-        if isinstance(path, str) and path.startswith(_PACKAGE_PREFIX):
-            package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
-            place[name] = str(resources.files(package).joinpath(inner))
-        elif isinstance(path, str):
-            place[name] = os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone
+        value = place.get(name)
+        if isinstance(value, list):
+            place[name] = [_expanded(key, one) for one in value]
+        elif value is not None:
+            place[name] = _expanded(key, value)
     return options
+
+
+def _expanded(key: str, path: Any) -> Any:
+    if path == "":
+        raise MoldiffError(f"{key}: got nothing, expected a name or path")
+    if not isinstance(path, str):
+        return path
+    if path.startswith(_PACKAGE_PREFIX):
+        package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
+        return str(resources.files(package).joinpath(inner))
+    return os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone
 
 
 def entry(options: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:

@@ -56,9 +56,10 @@ def work_in_run_folder(command: str, options: Mapping[str, Any]) -> Iterator[dic
     for key in (*PATHS, "data.source.parts"):
         place, name = entry(absolute, key)
         value = place.get(name)
-        if isinstance(value, str) and _is_path(key, value):
-            is_pattern = key.endswith(".path") and glob.has_magic(value) and not os.path.exists(value)
-            place[name] = os.path.join(glob.escape(start) if is_pattern else start, value)
+        if isinstance(value, list):
+            place[name] = [_from(start, key, one) for one in value]
+        elif value is not None:
+            place[name] = _from(start, key, value)
     out = Path(absolute["out"] or start)
     folder = out if command == "train" or absolute["out"] is None else out.parent
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -83,6 +84,14 @@ def return_to_start() -> None:
         os.chdir(os.environ[_STARTED_IN])
 
 
+def _from(start: str, key: str, value: Any) -> Any:
+    """A value of one of `PATHS`, as an absolute path if it is one."""
+    if not isinstance(value, str) or not _is_path(key, value):
+        return value
+    is_pattern = key.endswith(".path") and glob.has_magic(value) and not os.path.exists(value)
+    return os.path.join(glob.escape(start) if is_pattern else start, value)
+
+
 def _is_path(key: str, value: str) -> bool:
     """Whether the value of one of `PATHS` is not a model's name or a molecule."""
     if key in ("model", "init", "reference", "chooser"):
@@ -90,7 +99,7 @@ def _is_path(key: str, value: str) -> bool:
         from moldiff.diffusion.shipped import available_models
 
         return value not in ("?", *available_models(), *available_predictors())
-    if key in ("task.core", "task.of", "like.reference"):
+    if key in ("task.core", "task.of", "like.reference", "exclude"):
         from moldiff.tasks.inputs import names_file
 
         return names_file(value)

@@ -36,6 +36,7 @@ TOLERANCE = 0.01
 """Largest distance (Å) from where an atom was drawn that is taken for rounding."""
 
 _SETTINGS = ("model", "weights", "seed", "steps", "decode", "sampler")
+_MOST_STEPS = 10_000  # a file may come from anyone
 _BLOCK = 200
 """Records that are drawn together at most."""
 
@@ -151,6 +152,9 @@ def _config(settings: Mapping[str, str]) -> SamplingConfig:
     asked = json.loads(settings.get("task", "{}"))
     if (like := asked.pop("like", None)) is not None and like.get("rounds"):
         raise MoldiffError("drawn from near others of its run (like.rounds), not from its own fields alone")
+    sampler = PowerSampler(**json.loads(settings["sampler"]))
+    if sampler.num_steps > _MOST_STEPS:
+        raise MoldiffError(f"drawn in {sampler.num_steps} network calls, expected {_MOST_STEPS} at most")
     known = {one.name for one in fields(SamplingConfig)} - {"task"}
     options = {name: asked.pop(name) for name in [*asked] if name in known}
     task = _task(asked) if "name" in asked else None
@@ -161,7 +165,7 @@ def _config(settings: Mapping[str, str]) -> SamplingConfig:
         size=None if task is not None or chosen else int(settings["size"]),
         task=task,
         keep=(),
-        sampler=PowerSampler(**json.loads(settings["sampler"])),
+        sampler=sampler,
         decode=settings["decode"],
         relax=settings.get("relax", "none"),
         workers=0,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from models import needs_weights
+from rdkit import Chem
 from test_train_command import TINY
 
 from moldiff.cli.compose import compose_options, entry
@@ -112,3 +114,17 @@ def test_two_processes_of_a_training_find_the_same_files(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"model in {folder / 'run'};")
     assert {path.name for path in folder.iterdir()} == {"mine.smi", "prepared", "run"}
+
+
+@needs_weights
+def test_files_in_a_list_are_those_of_the_folder_where_the_command_is_started(
+    folder: Path,
+) -> None:
+    Path("sub").mkdir()
+    options = ["n=3", "size=3", "steps=8", "workers=0", "hydra.job.chdir=true", "out=sub/a.sdf", "overwrite=true"]
+    assert main(["sample", *options, "summary=run.json"]) == 0
+    first = [Chem.MolToSmiles(mol) for mol in Chem.SDMolSupplier("sub/a.sdf")]
+    Path("known.smi").write_text(f"{first[0]}\n")
+    assert main(["sample", *options, "exclude=[known.smi,lead]"]) == 0
+    assert first[0] not in [Chem.MolToSmiles(mol) for mol in Chem.SDMolSupplier("sub/a.sdf")]
+    assert (folder / "run.json").is_file()

@@ -102,6 +102,7 @@ def test_what_was_done_to_a_molecule_is_said(tmp_path: Path) -> None:
     [
         ("weights", "0123456789ab", "drawn with weights 0123456789ab, this qm9 is"),
         ("model", "nowhere", "model: "),
+        ("sampler", '{"num_steps": 1000000000}', "drawn in 1000000000 network calls, expected 10000 at most"),
         ("sampler", '{"worse": 1}', "settings that moldiff does not write: "),
         ("precision", "bfloat16", "drawn in bfloat16, in which a molecule depends on the others of its batch"),
         ("task", '{"name": "fold"}', "drawn for a task 'fold' that is not one of moldiff's own"),
