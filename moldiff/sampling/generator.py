@@ -317,6 +317,8 @@ def _asked(config: SamplingConfig, filters: Sequence[AnyFilter]) -> dict[str, An
         "guidance": condition and float(config.guidance),
         "steering": condition and float(config.steering),
         "candidates": config.candidates if config.candidates > 1 else None,
+        # A record has its own size; which others its candidates may have had, it would not say.
+        "size": list(as_range(config.size)) if config.candidates > 1 and config.size is not None else None,
         "filters": [str(one) for one in filters if isinstance(one, Filter)] or None,
         "has": list(config.has) or None,
         "lacks": list(config.lacks) or None,

@@ -158,11 +158,11 @@ def _config(settings: Mapping[str, str]) -> SamplingConfig:
     known = {one.name for one in fields(SamplingConfig)} - {"task"}
     options = {name: asked.pop(name) for name in [*asked] if name in known}
     task = _task(asked) if "name" in asked else None
-    chosen = options.get("candidates", 1) > 1
+    if task is None and options.get("candidates", 1) == 1:
+        options["size"] = int(settings["size"])
     return SamplingConfig(
         **{"filters": (), **options},
         seed=int(settings["seed"]),
-        size=None if task is not None or chosen else int(settings["size"]),
         task=task,
         keep=(),
         sampler=sampler,

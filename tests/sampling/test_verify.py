@@ -34,6 +34,7 @@ def sampled(tmp_path: Path, *options: str) -> Path:
         "n=3 elements=[C,H,N] charge=1",
         "n=2 model=drugs filters=[sa<6]",
         "n=2 model=qm9_properties condition.gap=0.25 candidates=2",
+        "n=2 model=qm9_properties condition.gap=0.25 candidates=2 size=5..7",
         "n=3 decode=raw keep=[]",
         "n=2 sampler.churn=0.2",
         f"n=2 task=grow core={LIGAND} new_atoms=1",
