@@ -122,7 +122,7 @@ class SamplingConfig:
     )
     task: TaskSpec | None = option(
         None,
-        "grow, link, ...: see moldiff sample task=grow --help",
+        "grow, link, ...: see moldiff sample task=NAME --help",
         full="what to start from, see below; by default whole new molecules",
         typed="task=NAME",
         group=True,
