@@ -185,7 +185,7 @@ class SamplingConfig:
     )
     relax: str = option(
         "none",
-        "to a minimum of mmff94s or xtb; unrelaxed=true = as drawn",
+        "mmff94s, xtb = to a minimum; unrelaxed=false = drawn, too",
         full="`mmff94s` or `xtb` (GFN2-xTB) = take each molecule that passes to the next minimum; atoms that a task "
         "keeps stay where they are, and so does a molecule whose stereo would change",
     )
