@@ -40,9 +40,9 @@ def with_outputs(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if command == "prepare" and made["out"] is None:
         made["out"] = made["data"]["folder"]
     if command == "view" and made["out"] is None and made["input"] is not None:
-        from moldiff.view.page import page_of
+        from moldiff.sampling.sample import beside
 
-        made["out"] = str(page_of(made["input"]))
+        made["out"] = str(beside(made["input"], "html"))
     return made
 
 

@@ -28,7 +28,7 @@ from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.sampling.sample import trajectory_path, write_trajectories
+from moldiff.sampling.sample import beside, trajectory_path, write_trajectories
 from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
 
@@ -101,15 +101,9 @@ def view(
     return target
 
 
-def page_of(source: str | Path) -> Path:
-    """The page of a file where no other is asked for: beside it, of its name."""
-    path = Path(source)
-    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.html")
-
-
 def target_of(source: str | Path, out: str | Path | None) -> Path:
     """Where the page of a file goes; a `MoldiffError` when it cannot be written there."""
-    target = page_of(source) if out is None else Path(out)
+    target = beside(source, "html") if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise MoldiffError(f"out: got {target}, expected a name that ends in .html")
     if not target.parent.is_dir():
