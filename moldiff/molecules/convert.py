@@ -36,9 +36,9 @@ def to_rdkit(molecule: Molecule, *, stereo: bool = True) -> Chem.Mol:
 
     Heavy atoms come in their order, then the hydrogens, those of atom 0 first. Bonds are Kekulé orders, formal
     charges are kept, every atom is no-implicit, and the name goes to `_Name`. With `stereo`, centres and double bonds
-    are marked as the coordinates have them.
+    are marked as the coordinates have them, and bonds come in an order in which RDKit reads these marks off them.
     """
-    mol = _explicit_graph(molecule)
+    mol = _explicit_graph(molecule, in_reading_order=stereo)
     if not stereo:
         return mol
     # Marks need the symmetry of the aromatic graph: one Kekulé form alone would make centres that are none.
@@ -60,7 +60,7 @@ def to_rdkit(molecule: Molecule, *, stereo: bool = True) -> Chem.Mol:
     return mol
 
 
-def _explicit_graph(molecule: Molecule) -> Chem.Mol:
+def _explicit_graph(molecule: Molecule, *, in_reading_order: bool) -> Chem.Mol:
     mol = Chem.RWMol()
     for atomic_number, charge in zip(molecule.atomic_number.tolist(), molecule.formal_charge.tolist(), strict=True):
         mol.AddAtom(explicit_atom(atomic_number, charge))
@@ -71,7 +71,7 @@ def _explicit_graph(molecule: Molecule) -> Chem.Mol:
             rows.append([heavy, mol.AddAtom(explicit_atom(1)), 1])
             positions.append(positions[0][heavy : heavy + 1] + molecule.hydrogen_offset[heavy, slot])
     pos = np.concatenate(positions)
-    for i, j, order in _in_reading_order(rows, pos):
+    for i, j, order in _in_reading_order(rows, pos) if in_reading_order else rows:
         mol.AddBond(i, j, BOND_TYPES[order])
     set_positions(mol, pos)
     mol.SetProp("_Name", molecule.name)
