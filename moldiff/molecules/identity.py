@@ -10,7 +10,14 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.convert import assign_stereo, drop_exotic_stereo, sanitized_copy, stereo_of_coordinates, to_rdkit
+from moldiff.molecules.convert import (
+    assign_stereo,
+    atoms,
+    drop_exotic_stereo,
+    sanitized_copy,
+    stereo_of_coordinates,
+    to_rdkit,
+)
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "cansmiles", "isosmiles")
@@ -81,10 +88,12 @@ def both_keys(molecule: Molecule) -> tuple[str, str]:
 def isomeric_smiles(mol: Chem.Mol) -> str:
     """Canonical isomeric SMILES of a molecule with its stereo marked, the same as of the molecule read from it.
 
-    RDKit marks rings such as bicyclo[1.1.1]pentane in two ways by coordinates, but in one when it reads them again.
+    RDKit marks rings such as bicyclo[1.1.1]pentane in two ways by coordinates, but in one when it reads them again;
+    such centres have no label R or S.
     """
     text = str(Chem.MolToSmiles(mol))
-    again = Chem.MolFromSmiles(text) if "@" in text else None
+    twofold = "@" in text and any(int(atom.GetChiralTag()) and not atom.HasProp("_CIPCode") for atom in atoms(mol))
+    again = Chem.MolFromSmiles(text) if twofold else None
     return text if again is None else str(Chem.MolToSmiles(again))
 
 
