@@ -66,7 +66,7 @@ class MoleculeDataset:
 
     @cached_property
     def learnable(self) -> Mapping[str, str]:
-        """Unit of everything that a model can be told of the molecules: stored properties, and `COUNTED` ones.
+        """Unit of everything that a model can be conditioned on: stored properties, and `COUNTED` ones.
 
         A stored property that is the same in all that there is to train on is none of them.
         """

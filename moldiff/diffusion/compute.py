@@ -65,7 +65,7 @@ def can_compile(device: torch.device) -> bool:
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """What torch makes without being told a precision is float32, whatever the user's own default; a decorator, too."""
+    """What torch makes where no precision is named is float32, whatever the user's own default; a decorator, too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -100,40 +100,40 @@ class Properties:
     def _scales(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return like.new_tensor([p.mean for p in self.entries]), like.new_tensor([p.std for p in self.entries])
 
-    def checked(self, asked: Mapping[str, Any]) -> dict[str, float]:
+    def checked(self, requested: Mapping[str, Any]) -> dict[str, float]:
         """Target values by name, as the user wrote them; MoldiffError for unknown names and what is not finite."""
         listed = ", ".join(f"{p.name} ({p.range()})" for p in self.entries)
-        for name, value in asked.items():
+        for name, value in requested.items():
             if not self.entries:
                 raise MoldiffError(f"condition.{name}: the model was trained without properties, expected none")
             if name not in self.names:
                 raise MoldiffError(f"condition: got {name!r}, expected any of: {listed}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise MoldiffError(f"condition.{name}: got {value!r}, expected a number, such as {listed}")
-        return {name: float(value) for name, value in asked.items()}
+        return {name: float(value) for name, value in requested.items()}
 
-    def row(self, asked: Mapping[str, float]) -> Tensor:
+    def row(self, requested: Mapping[str, float]) -> Tensor:
         """Target values by name as one row [1, C] of a batch's `condition`, NaN = not given."""
-        return torch.tensor([[asked.get(name, math.nan) for name in self.names]])
+        return torch.tensor([[requested.get(name, math.nan) for name in self.names]])
 
-    def notes(self, asked: Mapping[str, float]) -> list[str]:
+    def notes(self, requested: Mapping[str, float]) -> list[str]:
         """For the user, a line for each target value: the trained range, and a warning outside of it."""
         outside = "warning: outside of what the model was trained on: "
         return [
-            f"{'' if one.low <= asked[one.name] <= one.high else outside}"
-            f"condition.{one.name}={asked[one.name]:g}; trained range {one.range()}"
+            f"{'' if one.low <= requested[one.name] <= one.high else outside}"
+            f"condition.{one.name}={requested[one.name]:g}; trained range {one.range()}"
             for one in self.entries
-            if one.name in asked
+            if one.name in requested
         ]
 
-    def size_weights(self, asked: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
+    def size_weights(self, requested: Mapping[str, float], counts: Mapping[int, int]) -> dict[int, int]:
         """Weight of every number of heavy atoms, given target values, in millionths of the largest.
 
         In proportion to p(n) times every p(value | n); where no size has all values, to the training data's `counts`.
         """
         weights = {size: float(count) for size, count in counts.items()}
-        for entry in (one for one in self.entries if one.name in asked):
-            near = entry.near(asked[entry.name])
+        for entry in (one for one in self.entries if one.name in requested):
+            near = entry.near(requested[entry.name])
             for size in weights:
                 weights[size] *= near.get(size, 0) / max(1, sum(entry.counts.get(size, ())))
         largest = max(weights.values(), default=0.0)

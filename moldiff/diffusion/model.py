@@ -54,7 +54,7 @@ class MoleculeDiffusion(nn.Module):
     molecules that come out are in Å.
     """
 
-    steering = 0.0  # how much of what is lacking of values asked for is made up for, see `diffusion.guidance`
+    steering = 0.0  # how much of the error of the requested values is fed back, see `diffusion.guidance`
     num_hydrogens: Tensor  # of every atom class [K]
 
     def __init__(
@@ -104,12 +104,12 @@ class MoleculeDiffusion(nn.Module):
         generator: torch.Generator,
         *,
         tasks: TaskDistribution | None = None,
-        told: PropertyChoice | None = None,
+        visible: PropertyChoice | None = None,
     ) -> NoisyBatch:
         """Noise for a training step on clean molecules (Å).
 
-        `tasks` draws what is known of each molecule (None = nothing, one noise level shared by all fields), `told`
-        which properties the network is told of each (None = all that the batch has).
+        `tasks` draws what is known of each molecule (None = nothing, one noise level shared by all fields), `visible`
+        which properties the network sees of each (None = all that the batch has).
         """
         mask, draws = batch.node_mask, BatchNoise(generator)
         if tasks is None:
@@ -120,8 +120,8 @@ class MoleculeDiffusion(nn.Module):
             known = (level.pos == 0) & mask
         clean = self.to_model_units(ordered_slots(batch, level.hydrogen == 0, draws), known)
         noise = self.process.prior(mask, draws, known)
-        if clean.condition is not None and told is not None:
-            clean = clean.replace(condition=told(clean.condition, generator))
+        if clean.condition is not None and visible is not None:
+            clean = clean.replace(condition=visible(clean.condition, generator))
         return NoisyBatch(clean, self.process.corrupt(clean, noise, level, draws), level)
 
     def losses_of(self, noised: NoisyBatch, *, self_condition: bool) -> dict[str, Tensor]:
@@ -132,15 +132,15 @@ class MoleculeDiffusion(nn.Module):
                 previous = self.denoise(noised.noisy, noised.level).detach()
         prediction = self.denoise(noised.noisy, noised.level, previous)
         losses = self.process.loss(prediction, noised.clean, noised.level)
-        if (told := self._told(noised)) is not None:
-            losses["contributions"] = self._contribution_loss(prediction, noised, told)
+        if (conditioned := self._conditioned(noised)) is not None:
+            losses["contributions"] = self._contribution_loss(prediction, noised, conditioned)
         return losses
 
     def counts_of(self, noised: NoisyBatch) -> dict[str, Tensor]:
         """Over how many entries `losses_of` averages each loss; weighted by them, losses of parts of a batch add up."""
         counts = self.process.counts(noised.clean, noised.level)
-        if (told := self._told(noised)) is not None:
-            counts["contributions"] = told.sum()
+        if (conditioned := self._conditioned(noised)) is not None:
+            counts["contributions"] = conditioned.sum()
         return counts
 
     @property
@@ -148,15 +148,15 @@ class MoleculeDiffusion(nn.Module):
         """Of atoms and bonds to the properties; None = the network knows none."""
         return getattr(self.denoiser, "contributions", None) if self.properties else None
 
-    def _told(self, noised: NoisyBatch) -> Tensor | None:
-        """True [B, C] where the network is told a property of a molecule without known classes; None = of none ever."""
+    def _conditioned(self, noised: NoisyBatch) -> Tensor | None:
+        """True [B, C] where the network sees a property of a molecule without known classes; None = of none ever."""
         clean, level = noised.clean, noised.level
         if clean.condition is None or self.contributions is None:
             return None
         atoms, bonds = (level.atom > 0) | ~clean.node_mask, (level.bond > 0) | ~clean.pair_mask
         return clean.condition.isfinite() & (atoms.all(1) & bonds.flatten(1).all(1))[:, None]
 
-    def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, told: Tensor) -> Tensor:
+    def _contribution_loss(self, prediction: Prediction, noised: NoisyBatch, conditioned: Tensor) -> Tensor:
         """Squared error of the expected sums of contributions to properties, in what these leave unexplained.
 
         Their mean given the noisy molecule has the least, so that this does not pull the classes away from theirs.
@@ -167,7 +167,7 @@ class MoleculeDiffusion(nn.Module):
             expected = expected_bond_counts(prediction, noised.clean)
             counts = bond_counts(noised.clean, self.vocabulary.num_atom_classes)
             errors = contributions(expected - counts) / contributions.unexplained.clamp(min=_LEAST_UNEXPLAINED)
-        return (errors.square() * told).sum() / told.sum().clamp(min=1)
+        return (errors.square() * conditioned).sum() / conditioned.sum().clamp(min=1)
 
     def losses(
         self,

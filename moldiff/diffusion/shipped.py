@@ -22,7 +22,7 @@ class Learnt:
     name: str
     sizes: tuple[int, int]  # the smallest and largest number of heavy atoms
     classes: frozenset[AtomClass]  # of atoms
-    properties: tuple[str, ...]  # that it is told
+    properties: tuple[str, ...]  # that it is conditioned on
 
 
 def shipped_folder() -> Path:
@@ -37,7 +37,7 @@ def available_models() -> list[str]:
 
 @cache
 def shipped_models() -> tuple[Learnt, ...]:
-    """All that ship: those of small molecules first, those that are told properties last."""
+    """All that ship: those of small molecules first, those conditioned on properties last."""
     found = [learnt(shipped_folder() / name) for name in available_models()]
     return tuple(sorted(found, key=lambda one: (bool(one.properties), one.sizes[1])))
 

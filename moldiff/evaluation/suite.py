@@ -31,7 +31,7 @@ SUITE: Mapping[str, type[Any]] = {
     "mmff": ForceFieldRelaxation,
     "xtb": Relaxation,
 }
-"""All metrics with their default settings, by the name under which they can be asked for; the slow ones last.
+"""All metrics with their default settings, by the name under which they can be chosen; the slow ones last.
 
 One that is not here is named by its class: `evaluate(..., metrics=[Mine()])`, or `_target_` in a YAML of `metrics/`.
 """
@@ -50,12 +50,12 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
     """The metrics that are meant, and those left out because an optional package is missing, with the reason.
 
     Raises:
-        MoldiffError: for an unknown name, a metric asked for twice, or one asked for by name whose package is missing.
+        MoldiffError: for an unknown name, a metric named twice, or one named whose package is missing.
     """
-    asked = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
+    chosen = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
     chosen: dict[str, Metric] = {}
     skipped: dict[str, str] = {}
-    for item in asked:
+    for item in chosen:
         names = SETS.get(item) if isinstance(item, str) else None
         for one in [item] if names is None else names:
             if isinstance(one, str) and one not in SUITE:

@@ -191,7 +191,7 @@ def from_rdkit(mol: Chem.Mol) -> Molecule | InvalidMolecule:
 
     Charges are kept, aromatic bonds are kekulised, isotopes and stereo marks are dropped (handedness is in the
     coordinates), and data fields that are finite numbers become `properties`. Valences are not judged here: that is
-    `check`'s task, so a broken graph can be read and counted. What cannot be told as a `Molecule` at all gives the
+    `check`'s task, so a broken graph can be read and counted. What cannot be written as a `Molecule` at all gives the
     reason: no heavy atom, no 3D coordinates, a hydrogen between two atoms, a bond of another order, and the like.
     """
     if problem := _coordinate_problem(mol):

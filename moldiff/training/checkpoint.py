@@ -183,7 +183,7 @@ class StateKeeper(Callback):
         self, path: Path, export: ModelExport, *, every: int, minutes: float, facts: Mapping[str, Any]
     ) -> None:
         self.path, self.export, self.every, self.minutes, self.facts = path, export, every, minutes, facts
-        self.interrupted = False  # whether this process has been asked to end
+        self.interrupted = False  # whether this process was sent a signal to end
         self._saved, self._saved_at, self._asked_at = -1, time.monotonic(), float("-inf")
         self._running = self._between_steps = self._is_due = self._is_ending = False
 
@@ -227,8 +227,8 @@ class StateKeeper(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Agree with all processes on what comes after this step, where the GPU is waited for anyway."""
         is_due = time.monotonic() - self._saved_at >= 60 * self.minutes
-        asked = torch.tensor([float(is_due), float(self.interrupted)], device=pl_module.device)
-        self._is_due, self._is_ending = map(bool, trainer.strategy.reduce(asked, reduce_op="sum").tolist())
+        flags = torch.tensor([float(is_due), float(self.interrupted)], device=pl_module.device)
+        self._is_due, self._is_ending = map(bool, trainer.strategy.reduce(flags, reduce_op="sum").tolist())
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: MolBatch, batch_idx: int) -> None:
         self._between_steps = is_step_done(trainer, batch_idx)

@@ -98,7 +98,7 @@ class DiffusionTraining(AveragedTraining):
         optimizer, schedule = (instantiate(config[name], None) for name in ("optimizer", "schedule"))
         super().__init__(model, optimizer=optimizer, schedule=schedule, ema_decay=config["ema_decay"])
         self.times = instantiate(config["times"], None)
-        options = (("tasks", "tasks"), ("told", "condition"))
+        options = (("tasks", "tasks"), ("visible", "condition"))
         self.known = {name: instantiate(config.get(option) or None, None) for name, option in options}
         self.field_weights, self.seed = config["field_weights"], config["seed"]
         self.self_conditioning = config["self_conditioning"]

@@ -33,7 +33,7 @@ from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
 # arguments of the network beside those that are options; with their defaults it has a million parameters
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
-_SETTLE = 5000  # training molecules at most on which the constants are settled
+_SETTLE = 5000  # training molecules at most on which the constants are fitted
 _VALIDATE = 2000  # molecules at most on which the errors are measured during the training
 
 

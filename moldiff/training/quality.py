@@ -39,7 +39,7 @@ def sample_quality(model: MoleculeDiffusion, *, num_samples: int, sampler: Sampl
 
 
 def geometry(molecules: Sequence[Molecule]) -> dict[str, float]:
-    """What validity does not see, of valid molecules; what cannot be told is left out.
+    """What validity does not see, of valid molecules; what cannot be measured is left out.
 
     Means of the radius of gyration (Å), at the most frequent size, and of the hydrogens of a heavy atom; the median of
     the energy that a molecule loses by relaxing (kcal/mol).

@@ -200,7 +200,7 @@ def test_training_is_told_what_the_choice_leaves() -> None:
         return model.noise(given, PowerTimes(), torch.Generator().manual_seed(0), **options).noisy.condition  # type: ignore[arg-type]
 
     torch.testing.assert_close(noised(), PROPERTIES.normalised(values), equal_nan=True)
-    one = noised(told=PropertyDropout(unconditional=0, alone=1))
+    one = noised(visible=PropertyDropout(unconditional=0, alone=1))
     assert one is not None
     assert (one.isfinite().sum(1) <= 1).all()
     assert one.isfinite().any()
@@ -209,7 +209,7 @@ def test_training_is_told_what_the_choice_leaves() -> None:
     assert plain.noisy.condition is None
     assert torch.equal(plain.noisy.pos, given.noisy.pos)
     losses = model.losses(
-        batch.replace(condition=values), PowerTimes(), torch.Generator(), self_condition=True, told=PropertyDropout()
+        batch.replace(condition=values), PowerTimes(), torch.Generator(), self_condition=True, visible=PropertyDropout()
     )
     assert all(value.isfinite() for value in losses.values())
 

@@ -282,7 +282,7 @@ class Drugs:
             yield result
 
     def splits(self, keys: np.ndarray) -> dict[str, np.ndarray]:
-        """Never asked, for every record says to which part it belongs."""
+        """Never called, for every record says to which part it belongs."""
         raise NotImplementedError
 
     def _source(self) -> dict[str, str]:

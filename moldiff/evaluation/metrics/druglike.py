@@ -81,10 +81,10 @@ class DrugLikeness:
         return MetricOutput(results, columns, {}, options, any(map(was_interrupted, outcomes)))
 
 
-def _results(found: Sequence[Described], asked: int, known: Sequence[Described]) -> list[MetricResult]:
+def _results(found: Sequence[Described], number: int, known: Sequence[Described]) -> list[MetricResult]:
     over = "over the P2-valid molecules that could be described"
     described = "P2-valid molecules that could be described within the limit, over the P2-valid."
-    results = [MetricResult("druglike_described", len(found), asked, described)]
+    results = [MetricResult("druglike_described", len(found), number, described)]
     for name, title in _TITLES.items():
         values, unit = [getattr(one, name) for one in found], DESCRIPTORS[name].unit
         results.append(average(f"druglike_{name}_mean", values, f"Mean {title}, {over}.", unit))

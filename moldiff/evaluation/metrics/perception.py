@@ -72,11 +72,11 @@ class Perception:
     def perceive(self, molecules: MoleculeSet, on_progress: OnProgress | None = None) -> list[Perceived]:
         """The outcome of every record, in order."""
         problems = [molecules.problem(place) for place in range(len(molecules))]
-        asked = [place for place, problem in enumerate(problems) if problem is None]
+        usable = [place for place, problem in enumerate(problems) if problem is None]
         options = {f.name: getattr(self, f.name) for f in fields(self)[1:4]}
-        function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in asked]
+        function, tasks = partial(perceive, **options), [self._task(molecules, place) for place in usable]
         found = run_limited(function, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=on_progress)
-        by_place = dict(zip(asked, found, strict=True))
+        by_place = dict(zip(usable, found, strict=True))
         outcomes = [problem or by_place[place] for place, problem in enumerate(problems)]
         return [one if isinstance(one, Perceived) else Perceived(_status(one), one.reason) for one in outcomes]
 

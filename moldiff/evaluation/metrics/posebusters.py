@@ -56,8 +56,8 @@ class PoseBustersChecks:
             entry if isinstance(entry, InvalidMolecule) else molecules.problem(place)
             for place, entry in enumerate(molecules.entries)
         ]
-        asked = [entry for entry, problem in zip(molecules.entries, problems, strict=True) if problem is None]
-        mols = [to_rdkit(entry, stereo=False) for entry in asked if isinstance(entry, Molecule)]
+        usable = [entry for entry, problem in zip(molecules.entries, problems, strict=True) if problem is None]
+        mols = [to_rdkit(entry, stereo=False) for entry in usable if isinstance(entry, Molecule)]
         tasks = [(mol, energy) for mol in mols for energy in (False, True)]
         report = None if on_progress is None else lambda done, total: on_progress(done // 2, total // 2)
         found = iter(run_limited(bust, tasks, limit=self.limit, num_workers=self.num_workers, on_progress=report))

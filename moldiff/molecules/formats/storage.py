@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one process at a time, and never over something unasked."""
+"""Files that are written whole or not at all, by one process at a time, and over nothing unless `overwrite` says so."""
 
 from __future__ import annotations
 
