@@ -1,6 +1,6 @@
 """Options of the commands, each defined once, as a field of a dataclass with its type, default and one line of help.
 
-The configs of Hydra, the checks of what is typed, the help and (by a test) the README's table are made of them.
+The configs of Hydra, the checks of what is typed, the help and (by a test) docs/sampling.md are made of them.
 """
 
 from __future__ import annotations

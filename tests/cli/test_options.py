@@ -1,4 +1,4 @@
-"""An option is defined once: keywords, help, README and configs say what the dataclasses say."""
+"""An option is defined once: keywords, help, docs/sampling.md and configs say what the dataclasses say."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -20,7 +20,7 @@ from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides,
 from moldiff.tasks.inputs import Source
 from moldiff.tasks.task import TaskSpec
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "sampling.md"
 NAMES = {"Precision": Precision, "Sampler": Sampler, "Source": Source, "TaskSpec": TaskSpec}
 
 
@@ -43,7 +43,7 @@ def test_a_config_is_checked_where_it_is_made() -> None:
     assert SamplingConfig().steering == STEERING
 
 
-def readme_table(command: str) -> str:
+def table_of(command: str) -> str:
     """The options of a command as a table in Markdown; groups have their own places."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for one in options_of(command).values():
@@ -55,14 +55,14 @@ def readme_table(command: str) -> str:
 
 
 def with_table(text: str) -> str:
-    """The README with its table of options as the dataclasses have them."""
+    """The page of sampling with its table of options as the dataclasses have them."""
     begin, end = "<!-- options: written by `python tests/cli/test_options.py` -->\n", "<!-- end of options -->"
     before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n{readme_table('sample')}\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}\n{table_of('sample')}\n{end}{rest.partition(end)[2]}"
 
 
-def test_the_table_of_the_readme_is_written_from_the_options() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_table_of_options_is_written_from_the_options() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     assert text == with_table(text), "python tests/cli/test_options.py writes it"
     assert text.count("| option | default | meaning |") == 1
 
@@ -116,4 +116,4 @@ def test_the_command_line_has_every_option_of_python() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
