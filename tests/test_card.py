@@ -187,10 +187,15 @@ def test_whole_card(folder: Path) -> None:
     pytest.importorskip("posebusters")
     few = ["--first", "posebusters=1", "xtb=1", "fcd=2", "druglike=2"]
     words = ["write", "--model", str(folder), "--data", str(SAMPLE), "--samples", "4", "--steps", "2", "--bound", "4"]
+    words += ["--relax", "2"]
     assert __main__.main([*words, "--workers", "1", *few]) == 0
     document = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     names = {result["name"].partition("_")[0] for result in document["results"]["real test molecules (4)"]}
     assert {"p1", "p2", "p3", "posebusters", "xtb", "fcd", "druglike", "neighbours", "distribution"} <= names
+    relaxed = {result["name"]: result for result in document["relaxed"]}
+    assert relaxed["relaxed_stereo_kept"]["numerator"] == relaxed["relaxed"]["denominator"] == 2
+    assert relaxed["relaxed_time"]["value"] > 0
+    assert "## Relaxed by MMFF94s" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: MoleculeDataset) -> None:

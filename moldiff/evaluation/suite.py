@@ -52,10 +52,10 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
     Raises:
         MoldiffError: for an unknown name, a metric named twice, or one named whose package is missing.
     """
-    chosen = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
+    requested = choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
     chosen: dict[str, Metric] = {}
     skipped: dict[str, str] = {}
-    for item in chosen:
+    for item in requested:
         names = SETS.get(item) if isinstance(item, str) else None
         for one in [item] if names is None else names:
             if isinstance(one, str) and one not in SUITE:

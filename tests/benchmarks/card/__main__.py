@@ -26,6 +26,7 @@ from tests.benchmarks.card.columns import FIRST, METRICS, Background, Column, co
 from tests.benchmarks.card.curve import measure_curve, table
 from tests.benchmarks.card.document import TEXT_FILE, write_card, write_text
 from tests.benchmarks.card.drawn import Delivered, draw, sampler_of
+from tests.benchmarks.card.relaxed import of_relaxed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--first", nargs="*", default=[], metavar="METRIC=NUMBER", help=f"instead of {dict(FIRST)}")
     card.add_argument("--not-raw", nargs="*", default=[], metavar="METRIC", help="not taken of the raw molecules")
     card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
+    card.add_argument(
+        "--relax", type=int, default=100, help="delivered molecules that are relaxed by MMFF94s; 0 = none"
+    )
     learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
     learn.add_argument("--trainings", nargs="*", default=[], metavar="FOLDER", help="with config.json and log/")
     learn.add_argument("--cards", nargs="*", default=[], metavar="FILE", help="card.json of earlier weights")
@@ -81,6 +85,7 @@ def write(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
     columns = evaluate_columns(checkpoint, prepared, drawn.raw, delivered, first, not_raw=options.not_raw)
     bound = bounds(checkpoint.model, prepared, options.bound)
     seconds = time.monotonic() - start
+    first_ones = delivered.molecules[: options.relax]
     write_card(
         checkpoint,
         prepared,
@@ -90,6 +95,7 @@ def write(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
         delivered=delivered,
         sampler=sampler,
         seconds=seconds,
+        of_relaxed=of_relaxed(first_ones, drawn.seconds * drawn.processes / len(drawn.decoded)) if first_ones else [],
         fcd=0 if "fcd" in columns["model, raw"].skipped else min(number, first["fcd"]),
         machine=options.machine,
     )

@@ -16,7 +16,7 @@ from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSample
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import markdown, versions, write_json
 from moldiff.molecules.formats.storage import write_atomically
-from tests.benchmarks.card import learning, memory
+from tests.benchmarks.card import learning, memory, relaxed
 from tests.benchmarks.card.columns import Column
 from tests.benchmarks.card.curve import PLOT_FILE, Point, load_points, table
 from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, plural
@@ -38,6 +38,7 @@ def write_card(
     delivered: Delivered,
     sampler: PowerSampler,
     seconds: float,
+    of_relaxed: Sequence[MetricResult] = (),
     fcd: int = 0,
     machine: str | None = None,
 ) -> None:
@@ -56,6 +57,7 @@ def write_card(
         "notes": {name: column.notes for name, column in columns.items()},
         "results": {name: [result.to_dict() for result in column.results] for name, column in columns.items()},
         "bound": {name: [result.to_dict() for result in results] for name, results in bound.items()},
+        "relaxed": [result.to_dict() for result in of_relaxed],
         "rings": {name: [result.to_dict() for result in column.rings] for name, column in columns.items()},
         "of_the_data": [result.to_dict() for result in data],
         "limits": limits(prepared),
@@ -134,6 +136,7 @@ def _text(checkpoint: PretrainedModel, document: Mapping[str, Any], points: Sequ
     bound = {title: _results(rows) for title, rows in document.get("bound", {}).items()}
     data = _results(document.get("of_the_data", []))
     every = [result for lists in (columns, bound) for rows in lists.values() for result in rows] + data
+    every += [result for result in _results(document.get("relaxed", [])) if result.name.startswith("relaxed")]
     definitions = {result.name: result.definition for result in every if "_status_" not in result.name}
     notes = dict.fromkeys(text for texts in document.get("notes", {}).values() for text in texts.items())
     lines = [
@@ -150,6 +153,7 @@ def _text(checkpoint: PretrainedModel, document: Mapping[str, Any], points: Sequ
         "the scale: a figure above theirs means leaving the data, not a better model.",
         *([_DELIVERED] if "p2_drawn_valid" in definitions else []),
         "",
+        *relaxed.section(document),
         *_rings(document),
         *memory.section(columns, bound, data),
         *_limits(document),
