@@ -210,12 +210,17 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:
     """Why there is no file, and how many molecules were rejected for what."""
+    from moldiff.sampling.molecule_sampler import LEAD_REASON
+
     wanted = " and ".join(_as_list(options["keep"]) or []) or "to be written"
     passing = " and passes the filters" if run.molecules.filters else ""
     problem = f"none of the {run.drawn} drawn molecules is {wanted}{passing}, so no file was written"
     counts = [(result.name.partition("_status_")[2], result.numerator) for result in run.results()]
     rejected = ", ".join(f"{count:.0f} {reason}" for reason, count in counts if reason and count)
-    return problem + (f"; rejected: {rejected}" if rejected else "") + _hardest_filter(run)
+    advice = (
+        "; other new_atoms, or more noise, draw others, and exclude=[] lets it in" if LEAD_REASON in rejected else ""
+    )
+    return problem + (f"; rejected: {rejected}{advice}" if rejected else "") + _hardest_filter(run)
 
 
 def _hardest_filter(run: SamplingRun) -> str:

@@ -52,6 +52,7 @@ from moldiff.tasks.task import Task, TaskOutcome, predicted
 _CONTACTS = Contacts()
 
 LEAD = "lead"
+LEAD_REASON = "the lead itself"
 """In `exclude`: the molecule that a task was given."""
 
 _MAX_BLOCK, _BLOCK_PAIRS = 64, 12_000
@@ -237,7 +238,7 @@ class MoleculeSampler:
         if key is None:
             return None
         if lead is not None and LEAD in self.excluded and key == canonical_key(lead):
-            return "the lead itself"
+            return LEAD_REASON
         if key in self.excluded:
             return "excluded"
         if lead is not None and self.similarity is not None:

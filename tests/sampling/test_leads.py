@@ -42,6 +42,16 @@ def test_the_lead_itself_is_left_out_and_counted(tmp_path: Path, capsys: pytest.
     assert LEAD in plain(sample(tmp_path, "n=3", *options, "keep=[]"))
 
 
+def test_where_all_is_the_lead_a_line_says_what_draws_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["task=replace", 'core="CC(=O)NC"', 'remove="C(=O)"', "n=1", "max_draws=8"]
+    assert not sample(tmp_path, *options, code=2).exists()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith("8 the lead itself; other new_atoms, or more noise, draw others, and exclude=[] lets it in")
+    assert len(plain(sample(tmp_path, *options, "new_atoms=1..3"))) == 1
+
+
 def test_structures_are_excluded_by_smiles_and_file(tmp_path: Path) -> None:
     every = plain(sample(tmp_path, "n=6", "size=4"))
     (tmp_path / "known.smi").write_text(f"{every[1]}\n{every[2]}\n")
