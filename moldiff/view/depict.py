@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,6 +21,7 @@ from markupsafe import Markup
 from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
 from rdkit.Chem.rdDepictor import Compute2DCoords
+from rdkit.Geometry import Point2D
 from scipy.spatial.transform import Rotation
 
 from moldiff.evaluation.molecule_set import is_placed
@@ -50,26 +52,35 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(_ENVIRONMENT.get_template(template).render(values))
 
 
-def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
+def draw(
+    mol: Chem.Mol, label: str, fault: int | None = None, core: Mapping[int, Point2D] = MappingProxyType({})
+) -> Markup | None:
     """The drawing of a molecule as an `<svg>` element; None when it has no bonds to draw or RDKit cannot draw it.
 
-    A screen reader says the label, which is any text; a ring is put around the atom `fault`.
+    A screen reader says the label, which is any text; a ring is put around the atom `fault`; the atoms of `core`, by
+    number, lie at these places and have a ground of their own. With it come a SMILES of what is drawn and the places of
+    its atoms, by which the page searches and marks what it finds.
     """
     if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
         return None
     with rdBase.BlockLogs():
         try:
-            flat = _flat(mol, fault)
+            drawn = flat(mol, fault, core)
             canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
             options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
             options.prepareMolsBeforeDrawing = False
             options.fixedBondLength = 34
             options.minFontSize = 10
             options.clearBackground = False
-            canvas.DrawMolecule(flat)
+            options.dummiesAreAttachments = True
+            canvas.DrawMolecule(drawn)
+            smiles = str(Chem.MolToSmiles(drawn))
         except (RuntimeError, ValueError):  # RDKit's own errors, e.g. a graph that cannot be laid out
             return None
-    rings = [canvas.GetDrawCoords(atom.GetIdx()) for atom in flat.GetAtoms() if atom.HasProp("_fault")]
+    places = [canvas.GetDrawCoords(k) for k in range(drawn.GetNumAtoms())]
+    inside = {atom.GetIdx() for atom in drawn.GetAtoms() if atom.HasProp("_index") and atom.GetIntProp("_index") in core}
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in drawn.GetBonds()]
+    order = drawn.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]
     canvas.FinishDrawing()
     try:
         svg = ElementTree.fromstring(canvas.GetDrawingText().encode("latin-1", "replace"))
@@ -80,29 +91,36 @@ def draw(mol: Chem.Mol, label: str, fault: int | None = None) -> Markup | None:
         label=label,
         width=WIDTH,
         height=HEIGHT,
-        rings=[(ring.x, ring.y) for ring in rings],
+        smiles=smiles,
+        places=" ".join(f"{places[k].x:.0f} {places[k].y:.0f}" for k in order),
+        core=[(places[i], places[j]) for i, j in ends if {i, j} <= inside],
+        rings=[places[atom.GetIdx()] for atom in drawn.GetAtoms() if atom.HasProp("_fault")],
         paths=_paths(svg),
         texts=[_text(element) for element in svg.iter(f"{_SVG}text")],
     )
 
 
-def _flat(mol: Chem.Mol, fault: int | None) -> Chem.Mol:
-    """A copy in 2D without the hydrogens, prepared as far as its valences allow."""
-    flat = Chem.Mol(mol)
-    if fault is not None and fault < flat.GetNumAtoms():
-        flat.GetAtomWithIdx(fault).SetBoolProp("_fault", True)
-    flat.UpdatePropertyCache(strict=False)
-    Chem.FastFindRings(flat)
-    if flat.GetNumConformers() and flat.GetConformer().Is3D():
-        stereo_of_coordinates(flat)
-    if any(atom.GetAtomicNum() != 1 for atom in flat.GetAtoms()):
-        flat = _without_hydrogens(flat)
-    flat.RemoveAllConformers()
-    Compute2DCoords(flat)
+def flat(mol: Chem.Mol, fault: int | None = None, core: Mapping[int, Point2D] = MappingProxyType({})) -> Chem.Mol:
+    """A copy in 2D without the hydrogens, prepared as far as its valences allow; `_index` of an atom is its number."""
+    drawn = Chem.Mol(mol)
+    for atom in drawn.GetAtoms():
+        atom.SetIntProp("_index", atom.GetIdx())
+    if fault is not None and fault < drawn.GetNumAtoms():
+        drawn.GetAtomWithIdx(fault).SetBoolProp("_fault", True)
+    drawn.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(drawn)
+    if drawn.GetNumConformers() and drawn.GetConformer().Is3D():
+        stereo_of_coordinates(drawn)
+    if any(atom.GetAtomicNum() != 1 for atom in drawn.GetAtoms()):
+        drawn = _without_hydrogens(drawn)
+    drawn.RemoveAllConformers()
+    rows = {atom.GetIntProp("_index"): atom.GetIdx() for atom in drawn.GetAtoms()}
+    places = {rows[index]: place for index, place in core.items() if index in rows}
+    Compute2DCoords(drawn, coordMap=places, canonOrient=not places)
     try:
-        return rdMolDraw2D.PrepareMolForDrawing(flat, addChiralHs=False)
+        return rdMolDraw2D.PrepareMolForDrawing(drawn, addChiralHs=False)
     except (RuntimeError, ValueError):
-        return rdMolDraw2D.PrepareMolForDrawing(flat, kekulize=False, addChiralHs=False, wedgeBonds=False)
+        return rdMolDraw2D.PrepareMolForDrawing(drawn, kekulize=False, addChiralHs=False, wedgeBonds=False)
 
 
 def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -15,13 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rdkit import Chem
+from rdkit.Geometry import Point2D
 
 from moldiff import __version__
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.molecule_set import is_placed
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.scores import MoleculeRow
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
@@ -29,8 +28,11 @@ from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.sample import beside, trajectory_path, write_trajectories
+from moldiff.tasks.inputs import Source
 from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
+from moldiff.view.leads import Lead, Leads
+from moldiff.view.table import columns_of, data_fields, facts
 
 _TILES = {
     "p2_valid": "valid (P2)",
@@ -41,6 +43,13 @@ _TILES = {
 }
 """The few numbers that everyone asks for first."""
 
+_PACKED = {"3Dmol-min.js": "stage", "RDKit_minimal.js": "rdkit"}
+"""Scripts of others that run only when they are needed: compressed in the page, in the element of this id."""
+_LICENCES = ("3Dmol", "RDKit", "fzstd")
+
+Sources = str | Path | Sequence[str | Path] | Sequence[Molecule | Recorded]
+"""A file, several, or molecules."""
+
 
 class Page(str):
     """The HTML of a page, which a notebook shows."""
@@ -49,15 +58,42 @@ class Page(str):
         return f"<Page of {len(self) / 1e6:.1f} MB; view(molecules, 'page.html') writes it to a file>"
 
     def _repr_html_(self) -> str:
-        frame = "width:100%;height:640px;border:1px solid #8884;border-radius:6px"
-        return f'<iframe style="{frame}" sandbox="allow-scripts allow-downloads" srcdoc="{escape(self)}"></iframe>'
+        return framed(self, "width:100%;height:640px")
+
+
+def framed(page: str, size: str) -> str:
+    """A page within another one, which it cannot reach."""
+    look = f"{size};border:1px solid #8884;border-radius:6px"
+    return f'<iframe style="{look}" sandbox="allow-scripts allow-downloads" srcdoc="{escape(page)}"></iframe>'
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file on the page, and what was found of it."""
+
+    name: str
+    found: ReadResult
+    report: Report
+    leads: Leads
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A record on the page: what the evaluation says of it, its lead, and where atoms lie that both have."""
+
+    record: Record
+    row: Mapping[str, Any]
+    file: int
+    lead: Lead | None
+    core: Mapping[int, Point2D]
 
 
 def view(
-    source: str | Path | Sequence[Molecule | Recorded],
+    source: Sources,
     out: str | Path | None = None,
     *,
     reference: str | Path | None = None,
+    lead: Source | None = None,
     metrics: Choice = "fast",
     hydrogens: str = "keep",
     on_progress: OnMetric | None = None,
@@ -65,45 +101,65 @@ def view(
     """Write molecules as one HTML page that works offline, or show it in a notebook.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads, or molecules. Films come from the trajectories that
-            `moldiff sample trajectory=true` writes beside its file, or that the molecules carry.
+        source: a file that `moldiff.molecules.formats` reads, several to be shown side by side, or molecules. Films
+            come from the trajectories that `moldiff sample trajectory=true` writes beside its file, or that the
+            molecules carry.
         out: the page; None = the file's name with .html, and of molecules from Python no file but a `Page`, which a
             notebook shows. It is returned.
         reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
             folder, or a model's folder.
-        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`.
+        lead: a file or a SMILES of the molecule that all others are laid out after and that is shown beside them;
+            None = what each record says that it was made from.
+        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`. Drug-likeness
+            is added unless all molecules are as small as those of QM9.
         hydrogens: "add" or "keep".
         on_progress: called with the name of a metric and how many of its steps are finished.
 
     Raises:
-        MoldiffError: when `source` or `reference` cannot be read, or the page cannot be written there.
+        MoldiffError: when `source`, `reference` or `lead` cannot be read, or the page cannot be written there.
     """
     with TemporaryDirectory() as folder:
-        target: Path | None = None
-        if isinstance(source, str | Path):
-            path, target = Path(source), target_of(source, out)
-            name = path.name
-        else:
-            name = f"{len(source)} molecules"
-            if out is not None:
-                target, name = target_of(out, out), Path(out).stem
-            path = Path(folder) / "molecules.sdf"
-            write(path, source)
-            write_trajectories(trajectory_path(path), (item for item in source if not isinstance(item, Molecule)))
-        found = read(path)
+        paths = _paths(source)
+        names = [path.name for path in paths]
+        names = names if len(set(names)) == len(names) else list(map(str, paths))
+        target = target_of(paths, out) if paths or out is not None else None
+        if not paths:
+            names = [f"{len(source)} molecules" if target is None else target.stem]
+            paths = [Path(folder) / "molecules.sdf"]
+            write(paths[0], source)
+            write_trajectories(trajectory_path(paths[0]), (one for one in source if not isinstance(one, Molecule)))
+        sets = [read(path) for path in paths]
         if hydrogens == "add":
-            found = ReadResult(path, [record.completed() for record in found.records])
-        report = evaluate(found, reference=reference, metrics=metrics, hydrogens=hydrogens, on_progress=on_progress)
-        page = _page(found, name, report, reference)
+            sets = [ReadResult(one.path, [record.completed() for record in one.records]) for one in sets]
+        lookup = all(map(_as_in_qm9, sets))
+        chosen = metrics if lookup else _with_druglike(metrics)
+        shared: Any = {"reference": reference, "metrics": chosen, "hydrogens": hydrogens, "on_progress": on_progress}
+        files = [
+            _File(name, found, evaluate(found, **shared), Leads.of(found.path.parent, lead))
+            for name, found in zip(names, sets, strict=True)
+        ]
+        page = _page(files, reference, lookup)
     if target is None:
         return Page(page)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
 
 
-def target_of(source: str | Path, out: str | Path | None) -> Path:
-    """Where the page of a file goes; a `MoldiffError` when it cannot be written there."""
-    target = beside(source, "html") if out is None else Path(out)
+def _paths(source: Sources) -> list[Path]:
+    """The files of a source; none if it is molecules."""
+    if isinstance(source, str | Path):
+        return [Path(source)]
+    return [Path(one) for one in source if isinstance(one, str | Path)]
+
+
+def target_of(source: str | Path | Sequence[str | Path], out: str | Path | None) -> Path:
+    """Where the page of a file, or of several, goes; a `MoldiffError` when it cannot be written there."""
+    paths = [source] if isinstance(source, str | Path) else source
+    if out is None:
+        more = f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
+        out = beside(paths[0], "html")
+        out = out.with_name(f"{out.stem}{more}.html")
+    target = Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise MoldiffError(f"out: got {target}, expected a name that ends in .html")
     if not target.parent.is_dir():
@@ -111,55 +167,120 @@ def target_of(source: str | Path, out: str | Path | None) -> Path:
     return target
 
 
-def _page(found: ReadResult, name: str, report: Report, reference: str | Path | None) -> str:
-    """The page of a file as HTML; its `name` is what readers see."""
-    records, rows = found.records, report.to_dict()["molecules"]
-    data = [_fields(record) for record in records]
-    columns, pairs = _columns(rows, data), zip(rows, data, strict=True)
-    cells = [[(known if column.field else row).get(column.key) for column in columns] for row, known in pairs]
-    blocks, shown = [molblock(record) for record in records], films(found.path, records)
-    tables = report.groups()
-    tiles = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}
-    scripts = [_asset(name) for name in ("3Dmol-min.js", "viewer.js", "gallery.js")]
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    drawn = Distributions.of(record.mol for record in records if record.mol is not None)
+def _as_in_qm9(found: ReadResult) -> bool:
+    """Whether molecules are such that bonds can be looked up from distances: at most nine atoms of C, N, O and F."""
+    mols = (record.mol for record in found.records if record.mol is not None)
+    return all(
+        mol.GetNumHeavyAtoms() <= 9 and {atom.GetAtomicNum() for atom in mol.GetAtoms()} <= {1, 6, 7, 8, 9}
+        for mol in mols
+    )
+
+
+def _with_druglike(metrics: Choice) -> Choice:
+    asked = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
+    names = {getattr(one, "name", one) for one in asked}
+    return asked if names & {"druglike", "full"} else [*asked, "druglike"]
+
+
+def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) -> str:
+    """The page of files as HTML; `lookup`: whether what protocol P1 says means something."""
+    entries = _entries(files)
+    data = [data_fields(entry.record) for entry in entries]
+    columns = columns_of([entry.row for entry in entries], data, lookup=lookup)
+    pairs = zip(entries, data, strict=True)
+    cells = [[(known if column.field else entry.row).get(column.key) for column in columns] for entry, known in pairs]
+    blocks, shown = [molblock(entry.record) for entry in entries], _films(files)
+    known = {text: lead for file in files for text, lead in file.leads.known.items()}
+    order = {text: index for index, text in enumerate(known)}
+    lead_of = [order.get(entry.lead.text) if entry.lead and entry.lead.known else None for entry in entries]
+    scripts = [_asset(name) for name in ("fzstd.js", "chemistry.js", "viewer.js", "plots.js", "exports.js", "gallery.js")]
+    runs = [*scripts, *map(_asset, _PACKED)]
     return render(
         "page.html",
-        name=name,
-        hashes=[f"'sha256-{digest}'" for digest in hashes],  # as a content security policy names scripts that may run
+        name=", ".join(file.name for file in files),
+        hashes=[f"'sha256-{_base64(hashlib.sha256(script.encode()).digest())}'" for script in runs],
         style=_asset("page.css"),
-        num_records=len(records),
-        unreadable=sum(record.mol is None for record in records),
-        tiles=[(label, tiles[key]) for key, label in _TILES.items() if key in tiles],
+        num_records=len(entries),
+        unreadable=sum(entry.record.mol is None for entry in entries),
+        files=_summaries(files, reference, lookup),
         reference=None if reference is None else Path(reference).name,
-        plots=plots(drawn, None if reference is None else reference_distributions(reference)),
-        tables=tables,
+        leads=[(lead.name, draw(lead.mol, f"lead {lead.name}")) for lead in known.values()],
         constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
-            _card(record, row)
-            | {"index": k, "facts": _facts(columns, cells[k]), "has_block": bool(blocks[k]), "has_film": k in shown}
-            for k, (record, row) in enumerate(zip(records, rows, strict=True))
+            _card(entry)
+            | {"index": k, "facts": facts(columns, cells[k]), "has_film": k in shown}
+            for k, entry in enumerate(entries)
         ],
         data={
-            "name": name,
+            "name": files[0].name if len(files) == 1 else "molecules",
             "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
             "rows": cells,
             "blocks": blocks,
-            "views": [facing(record) for record in records],
+            "views": [facing(entry.record) for entry in entries],
             "films": shown,
+            "files": [file.name for file in files],
+            "file": [entry.file for entry in entries],
+            "leads": lead_of,
+            "cores": [sorted(entry.core) for entry in entries],
         },
         scripts=scripts,
-        licence=_asset("3Dmol-LICENSE.txt"),
+        packed={place: _base64(gzip.compress(_asset(name).encode(), mtime=0)) for name, place in _PACKED.items()},
+        wasm=_base64(resources.files("moldiff.view").joinpath("assets", "RDKit_minimal.wasm.zst").read_bytes()),
+        licences=[(name, _asset(f"{name}-LICENSE.txt")) for name in _LICENCES],
         version=__version__,
     )
+
+
+def _entries(files: Sequence[_File]) -> list[_Entry]:
+    """The records of all files, one file after the other."""
+    found = []
+    for number, file in enumerate(files):
+        for record, row in zip(file.found.records, file.report.to_dict()["molecules"], strict=True):
+            named = {"file": file.name, **row} if len(files) > 1 else row
+            found.append(_Entry(record, named, number, *file.leads.of_record(record)))
+    return found
+
+
+def _films(files: Sequence[_File]) -> dict[int, Any]:
+    """The films of all records by their place on the page."""
+    found, first = {}, 0
+    for file in files:
+        found |= {first + index: film for index, film in films(file.found.path, file.found.records).items()}
+        first += len(file.found.records)
+    return found
+
+
+def _summaries(files: Sequence[_File], reference: str | Path | None, lookup: bool) -> list[dict[str, Any]]:
+    """The main numbers, plots and tables of each file."""
+    known = None if reference is None else reference_distributions(reference)
+    found = []
+    for file in files:
+        tables = file.report.groups()
+        rows = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}
+        keys = [key for key in _TILES if key in rows and (lookup or not key.startswith("p1_"))]
+        drawn = Distributions.of(record.mol for record in file.found.records if record.mol is not None)
+        found.append(
+            {
+                "name": file.name,
+                "tiles": [(_TILES[key], rows[key]) for key in keys],
+                "plots": plots(drawn, known),
+                "tables": tables,
+            }
+        )
+    return found
 
 
 def _asset(name: str) -> str:
     return resources.files("moldiff.view").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _card(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _card(entry: _Entry) -> dict[str, Any]:
     """What the card of a record shows: its drawing and the most telling of its values."""
+    record, row = entry.record, entry.row
     status, reason = str(row.get("status")), str(row.get("reason") or "")
     geometry, suggested = row.get("geometry_status"), row.get("p1_smiles")
     if status == "ok" and geometry not in (None, "ok"):
@@ -173,110 +294,13 @@ def _card(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
     fault = problem.atom if isinstance(problem, InvalidMolecule) else None  # as the record counts it
     return {
         "name": record.name or f"record {record.number}",
-        "picture": mol and draw(mol, f"2D drawing of {record.name}", fault),
+        "picture": mol and draw(mol, f"2D drawing of {record.name}", fault, entry.core if mol is record.mol else {}),
         "suggested": mol is not record.mol,
         "status": status,
         "reason": reason if mol is record.mol else "",
         "smiles": smiles,
+        "usable": bool(smiles) or record.mol is not None,
         "solid": record.mol is not None and is_placed(record.mol),
+        "file": entry.file,
+        "file_name": row.get("file"),
     }
-
-
-Cell = str | float | int | bool | None
-
-_LABELS = {
-    "number": "record",
-    "smiles": "SMILES",
-    "num_heavy_atoms": "heavy atoms",
-    "num_atoms": "atoms",
-    "num_fragments": "fragments",
-    "druglike_qed": "QED",
-    "druglike_sa": "SA score",
-    "druglike_logp": "logP",
-    "druglike_tpsa": "TPSA",
-    "druglike_mw": "MW",
-}
-_ROW = {field.name for field in fields(MoleculeRow)}
-_ON_CARD = ("num_heavy_atoms", "p1_stable", "unique", "novel")
-_MAX_EXTRA_ON_CARD = 4  # further results of the evaluation and data fields
-_ORIGIN = ("seed", "index", "size", "steps")  # by which molecules can be drawn again: no reader compares them by these
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table behind the page, under the name that it has in the evaluation's rows or the file."""
-
-    key: str
-    label: str
-    kind: str  # "number", "bool" or "text"
-    field: bool = False  # a data field of the records, not a result of the evaluation
-    constant: bool = False  # the same in all of several records, so not worth a place on the cards
-    hidden: bool = False  # repeats a result of the evaluation; exported all the same
-    on_card: bool = False
-
-
-def _columns(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]]) -> list[Column]:
-    """The columns of the table: what the evaluation says of each record, then the data fields of the file."""
-    columns, shown = [], 0
-    for key, values in _by_column(rows).items():
-        if any(value is not None for value in values) or key in ("name", "reason"):
-            kind = _kind(values)
-            extra = kind == "number" and key not in _ROW and shown < _MAX_EXTRA_ON_CARD
-            shown += extra
-            columns.append(Column(key, _label(key), kind, on_card=key in _ON_CARD or extra))
-    taken = {column.label.casefold(): column for column in columns}
-    for key, values in _by_column(data).items():
-        constant = len(rows) > 1 and len(set(values)) == 1
-        twin = taken.get(key.casefold())
-        meant = [typed(value) for value in values]
-        same = twin is not None and (key == "reason" or meant == [row.get(twin.key) for row in rows])
-        kind, label = _kind(meant), key if twin is None else f"{key} (in the file)"
-        telling = kind != "text" and key not in _ORIGIN and not constant and twin is None
-        on_card = telling and shown < _MAX_EXTRA_ON_CARD
-        shown += on_card
-        columns.append(Column(key, label, kind, True, constant, same, on_card))
-    return columns
-
-
-def _facts(columns: Sequence[Column], cells: Sequence[Cell]) -> list[tuple[str, str, Cell]]:
-    """Kind, label and value of what the card of a record shows."""
-    pairs = zip(columns, cells, strict=True)
-    shown = [(c, typed(value) if isinstance(value, str) else value) for c, value in pairs if c.on_card]
-    return [(c.kind, c.label, value) for c, value in shown if value is not None]
-
-
-def _by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
-
-
-def _label(key: str) -> str:
-    protocol, _, rest = key.partition("_")
-    readable = f"{protocol.upper()} {rest}" if protocol in ("p1", "p2", "p3") and rest else key
-    return _LABELS.get(key, readable.replace("_", " ").replace(" smiles", " SMILES"))
-
-
-def _kind(values: Sequence[Cell]) -> str:
-    kinds = {type(value) for value in values} - {type(None)}
-    return "bool" if kinds == {bool} else "number" if kinds and kinds <= {int, float} else "text"
-
-
-def typed(text: str | None) -> Cell:
-    """The value that the text of a data field stands for."""
-    if text in (None, "true", "false"):
-        return text and text == "true"
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return value if math.isfinite(value) else text
-
-
-def _fields(record: Record) -> dict[str, str]:
-    """The data fields of a record as text; what cannot be decoded is left out."""
-    if record.mol is None:
-        return {}
-    found = {}
-    for key in record.mol.GetPropNames(includePrivate=False, includeComputed=False):
-        with suppress(UnicodeDecodeError, KeyError):
-            found[str(key)] = str(record.mol.GetProp(key))
-    return found

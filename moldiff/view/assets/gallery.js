@@ -1,5 +1,5 @@
 "use strict";
-// Searching, filtering, sorting, selecting and exporting the cards, which are in the page from the start.
+// Searching, filtering, sorting and selecting the cards, which are in the page from the start.
 
 class Gallery {
   constructor(data) {
@@ -10,36 +10,55 @@ class Gallery {
     this.values = data.rows.map((row) => row.map((value, k) => typed(value, data.columns[k])));
     this.picked = new Set();
     this.filters = [];
+    this.hits = null; // matches of the SMARTS that is searched for, by card
     this.shown = this.cards.map((_, k) => k);
     this.descending = false;
+    this.chemistry = new Chemistry(this.cards);
+    this.exporter = new Exporter(data, this.cards, this.chemistry);
     this.detail = new Detail(data, this);
     this.fillMenus();
-    this.fillStatuses();
+    this.fillBoxes("statuses", this.values.map((row) => row[this.column.status]), (a, b) => (b[0] === "ok") - (a[0] === "ok") || b[1] - a[1]);
+    this.fillBoxes("files", data.file.map((file) => data.files[file]));
+    this.layOut();
     this.listen();
+    this.plot = new Plot(this);
     this.update();
   }
 
   fillMenus() {
+    const chosen = byId("sort").value;
+    for (const id of ["sort", "filter-column"]) byId(id).replaceChildren();
     this.data.columns.forEach((column, k) => {
       if (column.constant || column.hidden) return;
       byId("sort").add(new Option(column.label, k));
       byId("filter-column").add(new Option(column.label, k));
     });
+    byId("sort").value = chosen || (this.column.number ?? 0);
     byId("filter-column").value = this.column.num_heavy_atoms ?? 0;
     this.fillFilterValue();
   }
 
-  fillStatuses() {
+  // A box for each of several values; one alone leaves nothing to choose.
+  fillBoxes(id, values, order = () => 0) {
     const counts = new Map();
-    for (const row of this.values) counts.set(row[this.column.status], (counts.get(row[this.column.status]) ?? 0) + 1);
-    const order = [...counts].sort((a, b) => (b[0] === "ok") - (a[0] === "ok") || b[1] - a[1]);
-    byId("statuses").hidden = counts.size < 2; // nothing to choose
-    for (const [status, count] of order) {
-      const box = labelled("checkbox", `${status} (${count})`);
-      Object.assign(box.input, { checked: true, value: status });
+    for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+    byId(id).hidden = counts.size < 2;
+    for (const [value, count] of [...counts].sort(order)) {
+      const box = labelled("checkbox", `${value} (${count})`);
+      Object.assign(box.input, { checked: true, value });
       box.input.addEventListener("change", () => this.update());
-      byId("statuses").append(box.label);
+      if (id === "files") box.input.after(Object.assign(document.createElement("i"), { className: `dot f${this.data.files.indexOf(value) % 6}` }));
+      byId(id).append(box.label);
     }
+  }
+
+  // A lead beside the cards, and a column of cards for each of a few files.
+  layOut() {
+    byId("pinned").hidden = !byId("pinned").querySelector("figure:not([hidden])");
+    const number = this.data.files.length;
+    byId("beside-label").hidden = number < 2 || number > 4;
+    this.list.style.setProperty("--files", number);
+    this.list.classList.toggle("beside", !byId("beside-label").hidden && byId("beside").checked);
   }
 
   // The input that fits the kind of the chosen column.
@@ -62,15 +81,18 @@ class Gallery {
 
   listen() {
     let waiting = 0;
-    byId("search").addEventListener("input", () => {
+    const search = () => {
       clearTimeout(waiting);
-      waiting = setTimeout(() => this.update(), 80);
+      waiting = setTimeout(() => this.search(), 80);
+    };
+    byId("search").addEventListener("input", search);
+    byId("mode").addEventListener("change", () => {
+      byId("search").placeholder = byId("mode").value === "smarts" ? "c1ccccc1[NX3]" : "name, SMILES, any value";
+      this.search();
     });
     byId("sort").addEventListener("change", () => this.update());
     byId("direction").addEventListener("click", () => {
-      this.descending = !this.descending;
-      byId("direction").textContent = this.descending ? "↓" : "↑";
-      byId("direction").setAttribute("aria-label", `Sort order: ${this.descending ? "descending" : "ascending"}`);
+      this.turn(!this.descending);
       this.update();
     });
     byId("filter-column").addEventListener("change", () => this.fillFilterValue());
@@ -79,21 +101,94 @@ class Gallery {
       this.addFilter(new FormData(event.target));
     });
     byId("only-selected").addEventListener("change", () => this.update());
+    byId("beside").addEventListener("change", () => this.layOut());
     byId("select-shown").addEventListener("click", () => this.pick(this.shown, true));
     byId("select-none").addEventListener("click", () => this.pick([...this.picked], false));
-    byId("export").addEventListener("click", () => this.exportSdf([...this.picked].sort((a, b) => a - b)));
+    byId("export").addEventListener("click", () => this.save(byId("format").value, this.chosen()));
+    byId("unpin").addEventListener("click", () => this.unpin());
     this.list.addEventListener("change", (event) => {
       if (event.target.matches(".pick")) this.pick([Number(event.target.dataset.i)], event.target.checked);
     });
     this.list.addEventListener("click", (event) => {
-      const button = event.target.closest(".open, .pic");
-      if (button) this.detail.open(Number(button.closest(".card").id.slice(1)));
+      const button = event.target.closest(".open, .pic, .like");
+      if (!button) return;
+      const index = Number(button.closest(".card").id.slice(1));
+      if (button.matches(".like")) this.pin(index);
+      else this.detail.open(index);
     });
+    for (const kind of ["pointerover", "focusin"]) this.list.addEventListener(kind, (event) => this.showLead(event.target.closest(".card")));
     document.addEventListener("keydown", (event) => {
       if (event.key !== "/" || this.detail.dialog.open || event.target.matches("input, select")) return;
       event.preventDefault();
       byId("search").focus();
     });
+  }
+
+  turn(descending) {
+    this.descending = descending;
+    byId("direction").textContent = descending ? "↓" : "↑";
+    byId("direction").setAttribute("aria-label", `Sort order: ${descending ? "descending" : "ascending"}`);
+  }
+
+  // Of several leads, the one of the card that is looked at.
+  showLead(card) {
+    const lead = card && this.data.leads[Number(card.id.slice(1))];
+    for (const figure of byId("pinned").querySelectorAll(".lead")) figure.classList.toggle("current", figure.id === `lead${lead}`);
+    const figure = lead !== null && card && byId(`lead${lead}`);
+    if (figure) byId("pinned").scrollTo({ top: figure.offsetTop - 8, left: figure.offsetLeft - 8 });
+  }
+
+  // Look a SMARTS up by RDKit, or take the text as it is.
+  async search() {
+    const query = byId("search").value.trim();
+    const smarts = byId("mode").value === "smarts" && query;
+    const asked = (this.asked = {});
+    const note = (text) => {
+      byId("search-note").hidden = !text;
+      byId("search-note").textContent = text;
+    };
+    const found = smarts ? await this.chemistry.matches(query).catch(() => undefined) : null;
+    if (asked !== this.asked) return; // something else has been typed since
+    note(found === undefined ? "This browser cannot run RDKit (WebAssembly is switched off or missing)." : smarts && !found ? `“${query}” is no SMARTS.` : "");
+    this.hits?.forEach((_, i) => this.chemistry.mark(i, []));
+    this.hits = found ?? null;
+    this.hits?.forEach((matches, i) => this.chemistry.mark(i, matches));
+    this.update();
+  }
+
+  // Sort by similarity to a card, which stays in view; a column like any other.
+  async pin(index) {
+    const name = this.exporter.name(index);
+    const found = await this.chemistry.similarities(index).catch(() => null);
+    if (!found) return;
+    this.column.similarity_chosen ??= this.data.columns.push({ key: "similarity_chosen", label: "", kind: "number" }) - 1;
+    const k = this.column.similarity_chosen;
+    this.data.columns[k].label = `similarity to ${name}`;
+    found.forEach((value, i) => {
+      this.data.rows[i][k] = this.values[i][k] = value === null ? null : Number(value.toFixed(3));
+      const facts = this.cards[i].querySelector(".facts");
+      facts.querySelector(".alike")?.remove();
+      if (value !== null) facts.prepend(Object.assign(document.createElement("li"), { className: "alike", textContent: `similarity ${value.toFixed(2)}` }));
+    });
+    byId("chosen").hidden = false;
+    byId("chosen").firstElementChild.replaceChildren(this.cards[index].querySelector("svg.mol").cloneNode(true));
+    byId("chosen").querySelector("figcaption").textContent = `similar to ${name}`;
+    this.fillMenus();
+    this.plot.fillMenus();
+    byId("sort").value = k;
+    this.turn(true);
+    this.layOut();
+    this.update();
+  }
+
+  unpin() {
+    byId("chosen").hidden = true;
+    for (const fact of this.list.querySelectorAll(".alike")) fact.remove();
+    byId("sort").value = this.column.number ?? 0;
+    this.turn(false);
+    this.layOut();
+    this.update();
+    this.list.focus();
   }
 
   addFilter(form) {
@@ -114,6 +209,15 @@ class Gallery {
     this.update();
   }
 
+  // What was drawn over in the plot, instead of what was before.
+  choose(ranges) {
+    const name = ranges.map(([k, low, high]) => `${this.data.columns[k].label}: ${short(low)} … ${short(high)}`).join(", ");
+    const inside = (row) => ranges.every(([k, low, high]) => row[k] !== null && row[k] >= low && row[k] <= high);
+    this.filters = this.filters.filter((filter) => !filter.drawn).concat({ name, matches: inside, drawn: true });
+    this.drawFilters();
+    this.update();
+  }
+
   drawFilters() {
     byId("filters").replaceChildren(...this.filters.map((filter) => {
       const [item, button] = [document.createElement("li"), document.createElement("button")];
@@ -124,7 +228,7 @@ class Gallery {
         this.filters = this.filters.filter((other) => other !== filter);
         this.drawFilters();
         this.update();
-        byId("filter-column").focus();
+        byId("search").focus();
       });
       item.append(button);
       return item;
@@ -133,11 +237,13 @@ class Gallery {
 
   // Show what matches, in order.
   update() {
-    const statuses = new Set([...byId("statuses").querySelectorAll("input:checked")].map((box) => box.value));
-    const [query, only] = [byId("search").value.trim(), byId("only-selected").checked];
+    const ticked = (id) => new Set([...byId(id).querySelectorAll("input:checked")].map((box) => box.value));
+    const [statuses, files] = [ticked("statuses"), ticked("files")];
+    const [query, only] = [byId("mode").value === "text" ? byId("search").value.trim() : "", byId("only-selected").checked];
     this.shown = this.sorted([...this.values.keys()]).filter((i) => {
       const row = this.values[i];
-      return statuses.has(row[this.column.status]) && (!only || this.picked.has(i)) && this.filters.every((filter) => filter.matches(row)) && (!query || this.found(row, query));
+      return statuses.has(row[this.column.status]) && files.has(this.data.files[this.data.file[i]]) && (!only || this.picked.has(i)) && (!this.hits || this.hits[i].length > 0)
+        && this.filters.every((filter) => filter.matches(row)) && (!query || this.found(row, query));
     });
     const visible = new Set(this.shown);
     this.cards.forEach((card, i) => { card.hidden = !visible.has(i); });
@@ -146,6 +252,7 @@ class Gallery {
     if (order.some((card, k) => card !== present[k])) this.list.append(...order);
     byId("nothing").hidden = this.shown.length > 0;
     this.say();
+    this.plot.draw();
   }
 
   sorted(indices) {
@@ -162,9 +269,13 @@ class Gallery {
     return row.some((value, k) => value !== null && contains(String(value), query, this.data.columns[k]));
   }
 
+  usable(i) {
+    return !this.cards[i].querySelector(".pick").disabled;
+  }
+
   pick(indices, on) {
     for (const i of indices) {
-      if (this.data.blocks[i] === null) continue;
+      if (!this.usable(i)) continue;
       if (on) this.picked.add(i);
       else this.picked.delete(i);
       this.cards[i].querySelector(".pick").checked = on;
@@ -174,26 +285,21 @@ class Gallery {
     else this.say();
   }
 
-  say() {
-    byId("count").textContent = `${this.shown.length} of ${this.cards.length} shown, ${this.picked.size} selected`;
-    byId("export").disabled = byId("select-none").disabled = this.picked.size === 0;
-    byId("export").textContent = this.picked.size ? `Export SDF (${this.picked.size})` : "Export SDF";
+  // What an export takes: the selected ones or, without any, all that are shown.
+  chosen() {
+    return this.picked.size ? [...this.picked].sort((a, b) => a - b) : this.shown.filter((i) => this.usable(i));
   }
 
-  // The records as they were read, data fields included.
-  exportSdf(indices) {
-    const record = (i) => {
-      const fields = this.data.columns.map((column, k) => {
-        const value = this.data.rows[i][k];
-        return column.field && value !== null ? `>  <${column.key}>\n${value}\n\n` : "";
-      });
-      return `${this.data.blocks[i]}${fields.join("")}$$$$\n`;
-    };
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob(indices.map(record), { type: "chemical/x-mdl-sdfile" }));
-    link.download = `${this.data.name.replace(/(\.[a-z]+)?(\.gz)?$/i, "")}-selected.sdf`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  save(kind, indices) {
+    return this.exporter.save(kind, indices);
+  }
+
+  say() {
+    byId("count").textContent = `${this.shown.length} of ${this.cards.length} shown, ${this.picked.size} selected`;
+    const number = this.chosen().length;
+    byId("select-none").disabled = this.picked.size === 0;
+    byId("export").disabled = number === 0;
+    byId("export").textContent = `Export ${number}`;
   }
 }
 

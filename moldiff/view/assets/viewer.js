@@ -8,13 +8,12 @@ const STYLES = {
 };
 const FRAME_TIME = 90; // ms
 
-const byId = (id) => document.getElementById(id);
-
 class Stage {
   // The 3D viewer, made when it is first needed.
   constructor(element) {
     this.element = element;
     this.viewer = null;
+    this.core = []; // atoms that the molecule has in common with its lead
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.dark.addEventListener("change", () => this.viewer && this.viewer.setBackgroundColor(this.background()));
     element.addEventListener("keydown", (event) => this.onKey(event));
@@ -24,10 +23,13 @@ class Stage {
     return getComputedStyle(document.documentElement).getPropertyValue("--stage").trim();
   }
 
-  // Returns whether 3D can be shown at all; browsers without WebGL cannot.
-  start() {
+  // Whether 3D can be shown at all; browsers without WebGL cannot.
+  async start() {
     if (this.viewer) return true;
     try {
+      this.loaded ??= runPacked("stage");
+      await this.loaded;
+      if (this.viewer) return true;
       if (!document.createElement("canvas").getContext("webgl2") && !document.createElement("canvas").getContext("webgl")) return false;
       this.viewer = $3Dmol.createViewer(this.element, { backgroundColor: this.background(), antialias: true });
     } catch {
@@ -54,6 +56,8 @@ class Stage {
 
   restyle() {
     this.viewer.setStyle({}, STYLES[byId("style").value]);
+    const tone = getComputedStyle(document.documentElement).getPropertyValue("--core-3d").trim();
+    if (this.core.length) this.viewer.setStyle({ index: this.core, elem: "C" }, colored(STYLES[byId("style").value], tone));
     this.viewer.removeAllLabels();
     if (byId("labels").checked) {
       const look = { fontSize: 12, backgroundOpacity: 0.55, backgroundColor: "black", fontColor: "white", inFront: true, alignment: "center" };
@@ -72,6 +76,10 @@ class Stage {
     event.preventDefault();
     event.stopPropagation();
   }
+}
+
+function colored(style, color) {
+  return Object.fromEntries(Object.entries(style).map(([kind, look]) => [kind, { ...look, color }]));
 }
 
 function hasBonds(block) {
@@ -123,7 +131,7 @@ class Detail {
     byId("frame").addEventListener("input", () => { this.pause(); this.showFrame(); });
     byId("play").addEventListener("click", () => (this.timer ? this.pause() : this.play()));
     byId("detail-pick").addEventListener("change", (event) => this.gallery.pick([this.index], event.target.checked));
-    byId("detail-export").addEventListener("click", () => this.gallery.exportSdf([this.index]));
+    byId("detail-export").addEventListener("click", () => this.gallery.save("SDF", [this.index]));
     this.dialog.addEventListener("keydown", (event) => {
       if (event.target.matches("input, select") || event.altKey || event.ctrlKey || event.metaKey) return;
       if (event.key === "ArrowLeft") this.move(-1);
@@ -161,11 +169,14 @@ class Detail {
     const position = this.gallery.shown.indexOf(index);
     byId("detail-name").textContent = card.querySelector("h2").textContent;
     byId("detail-pic").replaceChildren(...[...card.querySelectorAll(".pic > *")].map((node) => node.cloneNode(true)));
+    const lead = this.data.leads[index];
+    byId("detail-lead").hidden = lead === null;
+    if (lead !== null) byId("detail-lead").replaceChildren(...[...byId(`lead${lead}`).children].map((node) => node.cloneNode(true)));
     byId("detail-status").replaceChildren(...[...card.querySelectorAll(".status > :not(.film)")].map((node) => node.cloneNode(true)));
     byId("previous").disabled = position <= 0;
     byId("next").disabled = position === this.gallery.shown.length - 1;
     byId("detail-pick").checked = this.gallery.picked.has(index);
-    byId("detail-pick").disabled = byId("detail-export").disabled = this.data.blocks[index] === null;
+    byId("detail-pick").disabled = byId("detail-export").disabled = !this.gallery.usable(index);
     byId("detail-values").replaceChildren(...this.valueRows(index));
   }
 
@@ -187,11 +198,14 @@ class Detail {
   }
 
   // 3D of the molecule shown, at the end of its film if it has one.
-  draw() {
-    const block = this.data.blocks[this.index];
-    const film = this.data.films[this.index];
-    const solid = this.data.views[this.index] !== null;
-    const works = solid && this.stage.start();
+  async draw() {
+    const index = this.index;
+    const block = this.data.blocks[index];
+    const film = this.data.films[index];
+    const solid = this.data.views[index] !== null;
+    if (solid) byId("stage").hidden = false; // so that the viewer finds out how large it is
+    const works = solid && (await this.stage.start());
+    if (index !== this.index || !this.dialog.open) return;
     byId("stage").hidden = !works;
     byId("no-stage").hidden = works;
     byId("no-stage").textContent = !solid ? "No 3D coordinates in this record." : "This browser shows no 3D (WebGL is switched off or missing).";
@@ -199,6 +213,7 @@ class Detail {
     if (!works) return;
     byId("stage").setAttribute("aria-label", `3D model of ${byId("detail-name").textContent}: drag or arrow keys turn it, wheel or plus and minus zoom`);
     this.stage.viewer.resize();
+    this.stage.core = this.data.cores[index];
     this.stage.show(film ? film[0] : block);
     this.stage.face(this.data.views[this.index]);
     if (film) {

@@ -1,0 +1,156 @@
+"""What molecules were made from: the lead of each record, and the atoms that it has in common with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdFMCS
+from rdkit.Geometry import Point2D
+
+from moldiff.errors import MoldiffError
+from moldiff.molecules.formats.reader import records
+from moldiff.molecules.formats.record import Record
+from moldiff.tasks.inputs import Source, given_records
+from moldiff.view.depict import flat
+
+_LIMIT = 1  # s that looking for a common part may take
+_MIN_COMMON = 4  # atoms that are worth a colour where nothing was kept
+_MAX_HEAVY = 80  # atoms of molecules whose common part is looked for
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """A molecule in 2D that others are laid out after.
+
+    Attributes:
+        mol: without hydrogens, with 2D coordinates.
+        number: what its heavy atoms are called in `kept_from`.
+        known: it is what was given; otherwise a molecule of the file stands in for it.
+    """
+
+    mol: Chem.Mol
+    number: Mapping[int, int]
+    name: str = ""
+    known: bool = True
+
+    @property
+    def text(self) -> str:
+        """A SMILES that tells leads apart."""
+        return str(Chem.MolToSmiles(self.mol))
+
+
+@dataclass
+class Leads:
+    """The leads of the records of a file, each looked up once; `chosen` is the lead of all."""
+
+    folder: Path
+    chosen: Lead | None = None
+    found: dict[tuple[str, ...], Lead] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path, lead: Source | None) -> Leads:
+        """With a file's first molecule or a SMILES as the lead of all records; None = what they were drawn from.
+
+        Raises:
+            MoldiffError: when the lead cannot be read.
+        """
+        if lead is None:
+            return cls(folder)
+        record = next(given_records("lead", lead), None)
+        if record is None or record.mol is None:
+            raise MoldiffError(f"lead: {record and record.problem and record.problem.reason or 'no molecule there'}")
+        return cls(folder, _lead(record.mol, record.name or "lead"))
+
+    def of_record(self, record: Record) -> tuple[Lead | None, dict[int, Point2D]]:
+        """The lead of a record, and the places of the atoms that both have by their number in the record."""
+        mol = record.mol
+        if mol is None or record.problem is not None:
+            return None, {}
+        kept, numbers = ([int(n) for n in _text(mol, key).split() if n.isdecimal()] for key in ("kept", "kept_from"))
+        kept = [atom for atom in kept if atom < mol.GetNumAtoms()]
+        lead = self.chosen or self._given(mol, dict(zip(kept, numbers, strict=False)))
+        if lead is None:
+            return None, {}
+        if self.chosen is None and kept:
+            rows = {number: row for row, number in lead.number.items()}
+            pairs = [(rows[n], atom) for atom, n in zip(kept, numbers, strict=False) if n in rows]
+        else:
+            pairs = _common(lead.mol, mol)
+        pos = lead.mol.GetConformer()
+        return lead, {atom: Point2D(pos.GetAtomPosition(row)) for row, atom in pairs}
+
+    def _given(self, mol: Chem.Mol, kept: Mapping[int, int]) -> Lead | None:
+        """What a molecule was drawn from as its `task` says; where that is gone, the molecule itself if it has a core.
+
+        A file is looked at only if it is still the one that was given, for anyone can have written a record.
+        """
+        key = (_text(mol, "task"), _text(mol, "input_record"), _text(mol, "kept_from"))
+        if key in self.found or not any(key):
+            return self.found.get(key)
+        lead = None
+        with suppress(MoldiffError, ValueError, OSError), rdBase.BlockLogs():
+            task = json.loads(key[0])
+            name = "core" if "core" in task else "of"
+            record = self._record(str(task[name]), task.get(f"{name}_sha256"), int(key[1] or 1))
+            lead = record and _lead(record, "core" if name == "core" else _text(mol, "input") or "lead")
+        if lead is None and kept:
+            lead = _lead(mol, "", kept)
+        if lead is not None:
+            self.found[key] = lead
+        return lead
+
+    def _record(self, text: str, digest: Any, number: int) -> Chem.Mol | None:
+        if digest is None:
+            params = Chem.SmilesParserParams()
+            params.removeHs = False
+            return Chem.MolFromSmiles(text, params)
+        for path in (Path(text), self.folder / Path(text).name):
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()[:16] == digest:
+                return next((record.mol for record in records(path) if record.number == number), None)
+        return None
+
+    @property
+    def known(self) -> dict[str, Lead]:
+        """Those that were given, each once, by their `text`."""
+        leads = [self.chosen] if self.chosen else self.found.values()
+        return {lead.text: lead for lead in leads if lead.known}
+
+
+def _lead(mol: Chem.Mol, name: str, kept: Mapping[int, int] | None = None) -> Lead:
+    """A lead of a molecule as it was read; of one that stands in for it, `kept` says what its atoms are called."""
+    drawn = flat(mol)
+    rows = {atom.GetIntProp("_index"): atom.GetIdx() for atom in drawn.GetAtoms()}
+    if kept is None:
+        return Lead(drawn, {row: index for index, row in rows.items()}, name)
+    return Lead(drawn, {rows[atom]: number for atom, number in kept.items() if atom in rows}, name, known=False)
+
+
+def _common(lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
+    """Pairs of atoms of the largest connected part that two molecules have in common, whole rings only."""
+    if mol.GetNumHeavyAtoms() > _MAX_HEAVY or lead.GetNumAtoms() > _MAX_HEAVY:
+        return []
+    with rdBase.BlockLogs():
+        heavy = flat(mol)
+        try:
+            both = [Chem.Mol(lead), Chem.Mol(heavy)]
+            for one in both:
+                Chem.SanitizeMol(one)
+            found = rdFMCS.FindMCS(both, timeout=_LIMIT, ringMatchesRingOnly=True, completeRingsOnly=True)
+            part = Chem.MolFromSmarts(found.smartsString)
+        except (RuntimeError, ValueError):
+            return []
+        if part is None or found.numAtoms < _MIN_COMMON:
+            return []
+        matches: Iterator[Sequence[int]] = (one.GetSubstructMatch(part) for one in both)
+        return [(row, heavy.GetAtomWithIdx(k).GetIntProp("_index")) for row, k in zip(*matches, strict=True)]
+
+
+def _text(mol: Chem.Mol, key: str) -> str:
+    return str(mol.GetProp(key)) if mol.HasProp(key) else ""
