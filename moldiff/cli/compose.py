@@ -57,7 +57,7 @@ def _store_metrics() -> None:
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
     *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
-    *("task.core", "task.input", "task.of", "like.reference", "exclude", "summary"),
+    *("task.core", "task.input", "task.of", "like.reference", "exclude", "lead", "summary"),
 )
 """Options that name files and folders, some of them also models or molecules."""
 

@@ -39,10 +39,10 @@ def with_outputs(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
         made["data"] = {**data, "folder": f"prepared/{data['name']}"}
     if command == "prepare" and made["out"] is None:
         made["out"] = made["data"]["folder"]
-    if command == "view" and made["out"] is None and made["input"] is not None:
-        from moldiff.sampling.sample import beside
+    if command == "view" and made["out"] is None and made["input"]:
+        from moldiff.view.page import target_of
 
-        made["out"] = str(beside(made["input"], "html"))
+        made["out"] = str(target_of(made["input"], None))
     return made
 
 
@@ -99,7 +99,7 @@ def _is_path(key: str, value: str) -> bool:
         from moldiff.diffusion.shipped import available_models
 
         return value not in ("?", *available_models(), *available_predictors())
-    if key in ("task.core", "task.of", "like.reference", "exclude"):
+    if key in ("task.core", "task.of", "like.reference", "exclude", "lead"):
         from moldiff.tasks.inputs import names_file
 
         return names_file(value)

@@ -211,8 +211,14 @@ def _check_train(options: Mapping[str, Any]) -> None:
 
 
 def _check_input(options: Mapping[str, Any]) -> None:
-    if options["input"] is None:
+    if not options["input"]:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
+
+
+def _check_evaluate(options: Mapping[str, Any]) -> None:
+    _check_input(options)
+    if not isinstance(options["input"], str):
+        raise MoldiffError(f"input: got {len(options['input'])} files, expected one; several at once: moldiff view")
 
 
 def _evaluate(options: Mapping[str, Any]) -> int:
@@ -262,7 +268,7 @@ def _view(options: Mapping[str, Any]) -> int:
     from moldiff.view import view
 
     with _judged(options) as shared:
-        page = view(options["input"], options["out"], **shared)
+        page = view(options["input"], options["out"], lead=options["lead"], **shared)
     print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 
@@ -300,7 +306,7 @@ _COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[[Map
     "prepare": (_check_prepare, _prepare),
     "train": (_check_train, _train),
     "sample": (check_sample, sample),
-    "evaluate": (_check_input, _evaluate),
+    "evaluate": (_check_evaluate, _evaluate),
     "view": (_check_view, _view),
     "verify": (_check_verify, _verify),
 }

@@ -5,7 +5,7 @@ The configs of Hydra, the checks of what is typed, the help and (by a test) docs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -73,7 +73,9 @@ class SampleOptions:
 class InputOptions:
     """Molecules that a command reads."""
 
-    input: str | None = option(None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE")
+    input: str | Sequence[str] | None = option(
+        None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE"
+    )
     hydrogens: str = option("keep", "add = first add those that a 3D structure lacks", choices=("keep", "add"))
 
 
@@ -106,6 +108,10 @@ class ViewOptions:
         None,
         "known molecules for novelty and to compare distributions with: a model's name or folder, a prepared folder, "
         "or a file of molecules",
+    )
+    lead: str | None = option(
+        None,
+        "a file or a SMILES: the molecule that all others are laid out after; null = what each was made from",
     )
     metrics: Mapping[str, Any] = option(
         {}, "numbers to show, as in `moldiff evaluate`: fast, full ...", typed="metrics=fast", group=True

@@ -78,7 +78,9 @@ def draw(
         except (RuntimeError, ValueError):  # RDKit's own errors, e.g. a graph that cannot be laid out
             return None
     places = [canvas.GetDrawCoords(k) for k in range(drawn.GetNumAtoms())]
-    inside = {atom.GetIdx() for atom in drawn.GetAtoms() if atom.HasProp("_index") and atom.GetIntProp("_index") in core}
+    inside = {
+        atom.GetIdx() for atom in drawn.GetAtoms() if atom.HasProp("_index") and atom.GetIntProp("_index") in core
+    }
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in drawn.GetBonds()]
     order = drawn.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]
     canvas.FinishDrawing()

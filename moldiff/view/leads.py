@@ -21,7 +21,8 @@ from moldiff.tasks.inputs import Source, given_records
 from moldiff.view.depict import flat
 
 _LIMIT = 1  # s that looking for a common part may take
-_MIN_COMMON = 4  # atoms that are worth a colour where nothing was kept
+_MIN_COMMON = 5  # atoms that are worth a colour where nothing was kept
+_LONGEST = 1000  # letters of a SMILES that a record says it was made from
 _MAX_HEAVY = 80  # atoms of molecules whose common part is looked for
 
 
@@ -65,7 +66,8 @@ class Leads:
             return cls(folder)
         record = next(given_records("lead", lead), None)
         if record is None or record.mol is None:
-            raise MoldiffError(f"lead: {record and record.problem and record.problem.reason or 'no molecule there'}")
+            reason = record.problem.reason if record and record.problem else "no molecule there"
+            raise MoldiffError(f"lead: {reason}")
         return cls(folder, _lead(record.mol, record.name or "lead"))
 
     def of_record(self, record: Record) -> tuple[Lead | None, dict[int, Point2D]]:
@@ -80,7 +82,9 @@ class Leads:
             return None, {}
         if self.chosen is None and kept:
             rows = {number: row for row, number in lead.number.items()}
-            pairs = [(rows[n], atom) for atom, n in zip(kept, numbers, strict=False) if n in rows]
+            pairs: Sequence[tuple[int, int]] = [
+                (rows[n], atom) for atom, n in zip(kept, numbers, strict=False) if n in rows
+            ]
         else:
             pairs = _common(lead.mol, mol)
         pos = lead.mol.GetConformer()
@@ -97,9 +101,10 @@ class Leads:
         lead = None
         with suppress(MoldiffError, ValueError, OSError), rdBase.BlockLogs():
             task = json.loads(key[0])
-            name = "core" if "core" in task else "of"
-            record = self._record(str(task[name]), task.get(f"{name}_sha256"), int(key[1] or 1))
-            lead = record and _lead(record, "core" if name == "core" else _text(mol, "input") or "lead")
+            name = next((name for name in ("core", "of") if isinstance(task, dict) and name in task), None)
+            given = self._record(str(task[name]), task.get(f"{name}_sha256"), int(key[1] or 1)) if name else None
+            if given is not None:
+                lead = _lead(given, "core" if name == "core" else _text(mol, "input") or "lead")
         if lead is None and kept:
             lead = _lead(mol, "", kept)
         if lead is not None:
@@ -107,12 +112,12 @@ class Leads:
         return lead
 
     def _record(self, text: str, digest: Any, number: int) -> Chem.Mol | None:
-        if digest is None:
-            params = Chem.SmilesParserParams()
+        if digest is None and len(text) <= _LONGEST:
+            params: Any = Chem.SmilesParserParams()
             params.removeHs = False
             return Chem.MolFromSmiles(text, params)
         for path in (Path(text), self.folder / Path(text).name):
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()[:16] == digest:
+            if path.is_file() and _digest(path) == digest:
                 return next((record.mol for record in records(path) if record.number == number), None)
         return None
 
@@ -154,3 +159,8 @@ def _common(lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
 
 def _text(mol: Chem.Mol, key: str) -> str:
     return str(mol.GetProp(key)) if mol.HasProp(key) else ""
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -22,6 +22,7 @@ from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.molecule_set import is_placed
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.suite import Choice, OnMetric
+from moldiff.molecules.descriptors import DESCRIPTORS
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.storage import write_atomically
@@ -46,6 +47,7 @@ _TILES = {
 _PACKED = {"3Dmol-min.js": "stage", "RDKit_minimal.js": "rdkit"}
 """Scripts of others that run only when they are needed: compressed in the page, in the element of this id."""
 _LICENCES = ("3Dmol", "RDKit", "fzstd")
+_MAX_DRUGLIKE = 100  # heavy atoms of molecules whose drug-likeness is worth the time it takes
 
 Sources = str | Path | Sequence[str | Path] | Sequence[Molecule | Recorded]
 """A file, several, or molecules."""
@@ -110,8 +112,8 @@ def view(
             folder, or a model's folder.
         lead: a file or a SMILES of the molecule that all others are laid out after and that is shown beside them;
             None = what each record says that it was made from.
-        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`. Drug-likeness
-            is added unless all molecules are as small as those of QM9.
+        metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`. QED, synthetic
+            accessibility and logP are shown unless all molecules are as small as those of QM9.
         hydrogens: "add" or "keep".
         on_progress: called with the name of a metric and how many of its steps are finished.
 
@@ -119,33 +121,31 @@ def view(
         MoldiffError: when `source`, `reference` or `lead` cannot be read, or the page cannot be written there.
     """
     with TemporaryDirectory() as folder:
-        paths = _paths(source)
-        names = [path.name for path in paths]
-        names = names if len(set(names)) == len(names) else list(map(str, paths))
-        target = target_of(paths, out) if paths or out is not None else None
-        if not paths:
-            names = [f"{len(source)} molecules" if target is None else target.stem]
-            paths = [Path(folder) / "molecules.sdf"]
-            write(paths[0], source)
-            write_trajectories(trajectory_path(paths[0]), (one for one in source if not isinstance(one, Molecule)))
-        sets = [read(path) for path in paths]
+        files = _given(source)
+        target = None if out is None and not files else target_of(files, out)
+        names = [path.name for path in files]
+        names = names if len(set(names)) == len(names) else list(map(str, files))
+        if not files:
+            drawn: Sequence[Any] = list(source)  # type: ignore[arg-type]  # molecules, as it is no name of a file
+            names = [f"{len(drawn)} molecules" if target is None else target.stem]
+            files = [Path(folder) / "molecules.sdf"]
+            write(files[0], drawn)
+            write_trajectories(trajectory_path(files[0]), (one for one in drawn if not isinstance(one, Molecule)))
+        sets = [read(path) for path in files]
         if hydrogens == "add":
             sets = [ReadResult(one.path, [record.completed() for record in one.records]) for one in sets]
         lookup = all(map(_as_in_qm9, sets))
-        chosen = metrics if lookup else _with_druglike(metrics)
-        shared: Any = {"reference": reference, "metrics": chosen, "hydrogens": hydrogens, "on_progress": on_progress}
-        files = [
-            _File(name, found, evaluate(found, **shared), Leads.of(found.path.parent, lead))
-            for name, found in zip(names, sets, strict=True)
-        ]
-        page = _page(files, reference, lookup)
+        shared: Any = {"reference": reference, "metrics": metrics, "hydrogens": hydrogens, "on_progress": on_progress}
+        leads = [Leads.of(one.path.parent, lead) for one in sets]  # before what takes long
+        reports = [evaluate(one, **shared) for one in sets]
+        page = _page([_File(*parts) for parts in zip(names, sets, reports, leads, strict=True)], reference, lookup)
     if target is None:
         return Page(page)
     write_atomically(target, page.encode("utf-8", "replace"))
     return target
 
 
-def _paths(source: Sources) -> list[Path]:
+def _given(source: Sources) -> list[Path]:
     """The files of a source; none if it is molecules."""
     if isinstance(source, str | Path):
         return [Path(source)]
@@ -176,15 +176,17 @@ def _as_in_qm9(found: ReadResult) -> bool:
     )
 
 
-def _with_druglike(metrics: Choice) -> Choice:
-    asked = list(metrics) if isinstance(metrics, Sequence) and not isinstance(metrics, str) else [metrics]
-    names = {getattr(one, "name", one) for one in asked}
-    return asked if names & {"druglike", "full"} else [*asked, "druglike"]
+def _druglike(smiles: str | None) -> dict[str, float]:
+    """QED, synthetic accessibility and logP of a valid molecule, under the names that `metrics=druglike` gives them."""
+    mol = Chem.MolFromSmiles(smiles) if smiles else None
+    if mol is None or mol.GetNumHeavyAtoms() > _MAX_DRUGLIKE:
+        return {}
+    return {f"druglike_{name}": float(DESCRIPTORS[name].of(mol)) for name in ("qed", "sa", "logp")}
 
 
 def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) -> str:
     """The page of files as HTML; `lookup`: whether what protocol P1 says means something."""
-    entries = _entries(files)
+    entries = _entries(files, druglike=not lookup)
     data = [data_fields(entry.record) for entry in entries]
     columns = columns_of([entry.row for entry in entries], data, lookup=lookup)
     pairs = zip(entries, data, strict=True)
@@ -193,7 +195,9 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
     known = {text: lead for file in files for text, lead in file.leads.known.items()}
     order = {text: index for index, text in enumerate(known)}
     lead_of = [order.get(entry.lead.text) if entry.lead and entry.lead.known else None for entry in entries]
-    scripts = [_asset(name) for name in ("fzstd.js", "chemistry.js", "viewer.js", "plots.js", "exports.js", "gallery.js")]
+    scripts = [
+        _asset(name) for name in ("fzstd.js", "chemistry.js", "viewer.js", "plots.js", "exports.js", "gallery.js")
+    ]
     runs = [*scripts, *map(_asset, _PACKED)]
     return render(
         "page.html",
@@ -203,12 +207,12 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
         num_records=len(entries),
         unreadable=sum(entry.record.mol is None for entry in entries),
         files=_summaries(files, reference, lookup),
+        tables=_tables(files),
         reference=None if reference is None else Path(reference).name,
         leads=[(lead.name, draw(lead.mol, f"lead {lead.name}")) for lead in known.values()],
         constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
-            _card(entry)
-            | {"index": k, "facts": facts(columns, cells[k]), "has_film": k in shown}
+            _card(entry) | {"index": k, "facts": facts(columns, cells[k]), "has_film": k in shown}
             for k, entry in enumerate(entries)
         ],
         data={
@@ -231,19 +235,21 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
     )
 
 
-def _entries(files: Sequence[_File]) -> list[_Entry]:
-    """The records of all files, one file after the other."""
+def _entries(files: Sequence[_File], *, druglike: bool) -> list[_Entry]:
+    """The records of all files, one file after the other; `druglike`: with the numbers of drug-like molecules."""
     found = []
     for number, file in enumerate(files):
         for record, row in zip(file.found.records, file.report.to_dict()["molecules"], strict=True):
-            named = {"file": file.name, **row} if len(files) > 1 else row
-            found.append(_Entry(record, named, number, *file.leads.of_record(record)))
+            named = {"file": file.name} if len(files) > 1 else {}
+            more = _druglike(row.get("smiles")) if druglike and "druglike_qed" not in row else {}
+            found.append(_Entry(record, {**named, **row, **more}, number, *file.leads.of_record(record)))
     return found
 
 
 def _films(files: Sequence[_File]) -> dict[int, Any]:
     """The films of all records by their place on the page."""
-    found, first = {}, 0
+    found: dict[int, Any] = {}
+    first = 0
     for file in files:
         found |= {first + index: film for index, film in films(file.found.path, file.found.records).items()}
         first += len(file.found.records)
@@ -255,8 +261,8 @@ def _summaries(files: Sequence[_File], reference: str | Path | None, lookup: boo
     known = None if reference is None else reference_distributions(reference)
     found = []
     for file in files:
-        tables = file.report.groups()
-        rows = {row.result.name: row for table in tables for row in table.rows if row.result.value is not None}
+        rows = {row.result.name: row for group in file.report.groups() for row in group.rows}
+        rows = {name: row for name, row in rows.items() if row.result.value is not None}
         keys = [key for key in _TILES if key in rows and (lookup or not key.startswith("p1_"))]
         drawn = Distributions.of(record.mol for record in file.found.records if record.mol is not None)
         found.append(
@@ -264,10 +270,27 @@ def _summaries(files: Sequence[_File], reference: str | Path | None, lookup: boo
                 "name": file.name,
                 "tiles": [(_TILES[key], rows[key]) for key in keys],
                 "plots": plots(drawn, known),
-                "tables": tables,
             }
         )
     return found
+
+
+def _tables(files: Sequence[_File]) -> list[dict[str, Any]]:
+    """All numbers by protocol; of several files those of each in a column."""
+    tables: dict[str, dict[str, Any]] = {}
+    alone = len(files) == 1
+    for column, file in enumerate(files):
+        for group in file.report.groups():
+            heads = group.heads if alone else [one.name for one in files]
+            table = tables.setdefault(group.title, {"title": group.title, "heads": heads, "rows": {}})
+            for row in group.rows:
+                empty = {"label": row.label, "what": row.note or row.result.definition, "cells": [""] * len(files)}
+                entry = table["rows"].setdefault(row.result.name, empty)
+                if alone:
+                    entry["cells"] = row.cells
+                else:
+                    entry["cells"][column] = " ".join(row.cells[:2])
+    return list(tables.values())
 
 
 def _asset(name: str) -> str:

@@ -50,9 +50,7 @@ class Column:
     on_card: bool = False
 
 
-def columns_of(
-    rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]], *, lookup: bool
-) -> list[Column]:
+def columns_of(rows: Sequence[Mapping[str, Any]], data: Sequence[Mapping[str, str]], *, lookup: bool) -> list[Column]:
     """The columns: what the evaluation says of each record, then the data fields.
 
     `lookup`: whether what protocol P1 says, which knows only the bonds of QM9, belongs on the cards.
@@ -83,7 +81,7 @@ def columns_of(
 
 def facts(columns: Sequence[Column], cells: Sequence[Cell]) -> list[tuple[str, str, Cell]]:
     """Kind, label and value of what the card of a record shows; the kind of a warning is "alert"."""
-    found = []
+    found: list[tuple[str, str, Cell]] = []
     for column, value in zip(columns, cells, strict=True):
         shown = typed(value) if isinstance(value, str) else value
         if column.on_card and shown not in (None, "", "none"):

@@ -1,6 +1,7 @@
 """The HTML page: a card for every record, nothing that runs or loads but its own scripts, and films."""
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lead_files import CORE, GROWN, OTHERS, grown_file
 from models import MODEL_CONFIG, small_model
 from rdkit import Chem
 
@@ -67,6 +69,11 @@ class Page(HTMLParser):
     @property
     def data(self) -> dict[str, Any]:
         return json.loads(self.scripts[0])
+
+    @property
+    def runs(self) -> list[str]:
+        """The scripts that run, at once or once they are unpacked."""
+        return self.scripts[4:] + [gzip.decompress(base64.b64decode(packed)).decode() for packed in self.scripts[1:3]]
 
     def column(self, label: str) -> list[Any]:
         """The cells of a column."""
@@ -136,7 +143,7 @@ def test_columns_have_the_kind_of_their_values(mixed: Path) -> None:
 def test_texts_of_the_file_stay_texts(mixed: Path) -> None:
     target = view(mixed)
     page = Page(target)
-    assert [tag for tag, _ in page.elements].count("script") == 4
+    assert [tag for tag, _ in page.elements].count("script") == 4 + 6
     assert "img" not in {tag for tag, _ in page.elements}
     assert page.column("note")[0] == " ".join(BREAKOUT.split())
     assert page.column("name")[0] == HOSTILE
@@ -152,9 +159,15 @@ def test_nothing_is_loaded_from_elsewhere(mixed: Path) -> None:
     assert "@import" not in style
     policy = next(attrs["content"] for tag, attrs in page.elements if tag == "meta" and "http-equiv" in attrs) or ""
     assert policy.startswith("default-src 'none'")
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts[1:]]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.runs]
     assert re.findall(r"'sha256-([^']+)'", policy) == hashes
-    assert "unsafe-eval" not in policy
+    assert "'unsafe-eval'" not in policy
+    assert not re.search(r"[^.\w]eval\(|new Function\(", "".join(page.runs[:-2]) + page.runs[-1])
+    assert len(target_text(mixed)) < 3_000_000
+
+
+def target_text(path: Path) -> str:
+    return path.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_numbers_that_are_none_are_no_numbers(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +215,7 @@ def test_reference_is_drawn_over_the_plots(tmp_path: Path, molecules: list[Molec
     save_pretrained(tmp_path / "model", small_model(), MODEL_CONFIG, dtype=torch.float32)
     (tmp_path / "model" / "novelty.safetensors").write_bytes((SAMPLE / "novelty.safetensors").read_bytes())
     page = Page(view(tmp_path / "a.sdf", reference=reference))
-    assert [tag for tag, _ in page.elements].count("figure") == 3
+    assert [tag for tag, _ in page.elements].count("figcaption") == 3 + 1  # with that of a molecule chosen later
     assert sum(tag == "path" for tag, _ in page.having("ref")) == {"prepared": 3, "file": 2, "model": 2}[kind]
     assert page.column("novel") == [False] * 6
     assert not [tag for tag, _ in Page(view(tmp_path / "a.sdf")).having("ref")]
@@ -222,6 +235,96 @@ def test_molecules_from_python(tmp_path: Path, molecules: list[Molecule]) -> Non
     assert page.column("name") == [molecule.name for molecule in molecules]
     assert page.data["films"] == {}
     assert f"{len(molecules)} molecules" in str(view(molecules))  # without a file, for a notebook
+
+
+def core_places(page: Page) -> dict[str, np.ndarray]:
+    """Where the atoms of the core lie in each drawing, one unit apart on average from their middle."""
+    names = [attrs["title"] or "" for tag, attrs in page.elements if tag == "h2" and "title" in attrs]
+    drawings = [attrs for _, attrs in page.having("mol")]
+    core, found = Chem.MolFromSmiles(CORE.replace("*", "")), {}
+    for name, attrs in zip(["lead"] * (len(drawings) - len(names)) + names, drawings, strict=True):
+        mol = Chem.MolFromSmiles(attrs["data-smiles"] or "")
+        places = np.array((attrs["data-places"] or "").split(), dtype=float).reshape(-1, 2)
+        assert len(places) == mol.GetNumAtoms()
+        part = places[list(mol.GetSubstructMatch(core))]
+        part = part - part.mean(0)
+        found[name] = part / np.linalg.norm(part, axis=1).mean()
+    return found
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_kept_core_lies_the_same_way_in_all_drawings(tmp_path: Path, known: bool) -> None:
+    path = grown_file(tmp_path / "a.sdf")
+    if not known:  # a file that is there no more
+        path.write_text(path.read_text().replace(json.dumps({"name": "grow", "core": CORE}), '{"core": "/no.sdf"}'))
+    page = Page(view(path))
+    places = core_places(page)
+    assert list(places) == ["lead"] * known + list(GROWN)
+    for name in GROWN:
+        np.testing.assert_allclose(places[name], places["amide"], atol=0.06)
+    if known:
+        np.testing.assert_allclose(places["lead"], places["amide"], atol=0.06)
+    assert len(page.having("core")) == len(GROWN)
+    assert page.data["leads"] == [0 if known else None] * len(GROWN)
+    block = Chem.MolFromMolBlock(page.data["blocks"][1], removeHs=False)
+    assert "".join(sorted(block.GetAtomWithIdx(k).GetSymbol() for k in page.data["cores"][1])) == "C" * 10 + "N"
+
+
+def test_a_lead_of_ones_own_colours_what_is_common(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = grown_file(tmp_path / "a.sdf", {**GROWN, **OTHERS}, core=None)
+    assert Page(view(path)).data["leads"] == [None] * 9
+    assert main(["view", f"input={path}", "lead='CNCCc1c[nH]c2ccccc12'"]) == 0
+    page = Page(path.with_suffix(".html"))
+    assert page.data["leads"] == [0] * 9
+    assert [len(core) for core in page.data["cores"][:3]] == [13, 11, 11]
+    assert page.data["cores"][7] == []  # caffeine
+    assert main(["view", f"input={path}", "lead=nothing.sdf"]) == 2
+    assert "nothing.sdf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["[]", "{", '{"core": 3}', '{"of": "SECRET", "of_sha256": "0123456789abcdef"}'])
+def test_a_record_cannot_name_a_file_to_be_shown(tmp_path: Path, task: str) -> None:
+    secret = grown_file(tmp_path / "secret.sdf", OTHERS, core=None)
+    path = grown_file(tmp_path / "a.sdf", OTHERS, core=None)
+    asked = task.replace("SECRET", str(secret))
+    path.write_text(path.read_text().replace("$$$$", f">  <task>\n{asked}\n\n>  <kept>\n999 -1 x\n\n$$$$"))
+    page = Page(view(path))
+    assert page.data["leads"] == [None] * 3
+    assert page.column("status") == ["ok"] * 3
+
+
+def test_each_kind_of_molecule_has_its_numbers(tmp_path: Path, mixed: Path) -> None:
+    drugs = Page(view(grown_file(tmp_path / "a.sdf", OTHERS, core=None)))
+    shown = " ".join(drugs.text)
+    assert "QED" in shown
+    assert "logP" in shown
+    np.testing.assert_allclose(drugs.column("QED"), [0.5501, 0.5385, 0.8216], atol=1e-3)
+    assert not [text for text in drugs.text if text in ("P1 stable", "not P1 stable", "stable (P1)")]
+    small = Page(view(mixed))
+    assert "stable (P1)" in small.text
+    assert "QED" not in [column["label"] for column in small.data["columns"]]
+
+
+def test_several_files_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grown_file(Path("a.sdf"))
+    grown_file(Path("b.sdf"), OTHERS, core=None)
+    assert main(["view", "input=[a.sdf,b.sdf]"]) == 0
+    page = Page(tmp_path / "a_and_1_more.html")
+    assert page.column("file") == ["a.sdf"] * 6 + ["b.sdf"] * 3
+    assert page.column("record") == [1, 2, 3, 4, 5, 6, 1, 2, 3]
+    assert page.data["file"] == [0] * 6 + [1] * 3
+    assert page.data["leads"] == [0] * 6 + [None] * 3
+    assert "100.00 % 3/3" in page.text  # a column for each file
+    Path("other").mkdir()
+    grown_file(Path("other/a.sdf"), OTHERS, core=None)
+    again = Page(view(["a.sdf", "other/a.sdf"], "both.html"))
+    assert again.data["files"] == ["a.sdf", "other/a.sdf"]
+    assert main(["view", "input=[a.sdf,nothing.sdf]"]) == 2
+    assert "nothing.sdf: no such file" in capsys.readouterr().err
+    assert main(["evaluate", "input=[a.sdf,b.sdf]"]) == 2
 
 
 def test_impossible_pages(tmp_path: Path, mixed: Path) -> None:

@@ -25,8 +25,13 @@ class Chemistry {
 
   async start() {
     await runPacked("rdkit");
+    const program = await WebAssembly.compile(fzstd.decompress(unpacked("wasm")));
     const silent = () => {};
-    this.rdkit = await initRDKitModule({ wasmBinary: fzstd.decompress(unpacked("wasm")), print: silent, printErr: silent });
+    this.rdkit = await initRDKitModule({
+      instantiateWasm: (imports, receive) => WebAssembly.instantiate(program, imports).then(receive),
+      print: silent,
+      printErr: silent,
+    });
     // Hydrogens stay where a drawing shows them, so that its atoms keep their numbers.
     this.mols = this.drawings.map((svg) => svg && this.rdkit.get_mol(svg.dataset.smiles, '{"removeHs":false}'));
     this.prints = this.mols.map((mol) => mol && mol.get_morgan_fp_as_uint8array('{"radius":2,"nBits":2048}'));

@@ -1,6 +1,8 @@
 "use strict";
 // Searching, filtering, sorting and selecting the cards, which are in the page from the start.
 
+const NARROWEST = 236; // pixels of a card
+
 class Gallery {
   constructor(data) {
     this.data = data;
@@ -19,7 +21,6 @@ class Gallery {
     this.fillMenus();
     this.fillBoxes("statuses", this.values.map((row) => row[this.column.status]), (a, b) => (b[0] === "ok") - (a[0] === "ok") || b[1] - a[1]);
     this.fillBoxes("files", data.file.map((file) => data.files[file]));
-    this.layOut();
     this.listen();
     this.plot = new Plot(this);
     this.update();
@@ -52,13 +53,16 @@ class Gallery {
     }
   }
 
-  // A lead beside the cards, and a column of cards for each of a few files.
+  // A lead beside the cards, and columns of cards for each of a few files.
   layOut() {
     byId("pinned").hidden = !byId("pinned").querySelector("figure:not([hidden])");
     const number = this.data.files.length;
     byId("beside-label").hidden = number < 2 || number > 4;
-    this.list.style.setProperty("--files", number);
     this.list.classList.toggle("beside", !byId("beside-label").hidden && byId("beside").checked);
+    const wide = Math.max(1, Math.floor(this.list.clientWidth / (number * NARROWEST)));
+    const ranks = this.data.files.map(() => 0);
+    for (const i of this.shown) this.cards[i].style.setProperty("--column", this.data.file[i] * wide + (ranks[this.data.file[i]]++ % wide) + 1);
+    this.list.style.setProperty("--columns", number * wide);
   }
 
   // The input that fits the kind of the chosen column.
@@ -105,6 +109,7 @@ class Gallery {
     byId("select-shown").addEventListener("click", () => this.pick(this.shown, true));
     byId("select-none").addEventListener("click", () => this.pick([...this.picked], false));
     byId("export").addEventListener("click", () => this.save(byId("format").value, this.chosen()));
+    window.addEventListener("resize", () => this.update());
     byId("unpin").addEventListener("click", () => this.unpin());
     this.list.addEventListener("change", (event) => {
       if (event.target.matches(".pick")) this.pick([Number(event.target.dataset.i)], event.target.checked);
@@ -177,7 +182,6 @@ class Gallery {
     this.plot.fillMenus();
     byId("sort").value = k;
     this.turn(true);
-    this.layOut();
     this.update();
   }
 
@@ -186,7 +190,6 @@ class Gallery {
     for (const fact of this.list.querySelectorAll(".alike")) fact.remove();
     byId("sort").value = this.column.number ?? 0;
     this.turn(false);
-    this.layOut();
     this.update();
     this.list.focus();
   }
@@ -251,6 +254,7 @@ class Gallery {
     const present = [...this.list.children].filter((card) => !card.hidden);
     if (order.some((card, k) => card !== present[k])) this.list.append(...order);
     byId("nothing").hidden = this.shown.length > 0;
+    this.layOut();
     this.say();
     this.plot.draw();
   }

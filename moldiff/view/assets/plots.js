@@ -36,6 +36,8 @@ class Plot {
     if (!byId("refine").open) return;
     const [x, y] = [byId("plot-x").value, byId("plot-y").value];
     if (x === "") return;
+    PLOT.width = Math.max(300, this.svg.clientWidth);
+    this.svg.setAttribute("viewBox", `0 0 ${PLOT.width} ${PLOT.height}`);
     const { values, data } = this.gallery;
     const shown = new Set(this.gallery.shown);
     const known = [...values.keys()].filter((i) => values[i][x] !== null && (y === "" || values[i][y] !== null));

@@ -50,6 +50,7 @@ class Stage {
   // All in view; quaternion: the rotation that turns the molecule's broadest side to the viewer.
   face(quaternion) {
     this.viewer.zoomTo();
+    this.viewer.zoom(Math.min(1, this.element.clientWidth / this.element.clientHeight)); // it fits the height alone
     if (quaternion) this.viewer.setView([...this.viewer.getView().slice(0, 4), ...quaternion]);
     this.viewer.render();
   }
