@@ -71,5 +71,10 @@ def solid(molecule: Molecule) -> str:
         "viewer.setStyle({}, {stick: {radius: 0.12}, sphere: {scale: 0.22}}); viewer.zoomTo(); viewer.render();"
         "</script></body>"
     )
-    frame = "width:420px;height:320px;border:1px solid #8884;border-radius:6px"
-    return f'<iframe style="{frame}" sandbox="allow-scripts" srcdoc="{escape(page)}"></iframe>'
+    return framed(page, "width:420px;height:320px")
+
+
+def framed(page: str, size: str) -> str:
+    """A page, of a `size` in CSS, within a notebook, which it cannot reach."""
+    look = f"{size};border:1px solid #8884;border-radius:6px"
+    return f'<iframe style="{look}" sandbox="allow-scripts allow-downloads" srcdoc="{escape(page)}"></iframe>'

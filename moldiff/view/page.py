@@ -7,7 +7,6 @@ import gzip
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +27,7 @@ from moldiff.molecules.formats.record import Record
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
+from moldiff.sampling.notebook import framed
 from moldiff.sampling.sample import beside, trajectory_path, write_trajectories
 from moldiff.tasks.inputs import Source
 from moldiff.view.depict import draw, facing, films, molblock, render
@@ -61,12 +61,6 @@ class Page(str):
 
     def _repr_html_(self) -> str:
         return framed(self, "width:100%;height:640px")
-
-
-def framed(page: str, size: str) -> str:
-    """A page within another one, which it cannot reach."""
-    look = f"{size};border:1px solid #8884;border-radius:6px"
-    return f'<iframe style="{look}" sandbox="allow-scripts allow-downloads" srcdoc="{escape(page)}"></iframe>'
 
 
 @dataclass(frozen=True)
