@@ -143,7 +143,7 @@ def _given(source: Sources) -> list[Path]:
     """The files of a source; none if it is molecules."""
     if isinstance(source, str | Path):
         return [Path(source)]
-    return [Path(one) for one in source if isinstance(one, str | Path)]
+    return list(dict.fromkeys(Path(one) for one in source if isinstance(one, str | Path)))
 
 
 def target_of(source: str | Path | Sequence[str | Path], out: str | Path | None) -> Path:

@@ -53,8 +53,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("browser")
 
 
-@pytest.fixture(scope="module")
-def browser(folder: Path) -> Iterator[Any]:
+def chromium(folder: Path) -> Any:
+    """A browser that saves into `downloads` of a folder."""
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
@@ -65,6 +65,12 @@ def browser(folder: Path) -> Iterator[Any]:
     (folder / "downloads").mkdir()
     where = {"behavior": "allow", "downloadPath": str(folder / "downloads")}
     driver.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    return driver
+
+
+@pytest.fixture(scope="module")
+def browser(folder: Path) -> Iterator[Any]:
+    driver = chromium(folder)
     yield driver
     driver.quit()
 
@@ -336,6 +342,8 @@ def test_the_plot_is_brushed(grown: Any) -> None:
     )
     counts = "return [...document.querySelectorAll('#plot rect.out title')].map((one) => parseInt(one.textContent))"
     assert sum(grown.execute_script(counts)) == 6
+    low = "return [...document.querySelectorAll('#plot rect.out')].map((one) => one.getBoundingClientRect().bottom)"
+    assert max(bottoms := grown.execute_script(low)) - min(bottoms) < 1, "bars stand on the axis"
     drag(grown, (0.08, 0.3), (0.5, 0.5))
     assert 0 < len(names(grown)) < 6
     assert find(grown, "#filters button").text.startswith("logP: ")

@@ -109,7 +109,13 @@ class Gallery {
     byId("select-shown").addEventListener("click", () => this.pick(this.shown, true));
     byId("select-none").addEventListener("click", () => this.pick([...this.picked], false));
     byId("export").addEventListener("click", () => this.save(byId("format").value, this.chosen()));
-    window.addEventListener("resize", () => this.update());
+    let width = innerWidth;
+    window.addEventListener("resize", () => {
+      if (width === innerWidth) return; // a phone's address bar comes and goes
+      width = innerWidth;
+      this.layOut();
+      this.plot.draw();
+    });
     byId("unpin").addEventListener("click", () => this.unpin());
     this.list.addEventListener("change", (event) => {
       if (event.target.matches(".pick")) this.pick([Number(event.target.dataset.i)], event.target.checked);
@@ -139,7 +145,7 @@ class Gallery {
   showLead(card) {
     const lead = card && this.data.leads[Number(card.id.slice(1))];
     for (const figure of byId("pinned").querySelectorAll(".lead")) figure.classList.toggle("current", figure.id === `lead${lead}`);
-    const figure = lead !== null && card && byId(`lead${lead}`);
+    const figure = card && lead !== null && byId(`lead${lead}`);
     if (figure) byId("pinned").scrollTo({ top: figure.offsetTop - 8, left: figure.offsetLeft - 8 });
   }
 

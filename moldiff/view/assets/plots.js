@@ -53,7 +53,7 @@ class Plot {
     const { values, data, cards } = this.gallery;
     this.y = scale(known.map((i) => values[i][y]), PLOT.height - PLOT.bottom, PLOT.top);
     return known.map((i) => {
-      const point = shape("circle", { cx: this.x.at(values[i][x]), cy: this.y.at(values[i][y]), r: 4.5, class: `dot f${data.file[i] % 6}${shown.has(i) ? "" : " out"}`, "data-i": i });
+      const point = shape("circle", { cx: this.x.at(values[i][x]), cy: this.y.at(values[i][y]), r: 4.5, class: `mark f${data.file[i] % 6}${shown.has(i) ? "" : " out"}`, "data-i": i });
       const title = shape("title", {});
       title.textContent = `${cards[i].querySelector("h2").textContent}: ${short(values[i][x])}, ${short(values[i][y])}`;
       point.append(title);
@@ -80,7 +80,7 @@ class Plot {
     const width = (this.x.at(this.x.low + step) - this.x.at(this.x.low)) / files;
     return counts.flatMap(([all, some], file) => [all, some].flatMap((side, part) => side.map((number, k) => {
       const left = this.x.at(this.x.low + k * step) + file * width;
-      const bar = shape("rect", { x: left + 0.5, y: this.y.at(number), width: Math.max(1, width - 1), height: this.y.at(0) - this.y.at(number), class: `dot f${file % 6}${part ? "" : " out"}` });
+      const bar = shape("rect", { x: left + 0.5, y: this.y.at(number), width: Math.max(1, width - 1), height: this.y.at(0) - this.y.at(number), class: `mark f${file % 6}${part ? "" : " out"}` });
       const title = shape("title", {});
       title.textContent = `${number} from ${short(this.x.low + k * step)} to ${short(this.x.low + (k + 1) * step)}`;
       bar.append(title);
