@@ -32,7 +32,7 @@ from moldiff.sampling.sample import trajectory_path
 
 WIDTH, HEIGHT = 240, 170
 _SVG = "{http://www.w3.org/2000/svg}"
-_MAX_HEAVY = 250  # atoms of a drawing: no one can read a larger one, and laying out takes minutes from 1,000 on
+MAX_HEAVY = 250  # atoms of a drawing: no one can read a larger one, and laying out takes minutes from 1,000 on
 
 
 _ENVIRONMENT = Environment(
@@ -61,7 +61,7 @@ def draw(
     number, lie at these places and have a ground of their own. With it come a SMILES of what is drawn and the places of
     its atoms, by which the page searches and marks what it finds.
     """
-    if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > _MAX_HEAVY:
+    if (mol.GetNumAtoms() > 1 and mol.GetNumBonds() == 0) or mol.GetNumHeavyAtoms() > MAX_HEAVY:
         return None
     with rdBase.BlockLogs():
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from rdkit import Chem, rdBase
@@ -18,12 +19,12 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
 from moldiff.tasks.inputs import Source, given_records
-from moldiff.view.depict import flat
+from moldiff.view.depict import MAX_HEAVY, flat
 
-_LIMIT = 1  # s that looking for a common part may take
+_LIMIT, _LIMIT_OF_ALL = 1, 60  # s that looking for a common part, and for those of all records, may take
 _MIN_COMMON = 5  # atoms that are worth a colour where nothing was kept
 _LONGEST = 1000  # letters of a SMILES that a record says it was made from
-_MAX_HEAVY = 80  # atoms of molecules whose common part is looked for
+_MOST_COMMON = 80  # heavy atoms of molecules whose common part is looked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ class Leads:
     folder: Path
     chosen: Lead | None = None
     found: dict[tuple[str, ...], Lead] = field(default_factory=dict)
+    spent: float = 0.0  # s on common parts
 
     @classmethod
     def of(cls, folder: Path, lead: Source | None) -> Leads:
@@ -75,20 +77,19 @@ class Leads:
         mol = record.mol
         if mol is None or record.problem is not None:
             return None, {}
-        kept, numbers = ([int(n) for n in _text(mol, key).split() if n.isdecimal()] for key in ("kept", "kept_from"))
-        kept = [atom for atom in kept if atom < mol.GetNumAtoms()]
-        lead = self.chosen or self._given(mol, dict(zip(kept, numbers, strict=False)))
+        pairs = zip(_text(mol, "kept").split(), _text(mol, "kept_from").split(), strict=False)
+        numbers = {int(atom): int(number) for atom, number in pairs if (atom + number).isdecimal()}
+        kept = {atom: number for atom, number in numbers.items() if atom < mol.GetNumAtoms()}
+        lead = self.chosen or self._given(mol, kept)
         if lead is None:
             return None, {}
         if self.chosen is None and kept:
             rows = {number: row for row, number in lead.number.items()}
-            pairs: Sequence[tuple[int, int]] = [
-                (rows[n], atom) for atom, n in zip(kept, numbers, strict=False) if n in rows
-            ]
+            shared: Sequence[tuple[int, int]] = [(rows[n], atom) for atom, n in kept.items() if n in rows]
         else:
-            pairs = _common(lead.mol, mol)
+            shared = self._common(lead.mol, mol)
         pos = lead.mol.GetConformer()
-        return lead, {atom: Point2D(pos.GetAtomPosition(row)) for row, atom in pairs}
+        return lead, {atom: Point2D(pos.GetAtomPosition(row)) for row, atom in shared}
 
     def _given(self, mol: Chem.Mol, kept: Mapping[int, int]) -> Lead | None:
         """What a molecule was drawn from as its `task` says; where that is gone, the molecule itself if it has a core.
@@ -121,6 +122,22 @@ class Leads:
                 return next((record.mol for record in records(path) if record.number == number), None)
         return None
 
+    def _common(self, lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
+        """Pairs of atoms of the largest connected part that both have, whole rings only."""
+        if max(mol.GetNumHeavyAtoms(), lead.GetNumAtoms()) > _MOST_COMMON or self.spent > _LIMIT_OF_ALL:
+            return []
+        started, heavy = monotonic(), flat(mol)
+        both = [Chem.Mol(lead), Chem.Mol(heavy)]
+        for one in both:
+            Chem.SanitizeMol(one)
+        found = rdFMCS.FindMCS(both, timeout=_LIMIT, ringMatchesRingOnly=True, completeRingsOnly=True)
+        self.spent += monotonic() - started
+        if found.numAtoms < _MIN_COMMON:
+            return []
+        part = Chem.MolFromSmarts(found.smartsString)
+        matches = (one.GetSubstructMatch(part) for one in both)
+        return [(row, heavy.GetAtomWithIdx(k).GetIntProp("_index")) for row, k in zip(*matches, strict=True)]
+
     @property
     def known(self) -> dict[str, Lead]:
         """Those that were given, each once, by their `text`."""
@@ -130,6 +147,8 @@ class Leads:
 
 def _lead(mol: Chem.Mol, name: str, kept: Mapping[int, int] | None = None) -> Lead:
     """A lead of a molecule as it was read; of one that stands in for it, `kept` says what its atoms are called."""
+    if mol.GetNumHeavyAtoms() > MAX_HEAVY:
+        raise MoldiffError(f"lead: got {mol.GetNumHeavyAtoms()} heavy atoms, expected at most {MAX_HEAVY}")
     drawn = flat(mol)
     rows = {atom.GetIntProp("_index"): atom.GetIdx() for atom in drawn.GetAtoms()}
     if kept is None:
@@ -137,28 +156,11 @@ def _lead(mol: Chem.Mol, name: str, kept: Mapping[int, int] | None = None) -> Le
     return Lead(drawn, {rows[atom]: number for atom, number in kept.items() if atom in rows}, name, known=False)
 
 
-def _common(lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
-    """Pairs of atoms of the largest connected part that two molecules have in common, whole rings only."""
-    if mol.GetNumHeavyAtoms() > _MAX_HEAVY or lead.GetNumAtoms() > _MAX_HEAVY:
-        return []
-    with rdBase.BlockLogs():
-        heavy = flat(mol)
-        try:
-            both = [Chem.Mol(lead), Chem.Mol(heavy)]
-            for one in both:
-                Chem.SanitizeMol(one)
-            found = rdFMCS.FindMCS(both, timeout=_LIMIT, ringMatchesRingOnly=True, completeRingsOnly=True)
-            part = Chem.MolFromSmarts(found.smartsString)
-        except (RuntimeError, ValueError):
-            return []
-        if part is None or found.numAtoms < _MIN_COMMON:
-            return []
-        matches: Iterator[Sequence[int]] = (one.GetSubstructMatch(part) for one in both)
-        return [(row, heavy.GetAtomWithIdx(k).GetIntProp("_index")) for row, k in zip(*matches, strict=True)]
-
-
 def _text(mol: Chem.Mol, key: str) -> str:
-    return str(mol.GetProp(key)) if mol.HasProp(key) else ""
+    """A data field as text; "" where there is none, or it cannot be decoded."""
+    with suppress(UnicodeDecodeError, KeyError):
+        return str(mol.GetProp(key))
+    return ""
 
 
 def _digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from moldiff.evaluation.report import Report
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.descriptors import DESCRIPTORS
 from moldiff.molecules.formats.reader import ReadResult, read
-from moldiff.molecules.formats.record import Record
+from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
@@ -236,7 +236,9 @@ def _entries(files: Sequence[_File], *, druglike: bool) -> list[_Entry]:
         for record, row in zip(file.found.records, file.report.to_dict()["molecules"], strict=True):
             named = {"file": file.name} if len(files) > 1 else {}
             more = _druglike(row.get("smiles")) if druglike and "druglike_qed" not in row else {}
-            found.append(_Entry(record, {**named, **row, **more}, number, *file.leads.of_record(record)))
+            known = guarded(file.leads.of_record, record)
+            lead, core = (None, {}) if isinstance(known, InvalidMolecule) else known
+            found.append(_Entry(record, {**named, **row, **more}, number, lead, core))
     return found
 
 

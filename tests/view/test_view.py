@@ -287,7 +287,11 @@ def test_a_record_cannot_name_a_file_to_be_shown(tmp_path: Path, task: str) -> N
     secret = grown_file(tmp_path / "secret.sdf", OTHERS, core=None)
     path = grown_file(tmp_path / "a.sdf", OTHERS, core=None)
     asked = task.replace("SECRET", str(secret))
-    path.write_text(path.read_text().replace("$$$$", f">  <task>\n{asked}\n\n>  <kept>\n999 -1 x\n\n$$$$"))
+    path.write_text(
+        path.read_text().replace(
+            "$$$$", f">  <task>\n{asked}\n\n>  <kept>\n999 -1 x {'9' * 5000}\n\n>  <kept_from>\n1 2 3 4\n\n$$$$"
+        )
+    )
     page = Page(view(path))
     assert page.data["leads"] == [None] * 3
     assert page.column("status") == ["ok"] * 3
