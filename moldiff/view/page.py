@@ -33,7 +33,7 @@ from moldiff.tasks.inputs import Source
 from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
 from moldiff.view.leads import Lead, Leads
-from moldiff.view.table import columns_of, data_fields, facts
+from moldiff.view.table import Cell, Column, columns_of, data_fields, facts
 
 _TILES = {
     "p2_valid": "valid (P2)",
@@ -209,24 +209,28 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
             _card(entry) | {"index": k, "facts": facts(columns, cells[k]), "has_film": k in shown}
             for k, entry in enumerate(entries)
         ],
-        data={
-            "name": files[0].name if len(files) == 1 else "molecules",
-            "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
-            "rows": cells,
-            "blocks": blocks,
-            "views": [facing(entry.record) for entry in entries],
-            "films": shown,
-            "files": [file.name for file in files],
-            "file": [entry.file for entry in entries],
-            "leads": lead_of,
-            "cores": [sorted(entry.core) for entry in entries],
-        },
+        data=_data(files, entries, columns, cells) | {"blocks": blocks, "films": shown, "leads": lead_of},
         scripts=scripts,
         packed={place: _base64(gzip.compress(_asset(name).encode(), mtime=0)) for name, place in _PACKED.items()},
         wasm=_base64(resources.files("moldiff.view").joinpath("assets", "RDKit_minimal.wasm.zst").read_bytes()),
         licences=[(name, _asset(f"{name}-LICENSE.txt")) for name in _LICENCES],
         version=__version__,
     )
+
+
+def _data(
+    files: Sequence[_File], entries: Sequence[_Entry], columns: Sequence[Column], cells: Sequence[Sequence[Cell]]
+) -> dict[str, Any]:
+    """The table behind the page for its scripts, and for each record its file, core and best side."""
+    return {
+        "name": files[0].name if len(files) == 1 else "molecules",
+        "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
+        "rows": cells,
+        "views": [facing(entry.record) for entry in entries],
+        "files": [file.name for file in files],
+        "file": [entry.file for entry in entries],
+        "cores": [sorted(entry.core) for entry in entries],
+    }
 
 
 def _entries(files: Sequence[_File], *, druglike: bool) -> list[_Entry]:
