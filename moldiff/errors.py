@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 
 class MoldiffError(ValueError):
@@ -22,6 +23,12 @@ def check_at_least(name: str, value: int | None, low: int) -> None:
     """
     if value is not None and value < low:
         raise MoldiffError(f"{name}: got {value}, expected a whole number of at least {low}")
+
+
+def require(package: str, extra: str) -> None:
+    """Raise a `MoldiffError` where an optional package, of that extra, is not installed."""
+    if find_spec(package) is None:
+        raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[{extra}]"')
 
 
 def as_range(value: int | str | Sequence[int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ class SampleTarget:
     """What `moldiff sample` delivers, by which model."""
 
     n: int = option(100, "molecules to deliver", least=1)
-    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi` or `.csv`, each also with `.gz`")
+    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi`, `.csv`, each also `.gz`; `.pdbqt`")
     model: str = option(
         "qm9",
         "a model of the package, or a trained one's folder; ? lists",

@@ -164,16 +164,17 @@ def bars() -> Iterator[Callable[[str, float, int], None]]:
 
 def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecords | None) -> list[str]:
     """Draw and write what can be written; returns why the others cannot."""
-    from moldiff.molecules.formats.writer import Writer
+    from moldiff.molecules.formats.writer import Writer, writer_of
     from moldiff.sampling.sample import beside, trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
     keep_older = not (options["overwrite"] or options["resume"])
     with ExitStack() as files:
         if finished is None or not len(finished):  # what is ranked comes all at once
-            writer = files.enter_context(Writer(out, streamed=run.search is None, keep_older=keep_older))
+            writer = writer_of(out, streamed=run.search is None, keep_older=keep_older)
         else:
-            writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
+            writer = Writer.behind(out, finished.size, len(finished))
+        files.enter_context(writer)
         films = drawn = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Status
 from moldiff.processes import OnProgress, was_interrupted
 
@@ -78,12 +76,6 @@ class Metric(Protocol):
         self, molecules: MoleculeSet, reference: MoleculeSet | None, on_progress: OnProgress | None
     ) -> MetricOutput:
         """The numbers of `molecules`, compared with `reference` where that is what the metric does."""
-
-
-def require(package: str) -> None:
-    """Raise a `MoldiffError` where an optional package is not installed."""
-    if find_spec(package) is None:
-        raise MoldiffError(f'{package} is not installed; to install it: pip install "moldiff[eval]"')
 
 
 def count_statuses(

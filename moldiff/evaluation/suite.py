@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import Metric, MetricOutput, require
+from moldiff.errors import MoldiffError, require
+from moldiff.evaluation.metric import Metric, MetricOutput
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.distributions import Distribution
 from moldiff.evaluation.metrics.diversity import Diversity, NearestNeighbours
@@ -65,7 +65,7 @@ def choose(choice: Choice) -> tuple[list[Metric], dict[str, str]]:
                 raise MoldiffError(f"metrics: got {metric.name} twice")
             try:
                 if package := getattr(metric, "package", None):
-                    require(package)
+                    require(package, "eval")
                 chosen[metric.name] = metric
             except MoldiffError as error:
                 if names is None and not getattr(metric, "skip_if_missing", False):

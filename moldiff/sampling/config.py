@@ -81,7 +81,15 @@ class SamplingConfig:
         beside=True,
     )
     size: int | tuple[int, int] | None = option(None, "heavy atoms: `9`, or `7..9`; `null` = as in the training data")
-    charge: int | None = option(None, "total charge; `null` = as in training, or in what is given")
+    charge: int | None = option(
+        None, "total; `null` = as learnt, or given", full="total charge; `null` = as in training, or in what is given"
+    )
+    ph: float | None = option(
+        None,
+        "in water, 7.4",
+        full="pH of water, such as `7.4`, whose charges delivered molecules get, hydrogens placed; `null` = as drawn",
+        beside=True,
+    )
     elements: Sequence[str] | None = option(
         None,
         "the only elements, such as [C,H,O]",
@@ -208,6 +216,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_whole("seed", self.seed, 0, 2**32)
+        if self.ph is not None and not 0 <= self.ph <= 14:
+            raise MoldiffError(f"ph: got {self.ph}, expected a number from 0 to 14, such as 7.4")
         check_whole("candidates", self.candidates, 1, 1001)
         check_whole("first", self.first, 0, 2**31)
         check_whole("max_draws", 1 if self.max_draws is None else self.max_draws, 1, 2**31)
@@ -252,6 +262,7 @@ class SamplingOverrides(TypedDict, total=False):
     first: int
     size: int | tuple[int, int] | None
     charge: int | None
+    ph: float | None
     elements: Sequence[str] | None
     forbid: Sequence[str]
     condition: Mapping[str, float]

@@ -21,8 +21,7 @@ from moldiff.diffusion.property_predictor import PropertyPredictor, load_predict
 from moldiff.diffusion.sampler import PowerSampler, Sampler
 from moldiff.diffusion.shipped import advice, available_models
 from moldiff.diffusion.statistics import Statistics
-from moldiff.errors import MoldiffError, as_range
-from moldiff.evaluation.metric import require
+from moldiff.errors import MoldiffError, as_range, require
 from moldiff.evaluation.metrics.druglike import check_columns
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
 from moldiff.molecules.identity import canonical_key
@@ -117,7 +116,9 @@ class Generator:
         config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
         choice, task = self._choice(config), self._task(config)
         if config.relax == "xtb":
-            require("tblite")
+            require("tblite", "eval")
+        if config.ph is not None:
+            require("molscrub", "dock")
         _check_memory(task.sizes()[1], self.device)
         sizes = task.sizes() if config.size is None else as_range(config.size)
         for line in _warnings(task, sizes, model.vocabulary, model.statistics):
@@ -142,6 +143,7 @@ class Generator:
             trajectory=config.trajectory,
             budget=MemoryBudget(CPU_PAIRS if self.device.type == "cpu" else GPU_PAIRS),
             arithmetic=config.arithmetic or FLOAT32,
+            ph=config.ph,
             relax=config.relax,
             choice=choice,
         )

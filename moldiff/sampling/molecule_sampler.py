@@ -44,6 +44,7 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.processes import Failure, available_cpus, stream_limited
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import AnyFilter, apply_filters
+from moldiff.sampling.protonate import protonated
 from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.tasks.analogues import similarity
@@ -114,6 +115,7 @@ class MoleculeSampler:
     filters: tuple[AnyFilter, ...] = ()  # what molecules have to pass
     excluded: frozenset[str] = frozenset()  # canonical keys of what is not delivered, and LEAD
     similarity: tuple[float, float] | None = None  # the least and the largest to what a task was given
+    ph: float | None = None  # of water, whose charges molecules get; None = they keep those that were drawn
     relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
     arithmetic: Precision = FLOAT32
     choice: BestOfN | None = None  # which of several candidates is the molecule; None = there is one
@@ -218,7 +220,11 @@ class MoleculeSampler:
             "trajectory": end.trajectory and tuple(outcome.in_its_frame(frame) for frame in end.trajectory),
         }
         problem = verdict.problem or _CONTACTS.check(molecule)
-        if self.relax != "none" and problem is None and refusal is None and not failed:
+        is_wanted = problem is None and refusal is None and not failed
+        if self.ph is not None and is_wanted:
+            moved["molecule"], fields = protonated(molecule, self.ph)
+            molecule, values = moved["molecule"], values | fields
+        if self.relax != "none" and is_wanted:
             moved["molecule"], fields = relaxed(molecule, self.relax, kept_atoms(spec.start, molecule))
             values |= fields
         return Sample(

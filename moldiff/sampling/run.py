@@ -29,7 +29,7 @@ from moldiff.sampling.sample import RunCounts, Sample
 from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.tasks.task import Admission
 
-_NOT_ALWAYS = ("task", "precision", "relax")
+_NOT_ALWAYS = ("task", "precision", "ph", "relax")
 """Settings that records have only where they differ from the default."""
 
 
@@ -167,6 +167,7 @@ class SamplingRun:
             "seed": self.config.seed,
             "steps": sampler.num_steps,
             "decode": self.config.decode,
+            "ph": None if self.config.ph is None else f"{self.config.ph:g}",
             "relax": None if relax == "none" else relax,
             "sampler": json.dumps(asdict(sampler)),
             "task": json.dumps(self.asked) if self.asked else None,
@@ -197,7 +198,7 @@ class SamplingRun:
 
     def _delivered(self, sample: Sample) -> Sample:
         """A molecule with what known lists say of it, and with a mark where it is of a hazardous class."""
-        smiles, values = sample.smiles, dict[str, Value | None]()
+        smiles, values = sample.verdict.strict, dict[str, Value | None]()  # lists hold molecules without charges
         if smiles is not None and (hazard := first_alert("HAZARD", Chem.MolFromSmiles(smiles))):
             values["hazard"] = hazard
             self.hazards.append(f"{sample.molecule.name} ({hazard})")
@@ -224,7 +225,8 @@ class SamplingRun:
         behind = indices[-1] + 1
         # With nothing required, those that could not be written (a coordinate that is not finite) were kept as well.
         kept = len(indices) if self.config.keep or self.molecules.filters else behind - self.config.first
-        keys = (identity.canonical_key(record["SMILES"]) for record in finished.fields if "SMILES" in record)
+        drawn = (record.get("drawn_SMILES", record.get("SMILES")) for record in finished.fields)
+        keys = (identity.canonical_key(smiles) for smiles in drawn if smiles is not None)
         return replace(self, done=ResumePoint(kept, behind, frozenset(keys)))
 
     def _checked(self, fields: Sequence[Mapping[str, str]], path: Path) -> list[int]:

@@ -20,6 +20,7 @@ from moldiff.evaluation.metrics.validity import ValidityCounts, ValidityReport
 from moldiff.molecules import convert
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import Recorded, Writer, write
+from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.sampling import notebook
 from moldiff.sampling.filters import AnyFilter
@@ -74,7 +75,7 @@ class Sample(DecodedMolecule):
     """
 
     index: int  # within the run
-    verdict: ValidityReport
+    verdict: ValidityReport  # on the molecule as it was drawn
     unsound: InvalidMolecule | None  # what is impossible about the distances of a valid molecule; None = nothing
     task: Mapping[str, Value | None] = field(default_factory=dict)
     refusal: str | None = None  # why it is not what the task asked for; None = it is
@@ -113,10 +114,10 @@ class Sample(DecodedMolecule):
         """Why it is not valid, or not sound; empty if it is both."""
         return self.problem.reason if self.problem else ""
 
-    @property
+    @cached_property
     def smiles(self) -> str | None:
         """Isomeric SMILES, None if not valid."""
-        return self.verdict.strict
+        return strict_key(self.molecule) if "protonated_by" in self.task else self.verdict.strict
 
     @property
     def seed(self) -> int:

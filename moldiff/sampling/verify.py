@@ -96,7 +96,7 @@ def verify(
         except MoldiffError as error:
             found.append(Verification(record.number, record.name, Finding.FOREIGN, str(error)))
         else:  # what differs in nothing but its index is drawn together
-            names = (*_SETTINGS, "size", "task", "precision", "relax")
+            names = (*_SETTINGS, "size", "task", "precision", "ph", "relax")
             waiting[tuple((name, claim.fields[name]) for name in names if name in claim.fields)].append(claim)
     total = len(found) + sum(map(len, waiting.values()))
     if not total:
@@ -167,6 +167,7 @@ def _config(settings: Mapping[str, str]) -> SamplingConfig:
         keep=(),
         sampler=sampler,
         decode=settings["decode"],
+        ph=float(settings["ph"]) if "ph" in settings else None,
         relax=settings.get("relax", "none"),
         workers=0,
     )
@@ -197,10 +198,15 @@ def _compared(claim: _Claim, drawn: Sample) -> Verification:
         version = claim.fields.get("version", "an earlier version")
         if version != moldiff.__version__:
             reason += f" (written by {version}, this is {moldiff.__version__})"
+        tool, here = claim.fields.get("protonated_by"), drawn.task.get("protonated_by")
+        if tool != here:
+            reason += f" (protonated by {tool}, here by {here})"
         return claim.found(Finding.CHANGED, reason, shift)
 
     if _graph(claim.molecule) != _graph(drawn.molecule):
-        return changed(f"these settings draw {drawn.smiles or 'another molecule'}")
+        same = _skeleton(claim.molecule) == _skeleton(drawn.molecule)
+        what = "other hydrogens, charges or orders of bonds; " if same else ""
+        return changed(f"{what}these settings draw {drawn.smiles or 'another molecule'}")
     first, second = positions(claim.molecule), positions(drawn.molecule)
     shift = float(np.linalg.norm(first - second, axis=1).max())
     if shift > TOLERANCE:
@@ -213,6 +219,11 @@ def _compared(claim: _Claim, drawn: Sample) -> Verification:
     if (written := claim.fields.get("SMILES")) != drawn.smiles:
         return changed(f"SMILES {written}, drawn as {drawn.smiles}")
     return claim.found(Finding.REPRODUCED, "", shift)
+
+
+def _skeleton(molecule: Molecule) -> tuple[list[int], list[list[int]]]:
+    """Elements, and which atoms are bonded."""
+    return molecule.atomic_number.tolist(), molecule.bonds[:, :2].tolist()
 
 
 def _graph(molecule: Molecule) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,29 @@ Value = str | float | int | bool  # what a data field of a written record may ho
 PARQUET = (".parquet", ".pq")
 HYDROGENS_ADDED = "hydrogens added"
 NAMELESS = "data field without a name, left out"
+
+
+def field_texts(molecule: Molecule, fields: Mapping[str, Value | None] | None) -> dict[str, str]:
+    """The properties of a molecule and further data as text by name; None and NaN are left out.
+
+    Raises MoldiffError for coordinates that are not finite, which no file can hold, or a name that SDF cannot.
+    """
+    if not molecule.is_finite:
+        raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
+    values = {**molecule.properties, **(fields or {})}
+    return {key: text for key, value in values.items() if (text := _field_text(key, value)) is not None}
+
+
+def _field_text(key: str, value: Value | None) -> str | None:
+    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
+        return None
+    if not key or re.search(r"[<>\r\n]", key):
+        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.8g}"
+    return " ".join(str(value).split())
 
 
 class Fields(NamedTuple):
@@ -259,7 +283,7 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
     name = path.name.lower()
     unpacked = name.removesuffix(".gz")
     suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""
-    if suffix not in known or (suffix in PARQUET and unpacked != name):
+    if suffix not in known or (suffix in (*PARQUET, ".pdbqt") and unpacked != name):
         raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
     return suffix
 

@@ -63,9 +63,9 @@ def shown(path: str | Path) -> str:
 def set_aside(path: Path) -> Path | None:
     """Give what is at `path` a name with the first number that is free: "a.1.sdf" for "a.sdf"; None = nothing is there.
 
-    It also keeps its old name, so that a file is there until another takes its place.
+    A file also keeps its old name, so that one is there until another takes its place; a folder does not.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     found = re.fullmatch(r"(.+?)((?:\.trajectory)?\.\w+(?:\.gz)?)", path.name)
     stem, suffix = found.groups() if found else (path.name, "")
@@ -77,7 +77,10 @@ def set_aside(path: Path) -> Path | None:
         except FileExistsError:
             number += 1
             continue
-        except OSError:  # a file system without links
+        except OSError:  # a folder, or a file system without links
+            if other.exists():
+                number += 1
+                continue
             path.rename(other)
         return other
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import math
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, cast
 
-import numpy as np
-
-from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.record import Value, file_suffix
+from moldiff.errors import MoldiffError, require
+from moldiff.molecules.formats.pdbqt import PdbqtFolder
+from moldiff.molecules.formats.record import Value, field_texts, file_suffix
 from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
 from moldiff.molecules.formats.smiles import TableFile, smiles_text
 from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
@@ -40,7 +37,7 @@ class Recorded(Protocol):
 
 def write(path: str | Path, molecules: Iterable[Molecule | Recorded]) -> int:
     """Write molecules to a file, each with its properties or record as data; how many there were. See `Writer`."""
-    with Writer(path) as writer:
+    with writer_of(path) as writer:
         for item in molecules:
             writer.write(*(item, None) if isinstance(item, Molecule) else (item.molecule, item.record()))
     return writer.count
@@ -95,10 +92,7 @@ class Writer:
         Raises MoldiffError for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
         that has no SMILES.
         """
-        if not molecule.is_finite:
-            raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
-        values = {**molecule.properties, **(fields or {})}
-        text = {key: text for key, value in values.items() if (text := _field_text(key, value)) is not None}
+        text = field_texts(molecule, fields)
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._format is not None:
                 self._add(self._format(molecule, text))
@@ -187,14 +181,25 @@ class Writer:
                 raise
 
 
+def writer_of(path: str | Path, *, streamed: bool = False, keep_older: bool = False) -> Writer | PdbqtFolder:
+    """What writes molecules to `path`: a `Writer`, or for .pdbqt a folder of files."""
+    if (path := check_target(path)).suffix.lower() == ".pdbqt":
+        return PdbqtFolder(path, keep_older=keep_older)
+    return Writer(path, streamed=streamed, keep_older=keep_older)
+
+
 def check_target(path: str | Path) -> Path:
     """The path, if molecules can be written to a file of that name.
 
     Raises MoldiffError for an unknown suffix, or a folder that does not exist.
     """
     path = Path(path)
-    file_suffix(path, _FORMATS)
-    if path.is_dir():
+    is_folder = file_suffix(path, _TARGETS) == ".pdbqt"
+    if is_folder:
+        require("meeko", "dock")
+    if path.is_dir() != is_folder and path.exists():
+        if is_folder:
+            raise MoldiffError(f"{path}: is a file, expected the name of a folder")
         raise MoldiffError(f"{path}: is a folder, expected the name of a file")
     if not path.parent.is_dir():
         raise MoldiffError(f"{path}: the folder {path.parent} does not exist")
@@ -206,24 +211,13 @@ def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
     return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
 
 
-def _field_text(key: str, value: Value | None) -> str | None:
-    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
-        return None
-    if not key or re.search(r"[<>\r\n]", key):
-        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.8g}"
-    return " ".join(str(value).split())
-
-
 _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
     ".sdf": sdf_text,
     ".xyz": xyz_text,
     ".smi": smiles_text,
     ".csv": None,  # a table, see `TableFile`
 }
+_TARGETS = (*_FORMATS, ".pdbqt")
 
 _END = f"\n{END_OF_RECORD}\n".encode()
 _BYTES = 1 << 20
