@@ -77,7 +77,8 @@ _NAMES: dict[type, str] = {
 _TYPES = {
     "int | None": "sampler.num_steps data.min_count metrics.p3.charge",
     "float | None": "sampler.corrector sampler.churn sampler.class_lead task.rmsd",
-    "str | None": "task.core task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
+    "list | str | None": "task.core",
+    "str | None": "task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
     "data.name_column data.split_field",
     "list | None": "data.properties",
     "list | int | None": "task.charge",

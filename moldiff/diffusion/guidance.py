@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -174,13 +175,22 @@ class StereoTargets(TensorFields):
 
     def log_odds(self, pos: Tensor) -> Tensor:
         """Log of how likely estimated coordinates [B, N, 3] (Å) are to turn out as is wanted, in all [B]."""
+        heights, sides = self._turned(pos)
+        counted = torch.cat([self.centres[..., 0], self.double_bonds[..., 0]], 1) >= 0
+        odds = torch.nn.functional.logsigmoid(_SHARPNESS * torch.cat([heights / _HEIGHT, sides], 1))
+        return (odds * counted).sum(1)
+
+    def met(self, pos: np.ndarray) -> tuple[bool, bool]:
+        """Whether one molecule [N, 3] (Å), or else its mirror image, has all of them; and whether it is the image."""
+        heights, sides = (turned[0] > 0 for turned in self._turned(torch.as_tensor(pos)[None]))
+        mirrored = len(heights) > 0 and not bool(heights.any())
+        return bool(sides.all()) and (mirrored or bool(heights.all())), mirrored
+
+    def _turned(self, pos: Tensor) -> tuple[Tensor, Tensor]:
+        """Heights of centres [B, H] (Å) and sides of double bonds [B, S], positive where they are as is wanted."""
         rows = torch.arange(len(pos), device=pos.device)[:, None, None]
         centres, chains = (pos[rows, ends.clamp(min=0)].unbind(2) for ends in (self.centres, self.double_bonds))
-        heights = _heights(*centres) / _HEIGHT
-        sides = _cosines(*chains) * torch.where(self.same_side.bool(), 1.0, -1.0)
-        counted = torch.cat([self.centres[..., 0], self.double_bonds[..., 0]], 1) >= 0
-        odds = torch.nn.functional.logsigmoid(_SHARPNESS * torch.cat([heights, sides], 1))
-        return (odds * counted).sum(1)
+        return _heights(*centres), _cosines(*chains) * torch.where(self.same_side.bool(), 1.0, -1.0)
 
 
 def _direction(vector: Tensor) -> Tensor:

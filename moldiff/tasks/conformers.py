@@ -17,7 +17,7 @@ from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_atoms, usable
+from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_first, usable
 from moldiff.tasks.task import Admission, Input, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_MATCHES = 1000
@@ -71,10 +71,7 @@ class _Target(Input):
             atom = part.label(int(np.flatnonzero(part.open)[0]))
             raise MoldiffError(f"{name}: atom {atom} of {part.molecule.name} lacks bonds, expected a whole molecule")
         part.check_known(name, vocabulary)
-        heavy = heavy_atoms(source.mol)
-        hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
-        ordered = Chem.RenumberAtoms(source.mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
-        ordered.RemoveAllConformers()
+        ordered = heavy_first(source.mol)
         stated = marks(ordered)
         return cls(source.molecule, source.number, ordered, stated, stereo_targets(ordered, stated))
 

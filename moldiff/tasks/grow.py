@@ -14,16 +14,19 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import cdist, pdist
 
 from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError, as_range
+from moldiff.molecules.conformers import marks
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.inputs import Choice, FixedPart, InputMolecule, Source, given, select
+from moldiff.tasks.conformers import stereo_targets
+from moldiff.tasks.inputs import Choice, FixedPart, InputMolecule, Source, given, heavy_first, select
 from moldiff.tasks.task import Task, TaskOutcome, start_at
 
 Number = int | str | Sequence[int] | None
@@ -63,8 +66,11 @@ class Grow:
 class Link:
     """New atoms that join two or more pieces.
 
+    Pieces in 3D stay where they are. Of pieces as SMILES the atoms and bonds are known alone, and how they lie is drawn
+    with the link.
+
     Args:
-        core: the pieces in 3D, in one record or several, of one file or several.
+        core: the pieces in 3D, in one record or several, of one file or several; or as SMILES, `*` at open ends.
         keep: atoms that stay, by number over all records (from 0) or SMARTS; None = all.
         attach: atoms that gain a bond, at least one in each piece; None = those with open ends and, in a piece without
             any, in each sample another of those with hydrogens.
@@ -116,13 +122,15 @@ class Replace:
 
 def _core(source: Source | Sequence[Source] | None, *, several: bool = False) -> InputMolecule:
     """The molecule that is given, or several records as one of several pieces, atoms numbered through."""
-    found, rejected = given("core", source)
+    found, rejected = given("core", source, coordinates=not several)
     if rejected:
         raise MoldiffError(f"core: record {rejected[0][0]}: {rejected[0][1]}")
     if len(found) == 1:
         return found[0]
     if not several:
         raise MoldiffError(f"core: got {len(found)} molecules, expected one")
+    if len({one.placed for one in found}) > 1:
+        raise MoldiffError("core: got pieces with coordinates and without, expected all in 3D or all as SMILES")
     mol = reduce(Chem.CombineMols, [one.mol for one in found])
     molecule = from_rdkit(mol)
     assert isinstance(molecule, Molecule)
@@ -169,10 +177,10 @@ def _task(
         got, alone = " and ".join(part.label(atom) for atom in attach), part.label(free[0][0])
         raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
     sizes = _new_sizes(request.new_atoms, part, statistics)
-    if len(groups) > 1:
+    if len(groups) > 1 and part.source.placed:
         sizes = _long_enough(sizes, part, groups, attach)
     distances = pdist(part.molecule.pos)
-    if distances.min(initial=np.inf) < _SHORTEST:
+    if part.source.placed and distances.min(initial=np.inf) < _SHORTEST:
         one, other = (part.label(int(row[distances.argmin()])) for row in np.triu_indices(part.size, 1))
         apart = f"{one} and {other} are {distances.min():.2f} Å apart"
         raise MoldiffError(f"core: atoms {apart}, expected atoms that do not overlap")
@@ -186,7 +194,16 @@ def _task(
         first = part.label(free[choices.index(())][0])
         raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {first} ...")
     name = type(request).__name__.lower()
-    return KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed)
+    return KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed, _stereo(part))
+
+
+def _stereo(part: FixedPart) -> StereoTargets | None:
+    """What is stated of whole pieces without coordinates, but for centres at open ends; None = nothing."""
+    if part.source.placed or part.size < len(part.source.index):
+        return None
+    mol = heavy_first(part.source.mol)
+    hands, sides = marks(mol)
+    return stereo_targets(mol, ({row: hand for row, hand in hands.items() if row not in part.source.anchors}, sides))
 
 
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
@@ -238,6 +255,7 @@ class KeptTask(Task):
     size_weights: Mapping[int, int]  # of every number of new atoms
     vocabulary: Vocabulary
     hydrogens_placed: bool  # whether the model knows places of hydrogens
+    stereo: StereoTargets | None = None  # of pieces whose places are drawn
 
     def sizes(self) -> tuple[int, int]:
         return self.part.size + min(self.size_weights), self.part.size + max(self.size_weights)
@@ -248,6 +266,7 @@ class KeptTask(Task):
         ends += [f"any of {len(group)} atoms with hydrogens" for group in self.choices]
         pieces = part.molecule.pieces()[0]
         stay = f"{part.size} atoms stay" + (f" in {pieces} pieces" if pieces > 1 else "")
+        stay += "" if part.source.placed else ", where they lie is drawn"
         return [f"{self.name}: {stay}; attach: {'; '.join(ends)}"]
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
@@ -263,7 +282,8 @@ class KeptTask(Task):
             offset = np.zeros_like(offset)
         known = replace(part, pos=part.pos - part.pos.mean(0), num_hydrogens=count, hydrogen_offset=offset)
         level = np.repeat([0.0, 1.0], [self.part.size, new])
-        return start_at(known, self.vocabulary, pos=level, atom=level)
+        pos = level if self.part.source.placed else np.ones_like(level)
+        return replace(start_at(known, self.vocabulary, pos=pos, atom=level), stereo=self.stereo)
 
     def lead(self, index: int) -> Molecule:
         return self.part.source.molecule
@@ -274,6 +294,10 @@ class KeptTask(Task):
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule in the input's frame, what is kept exactly as it was, and whether it is attached."""
         part, size = self.part.molecule, self.part.size
+        if not self.part.source.placed:
+            is_right, mirrored = (True, False) if self.stereo is None else self.stereo.met(molecule.pos)
+            outcome = TaskOutcome(molecule, self._fields(molecule), None if is_right else "stereo", mirrored=mirrored)
+            return replace(outcome, molecule=outcome.in_its_frame(molecule))
         pos = molecule.pos + part.pos.mean(0)
         pos[:size] = part.pos
         offset = molecule.hydrogen_offset.copy()
@@ -282,15 +306,19 @@ class KeptTask(Task):
             kept = part.hydrogen_offset[atom, placed[atom].any(-1)]
             offset[atom] = 0
             offset[atom, : len(kept)] = kept
+        whole = replace(molecule, pos=pos, hydrogen_offset=offset)
+        return TaskOutcome(whole, self._fields(molecule), offset=part.pos.mean(0))
+
+    def _fields(self, molecule: Molecule) -> dict[str, Value | None]:
+        part, size = self.part.molecule, self.part.size
         losing = molecule.num_hydrogens[:size] < part.num_hydrogens
         ends = np.flatnonzero(losing | (self.part.open > 0))
-        fields: dict[str, Value | None] = {
+        return {
             "kept": " ".join(map(str, range(size))),
             "kept_from": " ".join(map(str, self.part.source.index[list(self.part.rows)].tolist())),
             "attach": " ".join(map(str, ends.tolist())),
             "attached": is_attached(molecule, size, ends),
         }
-        return TaskOutcome(replace(molecule, pos=pos, hydrogen_offset=offset), fields, offset=part.pos.mean(0))
 
 
 def is_attached(molecule: Molecule, size: int, ends: np.ndarray) -> bool:

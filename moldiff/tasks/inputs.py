@@ -51,6 +51,7 @@ class InputMolecule(Input):
     index: np.ndarray  # the input's number of every heavy atom [n], from 0
     size: int  # atoms of the input, hydrogens and anchor marks included
     anchors: tuple[int, ...]  # rows of heavy atoms that carried the mark `*`, once for each
+    placed: bool  # whether its coordinates are its own, or a conformer's
 
     def label(self, row: int) -> str:
         """Number and element of a heavy atom, as in "3 (N)"."""
@@ -149,7 +150,8 @@ def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
     for atom in marked.GetAtoms():
         atom.SetIntProp(_INDEX, atom.GetIdx())
     _mark_anchors(marked)
-    bare = Chem.RWMol(_complete(marked.GetMol(), coordinates))
+    whole, placed = _complete(marked.GetMol(), coordinates)
+    bare = Chem.RWMol(whole)
     rows = {atom.GetIdx(): row for row, atom in enumerate(heavy_atoms(bare))}
     marks = [atom for atom in bare.GetAtoms() if atom.HasProp(_ANCHOR)]
     anchors = tuple(sorted(rows[atom.GetNeighbors()[0].GetIdx()] for atom in marks))
@@ -163,7 +165,16 @@ def _prepared(record: Record, number: int, coordinates: bool) -> InputMolecule:
         raise MoldiffError(molecule.reason)
     index = np.array([atom.GetIntProp(_INDEX) for atom in heavy_atoms(mol)], dtype=np.int64)
     molecule = replace(molecule, name=record.name, properties={})
-    return InputMolecule(molecule, number, mol, index, marked.GetNumAtoms(), anchors)
+    return InputMolecule(molecule, number, mol, index, marked.GetNumAtoms(), anchors, placed)
+
+
+def heavy_first(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule without conformers, its heavy atoms first, then the hydrogens, those of atom 0 first."""
+    heavy = heavy_atoms(mol)
+    hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+    ordered = Chem.RenumberAtoms(mol, [*(atom.GetIdx() for atom in heavy), *hydrogens])
+    ordered.RemoveAllConformers()
+    return ordered
 
 
 def heavy_atoms(mol: Chem.Mol) -> list[Chem.Atom]:
@@ -186,8 +197,8 @@ def _mark_anchors(mol: Chem.RWMol) -> None:
         atom.SetIntProp(_ANCHOR, 1)
 
 
-def _complete(mol: Chem.Mol, coordinates: bool) -> Chem.Mol:
-    """The molecule with all hydrogens, in 3D where coordinates are needed or given."""
+def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
+    """The molecule with all hydrogens, in 3D where coordinates are needed or given, and whether it is."""
     with rdBase.BlockLogs():
         mol.UpdatePropertyCache(strict=False)
         flat = False
@@ -199,7 +210,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> Chem.Mol:
         if mol.GetNumConformers() and not flat:
             # A structure with a hydrogen is taken as complete: what it lacks is an open end.
             drawn = any(atom.GetAtomicNum() == 1 and not atom.HasProp(_ANCHOR) for atom in mol.GetAtoms())
-            return mol if drawn else Chem.AddHs(mol, addCoords=True)
+            return mol if drawn else Chem.AddHs(mol, addCoords=True), True
         if not coordinates:
             mol = Chem.AddHs(mol)
             mol.RemoveAllConformers()
@@ -207,7 +218,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> Chem.Mol:
             conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
             conformer.Set3D(True)
             mol.AddConformer(conformer, assignId=True)
-            return mol
+            return mol, False
         if flat:
             raise MoldiffError("2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)")
         if len(Chem.GetMolFrags(mol)) > 1:
@@ -215,7 +226,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> Chem.Mol:
         embedded, _ = embed_conformer(mol, 0)
     if isinstance(embedded, InvalidMolecule):
         raise MoldiffError(embedded.reason)
-    return embedded
+    return embedded, True
 
 
 def select(name: str, choice: Choice, source: InputMolecule) -> tuple[int, ...]:
