@@ -76,7 +76,7 @@ _NAMES: dict[type, str] = {
 }
 _TYPES = {
     "int | None": "sampler.num_steps data.min_count metrics.p3.charge",
-    "float | None": "sampler.corrector sampler.churn sampler.class_lead task.rmsd",
+    "float | None": "sampler.corrector sampler.churn sampler.class_lead task.rmsd task.noise",
     "list | str | None": "task.core",
     "str | None": "task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
     "data.name_column data.split_field",

@@ -67,7 +67,7 @@ grow       new atoms on a molecule or a part of it, which stays as it is
   attach=null         atoms that gain a bond; null = open ends, else any
   new_atoms=null      heavy atoms to add: 3, or 2..4
 link       new atoms between two or more pieces
-  core=FILE           the pieces in 3D, in one record or several
+  core=FILE|SMILES    the pieces in 3D, which stay, or as SMILES, each with *
   keep, attach, new_atoms   as for grow; attach: at least one in each piece
 replace    new atoms in the place of others
   core=FILE|SMILES    remove=ATOMS   attach, new_atoms   as for grow
@@ -81,7 +81,8 @@ bonds      bonds and charges for coordinates
 formula    molecules of one formula
   formula=C7H10N2O    with its charge, if any: C2H8N+
 analogues  n neighbours of each molecule
-  of=FILE|SMILES      noise=0.6   from 0 to 1: how far from it
+  of=FILE|SMILES      noise=null   0 to 1: how far from it; null = as the
+                      run's similarity asks for, or 0.6
 
 Text with special characters goes in quotes: 'smiles="C#N"'.
 All options of `moldiff sample` but size go with them.

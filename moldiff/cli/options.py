@@ -60,12 +60,22 @@ class SampleOptions:
         "NAME.json: the table at the end for programs",
         full="`NAME.json`: also write what the table at the end says, for programs; an older one is replaced",
     )
-    overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
+    sort: str = option(
+        "index",
+        "confidence = the surest first, all at the end",
+        full="order in the file: `index`, each molecule as soon as it is drawn, or `confidence`, the surest first, all "
+        "written at the end",
+        choices=("index", "confidence"),
+    )
+    overwrite: bool = option(
+        False, "replace an older file", full="`true` = replace an older file; `false` = it gets a number"
+    )
     resume: bool = option(
         False,
-        "true = go on with the file of an ended run",
+        "go on with it",
         full="`true` = go on with the `.sdf` or `.sdf.gz` of a run that was ended, to the same file as without the "
         "break",
+        beside=True,
     )
 
 

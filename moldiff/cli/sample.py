@@ -113,9 +113,10 @@ def check_sample(options: Mapping[str, Any]) -> None:
     is_ranked = options["like"]["reference"] is not None
     if options["like"]["rounds"] and not is_ranked:
         raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
-    for name in ("resume", "trajectory"):
-        if is_ranked and options[name]:
-            raise MoldiffError(f"{name}: got true together with like, which writes at the end, expected false")
+    for name in ("resume", "trajectory") if is_ranked else ("resume",) if options["sort"] != "index" else ():
+        if options[name]:
+            what = "like" if is_ranked else "sort"
+            raise MoldiffError(f"{name}: got true together with {what}, which writes at the end, expected false")
     from moldiff.molecules.formats.writer import check_target
 
     check_target(options["out"])
@@ -171,7 +172,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     keep_older = not (options["overwrite"] or options["resume"])
     with ExitStack() as files:
         if finished is None or not len(finished):  # what is ranked comes all at once
-            writer = writer_of(out, streamed=run.search is None, keep_older=keep_older)
+            writer = writer_of(out, streamed=not _at_end(options), keep_older=keep_older)
         else:
             writer = Writer.behind(out, finished.size, len(finished))
         files.enter_context(writer)
@@ -181,7 +182,8 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         if options["unrelaxed"]:
             drawn = files.enter_context(Writer(beside(out, "unrelaxed.sdf"), streamed=True, keep_older=keep_older))
         try:
-            for sample in run:
+            in_order = run if options["sort"] == "index" else sorted(run, key=lambda one: -one.confidence)
+            for sample in in_order:
                 record = sample.record()
                 try:
                     writer.write(sample.molecule, record)
@@ -206,7 +208,12 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:
     is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
-    return is_sdf and options["like"]["reference"] is None and not (options["trajectory"] or options["unrelaxed"])
+    return is_sdf and not (_at_end(options) or options["trajectory"] or options["unrelaxed"])
+
+
+def _at_end(options: Mapping[str, Any]) -> bool:
+    """Whether all is written when the last molecule is drawn."""
+    return options["like"]["reference"] is not None or options["sort"] != "index"
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, by_size, to_molecules
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
+from moldiff.diffusion.confidence import confidence
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
@@ -71,6 +72,7 @@ class DenoisedBatch:
     specs: Sequence[SampleSpec]
     start: PartialState  # of all, row by row
     prediction: Prediction  # the last network call's (Å)
+    confidence: Sequence[float]  # in each of them
     frames: Sequence[tuple[Molecule, ...]] | None = None  # the way from noise to each of them (Å); None = not kept
 
     def decode(self, rule: str) -> list[DecodedMolecule]:
@@ -84,7 +86,10 @@ class DenoisedBatch:
         raw = to_molecules(decode_argmax(self.prediction, node_mask), vocabulary)
         raw = [_with_ideal_hydrogens(one, atoms) for one, atoms in zip(raw, unplaced.cpu().numpy(), strict=True)]
         if rule == "raw":
-            return [DecodedMolecule(molecule=raw[k], argmax=raw[k], trajectory=way) for k, way in enumerate(frames)]
+            rows = zip(raw, self.confidence, frames, strict=True)
+            return [
+                DecodedMolecule(molecule=one, argmax=one, confidence=sure, trajectory=way) for one, sure, way in rows
+            ]
         totals = [spec.totals for spec in self.specs]
         decoded = decode_valence(self.prediction, node_mask, vocabulary, totals=totals)
         lacking, drawn = (decoded.gained | unplaced).cpu().numpy(), (self.start.level.hydrogen > 0).cpu().numpy()
@@ -98,6 +103,7 @@ class DenoisedBatch:
                     molecule=raw[row] if is_raw else _with_ideal_hydrogens(molecule, atoms | off),
                     argmax=raw[row],
                     repaired=repaired,
+                    confidence=self.confidence[row],
                     replaced_hydrogens=int(molecule.num_hydrogens[off].sum()),
                     trajectory=frames[row],
                 )
@@ -187,7 +193,8 @@ def denoise_batch(
     draws = PerMoleculeNoise([spec.generator.clone_state() for spec in specs], device=device)
     with one_thread(device), arithmetic.autocast(device):
         prediction = run_sampler(model, sampler, start, draws, on_step=watch)
-    return DenoisedBatch(model, specs, start, prediction, None if recorder is None else recorder.trajectories())
+    sure = confidence(prediction, start.clean.node_mask).tolist()
+    return DenoisedBatch(model, specs, start, prediction, sure, None if recorder is None else recorder.trajectories())
 
 
 def in_batches(specs: Iterable[SampleSpec], pairs: int = CPU_PAIRS) -> Iterator[list[SampleSpec]]:

@@ -111,22 +111,22 @@ class SamplingConfig:
     )
     steering: float = option(
         0.5,
-        "the lack made up for in every call",
+        "lack made up for",
         full="how much of what is still lacking of them is made up for in every network call, `0` to `1`",
-        beside=True,
-    )
-    candidates: int = option(
-        1,
-        "drawn for each",
-        full="molecules drawn for each one delivered, which is the nearest to the values",
         beside=True,
     )
     chooser: str | Path | None = option(
         None,
-        "picks it",
-        full="the property predictor that says so, by name or folder; by default one that ships, trained on the "
-        "molecules that the model has learnt from",
+        "judges it",
+        full="the property predictor that says which is the nearest, by name or folder; by default one that ships, "
+        "trained on the molecules that the model has learnt from",
         beside=True,
+    )
+    candidates: int = option(
+        1,
+        "drawn for each: the surest or, with values, nearest stays",
+        full="molecules drawn for each one delivered, which is the surest (`confidence`) or, with `condition`, the "
+        "nearest to the values",
     )
     task: TaskSpec | None = option(
         None,
@@ -268,8 +268,8 @@ class SamplingOverrides(TypedDict, total=False):
     condition: Mapping[str, float]
     guidance: float
     steering: float
-    candidates: int
     chooser: str | Path | None
+    candidates: int
     task: TaskSpec | None
     keep: Collection[str]
     filters: Sequence[str] | None

@@ -33,6 +33,7 @@ from moldiff.sampling.molecule_sampler import LEAD, BestOfN, MemoryBudget, Molec
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
+from moldiff.tasks.analogues import Analogues
 from moldiff.tasks.inputs import given_records, mol_of
 from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
@@ -114,6 +115,8 @@ class Generator:
         model, checkpoint = self.checkpoint.model, self.checkpoint
         condition, columns = model.properties.checked(config.condition or {}), check_columns(config.columns)
         config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
+        if isinstance(config.task, Analogues):
+            config = replace(config, task=config.task.with_noise(config.similarity_bounds, model.statistics))
         choice, task = self._choice(config), self._task(config)
         if config.relax == "xtb":
             require("tblite", "eval")
@@ -145,6 +148,7 @@ class Generator:
             arithmetic=config.arithmetic or FLOAT32,
             ph=config.ph,
             relax=config.relax,
+            num_candidates=config.candidates,
             choice=choice,
         )
         filters: tuple[AnyFilter, ...] = (*self._filters(config, molecules), *parse_parts(config.has, config.lacks))
@@ -209,13 +213,15 @@ class Generator:
                 raise MoldiffError(f"chooser: got {str(chooser)!r} with one candidate, expected candidates=2 or more")
             return None
         if not config.condition:
-            expected = "expected some, such as condition.gap=0.25"
-            raise MoldiffError(f"candidates: got {candidates} without values to choose by, {expected}")
+            if chooser is not None:
+                expected = "expected some, such as condition.gap=0.25"
+                raise MoldiffError(f"chooser: got {str(chooser)!r} without values to choose by, {expected}")
+            return None
         predictor = self.chooser(chooser)
         if unknown := config.condition.keys() - {SIZE, *predictor.properties.names}:
             known = ", ".join(predictor.properties.names)
             raise MoldiffError(f"chooser: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
-        return BestOfN(candidates, self.checkpoint.model.properties, predictor)
+        return BestOfN(self.checkpoint.model.properties, predictor)
 
     def _task(self, config: SamplingConfig) -> Task:
         """What is known of every molecule, and what it is drawn towards."""

@@ -78,7 +78,6 @@ _log = logging.getLogger(__name__)
 class BestOfN:
     """Chooses the candidate that is nearest to the values that its spec asks for."""
 
-    num_candidates: int  # drawn for each molecule
     properties: Properties  # those of the model
     predictor: PropertyPredictor  # best of the molecules the generator has learnt: another can judge what is chosen
 
@@ -118,12 +117,8 @@ class MoleculeSampler:
     ph: float | None = None  # of water, whose charges molecules get; None = they keep those that were drawn
     relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
     arithmetic: Precision = FLOAT32
-    choice: BestOfN | None = None  # which of several candidates is the molecule; None = there is one
-
-    @property
-    def num_candidates(self) -> int:
-        """Molecules that are drawn for each."""
-        return 1 if self.choice is None else self.choice.num_candidates
+    num_candidates: int = 1  # drawn for each molecule
+    choice: BestOfN | None = None  # which of several candidates is the molecule; None = the surest
 
     @property
     def device(self) -> torch.device:
@@ -260,7 +255,7 @@ class MoleculeSampler:
 
     def _chosen(self, specs: Sequence[SampleSpec], every: Sequence[Sample]) -> list[Sample]:
         """The molecules in order of their index: what was asked for before what was not, valid before invalid ones."""
-        distances = [0.0] * len(every)
+        distances = [inf if one.unsound else -one.confidence for one in every]
         if self.choice is not None:
             with one_thread(self.device):
                 distances = self.choice.distances(specs, [one.molecule for one in every])

@@ -87,6 +87,8 @@ class SamplingRun:
     def notes(self) -> Sequence[str]:
         """What the run made of what it was given, a line each."""
         notes = [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
+        if self.config.candidates > 1 and not self.config.condition:
+            notes.append(f"each molecule is the surest of {self.config.candidates} that were drawn for it")
         if self.hazards:
             found = f"{len(self.hazards)} molecules are of a hazardous class, marked in their records"
             more = "filters=[hazard] refuses such, see docs/responsible_use.md"

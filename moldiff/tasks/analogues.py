@@ -26,6 +26,15 @@ from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, usable
 from moldiff.tasks.task import Task, TaskOfInputs, TaskOutcome
 
+_NOISE = 0.6
+
+SIMILARITY = {
+    9: {0.3: 0.0},
+    30: {0.3: 0.0},
+}
+"""Mean Tanimoto similarity of analogues to 20 leads by noise, for models of molecules of so many heavy atoms at most:
+`qm9` with five analogues of each lead, `drugs` with two (docs/tasks.md)."""
+
 
 @dataclass(frozen=True)
 class PartialDiffusion:
@@ -59,22 +68,34 @@ class Analogues:
 
     Args:
         of: the molecules: a file, a SMILES (which gets a conformer), or molecules from Python.
-        noise: how far they are noised before they are drawn back: near 0 = hardly, 1 = nothing is left of them.
+        noise: how far they are noised before they are drawn back: near 0 = hardly, 1 = nothing is left of them; None =
+            so far as the run's `similarity` asks for, or 0.6.
     """
 
     of: Source | Sequence[Source] | None = None
-    noise: float = 0.6
+    noise: float | None = None
+
+    def with_noise(self, similarity: tuple[float, float] | None, statistics: Statistics) -> Analogues:
+        """With the noise whose analogues are on average in the middle of the bounds of similarity, by `SIMILARITY`."""
+        if self.noise is not None:
+            return self
+        if similarity is None:
+            return replace(self, noise=_NOISE)
+        largest = min(SIMILARITY, key=lambda size: abs(size - max(statistics.size_counts)))
+        levels, means = zip(*sorted(SIMILARITY[largest].items(), reverse=True), strict=True)
+        return replace(self, noise=round(float(np.interp(sum(similarity) / 2, means, levels)), 3))
 
     def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> AnalogueTask:
-        if not 0 <= self.noise <= 1:
-            raise MoldiffError(f"noise: got {self.noise}, expected a number from 0 to 1")
+        noise = _NOISE if self.noise is None else self.noise
+        if not 0 <= noise <= 1:
+            raise MoldiffError(f"noise: got {noise}, expected a number from 0 to 1")
 
         def known(one: InputMolecule) -> InputMolecule:
             FixedPart.of("of", one, range(len(one.index)), vocabulary).check_known("of", vocabulary)
             return one
 
         found, rejected = usable("of", self.of, known)
-        way = PartialDiffusion(self.noise, vocabulary, statistics.hydrogens_placed)
+        way = PartialDiffusion(noise, vocabulary, statistics.hydrogens_placed)
         return AnalogueTask(found, vocabulary, rejected, way)
 
 

@@ -105,8 +105,8 @@ def test_who_chooses_does_not_judge(generator: Generator) -> None:
 
 
 def test_refusals(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(MoldiffError, match="candidates: got 4 without values to choose by"):
-        generator.stream(candidates=4)
+    with pytest.raises(MoldiffError, match="chooser: got 'qm9_predictor' without values to choose by"):
+        generator.stream(candidates=4, chooser="qm9_predictor")
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
         generator.stream(candidates=0, condition={"gap": 0.25})
     with pytest.raises(MoldiffError, match=r"predictor: got '.*nowhere', expected the folder of one or"):

@@ -160,8 +160,8 @@ class Targets:
             max_draws=len(pairs),
         )
         if protocol.chosen_by is not None:
-            choice = BestOfN(protocol.candidates, model.properties, protocol.chosen_by)
-            run.molecules = replace(run.molecules, choice=choice)
+            choice = BestOfN(model.properties, protocol.chosen_by)
+            run.molecules = replace(run.molecules, num_candidates=protocol.candidates, choice=choice)
         found: list[Sample] = []
         for sample in run:
             found.append(sample)
