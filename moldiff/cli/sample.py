@@ -113,6 +113,8 @@ def check_sample(options: Mapping[str, Any]) -> None:
     is_ranked = options["like"]["reference"] is not None
     if options["like"]["rounds"] and not is_ranked:
         raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
+    if is_ranked and options["sort"] != "index":
+        raise MoldiffError("sort: got confidence together with like, which ranks by likeness, expected sort=index")
     for name in ("resume", "trajectory") if is_ranked else ("resume",) if options["sort"] != "index" else ():
         if options[name]:
             what = "like" if is_ranked else "sort"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, by_size, to_molecules
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
-from moldiff.diffusion.confidence import confidence
+from moldiff.diffusion.confidence import Confidence
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
@@ -72,8 +72,8 @@ class DenoisedBatch:
     specs: Sequence[SampleSpec]
     start: PartialState  # of all, row by row
     prediction: Prediction  # the last network call's (Å)
-    confidence: Sequence[float]  # in each of them
     frames: Sequence[tuple[Molecule, ...]] | None = None  # the way from noise to each of them (Å); None = not kept
+    confidence: Sequence[float] | None = None  # in each of them, see `moldiff.diffusion.confidence`; None = 0 in all
 
     def decode(self, rule: str) -> list[DecodedMolecule]:
         """The molecules by a rule, "valence" or "raw", see `moldiff.diffusion.decoding`.
@@ -85,8 +85,9 @@ class DenoisedBatch:
         frames: Sequence[tuple[Molecule, ...] | None] = self.frames or [None] * len(self.specs)
         raw = to_molecules(decode_argmax(self.prediction, node_mask), vocabulary)
         raw = [_with_ideal_hydrogens(one, atoms) for one, atoms in zip(raw, unplaced.cpu().numpy(), strict=True)]
+        confidence = self.confidence or [0.0] * len(self.specs)
         if rule == "raw":
-            rows = zip(raw, self.confidence, frames, strict=True)
+            rows = zip(raw, confidence, frames, strict=True)
             return [
                 DecodedMolecule(molecule=one, argmax=one, confidence=sure, trajectory=way) for one, sure, way in rows
             ]
@@ -103,7 +104,7 @@ class DenoisedBatch:
                     molecule=raw[row] if is_raw else _with_ideal_hydrogens(molecule, atoms | off),
                     argmax=raw[row],
                     repaired=repaired,
-                    confidence=self.confidence[row],
+                    confidence=confidence[row],
                     replaced_hydrogens=int(molecule.num_hydrogens[off].sum()),
                     trajectory=frames[row],
                 )
@@ -184,17 +185,18 @@ def denoise_batch(
     device = next(model.parameters()).device
     start = stack_starts([spec.start for spec in specs]).to(device)
     recorder = Recorder(model, start.clean.node_mask, num_frames) if num_frames else None
+    confidence = Confidence(start, float(model.statistics.pos_scale))
 
     def watch(state: SamplerState) -> None:
-        for watcher in (on_step, recorder):
+        for watcher in (on_step, recorder, confidence):
             if watcher is not None:
                 watcher(state)
 
     draws = PerMoleculeNoise([spec.generator.clone_state() for spec in specs], device=device)
     with one_thread(device), arithmetic.autocast(device):
         prediction = run_sampler(model, sampler, start, draws, on_step=watch)
-    sure = confidence(prediction, start.clean.node_mask).tolist()
-    return DenoisedBatch(model, specs, start, prediction, sure, None if recorder is None else recorder.trajectories())
+    frames = None if recorder is None else recorder.trajectories()
+    return DenoisedBatch(model, specs, start, prediction, frames, confidence.values())
 
 
 def in_batches(specs: Iterable[SampleSpec], pairs: int = CPU_PAIRS) -> Iterator[list[SampleSpec]]:

@@ -146,3 +146,20 @@ def test_the_settings_say_it(tmp_path: Path) -> None:
     summary = tmp_path / "run.json"
     conformers(tmp_path, "ph=7", f"summary={summary}")
     assert json.loads(summary.read_text())["settings"]["ph"] == "7"
+
+
+@pytest.mark.slow
+def test_most_of_known_acids_and_bases_get_the_state_that_they_have(tmp_path: Path) -> None:
+    """The figure of docs/docking.md."""
+    lines = Path(__file__).with_name("protonation.tsv").read_text().splitlines()[1:]
+    right, path = 0, tmp_path / "a.sdf"
+    for _, smiles, expected in (line.split("\t") for line in lines):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+        molecule = from_rdkit(mol)
+        assert isinstance(molecule, Molecule)
+        moldiff.write(path, [protonated(molecule, 7.4)[0]])
+        (read,) = Chem.SDMolSupplier(str(path))
+        right += Chem.MolToSmiles(read, isomericSmiles=False) == Chem.CanonSmiles(expected)
+    assert len(lines) == 95
+    assert right == 81
