@@ -116,7 +116,7 @@ class Generator:
         condition, columns = model.properties.checked(config.condition or {}), check_columns(config.columns)
         config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
         if isinstance(config.task, Analogues):
-            config = replace(config, task=config.task.with_noise(config.similarity_bounds, model.statistics))
+            config = replace(config, task=config.task.with_noise(config.similarity_bounds))
         choice, task = self._choice(config), self._task(config)
         if config.relax == "xtb":
             require("tblite", "eval")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_similarity_to_the_lead_is_bounded(tmp_path: Path, capsys: pytest.Captur
         assert 0.2 <= found <= 0.6
         assert float(mol.GetProp("similarity")) == pytest.approx(found, abs=1e-3)
     assert "rejected: similarity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "noise"),
+    [("", "0.6"), ("similarity=0.4..0.84", "0.2"), ("similarity=0.2..0.5", "0.3"), ("noise=0.5", "0.5")],
+)
+def test_the_noise_is_what_the_similarity_needs(tmp_path: Path, options: str, noise: str) -> None:
+    out = sample(tmp_path, "n=1", "task=analogues", f'of="{LEAD}"', *options.split())
+    (mol,) = Chem.SDMolSupplier(str(out))
+    assert mol.GetProp("noise") == noise
+    assert json.loads(mol.GetProp("task"))["noise"] == float(noise)
 
 
 def test_from_python_leads_are_molecules() -> None:
