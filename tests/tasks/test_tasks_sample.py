@@ -261,7 +261,10 @@ def test_help_of_the_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("task=growth", "task: got 'growth', expected one of: analogues, bonds, conformers"),
         ("task=grow", "core: nothing given, expected a file"),
-        ("task=grow core=1", "task.core: got 1 (a whole number), expected text or null; text that looks like"),
+        (
+            "task=grow core=1",
+            "task.core: got 1 (a whole number), expected a list or text or null; text that looks like",
+        ),
         ("task=grow core=nope.sdf", "nope.sdf: no such file"),
         ("task=grow core=", "task.core: got nothing"),
         ("task=grow core=CC new_atoms=x", "new_atoms: got x, expected a number such as 6"),
