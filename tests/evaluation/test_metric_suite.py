@@ -94,7 +94,7 @@ def test_metrics_that_cannot_be_meant(wrong):
 
 
 def test_missing_packages_are_an_error_by_name_and_a_note_in_full(monkeypatch):
-    monkeypatch.setattr("moldiff.evaluation.metric.find_spec", lambda name: None)
+    monkeypatch.setattr("moldiff.errors.find_spec", lambda name: None)
     with pytest.raises(MoldiffError, match=r'tblite is not installed; .*pip install "moldiff\[eval\]"'):
         evaluate([], metrics=["xtb"])
     chosen, skipped = suite.choose("full")
