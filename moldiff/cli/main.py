@@ -125,7 +125,9 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             config_dirs.append(text.partition("=")[2])
         else:
             overrides.append(text)
-    overrides, chdir = without_hydra(overrides)
+    overrides, launcher, chdir = without_hydra(overrides)
+    if launcher and not is_multirun:
+        raise MoldiffError(f"{launcher[0]}: got a launcher for one job, expected -m as well")
     every = each_combination(overrides) if is_multirun else [overrides]
     composed = [compose_options(command, texts, config_dirs) for texts in every]
     if only_print:
@@ -138,7 +140,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         check(options)
     if is_multirun:
         more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
-        return run_jobs(command, plan(command, every, composed), more)
+        return run_jobs(command, plan(command, every, composed), more, launcher)
     (options,) = composed
     if not chdir:
         return run(options)
