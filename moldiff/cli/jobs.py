@@ -144,7 +144,7 @@ def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str], launcher: S
     from moldiff.cli import launch
 
     folders = list(dict.fromkeys(job.folder for job in jobs if job.folder is not None))
-    launched = launch.launcher(launcher, next(iter(folders), None))
+    launched = launch.job_launcher(launcher, next(iter(folders), None))
     if rank() == 0:
         _claim(command, jobs)
     codes = launched([[command, *job.arguments, *more] for job in jobs])

@@ -32,7 +32,7 @@ _interrupted = False  # whether a job in this process was, so that no other begi
 ConfigStore.instance().store("job", {"number": 0, "words": [], "folder": "."})
 
 
-def launcher(options: Sequence[str], outputs: Path | None) -> Callable[[Sequence[Sequence[str]]], list[int]]:
+def job_launcher(options: Sequence[str], outputs: Path | None) -> Callable[[Sequence[Sequence[str]]], list[int]]:
     """What runs the words of jobs as commands and gives their exit codes, by the launcher that Hydra's options name.
 
     What it writes itself goes to the folder of the `outputs`. Raises MoldiffError for an option that it does not have.

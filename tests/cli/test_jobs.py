@@ -39,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         found.extend(map(list, every))
         return [1 if "seed=2" in words else 0 for words in every]
 
-    monkeypatch.setattr(launch, "launcher", lambda *_: run)
+    monkeypatch.setattr(launch, "job_launcher", lambda *_: run)
     return found
 
 
@@ -182,7 +182,7 @@ def test_an_interrupted_job_is_the_last(number: signal.Signals, whole_group: boo
 LAUNCHERS = [
     pytest.param("joblib", ["hydra.launcher.n_jobs=2"]),
     pytest.param("submitit_local", ["hydra.launcher.timeout_min=5"], marks=pytest.mark.slow),
-    pytest.param("ray", ["hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.slow),
+    pytest.param("ray", ["+hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.slow),
 ]
 
 
@@ -206,7 +206,7 @@ def test_the_launchers_of_hydra_run_the_jobs(
     [
         (["-m", "hydra/launcher=condor"], "hydra/launcher: got condor, expected one of: basic"),
         (["-m", "hydra.launcher.n_jobs=2"], "n_jobs"),
-        (["hydra/launcher=basic"], "hydra/launcher=basic: got a launcher for one job, expected -m as well"),
+        (["hydra/launcher=basic"], "hydra/launcher=basic: got a launcher for one job, expected -m or shards=K as well"),
         (["-m", "hydra.sweep.dir=x"], "hydra.sweep.dir: Hydra's own options are not for here"),
     ],
 )
