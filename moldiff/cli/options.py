@@ -33,7 +33,7 @@ class SampleTarget:
 
 SHARDS = option(
     None,
-    "as K jobs",
+    "K jobs",
     full="`K` = split into so many jobs, which a launcher such as `hydra/launcher=joblib` runs, and merge their parts; "
     "`3/8` = the third of eight parts alone",
     typed="shards=K",
@@ -73,7 +73,7 @@ class SampleOptions:
     overwrite: bool = option(False, "`true` = replace an older file; `false` = it gets a number")
     resume: bool = option(
         False,
-        "true = go on with the file of an ended run",
+        "true = go on with an ended run's file",
         full="`true` = go on with the `.sdf` or `.sdf.gz` of a run that was ended, to the same file as without the "
         "break",
     )

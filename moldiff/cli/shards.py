@@ -39,7 +39,10 @@ class Shards(Protocol):
         """The parts of about equal size of all that has to be done."""
 
     def further(self, number: int) -> list[range]:
-        """Parts of what turned out to be needed as well, when those before are there; [] = nothing."""
+        """Parts of what turned out to be needed as well, when those before are there; [] = nothing.
+
+        Raises `MoldiffError` for a part that is damaged, or was made by other options.
+        """
 
     def holds(self, part: range) -> bool:
         """Whether a part is there."""
@@ -186,7 +189,8 @@ def run_shards(
     if wanted.merge and missing:
         lacking = ", ".join(f"{parts.index(part) + 1}/{wanted.number}" for part in missing)
         raise MoldiffError(f"input: {folder} lacks shards={lacking}, expected all; the command goes on with each alone")
-    while missing:
+    missing = missing or shards.further(wanted.number)
+    while missing and not wanted.merge:  # which does itself what is needed as well
         codes = launched(folder)([[command, *words, argument("shards", f"{one[0]}..{one[-1]}")] for one in missing])
         if EXIT_INTERRUPTED in codes:
             raise KeyboardInterrupt("; the same command goes on")

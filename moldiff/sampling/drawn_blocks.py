@@ -51,14 +51,11 @@ class DrawnBlocks:
         Raises:
             MoldiffError: for a file that is damaged, or holds others than those of this run.
         """
-        content = self._content(block)
+        stored = self._content(block)["samples"]
         try:
-            samples = [_sample(fields) for fields in content["samples"]]
+            return [_sample(fields) for fields in stored]
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(block, error) from None
-        if [one.index for one in samples] != list(block):
-            raise self._damaged(block, "other molecules than its name says")
-        return samples
 
     def num_sound(self, block: range) -> int:
         """Molecules of a block that a run may keep."""
@@ -100,7 +97,7 @@ class DrawnBlocks:
         path = self._path(block)
         try:
             content = json.loads(gzip.decompress(path.read_bytes()))
-            origin = content["origin"]
+            origin, indices = content["origin"], [one["index"] for one in content["samples"]]
         except (EOFError, OSError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(block, error) from None
         for name in dict.fromkeys([*self.origin, *origin]):
@@ -108,6 +105,8 @@ class DrawnBlocks:
                 raise MoldiffError(
                     f"{path} was drawn with {name}={got}, expected {expected}; without it, it is drawn anew"
                 )
+        if indices != list(block):
+            raise self._damaged(block, "other molecules than its name says")
         return content
 
     def _damaged(self, block: range, why: object) -> MoldiffError:
