@@ -60,7 +60,8 @@ class SampleShards:
 
         if options["like"]["reference"] is not None:
             raise MoldiffError("shards: molecules are ranked by likeness all together, expected no shards")
-        self.options, self._run = {**options, "resume": False}, run_of(options)
+        self.options: Mapping[str, Any] = {**options, "resume": False}
+        self._run = run_of(options)
         run, self._first = self._run, self._run.config.first
         self._saved = DrawnBlocks(folder, origin_of(run.settings(), run.molecules))
         self._blocks = IndexBlocks.of(run.molecules, self._first, run.n, run.max_draws)

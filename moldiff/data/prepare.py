@@ -228,8 +228,8 @@ class Journal:
         self._parts: list[tuple[int, Path]] = []  # number of records and file
         for path in sorted(self._folder.glob("*.part")):
             # Two processes at the same records may have divided them in different ways, so that some files overlap.
-            first, _, count = path.stem.partition("-")
-            if int(first) == self._first + len(self):
+            start, _, count = path.stem.partition("-")
+            if int(start) == self._first + len(self):
                 self._parts.append((int(count), path))
 
     def __len__(self) -> int:
@@ -296,5 +296,5 @@ def _read_part(path: Path) -> Iterator[SourceRecord]:
         else:
             outcome = unpack(flat, next(index), properties=fields.pop("properties"), name=fields.pop("title"))
         keys = fields.pop("keys")
-        lists = {name: tuple(fields.pop(name, ())) for name in ("notes", "texts")}
+        lists: dict[str, Any] = {name: tuple(fields.pop(name, ())) for name in ("notes", "texts")}
         yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), **lists, **fields)

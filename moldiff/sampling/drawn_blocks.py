@@ -135,7 +135,7 @@ def _fields(sample: Sample) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return [value.dtype.str, value.shape, base64.b64encode(np.ascontiguousarray(value)).decode()]
+        return [value.dtype.str, value.shape, base64.b64encode(value.tobytes()).decode()]
     return value.item() if isinstance(value, np.generic) else vars(value)
 
 
@@ -159,9 +159,10 @@ def _problem(fields: dict[str, Any] | None) -> InvalidMolecule | None:
 
 
 def _molecule(fields: Mapping[str, Any]) -> Molecule:
-    return Molecule(**{name: _read(value) if isinstance(value, list) else value for name, value in fields.items()})
+    read: dict[str, Any] = {name: _array(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Molecule(**read)
 
 
-def _read(stored: list[Any]) -> np.ndarray:
+def _array(stored: list[Any]) -> np.ndarray:
     dtype, shape, data = stored
     return np.frombuffer(base64.b64decode(data), dtype=dtype).reshape(shape)

@@ -75,7 +75,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     options = parser.parse_args()
     cluster = Cluster(options.workers, options.rate)
-    table = Table("shards a worker", "minutes a shard", "time / ideal, mean", "of 95 in 100", title=f"{options.molecules:,} molecules, {cluster.workers} workers")
+    table = Table(
+        "shards a worker",
+        "minutes a shard",
+        "time / ideal, mean",
+        "of 95 in 100",
+        title=f"{options.molecules:,} molecules, {cluster.workers} workers",
+    )
     for many in SHARDS_A_WORKER:
         shards = many * options.workers
         times = cluster.over_ideal(options.molecules, shards, options.repeats)
