@@ -71,13 +71,13 @@ class SampleShards:
         return _split(list(takewhile(lambda one: one.start < end, self._blocks.behind(self._first))), number)
 
     def further(self, number: int) -> list[range]:
-        """So many more that n pass, by the share of those drawn that are sound and pass the filters."""
+        """So many more that n pass, by the share of those drawn that do."""
         there = list(takewhile(self._saved.holds, self._blocks.behind(self._first)))
-        drawn, sound = sum(map(len, there)), sum(map(self._saved.num_sound, there))
-        missing = self._run.n - sound
+        passing = sum(self._saved.num_passing(block, self._run.config.keep) for block in there)
+        drawn, missing = sum(map(len, there)), self._run.n - passing
         if missing <= self._run.n // 50:  # the merge draws them itself
             return []
-        wanted = drawn + min(missing * drawn // max(1, sound), 10 * drawn)
+        wanted = drawn + min(missing * drawn // max(1, passing), 10 * drawn)
         end = self._first + wanted
         return _split(list(takewhile(lambda one: one.start < end, self._blocks.behind(self._first + drawn))), number)
 

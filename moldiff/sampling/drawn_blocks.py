@@ -10,7 +10,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,8 @@ class DrawnBlocks:
 
     def save(self, block: range, samples: Sequence[Sample]) -> None:
         """Put the molecules of a block on disk, all or none."""
-        # How many a run may keep tells how many more it has to draw.
-        sound = sum(one.problem is None and one.refusal is None and not one.failed_filters for one in samples)
-        text = json.dumps(
-            {"origin": self.origin, "sound": sound, "samples": list(map(_fields, samples))}, default=_plain
-        )
+        content = {"origin": self.origin, "samples": list(map(_fields, samples))}
+        text = json.dumps(content, default=_plain)
         write_atomically(self._path(block), gzip.compress(text.encode(), compresslevel=1, mtime=0))
 
     def read(self, block: range) -> list[Sample]:
@@ -57,9 +54,14 @@ class DrawnBlocks:
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(block, error) from None
 
-    def num_sound(self, block: range) -> int:
-        """Molecules of a block that a run may keep."""
-        return int(self._content(block)["sound"])
+    def num_passing(self, block: range, keep: Collection[str]) -> int:
+        """Molecules of a block that a run keeps which asks for the same, whether they are unique or novel or not."""
+        passing = 0
+        for one in self._content(block)["samples"]:
+            valid = one["verdict"]["problem"] is None
+            has = {"valid": valid, "sound": valid and one["unsound"] is None}
+            passing += all(has.get(name, True) for name in keep) and not (one["refusal"] or one["failed_filters"])
+        return passing
 
     def fill(self, molecules: MoleculeSampler, blocks: Sequence[range], num_workers: int) -> None:
         """Draw and save the blocks that are not there."""
