@@ -28,7 +28,6 @@ options:
   hydra.job.chdir=true   with any COMMAND: work in the folder of its output
 
 examples:
-  moldiff sample
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff evaluate input=molecules.sdf
   moldiff view input=molecules.sdf
@@ -169,8 +168,8 @@ moldiff merge - the parts of a command with shards=K as one result
 
 usage: moldiff merge input=FOLDER [key=value ...]
 
-Where `moldiff sample shards=3/8` or `moldiff prepare shards=3/8` made the parts one
-by one. All have to be there, and to be of the same options, weights and version.
+Where `moldiff sample shards=3/8` or `moldiff prepare shards=3/8` made the parts
+one by one. All have to be there, and of the same options, weights and version.
 The result is what the command alone would have written.
 
 options and their defaults:
