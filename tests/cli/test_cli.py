@@ -66,7 +66,7 @@ WRONG = [
         "sample hydra.run.dir=x",
         "hydra.run.dir: Hydra's own options are not for here, expected hydra.job.chdir or a launcher's at most",
     ),
-    ("train hydra/launcher=x", "hydra/launcher: Hydra's own options are not for here"),
+    ("train hydra/launcher=x", "hydra/launcher=x: got a launcher for one job, expected -m or shards=K as well"),
     ("sample hydra.job.chdir=1", "hydra.job.chdir: got 1, expected true or false"),
     ("sample hydra.job.chdir=true n=0", "n: got 0"),
     ("sample seed=-1", "seed: got -1"),
