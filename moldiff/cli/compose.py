@@ -1,13 +1,12 @@
 """Options of a command: `key=value` arguments over the configs in `moldiff.conf`, composed by Hydra, as plain values.
 
-Only this module knows Hydra. Its own messages run over many lines and name its internals, so every argument is
-checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
+Only this module and `launch` know Hydra. Its own messages run over many lines and name its internals, so every
+argument is checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
 """
 
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -105,8 +105,8 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
     for typed, folder in zip(config_dirs, folders, strict=True):
         if not typed or not folder.is_dir():
             raise MoldiffError(f"--config-dir: got {typed!r}, expected a folder with configs")
-    search = [f"hydra.searchpath=[{','.join(_quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
-    with _hydra() as loader:
+    search = [f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in folders)}]"] if folders else []
+    with hydra_over() as loader:
         overrides = [_parse(_written_out(text)) for text in _with_implied(arguments)]
         choices = compose(command, overrides=search, return_hydra_config=True).hydra.runtime.choices
         groups = sorted(str(name) for name in choices if not str(name).startswith("hydra/"))
@@ -123,7 +123,7 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
 
 
 @contextmanager
-def _hydra() -> Iterator[ConfigLoader]:
+def hydra_over() -> Iterator[ConfigLoader]:
     """Hydra over the configs of the package; the first lines of its messages as one."""
     if find_spec(CONFIG_MODULE) is None:
         bare = f"{moldiff.__path__[0]} is a bare source folder"
@@ -148,39 +148,45 @@ def each_combination(arguments: Sequence[str]) -> list[list[str]]:
 
     Several values are `key=a,b`, `key=range(1,4)`, `key=choice(a,b)` or `group=glob(*)`.
     """
-    with _hydra() as loader:
-        values: dict[str, list[str]] = {}
-        for text in arguments:
-            try:
-                override = _read(text, loader)
-            except MoldiffError:
-                override = _read(_written_out(text), loader)
-            key = override.get_key_element()
-            values[key] = [text]
-            if override.is_discrete_sweep():
-                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            elif override.is_sweep_override():
-                raise MoldiffError(f"{text}: got an interval, expected values that can be counted")
-            if not values[key]:
-                raise MoldiffError(f"{text}: got no value, expected at least one")
-    return [list(job) for job in itertools.product(*values.values())]
+    with hydra_over() as loader:
+        overrides = [_swept(text, loader) for text in arguments]
+        ((*jobs,),) = BasicSweeper.split_arguments(overrides, None)
+    return jobs
 
 
-def without_hydra(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The arguments but `hydra.job.chdir=true`, and whether it was among them; other options of Hydra are refused."""
-    rest, chdir = [], False
+def _swept(text: str, loader: ConfigLoader) -> Override:
+    """An argument of one value or of several that can be counted."""
+    try:
+        override = _read(text, loader)
+    except MoldiffError:
+        override = _read(_written_out(text), loader)
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise MoldiffError(f"{text}: got an interval, expected values that can be counted")
+    if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+        raise MoldiffError(f"{text}: got no value, expected at least one")
+    return override
+
+
+def without_hydra(arguments: Sequence[str]) -> tuple[list[str], list[str], bool]:
+    """The arguments but Hydra's own, those that choose and set up a launcher, and whether it is `hydra.job.chdir=true`.
+
+    Others of Hydra's are refused.
+    """
+    rest, launcher, chdir = [], [], False
     for text in arguments:
         key, _, value = text.lstrip("+~").partition("=")
         if not key.startswith(("hydra.", "hydra/")):
             rest.append(text)
+        elif key == "hydra/launcher" or key.startswith("hydra.launcher."):
+            launcher.append(text)
         elif key != _CHDIR:
-            raise MoldiffError(f"{key}: Hydra's own options are not for here, expected {_CHDIR} at most; results go "
-                               "where out=... says")  # fmt: skip
+            raise MoldiffError(f"{key}: Hydra's own options are not for here, expected {_CHDIR} or a launcher's at "
+                               "most; results go where out=... says")  # fmt: skip
         elif value.lower() not in ("true", "false"):
             raise MoldiffError(f"{_CHDIR}: got {value or 'nothing'}, expected true or false")
         else:
             chdir = value.lower() == "true"
-    return rest, chdir
+    return rest, launcher, chdir
 
 
 def argument(key: str, value: str) -> str:
@@ -188,7 +194,7 @@ def argument(key: str, value: str) -> str:
     with suppress(MoldiffError):
         if _parse(f"{key}={value}").value() == value:
             return f"{key}={value}"
-    return f"{key}={_quoted(value)}"
+    return f"{key}={quoted(value)}"
 
 
 def _with_implied(arguments: Sequence[str]) -> list[str]:
@@ -202,7 +208,7 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     if "data.name" not in keys:
         from moldiff.data.sources.files import name_of  # here, for it loads RDKit
 
-        implied.append(f"data.name={_quoted(name_of(path))}")
+        implied.append(f"data.name={quoted(name_of(path))}")
     return [*implied, *arguments]
 
 
@@ -214,8 +220,8 @@ def _written_out(text: str) -> str:
     if key != "filters" or value == "null" or '"' in value or "'" in value:
         return text
     words = [word.strip() for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
-    quoted = ",".join(_quoted(word) for word in words if word)
-    return f"filters=[{quoted}]"
+    listed = ",".join(quoted(word) for word in words if word)
+    return f"filters=[{listed}]"
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:
@@ -240,7 +246,7 @@ def _in_its_group(override: Override, defaults: Mapping[str, Any]) -> str:
     return text if key in defaults and all(word in KEEP for word in words) else f"task.{text}"
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A value as Hydra reads it back literally."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if '"' in value else f'"{value}"'
 
@@ -248,7 +254,7 @@ def _quoted(value: str) -> str:
 def _suggest_quotes(text: str) -> str:
     """The argument as it is typed in a shell to have its value taken literally."""
     key, _, value = text.partition("=")
-    return shlex.quote(f"{key}={_quoted(value)}")
+    return shlex.quote(f"{key}={quoted(value)}")
 
 
 def _read(text: str, loader: ConfigLoader | None = None) -> Override:

@@ -17,6 +17,7 @@ commands:
   evaluate   score a file of molecules, whoever made it
   view       a file of molecules as one HTML page: 2D, 3D, filters, plots
   verify     whether the records of a file are what moldiff drew
+  merge      the parts of a command with shards=K as one result
   prepare    turn a source of molecules into a prepared set
   train      train a model on a prepared set
   models     list the models of the package
@@ -27,7 +28,6 @@ options:
   hydra.job.chdir=true   with any COMMAND: work in the folder of its output
 
 examples:
-  moldiff sample
   moldiff sample n=1000 size=7..9 seed=1 out=small.sdf
   moldiff evaluate input=molecules.sdf
   moldiff view input=molecules.sdf
@@ -164,6 +164,22 @@ examples:
   moldiff verify input=molecules.sdf out=verified.json
 """
 
+MERGE = f"""\
+moldiff merge - the parts of a command with shards=K as one result
+
+usage: moldiff merge input=FOLDER [key=value ...]
+
+Where `moldiff sample shards=3/8` or `moldiff prepare shards=3/8` made the parts
+one by one. All have to be there, and of the same options, weights and version.
+The result is what the command alone would have written.
+
+options and their defaults:
+{_lines("merge")}
+examples:
+  moldiff merge input=molecules.shards
+  moldiff merge input=prepared/mine.shards
+"""
+
 PREPARE = f"""\
 moldiff prepare - turn a source of molecules into a prepared set
 
@@ -220,4 +236,12 @@ examples:
   moldiff train out=runs/qm9 experiment=qm9 resume=true
 """
 
-COMMANDS = {"sample": SAMPLE, "evaluate": EVALUATE, "view": VIEW, "verify": VERIFY, "prepare": PREPARE, "train": TRAIN}
+COMMANDS = {
+    "sample": SAMPLE,
+    "evaluate": EVALUATE,
+    "view": VIEW,
+    "verify": VERIFY,
+    "prepare": PREPARE,
+    "merge": MERGE,
+    "train": TRAIN,
+}

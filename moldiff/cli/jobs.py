@@ -1,4 +1,4 @@
-"""Where a command writes to, how it works there (`hydra.job.chdir=true`), and several jobs of one, after one another.
+"""Where a command writes to, how it works there (`hydra.job.chdir=true`), and several jobs of one.
 
 Several: `moldiff COMMAND -m key=a,b`.
 """
@@ -10,20 +10,18 @@ import glob
 import json
 import os
 import re
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from subprocess import Popen
 from typing import Any, NamedTuple
 
 from moldiff.cli.compose import PATHS, argument, entry
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import write_atomically
-from moldiff.processes import handled, rank
+from moldiff.processes import rank
 
 RECORD_FILE = "multirun.json"
 
@@ -138,22 +136,22 @@ def plan(command: str, typed: Sequence[Sequence[str]], composed: Sequence[Mappin
     return jobs
 
 
-def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str]) -> int:
-    """Run every job with `more` arguments in a process of its own, also after one has failed, unless by Ctrl-C.
+def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str], launcher: Sequence[str] = ()) -> int:
+    """Run every job with `more` arguments by Hydra's launcher, also after one has failed, unless by Ctrl-C.
 
     Returns the first exit code that is not 0; raises `MoldiffError` when the outputs would end up among other things.
     """
+    from moldiff.cli import launch
+
+    folders = list(dict.fromkeys(job.folder for job in jobs if job.folder is not None))
+    launched = launch.job_launcher(launcher, next(iter(folders), None))
     if rank() == 0:
         _claim(command, jobs)
-    codes = []
-    for job in jobs:
-        _say(f"[{job.number}] {shlex.join(job.arguments)}")
-        codes.append(_run_alone([command, *job.arguments, *more]))
-        if codes[-1] == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt(f"; {job.number} of {len(jobs)} jobs had ended")
-    folders = dict.fromkeys(str(job.folder) for job in jobs if job.folder is not None)
+    codes = launched([[command, *job.arguments, *more] for job in jobs])
+    if EXIT_INTERRUPTED in codes:
+        raise KeyboardInterrupt(f"; {codes.index(EXIT_INTERRUPTED)} of {len(jobs)} jobs had ended")
     ended = "1 job ended" if len(jobs) == 1 else f"{len(jobs)} jobs ended"
-    _say(f"{ended}, outputs in {', '.join(folders)}" if folders else ended)
+    _say(f"{ended}, outputs in {', '.join(map(str, folders))}" if folders else ended)
     failed = [str(number) for number, code in enumerate(codes) if code != EXIT_OK]
     if failed and rank() == 0:
         print(f"moldiff: error: {len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}", file=sys.stderr)
@@ -179,21 +177,3 @@ def _claim(command: str, jobs: Sequence[Job]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         record = {"command": command, "jobs": inside}
         write_atomically(folder / RECORD_FILE, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def _run_alone(words: Sequence[str]) -> int:
-    """Run `moldiff` with these words in a process of its own; returns its exit code."""
-    only_installed = {} if os.getcwd() in sys.path else {"PYTHONSAFEPATH": "1"}
-    with Popen([sys.executable, "-m", "moldiff.cli.main", *words], env=os.environ | only_installed) as process:
-
-        def pass_on(number: int, _: Any) -> None:
-            process.send_signal(number)
-            raise KeyboardInterrupt
-
-        try:
-            with handled(("SIGTERM", "SIGUSR1"), pass_on):
-                code = process.wait()
-        except KeyboardInterrupt:  # which the job has got as well
-            process.wait()
-            return EXIT_INTERRUPTED
-    return code if code >= 0 else 128 - code

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
@@ -25,6 +25,9 @@ from moldiff.cli.options import check_limits
 from moldiff.cli.sample import bars, check_sample, log_level, sample, say
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
+
+if TYPE_CHECKING:
+    from moldiff.data.prepare import RecordParts
 
 _NO_DATA = "data.path: nothing given, expected a file, folder or pattern, such as data.path=mine.sdf"
 
@@ -113,6 +116,8 @@ def _help(command: str, arguments: Sequence[str]) -> str:
 def _run(command: str, arguments: Sequence[str]) -> int:
     from moldiff.cli.compose import as_yaml, compose_options, each_combination, without_hydra
     from moldiff.cli.jobs import plan, return_to_start, run_jobs, with_outputs, work_in_run_folder
+    from moldiff.cli.launch import job_launcher
+    from moldiff.cli.shards import check_shards, run_shards
 
     return_to_start()
     only_print, is_multirun = "--cfg" in arguments, not {"-m", "--multirun"}.isdisjoint(arguments)
@@ -125,7 +130,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
             config_dirs.append(text.partition("=")[2])
         else:
             overrides.append(text)
-    overrides, chdir = without_hydra(overrides)
+    overrides, launcher, chdir = without_hydra(overrides)
     every = each_combination(overrides) if is_multirun else [overrides]
     composed = [compose_options(command, texts, config_dirs) for texts in every]
     if only_print:
@@ -136,10 +141,17 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     for options in composed:
         check_limits(command, options)
         check(options)
+        if options.get("shards") is not None:
+            check_shards(options, alone=not (is_multirun or chdir))
+    more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
     if is_multirun:
-        more = [f"--config-dir={folder}" for folder in config_dirs] + ["hydra.job.chdir=true"] * chdir
-        return run_jobs(command, plan(command, every, composed), more)
+        return run_jobs(command, plan(command, every, composed), more, launcher)
     (options,) = composed
+    if options.get("shards") is not None:
+        words = [text for text in overrides if text.partition("=")[0] != "shards"] + more
+        return run_shards(command, options, words, partial(job_launcher, launcher), run)
+    if launcher:
+        raise MoldiffError(f"{launcher[0]}: got a launcher for one job, expected -m or shards=K as well")
     if not chdir:
         return run(options)
     with work_in_run_folder(command, options) as options:
@@ -156,19 +168,21 @@ def _check_prepare(options: Mapping[str, Any]) -> None:
         check_at_least(f"data.{name}", data.get(name), 1)
 
 
-def _prepare(options: Mapping[str, Any]) -> int:
-    print(f"prepared set in {_make_set(options['data'], options['out'], strict=options['strict'])}")
+def _prepare(options: Mapping[str, Any], parts: RecordParts | None = None) -> int:
+    print(f"prepared set in {_make_set(options['data'], options['out'], strict=options['strict'], parts=parts)}")
     return EXIT_OK
 
 
-def _make_set(data: Mapping[str, Any], out: str | None, *, strict: bool = False) -> Path:
+def _make_set(
+    data: Mapping[str, Any], out: str | None, *, strict: bool = False, parts: RecordParts | None = None
+) -> Path:
     """The folder of the set that a source makes; it is read only if it has changed."""
     from moldiff.data.prepare import prepare
     from moldiff.diffusion.instantiate import instantiate
 
-    source = instantiate(data["source"], None)
+    source = instantiate(data["source"], None) if parts is None else parts.source
     folder = out or f"prepared/{source.name}"
-    return prepare(source, folder, min_count=data.get("min_count", 1), strict=strict).path
+    return prepare(source, folder, min_count=data.get("min_count", 1), strict=strict, parts=parts).path
 
 
 def _train(options: Mapping[str, Any]) -> int:
@@ -302,13 +316,26 @@ def _verify(options: Mapping[str, Any]) -> int:
     return EXIT_OK if all(one.finding is Finding.REPRODUCED for one in found) else EXIT_FAILED
 
 
-_COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], int]]] = {
+def _check_merge(options: Mapping[str, Any]) -> None:
+    if options["input"] is None:
+        raise MoldiffError("input: nothing given, expected a folder of shards, such as input=molecules.shards")
+
+
+def _merge(options: Mapping[str, Any]) -> int:
+    from moldiff.cli.shards import merge_words
+
+    command, *words = merge_words(options["input"])
+    return _run(command, words)
+
+
+_COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[..., int]]] = {
     "prepare": (_check_prepare, _prepare),
     "train": (_check_train, _train),
     "sample": (check_sample, sample),
     "evaluate": (_check_evaluate, _evaluate),
     "view": (_check_view, _view),
     "verify": (_check_verify, _verify),
+    "merge": (_check_merge, _merge),
 }
 """Of each command what refuses impossible values before anything slow happens, and what runs it."""
 

@@ -31,6 +31,16 @@ class SampleTarget:
 (_LIKE,) = (one for one in fields(SamplingConfig) if one.name == "like")
 
 
+SHARDS = option(
+    None,
+    "K jobs",
+    full="`K` = split into so many jobs, which a launcher such as `hydra/launcher=joblib` runs, and merge their parts; "
+    "`3/8` = the third of eight parts alone",
+    typed="shards=K",
+    beside=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     """What `moldiff sample` has beside the options of a run from Python, or has in another form."""
@@ -77,6 +87,7 @@ class SampleOptions:
         "break",
         beside=True,
     )
+    shards: int | str | None = SHARDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +162,14 @@ class PrepareOptions:
     limit: int | None = option(None, "only so many records; null = all", least=1)
     num_workers: int = option(2, "processes", least=1)
     strict: bool = option(False, "true = a rejected record is an error")
+    shards: int | str | None = SHARDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """What `moldiff merge` puts together."""
+
+    input: str | None = option(None, "the folder NAME.shards of a command with shards=K", typed="input=FOLDER")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +256,7 @@ COMMANDS: Mapping[str, tuple[type, ...]] = {
     "view": (InputOptions, ViewOptions, Common),
     "verify": (VerifyOptions, Common),
     "prepare": (PrepareOptions, Common),
+    "merge": (MergeOptions, Common),
     "train": (TrainOptions, Common),
 }
 """Where the options of a command are defined; of two of one name the later holds, in the place of the first."""

@@ -24,8 +24,8 @@ def say(message: str) -> None:
     print(f"moldiff: {message}", file=sys.stderr)
 
 
-def sample(options: Mapping[str, Any]) -> int:
-    """Run the command with options that `check_sample` lets pass; returns the exit code."""
+def sample(options: Mapping[str, Any], run: SamplingRun | None = None) -> int:
+    """Run the command with options that `check_sample` lets pass, or a run made of these; returns the exit code."""
     if options["model"] == "?":
         from moldiff.diffusion.shipped import model_lines
 
@@ -38,7 +38,7 @@ def sample(options: Mapping[str, Any]) -> int:
     other = f"out: another run is writing to {out}; choose another name"
     with locked(out.with_name(f".{out.name}.lock"), other), _notices():
         finished = finished_records(out) if options["resume"] else None
-        run = _run_of(options)
+        run = run or run_of(options)
         if finished is not None:
             run = run.resumed(finished, out)
             if len(finished):
@@ -74,7 +74,7 @@ def log_level(name: str, level: int) -> Iterator[logging.Logger]:
         logger.setLevel(before)
 
 
-def _run_of(options: Mapping[str, Any]) -> SamplingRun:
+def run_of(options: Mapping[str, Any]) -> SamplingRun:
     """The run that the options ask for."""
     from moldiff.diffusion.compute import PRECISIONS
     from moldiff.diffusion.instantiate import instantiate

@@ -8,7 +8,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
 from moldiff.data.dataset import FORMAT_VERSION, SPLITS, MoleculeDataset, rare_classes
-from moldiff.data.sources.source import Fingerprinted, Resumable, Source, SourceRecord
+from moldiff.data.sources.source import Fingerprinted, Resumable, Shardable, Source, SourceRecord
 from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError
@@ -35,14 +36,21 @@ _UNPLACED = "hydrogens are missing that other records have; hydrogens=add adds t
 
 
 def prepare(
-    source: Source, out: str | Path, *, min_count: int | None = 1, strict: bool = False, progress: bool = True
+    source: Source,
+    out: str | Path,
+    *,
+    min_count: int | None = 1,
+    strict: bool = False,
+    progress: bool = True,
+    parts: RecordParts | None = None,
 ) -> MoleculeDataset:
     """Read a source and write a prepared folder `out`, which replaces an older one as a whole.
 
     A source that has a fingerprint is not read again when `out` was made of the same content with the same options.
     One that is resumable goes on where an earlier call was ended. Molecules with an atom class that fewer than
     `min_count` molecules have are left out, the rarest class first; None = one in 5,000 molecules, which leaves nothing
-    out of smaller sets. `progress` shows a bar and the account of the records on standard error.
+    out of smaller sets. `progress` shows a bar and the account of the records on standard error; `parts` hold records
+    of the source that are worked on already.
 
     Raises MoldiffError when no molecule is kept, `out` exists and is not a prepared set, or `strict` finds a reject.
     """
@@ -53,7 +61,7 @@ def prepare(
     fingerprint = _digest(source.fingerprint(), min_count) if isinstance(source, Fingerprinted) else None
     ready = _up_to_date(out, fingerprint, say)
     if ready is None:
-        records, journal = _records(source, out, say)
+        records, journal = _records(source, out, say) if parts is None else (parts.records(), None)
         with closing(DatasetWriter(out)) as writer:
             _gather(source, records, writer, min_count, progress)
             if strict:
@@ -179,20 +187,49 @@ def subset(
     return MoleculeDataset.load(out)
 
 
+@dataclass(eq=False)
+class RecordParts:
+    """Records of a source on disk, which several processes work on, each on a part of them."""
+
+    source: Shardable
+    folder: Path
+
+    @cached_property
+    def _key(self) -> str:
+        return _digest(self.source.fingerprint())
+
+    def holds(self, part: range) -> bool:
+        """Whether all records of a part are on disk."""
+        return len(Journal(self.folder, self._key, part.start)) >= len(part)
+
+    def work(self, part: range) -> None:
+        """Work on the records of a part that are not on disk."""
+        journal = Journal(self.folder, self._key, part.start)
+        done = min(len(journal), len(part))
+        for _ in journal.kept(islice(self.source.worked(part.start + done), len(part) - done)):
+            pass
+
+    def records(self) -> Iterator[SourceRecord]:
+        """Every record, those on disk first."""
+        journal = Journal(self.folder, self._key)
+        finished = min(len(journal), len(self.source))
+        return self.source.counted(chain(islice(journal, finished), journal.kept(self.source.worked(finished))))
+
+
 class Journal:
-    """The first records of a source, in files of up to 256, of which each gets its name when it is whole.
+    """The records of a source from one of them on, in files of up to 256, of which each gets its name when it is whole.
 
     They are in a folder of their own for each key, a digest of all that decides on the records.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self._root, self._folder = folder, folder / key[:16]
+    def __init__(self, folder: Path, key: str, first: int = 0) -> None:
+        self._root, self._folder, self._first = folder, folder / key[:16], first
         self._open: list[SourceRecord] = []
         self._parts: list[tuple[int, Path]] = []  # number of records and file
         for path in sorted(self._folder.glob("*.part")):
             # Two processes at the same records may have divided them in different ways, so that some files overlap.
-            first, _, count = path.stem.partition("-")
-            if int(first) == len(self):
+            start, _, count = path.stem.partition("-")
+            if int(start) == self._first + len(self):
                 self._parts.append((int(count), path))
 
     def __len__(self) -> int:
@@ -222,7 +259,7 @@ class Journal:
         if not self._open:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        first, count = len(self) - len(self._open), len(self._open)
+        first, count = self._first + len(self) - len(self._open), len(self._open)
         path = self._folder / f"{first:010d}-{count:04d}.part"
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         flat = pack([record.outcome for record in self._open if isinstance(record.outcome, Molecule)], [])
@@ -239,7 +276,7 @@ class Journal:
 
 def _fields(record: SourceRecord) -> dict[str, Any]:
     """All of a record but its molecule's arrays."""
-    fields = {name: getattr(record, name) for name in ("number", "name", "file", "keys", "notes", "part")}
+    fields = {name: getattr(record, name) for name in ("number", "name", "file", "keys", "notes", "part", "texts")}
     if isinstance(record.outcome, InvalidMolecule):
         return fields | {"problem": [record.outcome.status, record.outcome.reason, record.outcome.atom]}
     return fields | {"title": record.outcome.name, "properties": dict(record.outcome.properties)}
@@ -259,4 +296,5 @@ def _read_part(path: Path) -> Iterator[SourceRecord]:
         else:
             outcome = unpack(flat, next(index), properties=fields.pop("properties"), name=fields.pop("title"))
         keys = fields.pop("keys")
-        yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), notes=tuple(fields.pop("notes")), **fields)
+        lists: dict[str, Any] = {name: tuple(fields.pop(name, ())) for name in ("notes", "texts")}
+        yield SourceRecord(outcome=outcome, keys=keys and tuple(keys), **lists, **fields)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from math import inf, isfinite
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -267,6 +267,13 @@ class MoleculeSampler:
         return [sample for _, sample in best.values()]
 
 
+class Blocks(Protocol):
+    """Ranges of indices that are drawn together."""
+
+    def behind(self, index: int) -> Iterator[range]:
+        """The blocks that are not wholly below `index`."""
+
+
 @dataclass(frozen=True)
 class IndexBlocks:
     """The blocks of a run; behind those that are needed they are shorter, as the run may end any time."""
@@ -350,7 +357,7 @@ def with_trial(molecules: MoleculeSampler, first: int, needed: int, num_workers:
 
 def draw_blocks(
     molecules: MoleculeSampler,
-    blocks: IndexBlocks,
+    blocks: Blocks,
     *,
     behind: int,
     num_workers: int = 0,

@@ -24,6 +24,7 @@ from moldiff.molecules.formats.record import Value
 from moldiff.molecules.formats.writer import FinishedRecords
 from moldiff.molecules.molecule import Status
 from moldiff.sampling.config import SamplingConfig
+from moldiff.sampling.drawn_blocks import DrawnBlocks
 from moldiff.sampling.molecule_sampler import IndexBlocks, MoleculeSampler, choose_workers, draw_blocks, with_trial
 from moldiff.sampling.sample import RunCounts, Sample
 from moldiff.sampling.similarity import SimilaritySearch
@@ -57,6 +58,7 @@ class SamplingRun:
     asked: Mapping[str, Any]  # what is asked for beside the size, in JSON's types
     search: SimilaritySearch | None  # how they are ranked; None = they are not
     done: ResumePoint  # what is finished already; its molecules are not drawn again
+    saved: DrawnBlocks | None = None  # molecules that are drawn already
     on_progress: Callable[[float], None] | None = None  # called with the number of those kept, in fractions
     kept: int = 0  # so far, those of `done` included
     interrupted: bool = False  # by Ctrl-C
@@ -112,7 +114,7 @@ class SamplingRun:
         if self.complete:
             return
         workers = choose_workers(molecules, first, self.n) if self.config.workers is None else self.config.workers
-        if self.config.arithmetic is None:
+        if self.config.arithmetic is None and self.saved is None:
             molecules = with_trial(molecules, first, self.n - done.kept, workers)
 
         def on_fraction(fraction: float) -> None:
@@ -124,7 +126,8 @@ class SamplingRun:
                 self.on_progress(before + shown)
 
         blocks = IndexBlocks.of(molecules, first, self.n, self.max_draws)
-        drawing = draw_blocks(molecules, blocks, behind=done.behind, num_workers=workers, on_fraction=on_fraction)
+        draw = draw_blocks if self.saved is None else self.saved.draw
+        drawing = draw(molecules, blocks, behind=done.behind, num_workers=workers, on_fraction=on_fraction)
         admission = molecules.task.admission(self.n)
         try:
             for block in drawing:

@@ -39,7 +39,7 @@ def sample(*arguments: str) -> int:
 
 WRONG = [
     ("sampel", "did you mean sample?"),
-    ("frobnicate", "expected one of: sample, evaluate, view, verify, prepare, train"),
+    ("frobnicate", "expected one of: sample, evaluate, view, verify, prepare, merge, train"),
     ("sample nn=3", "did you mean n?"),
     ("sample sede=3", "did you mean seed?"),
     ("train max_steps=3", "did you mean trainer.max_steps?"),
@@ -62,8 +62,11 @@ WRONG = [
     ("sample -m n=interval(1,2)", "got an interval, expected values that can be counted"),
     ("sample --multirun n=range(2,2)", "got no value"),
     ("sample -m out=tiny.sdf seed=1,2", "out: tiny is there already, expected a new folder"),
-    ("sample hydra.run.dir=x", "hydra.run.dir: Hydra's own options are not for here, expected hydra.job.chdir at most"),
-    ("train hydra/launcher=x", "hydra/launcher: Hydra's own options are not for here"),
+    (
+        "sample hydra.run.dir=x",
+        "hydra.run.dir: Hydra's own options are not for here, expected hydra.job.chdir or a launcher's at most",
+    ),
+    ("train hydra/launcher=x", "hydra/launcher=x: got a launcher for one job, expected -m or shards=K as well"),
     ("sample hydra.job.chdir=1", "hydra.job.chdir: got 1, expected true or false"),
     ("sample hydra.job.chdir=true n=0", "n: got 0"),
     ("sample seed=-1", "seed: got -1"),

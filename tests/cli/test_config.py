@@ -214,7 +214,7 @@ def test_help_names_every_option(command: str) -> None:
     assert not missing
 
 
-PLACEHOLDERS = ("FILE", "NAME", "FILE|SMILES", "SMILES", "ATOMS", "COLUMN", "TASK", "DIR")
+PLACEHOLDERS = ("FILE", "NAME", "FILE|SMILES", "SMILES", "ATOMS", "COLUMN", "TASK", "DIR", "K")
 EXAMPLES = {
     "filters=...",
     "columns=...",
@@ -264,7 +264,7 @@ def as_shown(value: Any) -> str:
 
 
 HELPS = [
-    *((command, (), text) for command, text in COMMANDS.items() if command != "prepare"),
+    *((command, (), text) for command, text in COMMANDS.items() if command not in ("prepare", "merge")),
     ("prepare", (), COMMANDS["prepare"].partition("\nwith data.path:")[0]),
     ("prepare", ("data.path=x.smi",), COMMANDS["prepare"].partition("\nwith data.path:")[2]),
     ("sample", (), CHOICE),

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from models import MODEL_CONFIG, small_model
 from test_train_command import TINY
 
-from moldiff.cli import jobs
+from moldiff.cli import launch
 from moldiff.cli.compose import argument, compose_options, each_combination
 from moldiff.cli.main import main
 from moldiff.data.sources.files import name_of
@@ -34,11 +35,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The words of every job, none of which is run; that of seed 2 fails."""
     found: list[list[str]] = []
 
-    def run(words: Sequence[str]) -> int:
-        found.append(list(words))
-        return 1 if "seed=2" in words else 0
+    def run(every: Sequence[Sequence[str]]) -> list[int]:
+        found.extend(map(list, every))
+        return [1 if "seed=2" in words else 0 for words in every]
 
-    monkeypatch.setattr(jobs, "_run_alone", run)
+    monkeypatch.setattr(launch, "job_launcher", lambda *_: run)
     return found
 
 
@@ -116,7 +117,7 @@ def test_the_others_run_after_a_failure(started: list[list[str]], capsys: pytest
     assert [job[1] for job in started] == ["seed=1", "seed=2", "seed=3"]
     assert all(job[3:] == ["--config-dir=.", "hydra.job.chdir=true"] for job in started)
     out, err = capsys.readouterr()
-    assert out.splitlines()[::3] == ["[0] seed=1 out=molecules/0.sdf", "3 jobs ended, outputs in molecules"]
+    assert out == "3 jobs ended, outputs in molecules\n"
     assert err == "moldiff: error: 1 of 3 jobs failed: 1\n"
 
 
@@ -144,7 +145,10 @@ def test_a_job_is_the_command_run_alone(folder: Path, capfd: pytest.CaptureFixtu
     save_pretrained(folder / "tiny", small_model(), MODEL_CONFIG, dtype=torch.float32)
     asked = ["sample", "model=tiny", "n=2", "steps=2", "keep=[]"]
     assert main([*asked, "-m", "seed=1,2", "device=cpu"]) == 0
-    assert capfd.readouterr().out.splitlines()[-1] == "2 jobs ended, outputs in molecules"
+    said = capfd.readouterr().out.splitlines()
+    assert said[-1] == "2 jobs ended, outputs in molecules"
+    numbered = ["[0] model=tiny n=2 steps=2 'keep=[]' seed=1 device=cpu out=molecules/0.sdf"]
+    assert [line for line in said if line.startswith("[0]")] == numbered
     assert main([*asked, "seed=2", "out=alone.sdf"]) == 0
     first, second = ((folder / "molecules" / f"{number}.sdf").read_bytes() for number in range(2))
     assert first != second == (folder / "alone.sdf").read_bytes()
@@ -173,3 +177,50 @@ def test_an_interrupted_job_is_the_last(number: signal.Signals, whole_group: boo
         "moldiff: interrupted; 0 of 2 jobs had ended",
     ]
     assert not (folder / "run" / "1").exists()
+
+
+LAUNCHERS = [
+    pytest.param("joblib", ["hydra.launcher.n_jobs=2"]),
+    pytest.param("submitit_local", ["hydra.launcher.timeout_min=5"], marks=pytest.mark.slow),
+    pytest.param("ray", ["+hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), LAUNCHERS)
+def test_the_launchers_of_hydra_run_the_jobs(
+    name: str, more: list[str], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With settings of their own; the second job has nothing to read and fails, the others end."""
+    pytest.importorskip(f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher")
+    pytest.importorskip(name.partition("_")[0])
+    (folder / "a.smi").write_text("CCO\n")
+    (folder / "c.smi").write_text("CCN\n")
+    assert main(["evaluate", "-m", f"hydra/launcher={name}", *more, "input=a.smi,b.smi,c.smi", "out=report"]) == 2
+    assert "moldiff: error: 1 of 3 jobs failed: 1" in capfd.readouterr().err.splitlines()
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("report/*/report.json")}
+    assert {name: report["molecules"][0]["smiles"] for name, report in found.items()} == {"0": "CCO", "2": "CCN"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["-m", "hydra/launcher=condor"], "hydra/launcher: got condor, expected one of: basic"),
+        (["-m", "hydra.launcher.n_jobs=2"], "n_jobs"),
+        (["hydra/launcher=basic"], "hydra/launcher=basic: got a launcher for one job, expected -m or shards=K as well"),
+        (["-m", "hydra.sweep.dir=x"], "hydra.sweep.dir: Hydra's own options are not for here"),
+    ],
+)
+def test_a_launcher_that_is_not_there_is_refused_first(
+    typed: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", "n=1,2" if "-m" in typed else "n=1", *typed]) == 2
+    assert said in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_launcher_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ConfigLoaderImpl, "get_group_options", lambda *_: ["basic"])
+    assert main(["evaluate", "-m", "input=a.smi,b.smi", "hydra/launcher=submitit_slurm"]) == 2
+    assert capsys.readouterr().err.endswith('submitit_slurm, to install it: pip install "moldiff[submitit]"\n')

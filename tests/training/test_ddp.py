@@ -66,8 +66,9 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_double_batch(tmp_path
     assert [(part["steps"], part["batch_size"]) for part in history] == [(STEPS, 16)]
 
 
-def test_processes_started_by_slurm_go_on_where_one_process_stopped(tmp_path: Path) -> None:
-    """As `srun` starts them: one process a task, each with its number."""
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_processes_started_by_slurm_go_on_where_one_process_stopped(nodes: int, tmp_path: Path) -> None:
+    """As `srun` starts them: one process a task, each with its number; on two nodes, one on each."""
     plain = {"optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.02}}
     double = train(config(tmp_path / "double", batch_size=16, **plain, trainer={"max_steps": STEPS}))
     with socket.socket() as probe:
@@ -75,28 +76,33 @@ def test_processes_started_by_slurm_go_on_where_one_process_stopped(tmp_path: Pa
         port = probe.getsockname()[1]
     out = tmp_path / "run"
     train(config(out, batch_size=16, **plain, trainer={"max_steps": 2}))
-    run = command(out, resume=True, **plain, trainer={"devices": 2, "strategy": "ddp", "max_steps": STEPS})
+    share = {"devices": 2 // nodes, "num_nodes": nodes, "strategy": "ddp", "max_steps": STEPS}
+    run = command(out, resume="auto", **plain, trainer=share)
     slurm = {
         "SLURM_JOB_ID": "1",
         "SLURM_JOB_NAME": "train",
         "SLURM_STEP_ID": "0",
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NNODES": "1",
-        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": str(2 // nodes),
+        "SLURM_NNODES": str(nodes),
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
     }
+    places = [(k // (2 // nodes), k % (2 // nodes)) for k in range(2)]
+    tasks = [
+        {"SLURM_PROCID": str(k), "SLURM_NODEID": str(node), "SLURM_LOCALID": str(local)}
+        for k, (node, local) in enumerate(places)
+    ]
     processes = [
         subprocess.Popen(
             run,
-            env=environment(**slurm, SLURM_PROCID=str(k), SLURM_LOCALID=str(k)),
+            env=environment(**slurm, **task),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for k in range(2)
+        for task in tasks
     ]
     said = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said

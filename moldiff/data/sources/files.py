@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -156,10 +156,19 @@ class Files:
 
     def records(self) -> Iterator[SourceRecord]:
         """Every record once, in order of the files and in them."""
-        work, items = RecordWork(self._rules, self._split.field), islice(self._items(), self._limit)
+        return self.counted(self.worked())
+
+    def worked(self, start: int = 0) -> Iterator[SourceRecord]:
+        """The records from number `start` on, which are not counted yet."""
+        work, items = RecordWork(self._rules, self._split.field), islice(self._items(), start, self._limit)
         for item, record in stream_limited(work, items, num_workers=self._num_workers, limit=self._time_limit):
             if isinstance(record, Failure):
                 record = item.rejected(InvalidMolecule(status_of(record), record.reason))
+            yield record
+
+    def counted(self, records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+        """All records, whoever worked on them, as they pass by; from these it is known what they are like."""
+        for record in records:
             if isinstance(record.outcome, Molecule):
                 self._kept += 1
                 self._embedded += any(note in (conformers.ETKDG, conformers.NO_FORCE_FIELD) for note in record.notes)

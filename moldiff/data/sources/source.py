@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -105,3 +105,14 @@ class Resumable(Protocol):
 
     def records(self, start: int = 0) -> Iterator[SourceRecord]:
         """The records from number `start` on."""
+
+
+@runtime_checkable
+class Shardable(Source, Fingerprinted, Protocol):
+    """A source whose records several processes can work on, each on some of them."""
+
+    def worked(self, start: int = 0) -> Iterator[SourceRecord]:
+        """The records from number `start` on, which are not counted yet."""
+
+    def counted(self, records: Iterable[SourceRecord]) -> Iterator[SourceRecord]:
+        """All records of the source, whoever worked on them, as they pass by."""
