@@ -110,7 +110,7 @@ class SamplingConfig:
     candidates: int = option(
         1,
         "drawn for each",
-        full="molecules drawn for each one delivered, which is the nearest to the values",
+        full="molecules drawn for each one delivered, which is the nearest to the values, or the deepest in a pocket",
         beside=True,
     )
     chooser: str | Path | None = option(

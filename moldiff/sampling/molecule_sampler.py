@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from math import inf, isfinite
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -47,6 +47,7 @@ from moldiff.sampling.filters import AnyFilter, apply_filters
 from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.tasks.analogues import similarity
+from moldiff.tasks.pocket import PocketTask
 from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()
@@ -71,6 +72,28 @@ _TRIAL_SECONDS, _GPU_TRIAL_SECONDS = 3_600.0, 360_000.0
 _TRIAL_STEPS = 3
 
 _log = logging.getLogger(__name__)
+
+
+class Choice(Protocol):
+    """Chooses among several candidates for a molecule."""
+
+    @property
+    def num_candidates(self) -> int:
+        """Drawn for each molecule."""
+
+    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+        """How far each is from the best; infinite where nothing is known. The least is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeepestOfN:
+    """Chooses the candidate of least energy in a pocket (kcal/mol)."""
+
+    num_candidates: int
+    pocket: PocketTask
+
+    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+        return [self.pocket.energy(one) for one in molecules]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +139,7 @@ class MoleculeSampler:
     similarity: tuple[float, float] | None = None  # the least and the largest to what a task was given
     relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
     arithmetic: Precision = FLOAT32
-    choice: BestOfN | None = None  # which of several candidates is the molecule; None = there is one
+    choice: Choice | None = None  # which of several candidates is the molecule; None = there is one
 
     @property
     def num_candidates(self) -> int:
