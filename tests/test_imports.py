@@ -26,7 +26,7 @@ ROOMS = (
     ),
     ("data", "`moldiff prepare`: from files (`sources/`) by rules (`curation.py`) to a prepared set, and its batches"),
     ("evaluation", "`moldiff evaluate`: a metric is a file in `metrics/` and an entry of `suite.py`"),
-    ("tasks", "what can be known beforehand: grow, link, replace, conformers, bonds, formula, analogues"),
+    ("tasks", "what can be known beforehand: grow, link, replace, conformers, bonds, formula, analogues, pocket"),
     (
         "sampling",
         "`moldiff sample`: from a model (`generator.py`) to checked molecules (`run.py`), filters, similarity",
@@ -59,6 +59,9 @@ OPTIONAL = {
     "datamol",
     "pandas",
     "molbloom",
+    "gemmi",
+    "vina",
+    "meeko",
 }
 """Libraries of the extras: only inside the function that needs them."""
 

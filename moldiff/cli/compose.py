@@ -57,7 +57,8 @@ def _store_metrics() -> None:
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
     *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
-    *("task.core", "task.input", "task.of", "like.reference", "exclude", "lead", "summary"),
+    *("task.core", "task.input", "task.of", "task.receptor", "task.ligand", "like.reference", "exclude", "lead"),
+    "summary",
 )
 """Options that name files and folders, some of them also models or molecules."""
 
@@ -77,10 +78,10 @@ _NAMES: dict[type, str] = {
 _TYPES = {
     "int | None": "sampler.num_steps data.min_count metrics.p3.charge",
     "float | None": "sampler.corrector sampler.churn sampler.class_lead task.rmsd task.noise",
-    "list | str | None": "task.core",
-    "str | None": "task.smiles task.input task.formula task.of data.folder data.path data.smiles_column "
-    "data.name_column data.split_field",
-    "list | None": "data.properties",
+    "str | None": "task.smiles task.input task.formula task.of task.receptor task.ligand data.folder data.path "
+    "data.smiles_column data.name_column data.split_field",
+    "list | None": "data.properties task.center",
+    "list | str | None": "task.core task.residues",
     "list | int | None": "task.charge",
     "list | int | str | None": "task.keep task.remove task.attach",
     "int | str | None": "task.new_atoms",

@@ -83,6 +83,15 @@ formula    molecules of one formula
 analogues  n neighbours of each molecule
   of=FILE|SMILES      noise=null   0 to 1: how far from it; null = as the
                       run's similarity asks for, or 0.6
+pocket     molecules in the pocket of a protein; pip install "moldiff[pocket]"
+  receptor=FILE       .pdb or .cif
+  also=[]             residues that stay in it beside the protein: HEM, ...
+  ligand=FILE         where: a molecule that lies in the pocket
+  center=null         or x, y, z (A)
+  residues=null       or residues around it: A:85, ...
+  core, keep, attach  as for grow, in the receptor's frame
+  new_atoms=null      heavy atoms; null = by the free volume
+  strength=1.5        how strongly the protein bends molecules
 
 Text with special characters goes in quotes: 'smiles="C#N"'.
 All options of `moldiff sample` but size go with them.
@@ -94,6 +103,7 @@ examples:
   moldiff sample task=formula formula=C7H10O2 n=20
   moldiff sample task=bonds input=molecules.xyz out=bonds.sdf
   moldiff sample task=analogues of=molecules.sdf noise=0.5 n=5 out=near.sdf
+  moldiff sample task=pocket model=drugs receptor=protein.pdb ligand=old.sdf n=20
 """
 
 CHOICE = f"""\

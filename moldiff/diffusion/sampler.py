@@ -15,6 +15,7 @@ from moldiff.diffusion.decoding import decode_argmax
 from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, SteeredProcess, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import NoiseSource
+from moldiff.diffusion.pocket import PocketGuide, PocketTarget
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid
 from moldiff.errors import MoldiffError
@@ -49,6 +50,7 @@ class PartialState(TensorFields):
     level: NoiseLevel  # 0 = known, 1 = to be sampled, between = known roughly: noised that far, and sampled from there
     allowed: Tensor | None = None  # [B, N, K] True = the atom may end up in this class; None = in any
     stereo: StereoTargets | None = None  # handedness that the molecules are to have; None = any
+    pocket: PocketTarget | None = None  # where the molecules are to fit; None = anywhere
 
     @classmethod
     def unknown(cls, node_mask: Tensor) -> PartialState:
@@ -68,7 +70,10 @@ class PartialState(TensorFields):
     def restarted(self, estimate: Prediction) -> PartialState:
         """From `BROKEN_LEVEL` of an estimate (Å), for a molecule that came out in pieces; what is known stays."""
         clean = most_probable_state(self.clean, estimate, self.level)
-        return replace(self, clean=clean, level=self.level.at_most(BROKEN_LEVEL))
+        pocket = self.pocket
+        if pocket is not None and not bool(self.known.any()):
+            pocket = pocket.around(estimate.pos, self.clean.node_mask)
+        return replace(self, clean=clean, level=self.level.at_most(BROKEN_LEVEL), pocket=pocket)
 
 
 Denoise = Callable[[MolBatch, NoiseLevel, Prediction | None], Prediction]
@@ -262,13 +267,15 @@ def run_sampler(
 ) -> Prediction:
     """Sample molecules from what is known of them; `PartialState.unknown(node_mask)` asks for whole new ones.
 
-    It gives the last network call's prediction, coordinates in Å and, where atoms are known, in their frame. Known
-    coordinates are those of `start`; classes that are known or not allowed elsewhere have logits of -1e4.
+    It gives the last network call's prediction, coordinates in Å and, where atoms are known, in their frame, else in
+    that of a pocket. Known coordinates are those of `start`; classes that are known or not allowed elsewhere have
+    logits of -1e4.
     """
     clean, known = start.clean, start.known
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
     steering = PropertyFeedback.of(model, noisy, start.level)
+    guide = None if start.pocket is None else PocketGuide(start.pocket, model, clean.node_mask, known)
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         network = model.denoise
@@ -280,13 +287,13 @@ def run_sampler(
         prediction = prediction if free else mask_logits(prediction, start)
         if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
             steering.update(prediction, noisy)
-        return prediction
+        return prediction if guide is None else guide.guided(prediction, level)
 
     process = model.process if steering is None else SteeredProcess(**vars(model.process), steering=steering)
     state = None
     for state in sampler(denoise, process, noisy, start.level, draws):
         if on_step is not None:
-            on_step(state)
+            on_step(state if guide is None else replace(state, noisy=guide.of_state(state.noisy)))
     if state is None:
         raise MoldiffError("sampler: got no network call, expected at least one")
     prediction = state.prediction
@@ -295,6 +302,9 @@ def run_sampler(
     )
     filled = model.filled_slots(prediction.atom_type.argmax(-1))[..., None]
     hydrogen = prediction.hydrogen * model.statistics.hydrogen_scale * filled
+    if guide is not None:
+        pos = torch.where(guide.bound[:, None, None], pos, guide.placed(prediction.pos * model.statistics.pos_scale))
+        hydrogen = guide.turned(hydrogen)
     return replace(
         prediction,
         pos=torch.where(known[..., None], clean.pos, pos) * clean.node_mask[..., None],

@@ -21,6 +21,7 @@ from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_vale
 from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.pocket import PocketTarget
 from moldiff.diffusion.sampler import PartialState, Sampler, SamplerState, run_sampler
 from moldiff.molecules.convert import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
@@ -224,7 +225,8 @@ def stack_starts(starts: Sequence[PartialState]) -> PartialState:
     clean = MolBatch(**fields, bond=stacked("clean", "bond", 2), condition=condition)
     level = NoiseLevel(**levels, bond=stacked("level", "bond", 2, fill=1))
     classes = torch.cat([_padded(value, width, 1, True) for value in allowed]) if allowed else None
-    return PartialState(clean, level, classes, StereoTargets.stack([start.stereo for start in starts]))
+    stereo = StereoTargets.stack([start.stereo for start in starts])
+    return PartialState(clean, level, classes, stereo, PocketTarget.stack([start.pocket for start in starts]))
 
 
 def _filled(values: Sequence[Tensor | None], like: Sequence[Tensor], dims: int, fill: float) -> list[Tensor]:

@@ -29,12 +29,13 @@ from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole
 from moldiff.sampling.filters import AnyFilter, Filter, parse_filters, parse_parts
-from moldiff.sampling.molecule_sampler import LEAD, BestOfN, MemoryBudget, MoleculeSampler
+from moldiff.sampling.molecule_sampler import LEAD, BestOfN, Choice, DeepestOfN, MemoryBudget, MoleculeSampler
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.tasks.analogues import Analogues
 from moldiff.tasks.inputs import given_records, mol_of
+from moldiff.tasks.pocket import PocketTask
 from moldiff.tasks.task import LIMITED_CLASS_LEAD, SIZE, ConstrainedTask, NewMolecules, Task, description, element_mask
 
 __all__ = ["Generator", "Sample", "Samples", "available_models", "load"]
@@ -117,7 +118,8 @@ class Generator:
         config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
         if isinstance(config.task, Analogues):
             config = replace(config, task=config.task.with_noise(config.similarity_bounds))
-        choice, task = self._choice(config), self._task(config)
+        task = self._task(config)
+        choice = self._choice(config, task)
         if config.relax == "xtb":
             require("tblite", "eval")
         if config.ph is not None:
@@ -156,8 +158,10 @@ class Generator:
         if config.similarity is not None and task.lead(config.first) is None:
             expected = "expected a task that is given a molecule, such as task=analogues"
             raise MoldiffError(f"similarity: got {config.similarity} with nothing to be similar to, {expected}")
-        if config.relax != "none" and not bool(molecules.spec(config.first).start.level.pos.any()):
-            raise MoldiffError(f"relax: got {config.relax!r} with coordinates that are given, expected relax=none")
+        first = molecules.spec(config.first).start
+        if config.relax != "none" and not (first.pocket is None and bool(first.level.pos.any())):
+            why = "coordinates that are given" if first.pocket is None else "a pocket, which it knows nothing of"
+            raise MoldiffError(f"relax: got {config.relax!r} with {why}, expected relax=none")
         return SamplingRun(
             n=n,
             max_draws=max_draws,
@@ -206,12 +210,15 @@ class Generator:
             raise MoldiffError(f"candidates: no predictor that ships knows {names}, expected {own}")
         return predictor
 
-    def _choice(self, config: SamplingConfig) -> BestOfN | None:
+    def _choice(self, config: SamplingConfig, task: Task) -> Choice | None:
         candidates, chooser = config.candidates, config.chooser
         if candidates == 1:
             if chooser is not None:
                 raise MoldiffError(f"chooser: got {str(chooser)!r} with one candidate, expected candidates=2 or more")
             return None
+        pocket = task.task if isinstance(task, ConstrainedTask) else task
+        if isinstance(pocket, PocketTask) and not config.condition and chooser is None:
+            return DeepestOfN(pocket)
         if not config.condition:
             if chooser is not None:
                 expected = "expected some, such as condition.gap=0.25"

@@ -48,6 +48,7 @@ from moldiff.sampling.protonate import protonated
 from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.tasks.analogues import similarity
+from moldiff.tasks.pocket import PocketTask
 from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()
@@ -72,6 +73,23 @@ _TRIAL_SECONDS, _GPU_TRIAL_SECONDS = 3_600.0, 360_000.0
 _TRIAL_STEPS = 3
 
 _log = logging.getLogger(__name__)
+
+
+class Choice(Protocol):
+    """Chooses among several candidates for a molecule."""
+
+    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+        """How far each is from the best; infinite where nothing is known. The least is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeepestOfN:
+    """Chooses the candidate of least energy in a pocket (kcal/mol)."""
+
+    pocket: PocketTask
+
+    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+        return [self.pocket.energy(one) for one in molecules]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +136,7 @@ class MoleculeSampler:
     relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
     arithmetic: Precision = FLOAT32
     num_candidates: int = 1  # drawn for each molecule
-    choice: BestOfN | None = None  # which of several candidates is the molecule; None = the surest
+    choice: Choice | None = None  # which of several candidates is the molecule; None = the surest
 
     @property
     def device(self) -> torch.device:

@@ -89,7 +89,7 @@ class SamplingRun:
     def notes(self) -> Sequence[str]:
         """What the run made of what it was given, a line each."""
         notes = [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
-        if self.config.candidates > 1 and not self.config.condition:
+        if self.config.candidates > 1 and self.molecules.choice is None:
             notes.append(f"each molecule is the surest of {self.config.candidates} that were drawn for it")
         if self.hazards:
             found = f"{len(self.hazards)} molecules are of a hazardous class, marked in their records"

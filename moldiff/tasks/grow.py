@@ -208,21 +208,25 @@ def _stereo(part: FixedPart) -> StereoTargets | None:
 
 def _new_sizes(new_atoms: Number, part: FixedPart, statistics: Statistics) -> dict[int, int]:
     """Weight of every number of new atoms."""
-    kept = part.size
+    if new_atoms is not None or max(statistics.size_counts) > part.size:
+        return size_weights(new_atoms, part.size, statistics)
+    other = advice(({one} for one in part.classes()), (part.size + 1, part.size + 1))
+    why = f"{part.size} atoms are kept and the model has seen {max(statistics.size_counts)} at most"
+    say = f"say how many are to be added, such as new_atoms=3{other}"
+    raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
+
+
+def size_weights(new_atoms: Number, kept: int, statistics: Statistics) -> dict[int, int]:
+    """Weight of every number of new atoms beside those that are kept, as in the training data; None = any."""
     trained = {n - kept: count for n, count in sorted(statistics.size_counts.items()) if n > kept}
-    if new_atoms is not None:
-        low, high = as_range(new_atoms)
-        if not 1 <= low <= high <= 250:
-            expected = "a number such as 6 or a range such as 6..10, at most 250"
-            raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
-        inside = {n: count for n, count in trained.items() if count and low <= n <= high}
-        return inside or dict.fromkeys(range(low, high + 1), 1)
-    if not trained:
-        other = advice(({one} for one in part.classes()), (kept + 1, kept + 1))
-        why = f"{kept} atoms are kept and the model has seen {max(statistics.size_counts)} at most"
-        say = f"say how many are to be added, such as new_atoms=3{other}"
-        raise MoldiffError(f"new_atoms: nothing given, but {why}; {say}")
-    return trained
+    if new_atoms is None:
+        return trained
+    low, high = as_range(new_atoms)
+    if not 1 <= low <= high <= 250:
+        expected = "a number such as 6 or a range such as 6..10, at most 250"
+        raise MoldiffError(f"new_atoms: got {new_atoms}, expected {expected}")
+    inside = {n: count for n, count in trained.items() if count and low <= n <= high}
+    return inside or dict.fromkeys(range(low, high + 1), 1)
 
 
 def _long_enough(

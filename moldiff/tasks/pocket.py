@@ -1,0 +1,212 @@
+"""Molecules in the pocket of a protein, drawn from the same weights: whole new ones, or new atoms on a core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
+
+from moldiff.diffusion.decoding import SumConstraint
+from moldiff.diffusion.pocket import AtomKinds, PocketEnergy, PocketTarget
+from moldiff.diffusion.sampler import PartialState
+from moldiff.diffusion.statistics import Statistics
+from moldiff.errors import MoldiffError
+from moldiff.evaluation.docking import Vina, vina_types
+from moldiff.evaluation.metrics.relaxation import energy_drop
+from moldiff.molecules.convert import sanitized_copy, to_rdkit
+from moldiff.molecules.formats.record import Value
+from moldiff.molecules.molecule import InvalidMolecule, Molecule
+from moldiff.molecules.receptor import Receptor, read_receptor
+from moldiff.molecules.site import REACH, Site, find_site
+from moldiff.molecules.vocabulary import Vocabulary
+from moldiff.tasks.grow import Grow, KeptTask, Number, size_weights
+from moldiff.tasks.inputs import Choice, Source, given, names_file
+from moldiff.tasks.task import NewMolecules, Task, TaskOutcome
+
+CLASH = 0.75
+"""Share of the sum of two radii below which atoms of molecule and protein clash, as in PoseBusters."""
+
+CONTACT = 4.0
+"""Distance (Å) between heavy atoms up to which a residue counts as a contact."""
+
+_AROUND_LIGAND, _AROUND_RESIDUES = 4.0, 6.0  # Å to which the free space of a pocket is followed from their atoms
+_SHARES = 0.8, 1.1  # of the atoms that the pocket holds, the fewest and most that are drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pocket:
+    """Molecules that fit into a pocket of a protein, in its frame, by Vina's energy; nothing is trained for it.
+
+    One of `ligand`, `center` and `residues` says where; without any, `core` does.
+
+    Args:
+        receptor: the protein, a PDB or mmCIF file; hydrogens are not needed. Waters and ligands in it are left out.
+        also: names of residues that stay, such as HEM; amino acids and metals do anyway.
+        ligand: one or more molecules in the receptor's frame, such as the ligand that was in it.
+        center: x, y, z (Å).
+        residues: chain and number of residues around the pocket, such as A:85.
+        core: new atoms are drawn on this molecule in the receptor's frame, which stays as it is; see `Grow`.
+        keep: as in `Grow`.
+        attach: as in `Grow`.
+        new_atoms: how many heavy atoms to draw: a number or a range; None = by the free volume of the pocket.
+        strength: how strongly the energy bends molecules; 0 = it only places them.
+    """
+
+    receptor: str | Path | None = None
+    also: Sequence[str] = ()
+    ligand: Source | Sequence[Source] | None = None
+    center: Sequence[float] | None = None
+    residues: Sequence[str] | None = None
+    core: Source | None = None
+    keep: Choice | None = None
+    attach: Choice | None = None
+    new_atoms: Number = None
+    strength: float = 1.5
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> PocketTask:
+        if self.receptor is None:
+            raise MoldiffError("receptor: nothing given, expected a protein, a PDB or mmCIF file")
+        if not 0 <= self.strength <= 100:
+            raise MoldiffError(f"strength: got {self.strength}, expected a number from 0 to 100")
+        receptor = read_receptor(self.receptor, also=self.also)
+        site = self._site(receptor)
+        low, high = (round(share * site.num_atoms) for share in _SHARES)
+        trained = [size for size, count in statistics.size_counts.items() if count]
+        low, high = (int(np.clip(size, min(trained), max(trained))) for size in (low, high))
+        if self.core is None:
+            plain = NewMolecules.like_training(statistics, vocabulary)
+            task: Task = replace(plain, size_weights=size_weights(self.new_atoms or (low, high), 0, statistics))
+        else:
+            _given_in_frame("core", self.core)
+            grown = Grow(core=self.core, keep=self.keep, attach=self.attach, new_atoms=self.new_atoms)
+            task = grown.prepare(vocabulary, statistics)
+            fitting = {n: one for n, one in task.size_weights.items() if low <= n + task.part.size <= high}
+            if self.new_atoms is None and fitting:
+                task = replace(task, size_weights=fitting)
+        return PocketTask(task, site, float(self.strength), Vina.if_installed(site))
+
+    def _site(self, receptor: Receptor) -> Site:
+        """Where the options say that the pocket is."""
+        named = [name for name in ("ligand", "center", "residues") if getattr(self, name) is not None]
+        if len(named) != 1 and not (self.core is not None and not named):
+            got = " and ".join(named) or "none"
+            raise MoldiffError(f"pocket: got {got} of ligand, center and residues, expected one of them")
+        name = named[0] if named else "core"
+        if name == "center":
+            center = np.array(self.center, dtype=float) if _are_numbers(self.center) else np.zeros(0)
+            if center.shape != (3,) or not np.isfinite(center).all():
+                raise MoldiffError(f"center: got {self.center}, expected three numbers, such as [12.5,3.0,-4.1] (Å)")
+            return find_site(receptor, name, center[None], REACH)
+        if name == "residues":
+            return find_site(receptor, name, self._residue_atoms(receptor), _AROUND_RESIDUES, are_atoms=True)
+        return find_site(receptor, name, _given_in_frame(name, getattr(self, name)), _AROUND_LIGAND)
+
+    def _residue_atoms(self, receptor: Receptor) -> np.ndarray:
+        wanted = [self.residues] if isinstance(self.residues, str) else list(self.residues or ())
+        found = {str(one) for one in receptor.residue}
+        if unknown := [one for one in wanted if one not in found]:
+            first, last = str(receptor.residue[0]), str(receptor.residue[-1])
+            raise MoldiffError(f"residues: {receptor.name} has no {unknown[0]!r}, expected such as {first} to {last}")
+        if not wanted:
+            raise MoldiffError("residues: got none, expected chain and number of some, such as [A:85,A:113]")
+        return receptor.pos[np.isin(receptor.residue, wanted)]
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, int | float) for value in values)
+
+
+def _given_in_frame(name: str, source: Source | Sequence[Source] | None) -> np.ndarray:
+    """Heavy atoms [P, 3] (Å) of molecules whose places mean something."""
+    if isinstance(source, str) and not names_file(source):
+        raise MoldiffError(f"{name}: got {source[:80]!r}, expected a file of molecules in 3D in the receptor's frame")
+    return np.concatenate([one.molecule.pos for one in given(name, source)[0]])
+
+
+@dataclass(frozen=True, eq=False)
+class PocketTask(Task):
+    """Any task, whose molecules are to lie in a pocket; those that clash with the protein are left out and counted."""
+
+    task: Task  # says what is known beside
+    site: Site
+    strength: float
+    vina: Vina | None = None  # scores what was drawn; None = it is not installed
+
+    def sizes(self) -> tuple[int, int]:
+        return self.task.sizes()
+
+    def notes(self) -> Sequence[str]:
+        site, (low, high) = self.site, self.task.sizes()
+        where = " ".join(f"{value:.1f}" for value in site.center)
+        size = f"{low} to {high} heavy atoms" if low < high else f"{low} heavy atoms"
+        free = f"pocket: {site.volume:.0f} Å³ are free around {where} of {site.receptor.name}; {size}"
+        scores = [] if self.vina else ['no score of Vina, which is not installed: pip install "moldiff[pocket]"']
+        return [*site.receptor.notes, free, *self.task.notes(), *scores]
+
+    def begin(self, index: int, generator: torch.Generator) -> PartialState:
+        start = self.task.begin(index, generator)
+        if isinstance(self.task, KeptTask):
+            rotation, shift = np.eye(3), self.task.part.molecule.pos.mean(0) - self.site.center
+        else:
+            turn = Rotation.from_quat(torch.randn(4, generator=generator, dtype=torch.double).numpy()).as_matrix()
+            rotation, shift = self.site.axes @ turn, np.zeros(3)
+        pose = (torch.from_numpy(value.astype(np.float32))[None] for value in (rotation, shift))
+        return replace(start, pocket=PocketTarget(self._energy, self.strength, *pose))
+
+    @property
+    def _energy(self) -> PocketEnergy:
+        receptor = self.site.receptor
+        kinds = AtomKinds.of_flags(receptor.radius, receptor.hydrophobic, receptor.donor, receptor.acceptor)
+        return PocketEnergy(torch.from_numpy(receptor.pos - self.site.center), kinds)
+
+    def lead(self, index: int) -> Molecule | None:
+        return self.task.lead(index)
+
+    def totals(self, index: int) -> Sequence[SumConstraint]:
+        return self.task.totals(index)
+
+    def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
+        """The molecule in the receptor's frame, and how it lies there."""
+        outcome = self.task.finish(index, start, molecule)
+        if not isinstance(self.task, KeptTask):
+            moved = replace(molecule, pos=molecule.pos + self.site.center)
+            outcome = replace(outcome, molecule=moved, offset=self.site.center)
+        fields = self.fit(outcome.molecule)
+        problem = outcome.problem or ("clash" if fields.get("clashes") else None)
+        return replace(outcome, fields={**outcome.fields, **fields}, problem=problem)
+
+    def energy(self, molecule: Molecule) -> float:
+        """Vina's energy (kcal/mol) of a molecule (Å) in the pocket; infinite for what cannot be one."""
+        mol = sanitized_copy(to_rdkit(molecule, stereo=False))
+        if isinstance(mol, InvalidMolecule) or not molecule.is_finite:
+            return float("inf")
+        pos = torch.from_numpy(molecule.pos - self.site.center)
+        return float(self._energy(pos, AtomKinds.of_flags(*vina_types(mol))).sum())
+
+    def fit(self, molecule: Molecule) -> dict[str, Value | None]:
+        """How a molecule (Å) lies in the pocket: energies (kcal/mol), atoms that clash, residues that it touches."""
+        receptor, mol = self.site.receptor, sanitized_copy(to_rdkit(molecule, stereo=False))
+        distance = cdist(molecule.pos, receptor.pos)
+        touched = receptor.residue[(distance <= CONTACT).any(0)]
+        if isinstance(mol, InvalidMolecule):
+            return {"contacts": " ".join(dict.fromkeys(map(str, touched)))}
+        radius = vina_types(mol)[0]
+        clashes = distance < CLASH * (radius[:, None] + receptor.radius)
+        score = None if self.vina is None else self.vina(mol)
+        try:
+            strain = energy_drop(mol)
+        except RuntimeError:  # the force field found no way down
+            strain = None
+        return {
+            "pocket_energy": round(self.energy(molecule), 3),
+            "vina_score": score and round(score.as_drawn, 3),
+            "vina_minimized": score and round(score.minimized, 3),
+            "clashes": int(clashes.any(1).sum()),
+            "strain_mmff94s": strain and round(strain, 2),
+            "contacts": " ".join(dict.fromkeys(map(str, touched))),
+        }

@@ -1,0 +1,135 @@
+"""Molecules in a pocket from the command line, as RDKit alone reads them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from moldiff.cli.main import main
+from moldiff.diffusion.shipped import available_models
+
+pytest.importorskip("gemmi")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif("qm9" not in available_models(), reason="the weights qm9 are not here"),
+]
+RECEPTOR = "pkg://moldiff.example_data/receptors/1s3v.pdb"
+CENTER = np.array([-2.7, 27.8, 3.4])
+PLACE = f"task=pocket receptor={RECEPTOR} steps=10 workers=0"
+
+
+@pytest.fixture(autouse=True)
+def coarse_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of Vina that take less time."""
+    monkeypatch.setattr("moldiff.evaluation.docking._BOX", 24.0)
+    monkeypatch.setattr("moldiff.evaluation.docking._SPACING", 1.0)
+
+
+def command(text: str, folder: Path) -> int:
+    return main(["sample", *shlex.split(text), f"out={folder / 'out.sdf'}"])
+
+
+def protein() -> np.ndarray:
+    from importlib.resources import files
+
+    lines = (files("moldiff.example_data") / "receptors" / "1s3v.pdb").read_text().splitlines()
+    return np.array([[float(line[k : k + 8]) for k in (30, 38, 46)] for line in lines if line.startswith("ATOM")])
+
+
+def molecules(folder: Path) -> list[Chem.Mol]:
+    return list(Chem.SDMolSupplier(str(folder / "out.sdf"), removeHs=False))
+
+
+def heavy(mol: Chem.Mol) -> np.ndarray:
+    return mol.GetConformer().GetPositions()[[atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]]
+
+
+def test_molecules_lie_in_the_pocket_without_clashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(f"n=3 center=[-2.7,27.8,3.4] {PLACE}", tmp_path) == 0
+    assert "are free around -2.7 27.8 3.4 of 1s3v.pdb" in capsys.readouterr().err
+    found = molecules(tmp_path)
+    assert len(found) == 3
+    for mol in found:
+        pos = heavy(mol)
+        distance = np.linalg.norm(pos[:, None] - protein(), axis=-1)
+        assert np.linalg.norm(pos.mean(0) - CENTER) < 6
+        assert 2.4 < distance.min() < 4.5
+        assert mol.GetProp("clashes") == "0"
+        assert float(mol.GetProp("pocket_energy")) < -2
+        residues = mol.GetProp("contacts").split()
+        assert residues
+        assert all(one.startswith("A:") for one in residues)
+    assert main(["verify", f"input={tmp_path / 'out.sdf'}"]) == 0
+    assert "reproduced" in capsys.readouterr().out
+
+
+def test_a_core_stays_where_it_is_in_the_protein(tmp_path: Path) -> None:
+    core = Chem.AddHs(Chem.MolFromSmiles("CN"))
+    AllChem.EmbedMolecule(core, randomSeed=1)
+    core.GetConformer().SetPositions(core.GetConformer().GetPositions() + np.array([-3.2, 30.3, 3.9]))
+    Chem.MolToMolFile(core, str(tmp_path / "core.mol"))
+    assert command(f"n=2 core={tmp_path / 'core.mol'} new_atoms=3..4 max_draws=10 {PLACE}", tmp_path) == 0
+    found = molecules(tmp_path)
+    assert found
+    for mol in found:
+        assert np.abs(heavy(mol)[:2] - heavy(core)).max() < 1e-3
+        assert mol.GetProp("attached") == "true"
+        assert mol.HasProp("pocket_energy")
+
+
+def test_the_deepest_of_several_candidates_is_taken(tmp_path: Path) -> None:
+    place = f"center=[-2.7,27.8,3.4] new_atoms=9 {PLACE}"
+    assert command(f"n=3 {place}", tmp_path) == 0
+    one = {mol.GetProp("index"): float(mol.GetProp("pocket_energy")) for mol in molecules(tmp_path)}
+    assert command(f"n=3 candidates=3 overwrite=true {place}", tmp_path) == 0
+    best = {mol.GetProp("index"): float(mol.GetProp("pocket_energy")) for mol in molecules(tmp_path)}
+    both = one.keys() & best.keys()
+    assert both
+    assert all(best[index] <= one[index] for index in both)  # the first candidate is the molecule without others
+    assert sum(best.values()) < sum(one.values())
+
+
+def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path: Path) -> None:
+    place = f"residues=[A:7,A:30,A:34,A:115] new_atoms=6..8 {PLACE}"
+    assert command(f"n=4 {place}", tmp_path) == 0
+    whole = (tmp_path / "out.sdf").read_bytes()
+    records = whole.split(b"$$$$\n")
+    (tmp_path / "out.sdf").write_bytes(b"$$$$\n".join(records[:2]) + b"$$$$\n")
+    assert command(f"n=4 {place} resume=true", tmp_path) == 0
+    assert (tmp_path / "out.sdf").read_bytes() == whole
+    task = json.loads(molecules(tmp_path)[0].GetProp("task"))
+    assert task["residues"] == ["A:7", "A:30", "A:34", "A:115"]
+    assert len(task["receptor_sha256"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("center=[0,0,0]", "receptor: nothing given, expected a protein"),
+        ("receptor=none.pdb center=[0,0,0]", "receptor: none.pdb: no such file"),
+        (f"receptor={RECEPTOR}", "pocket: got none of ligand, center and residues, expected one of them"),
+        (f"receptor={RECEPTOR} center=[1,2,3] residues=[A:7]", "pocket: got center and residues of ligand, center"),
+        (f"receptor={RECEPTOR} center=[1,2]", "center: got [1, 2], expected three numbers"),
+        (f"receptor={RECEPTOR} center=[99,0,0]", "center: nothing of 1s3v.pdb within 8 Å of 99.0, 0.0, 0.0"),
+        (f"receptor={RECEPTOR} residues=[B:7]", "residues: 1s3v.pdb has no 'B:7', expected such as A:5 to A:182"),
+        (f"receptor={RECEPTOR} ligand=CCO", "ligand: got 'CCO', expected a file of molecules in 3D"),
+        (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] strength=-1", "strength: got -1, expected a number from 0"),
+        (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] relax=mmff94s", "relax: got 'mmff94s' with a pocket"),
+        (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] size=9", "size: got (9, 9) together with a task"),
+    ],
+)
+def test_wrong_options_give_one_line(
+    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(f"task=pocket n=1 {options}", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.sdf").exists()
