@@ -59,6 +59,8 @@ OPTIONAL = {
     "datamol",
     "pandas",
     "molbloom",
+    "pyarrow",
+    "openpyxl",
 }
 """Libraries of the extras: only inside the function that needs them."""
 

@@ -19,7 +19,12 @@ class SampleTarget:
     """What `moldiff sample` delivers, by which model."""
 
     n: int = option(100, "molecules to deliver", least=1)
-    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi` or `.csv`, each also with `.gz`")
+    out: str = option(
+        "molecules.sdf",
+        ".sdf, .xyz, .extxyz, .smi, .csv (also .gz), .parquet, .xlsx; - = SDF to standard output, -.smi another type",
+        full="`.sdf`, `.xyz`, `.extxyz`, `.smi` or `.csv`, each also with `.gz`, `.parquet` or `.xlsx`; `-` = SDF to "
+        "standard output, `-.smi` = another type",
+    )
     model: str = option(
         "qm9",
         "a model of the package, or a trained one's folder; ? lists",
@@ -74,7 +79,10 @@ class InputOptions:
     """Molecules that a command reads."""
 
     input: str | Sequence[str] | None = option(
-        None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE"
+        None,
+        "with hydrogens: .sdf, .mol, .xyz, .smi (also .gz) or .parquet; a folder, a pattern, [a.sdf,b.sdf], or - = "
+        "standard input",
+        typed="input=FILE",
     )
     hydrogens: str = option("keep", "add = first add those that a 3D structure lacks", choices=("keep", "add"))
 
@@ -218,6 +226,19 @@ class TrainOptions:
 class Common:
     """What every command has."""
 
+    log: str | None = option(
+        None,
+        "a file to which all is added that is said here",
+        full="a file to which all is added that is said on the terminal, but for bars",
+        typed="log=FILE",
+    )
+    quiet: bool = option(
+        False,
+        "only what goes wrong",
+        full="`true` = on the terminal only what goes wrong",
+        typed="quiet=true",
+        beside=True,
+    )
     debug: bool = option(False, "show the stack trace of an error", typed="debug=true")
 
 

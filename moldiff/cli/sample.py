@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from moldiff.cli.options import options_in
+from moldiff.cli.terminal import apart_from_output, for_bars
 from moldiff.errors import MoldiffError, as_range
+from moldiff.molecules.formats.storage import is_standard
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def sample(options: Mapping[str, Any]) -> int:
 
     out = Path(options["out"])
     other = f"out: another run is writing to {out}; choose another name"
-    with locked(out.with_name(f".{out.name}.lock"), other), _notices():
+    lock = nullcontext() if is_standard(out) else locked(out.with_name(f".{out.name}.lock"), other)
+    with lock, _notices():
         finished = finished_records(out) if options["resume"] else None
         run = _run_of(options)
         if finished is not None:
@@ -96,6 +99,9 @@ def check_sample(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
     if options["summary"] is not None and not options["summary"].lower().endswith(".json"):
         raise MoldiffError(f"summary: got {options['summary']}, expected a name that ends in .json")
+    for name in ("resume", "trajectory", "unrelaxed"):
+        if options[name] and is_standard(options["out"]):
+            raise MoldiffError(f"{name}: got true with standard output, expected out=NAME.sdf")
     for name in ("trajectory", "unrelaxed"):
         if options["resume"] and options[name]:
             raise MoldiffError(f"resume: a second file cannot be continued, expected {name}=false")
@@ -147,7 +153,8 @@ def bars() -> Iterator[Callable[[str, float, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress, tasks = Progress(*columns, console=Console(stderr=True)), {}
+    console = Console(file=for_bars())
+    progress, tasks = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False), {}
 
     def show(name: str, done: float, total: int) -> None:
         progress.start()  # only now, so that what is fast or refused leaves no empty bar; later calls do nothing
@@ -174,6 +181,8 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             writer = files.enter_context(Writer(out, streamed=run.search is None, keep_older=keep_older))
         else:
             writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
+        if is_standard(out):
+            files.enter_context(apart_from_output())
         films = drawn = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
@@ -192,6 +201,9 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
                     write_frames(films, sample)
         except KeyboardInterrupt:
             run.interrupted = True
+        except BrokenPipeError:  # whoever reads has seen enough
+            say(f"standard output was closed by its reader; {writer.count} records had been written")
+            raise
         except OSError as error:
             held = f"; {writer.path} holds {writer.count} finished records" if writer.count else ""
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
@@ -201,6 +213,11 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
+
+
+def _named(out: str) -> str:
+    """The name of a target, in sentences."""
+    return "standard output" if is_standard(out) else out
 
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:
@@ -239,12 +256,13 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
 
     from moldiff.evaluation.report import summary_table, write_json
 
-    out = options["out"]
+    out = _named(options["out"])
     if options["summary"] is not None:
-        write_json(options["summary"], _summary(run, out, len(unwritten)))
+        write_json(options["summary"], _summary(run, options["out"], len(unwritten)))
     for note in run.notes():
         say(note)
-    Console().print(summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out))
+    table = summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out)
+    Console(stderr=is_standard(options["out"])).print(table)
     if unwritten:
         say(f"warning: {len(unwritten)} molecules not written; first reason: {unwritten[0]}")
     if run.interrupted:

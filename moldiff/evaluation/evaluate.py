@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.metric import Metric, MetricResult
 from moldiff.evaluation.metrics.validity import MARGINS_PM
 from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
-from moldiff.evaluation.report import Report
+from moldiff.evaluation.report import Comparison, Report
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.convert import lacks_hydrogens
-from moldiff.molecules.formats.reader import ReadResult, read
+from moldiff.molecules.formats.collection import read_set
+from moldiff.molecules.formats.reader import ReadResult
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -24,7 +26,7 @@ from moldiff.molecules.validity import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
 Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
-"""A file, what was read of one, or molecules."""
+"""A file, a folder or pattern of files, what was read of one, or molecules."""
 
 HYDROGENS_MISSING = "hydrogens are missing (hydrogens=add adds them)"
 REFERENCE_SIZE = 10_000  # molecules of the reference that are compared with
@@ -49,8 +51,8 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), what `moldiff.read` made of one,
-            molecules of this package or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), a folder or pattern of files with
+            a record each, what `moldiff.read` made of one, molecules of this package or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" or "full" (see `SETS`), any of `moldiff.evaluation.suite.SUITE`, a metric with settings of its
@@ -71,42 +73,107 @@ def evaluate(
         MoldiffError: when `source` or `reference` is a path that cannot be read, `hydrogens` is none of the two, a
             metric is not known, or one that was asked for by name needs a package that is not installed.
     """
-    chosen, skipped = choose(metrics)
-    if reference_size < 1:
-        raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
-    if hydrogens not in ("keep", "add"):
-        raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
-    known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
-    items, from_file = _items(source, complete=hydrogens == "add")
-    molecules = MoleculeSet.of(items)
-    odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
-    scores = score(molecules, known.index, vocabulary)
-    rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
-    if from_file:
-        rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
-    protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
-    missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
-    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
-    report = Report(
-        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
-        [asdict(row) for row in rows],
-        _options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": {}},
-        notes={**scores.notes, **missing},
-        reference_results=_scores_of_known(known, len(rows), vocabulary),
-        skipped=skipped,
-        remarks=dict(kinds.most_common()),
-    )
-    molecules = replace(molecules, smiles=[row.smiles for row in rows])
-    run_metrics(chosen, molecules, known.molecules, report, on_progress)
+    evaluation = _Evaluation.of(reference, metrics, vocabulary, reference_size, hydrogens)
+    report = evaluation.report(source, on_progress)
     if out is not None:
         report.write(out)
     return report
 
 
+def compare(
+    sets: Mapping[str, ReadResult],
+    *,
+    reference: Reference | None = None,
+    metrics: Choice = "fast",
+    out: str | Path | None = None,
+    reference_size: int = REFERENCE_SIZE,
+    hydrogens: str = "keep",
+    on_progress: OnMetric | None = None,
+) -> Comparison:
+    """Score several sets of molecules, as `read_sets` gives them by name, side by side; all else is as of `evaluate`.
+
+    Numbers of the reference come with the largest set, for as many of the reference.
+    """
+    evaluation = _Evaluation.of(reference, metrics, None, reference_size, hydrogens)
+    largest = max(sets, key=lambda name: len(sets[name].records))
+    reports: dict[str, Report] = {}
+    for name, found in sets.items():
+        show = on_progress and partial(_show_of, on_progress, name)
+        reports[name] = evaluation.report(found, show, beside=name == largest)
+        if reports[name].interrupted:
+            break
+    comparison = Comparison(reports)
+    if out is not None:
+        comparison.write(out)
+    return comparison
+
+
+def _show_of(on_progress: OnMetric, name: str, metric: str, done: int, total: int) -> None:
+    on_progress(f"{name}: {metric}", done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """How molecules are judged."""
+
+    reference: Reference | None
+    known: ReferenceSet
+    metrics: Sequence[Metric]
+    skipped: Mapping[str, str]  # why a metric is left out, by its name
+    vocabulary: Vocabulary | None
+    hydrogens: str
+
+    @classmethod
+    def of(
+        cls, reference: Reference | None, metrics: Choice, vocabulary: Vocabulary | None, size: int, hydrogens: str
+    ) -> _Evaluation:
+        chosen, skipped = choose(metrics)
+        if size < 1:
+            raise MoldiffError(f"reference_size: got {size}, expected a whole number of at least 1")
+        if hydrogens not in ("keep", "add"):
+            raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
+        known = ReferenceSet.of(reference, size, complete=hydrogens == "add")
+        return cls(
+            reference=reference,
+            known=known,
+            metrics=chosen,
+            skipped=skipped,
+            vocabulary=vocabulary,
+            hydrogens=hydrogens,
+        )
+
+    def report(self, source: Source, on_progress: OnMetric | None, *, beside: bool = True) -> Report:
+        """The report on one set of molecules; without the reference's numbers unless `beside`."""
+        items, from_file = _items(source, complete=self.hydrogens == "add")
+        molecules = MoleculeSet.of(items)
+        odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
+        scores = score(molecules, self.known.index, self.vocabulary)
+        pairs = zip(scores.rows, odd, strict=True)
+        rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in pairs]
+        if from_file:
+            rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
+        protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
+        missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
+        kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
+        options = _options(source, self.reference, self.known, rows)
+        report = Report(
+            [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
+            [asdict(row) for row in rows],
+            options | {"hydrogens": self.hydrogens, "metrics": {}},
+            notes={**scores.notes, **missing},
+            reference_results=_scores_of_known(self.known, len(rows), self.vocabulary) if beside else [],
+            skipped=dict(self.skipped),
+            remarks=dict(kinds.most_common()),
+        )
+        molecules = replace(molecules, smiles=[row.smiles for row in rows])
+        run_metrics(self.metrics, molecules, self.known.molecules, report, on_progress, beside=beside)
+        return report
+
+
 def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
     """What there is to evaluate, with hydrogens if `complete`, and whether it is the records of a file, or SMILES."""
     if isinstance(source, str | Path):
-        source = read(source)
+        source = read_set(source)
     items: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
     are_smiles = bool(items) and all(isinstance(item, str) for item in items)
     if are_smiles:

@@ -39,6 +39,7 @@ _SHOWN = 40  # characters of the name of a field
 _Result = TypeVar("_Result")
 Value = str | float | int | bool  # what a data field of a written record may hold
 PARQUET = (".parquet", ".pq")
+_NEVER_PACKED = (*PARQUET, ".xlsx")  # which are compressed themselves
 HYDROGENS_ADDED = "hydrogens added"
 NAMELESS = "data field without a name, left out"
 
@@ -259,26 +260,33 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
     name = path.name.lower()
     unpacked = name.removesuffix(".gz")
     suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""
-    if suffix not in known or (suffix in PARQUET and unpacked != name):
+    if suffix not in known or (suffix in _NEVER_PACKED and unpacked != name):
         raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
     return suffix
 
 
-class Lines:
-    """Lines without their ends; `cut` is set when a compressed file breaks off."""
+def field_text(value: Value) -> str:
+    """A value as files hold it that know text alone: on one line, numbers with eight digits."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.8g}" if isinstance(value, float) else " ".join(str(value).split())
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+
+class Lines:
+    """Lines without their ends, of `longest` characters; `cut` is set when a compressed file breaks off."""
+
+    def __init__(self, file: TextIO, longest: int = _MAX_LINE) -> None:
+        self._file, self._longest = file, longest
         self.cut = False
 
     def __iter__(self) -> Iterator[str]:
         started = False
         try:
-            while line := self._file.readline(_MAX_LINE):
+            while line := self._file.readline(self._longest):
                 started = True
                 yield line.rstrip("\r\n")
-                while len(line) == _MAX_LINE and not line.endswith("\n"):
-                    line = self._file.readline(_MAX_LINE)
+                while len(line) == self._longest and not line.endswith("\n"):
+                    line = self._file.readline(self._longest)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             if isinstance(error, gzip.BadGzipFile) and not started:
                 raise  # no gzip file at all, rather than a wrong checksum at its end
