@@ -55,7 +55,7 @@ def _guarded(arguments: list[str]) -> int:
         return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _say("standard output was closed by its reader", EXIT_FAILED, debug=debug)
+        return EXIT_FAILED
     except MoldiffError as error:
         return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:

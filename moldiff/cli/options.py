@@ -21,7 +21,7 @@ class SampleTarget:
     n: int = option(100, "molecules to deliver", least=1)
     out: str = option(
         "molecules.sdf",
-        ".sdf, .xyz, .extxyz, .smi, .csv (also .gz), .parquet, .xlsx; - = SDF to standard output, -.smi another type",
+        "also .xyz, .smi, .csv, .parquet, .xlsx; - = to stdout",
         full="`.sdf`, `.xyz`, `.extxyz`, `.smi` or `.csv`, each also with `.gz`, `.parquet` or `.xlsx`; `-` = SDF to "
         "standard output, `-.smi` = another type",
     )
@@ -226,20 +226,17 @@ class TrainOptions:
 class Common:
     """What every command has."""
 
+    debug: bool = option(False, "stack traces", full="show the stack trace of an error", typed="debug=true")
+    quiet: bool = option(
+        False, "only errors", full="`true` = say only what goes wrong", typed="quiet=true", beside=True
+    )
     log: str | None = option(
         None,
-        "a file to which all is added that is said here",
-        full="a file to which all is added that is said on the terminal, but for bars",
+        "a copy",
+        full="a file to which all that is said on the terminal is added, but for bars",
         typed="log=FILE",
-    )
-    quiet: bool = option(
-        False,
-        "only what goes wrong",
-        full="`true` = on the terminal only what goes wrong",
-        typed="quiet=true",
         beside=True,
     )
-    debug: bool = option(False, "show the stack trace of an error", typed="debug=true")
 
 
 COMMANDS: Mapping[str, tuple[type, ...]] = {

@@ -209,6 +209,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
+            _save_summary(run, options, None, len(reasons))
             raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
@@ -254,11 +255,10 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     """Print the summary; the exit code says whether all that was asked for is there."""
     from rich.console import Console
 
-    from moldiff.evaluation.report import summary_table, write_json
+    from moldiff.evaluation.report import summary_table
 
     out = _named(options["out"])
-    if options["summary"] is not None:
-        write_json(options["summary"], _summary(run, options["out"], len(unwritten)))
+    _save_summary(run, options, options["out"], len(unwritten))
     for note in run.notes():
         say(note)
     table = summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out)
@@ -275,19 +275,24 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     return EXIT_OK
 
 
-def _summary(run: SamplingRun, out: str, unwritten: int) -> dict[str, Any]:
-    """What the table at the end says, in JSON's types: docs/files.md says what each entry is."""
-    return {
+def _save_summary(run: SamplingRun, options: Mapping[str, Any], file: str | None, unwritten: int) -> None:
+    """Write what the table at the end says where that is wanted: docs/files.md says what each entry is."""
+    from moldiff.evaluation.report import write_json
+
+    document = {
         "format_version": 1,
-        "file": out,
+        "file": file,
         "settings": run.settings(),
         "first": run.config.first,
         "asked": run.n,
         "kept": run.kept,
         "drawn": run.drawn,
+        "max_draws": run.max_draws,
         "not_written": unwritten,
         "complete": run.complete,
         "interrupted": run.interrupted,
         "notes": list(run.notes()),
         "results": [result.to_dict() for result in run.results()],
     }
+    if options["summary"] is not None:
+        write_json(options["summary"], document)

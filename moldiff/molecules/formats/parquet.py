@@ -122,12 +122,12 @@ def _record(
     try:
         pos = np.array(places, dtype=np.float64).reshape(len(places), 3)
         mol = Chem.RWMol()
+        if not len(pos) == len(elements) > 0 or not all(0 < element < 119 for element in elements):
+            raise ValueError
         for element, charge in zip(elements, charges, strict=True):
             mol.AddAtom(explicit_atom(element, charge))
         for first, second, order in bonds or ():
             mol.AddBond(first, second, BOND_TYPES[order])
-        if not len(pos) == mol.GetNumAtoms() > 0:
-            raise ValueError
     except (ValueError, TypeError, KeyError, RuntimeError, OverflowError):
         expected = (
             f"{_ELEMENTS}, {_CHARGES}, {_PLACES} (x, y, z) and {_BONDS} (atom, atom, order 1 to 3) of one molecule"
