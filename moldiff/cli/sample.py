@@ -202,7 +202,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         except KeyboardInterrupt:
             run.interrupted = True
         except BrokenPipeError:  # whoever reads has seen enough
-            say(f"standard output was closed by its reader; {writer.count} records had been written")
+            say(f"interrupted: standard output was closed by its reader; it got {writer.count} records")
             raise
         except OSError as error:
             held = f"; {writer.path} holds {writer.count} finished records" if writer.count else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -46,7 +47,7 @@ def for_bars() -> TextIO:
     stream: Any = sys.stderr
     if not isinstance(stream, _Copied):
         return sys.stderr
-    return open(os.devnull, "w") if stream._quiet else stream.stream
+    return io.StringIO() if stream._quiet else stream.stream
 
 
 @contextmanager

@@ -56,8 +56,10 @@ def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part
     path = Path(path)
     if path.is_dir():
         raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(SUFFIXES)})")
+    if str(path) != "-":
+        file_suffix(path, SUFFIXES)
     place = file_of(path)
-    if not place.is_file() and file_suffix(path, SUFFIXES):
+    if not place.is_file():
         raise MoldiffError(f"{path}: no such file")
     if place.stat().st_size == 0:
         raise MoldiffError(f"{path}: the file is empty")

@@ -102,7 +102,8 @@ def _add_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndar
     element, first = columns
     number = atomic_number(words[element]) if len(words) > element else None
     try:
-        pos[:] = [float(word.replace(*_MATHEMATICA)) for word in words[first : first + 3]]
+        x, y, z = (float(word.replace(*_MATHEMATICA)) for word in words[first : first + 3])
+        pos[:] = x, y, z
     except ValueError:
         number = None
     index = mol.GetNumAtoms()
