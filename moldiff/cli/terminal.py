@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from moldiff.processes import rank
 
 _STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_MOVES = re.compile(r"\r|\x1b\[(\?25|\d*[AK])")  # by which bars are drawn anew
 _SERIOUS = re.compile(r"moldiff: (error|warning|interrupted)")
 
 
@@ -25,7 +26,7 @@ class _Copied:
         self.stream, self._log, self._quiet, self._begun = stream, log, quiet, ""
 
     def write(self, text: str) -> int:
-        if self._log is not None:
+        if self._log is not None and not _MOVES.search(text):
             self._log.write(_STYLE.sub("", text))
         if not self._quiet:
             return self.stream.write(text)
