@@ -53,9 +53,11 @@ def _guarded(arguments: list[str]) -> int:
             return _dispatch(arguments)
     except KeyboardInterrupt as error:
         return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError as error:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        if error.filename is None:  # of what is printed, rather than molecules
+            return EXIT_FAILED
+        return _say("interrupted: standard output was closed by its reader", EXIT_FAILED, debug=debug)
     except MoldiffError as error:
         return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:

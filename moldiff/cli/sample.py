@@ -181,8 +181,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             writer = files.enter_context(Writer(out, streamed=run.search is None, keep_older=keep_older))
         else:
             writer = files.enter_context(Writer.behind(out, finished.size, len(finished)))
-        if is_standard(out):
-            files.enter_context(apart_from_output())
+        files.enter_context(apart_from_output(is_standard(out)))
         films = drawn = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
@@ -201,16 +200,12 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
                     write_frames(films, sample)
         except KeyboardInterrupt:
             run.interrupted = True
-        except BrokenPipeError:  # whoever reads has seen enough
-            say(f"interrupted: standard output was closed by its reader; it got {writer.count} records")
-            raise
         except OSError as error:
             held = f"; {writer.path} holds {writer.count} finished records" if writer.count else ""
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
-            _save_summary(run, options, None, len(reasons))
-            raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
+            raise _without_file(run, options, len(reasons))
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
@@ -224,6 +219,12 @@ def _named(out: str) -> str:
 def _can_go_on(options: Mapping[str, Any]) -> bool:
     is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
     return is_sdf and options["like"]["reference"] is None and not (options["trajectory"] or options["unrelaxed"])
+
+
+def _without_file(run: SamplingRun, options: Mapping[str, Any], unwritten: int) -> BaseException:
+    """How a run ends without a file; its summary says so, too."""
+    _save_summary(run, options, None, unwritten)
+    return KeyboardInterrupt() if run.interrupted else MoldiffError(_why_no_file(run, options))
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:

@@ -70,8 +70,11 @@ def spoken(arguments: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def apart_from_output() -> Iterator[None]:
-    """Send to standard error whatever is printed, by compiled code too: standard output is for molecules."""
+def apart_from_output(wanted: bool) -> Iterator[None]:
+    """Send to standard error, if `wanted`, what is printed, by compiled code too: standard output is for molecules."""
+    if not wanted:
+        yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metric import Metric, MetricResult
+from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import MARGINS_PM
 from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
 from moldiff.evaluation.report import Comparison, Report
@@ -73,8 +73,33 @@ def evaluate(
         MoldiffError: when `source` or `reference` is a path that cannot be read, `hydrogens` is none of the two, a
             metric is not known, or one that was asked for by name needs a package that is not installed.
     """
-    evaluation = _Evaluation.of(reference, metrics, vocabulary, reference_size, hydrogens)
-    report = evaluation.report(source, on_progress)
+    chosen, skipped = choose(metrics)
+    if reference_size < 1:
+        raise MoldiffError(f"reference_size: got {reference_size}, expected a whole number of at least 1")
+    if hydrogens not in ("keep", "add"):
+        raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
+    known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
+    items, from_file = _items(source, complete=hydrogens == "add")
+    molecules = MoleculeSet.of(items)
+    odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
+    scores = score(molecules, known.index, vocabulary)
+    rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
+    if from_file:
+        rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
+    protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
+    missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
+    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
+    report = Report(
+        [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
+        [asdict(row) for row in rows],
+        _options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": {}},
+        notes={**scores.notes, **missing},
+        reference_results=_scores_of_known(known, len(rows), vocabulary) if known.beside else [],
+        skipped=skipped,
+        remarks=dict(kinds.most_common()),
+    )
+    molecules = replace(molecules, smiles=[row.smiles for row in rows])
+    run_metrics(chosen, molecules, known.molecules, report, on_progress, beside=known.beside)
     if out is not None:
         report.write(out)
     return report
@@ -94,12 +119,18 @@ def compare(
 
     Numbers of the reference come with the largest set, for as many of the reference.
     """
-    evaluation = _Evaluation.of(reference, metrics, None, reference_size, hydrogens)
+    known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
+    known = replace(known, path=str(reference) if isinstance(reference, str | Path) else None)
     largest = max(sets, key=lambda name: len(sets[name].records))
     reports: dict[str, Report] = {}
     for name, found in sets.items():
-        show = on_progress and partial(_show_of, on_progress, name)
-        reports[name] = evaluation.report(found, show, beside=name == largest)
+        reports[name] = evaluate(
+            found,
+            reference=replace(known, beside=name == largest),
+            metrics=metrics,
+            hydrogens=hydrogens,
+            on_progress=on_progress and partial(_show_of, on_progress, name),
+        )
         if reports[name].interrupted:
             break
     comparison = Comparison(reports)
@@ -110,64 +141,6 @@ def compare(
 
 def _show_of(on_progress: OnMetric, name: str, metric: str, done: int, total: int) -> None:
     on_progress(f"{name}: {metric}", done, total)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Evaluation:
-    """How molecules are judged."""
-
-    reference: Reference | None
-    known: ReferenceSet
-    metrics: Sequence[Metric]
-    skipped: Mapping[str, str]  # why a metric is left out, by its name
-    vocabulary: Vocabulary | None
-    hydrogens: str
-
-    @classmethod
-    def of(
-        cls, reference: Reference | None, metrics: Choice, vocabulary: Vocabulary | None, size: int, hydrogens: str
-    ) -> _Evaluation:
-        chosen, skipped = choose(metrics)
-        if size < 1:
-            raise MoldiffError(f"reference_size: got {size}, expected a whole number of at least 1")
-        if hydrogens not in ("keep", "add"):
-            raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
-        known = ReferenceSet.of(reference, size, complete=hydrogens == "add")
-        return cls(
-            reference=reference,
-            known=known,
-            metrics=chosen,
-            skipped=skipped,
-            vocabulary=vocabulary,
-            hydrogens=hydrogens,
-        )
-
-    def report(self, source: Source, on_progress: OnMetric | None, *, beside: bool = True) -> Report:
-        """The report on one set of molecules; without the reference's numbers unless `beside`."""
-        items, from_file = _items(source, complete=self.hydrogens == "add")
-        molecules = MoleculeSet.of(items)
-        odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
-        scores = score(molecules, self.known.index, self.vocabulary)
-        pairs = zip(scores.rows, odd, strict=True)
-        rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in pairs]
-        if from_file:
-            rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
-        protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
-        missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
-        kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
-        options = _options(source, self.reference, self.known, rows)
-        report = Report(
-            [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
-            [asdict(row) for row in rows],
-            options | {"hydrogens": self.hydrogens, "metrics": {}},
-            notes={**scores.notes, **missing},
-            reference_results=_scores_of_known(self.known, len(rows), self.vocabulary) if beside else [],
-            skipped=dict(self.skipped),
-            remarks=dict(kinds.most_common()),
-        )
-        molecules = replace(molecules, smiles=[row.smiles for row in rows])
-        run_metrics(self.metrics, molecules, self.known.molecules, report, on_progress, beside=beside)
-        return report
 
 
 def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
@@ -229,7 +202,7 @@ def _options(
         "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),
         "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
-        "reference": str(reference) if isinstance(reference, str | Path) else None,
+        "reference": str(reference) if isinstance(reference, str | Path) else known.path,
         "reference_molecules": None if index is None else len(index),
         "reference_skipped": None if index is None else index.num_skipped,
         "reference_compared": known.source,

@@ -228,8 +228,7 @@ def test_a_reader_that_has_seen_enough_is_one_line(folder: Path) -> None:
         said = process.stderr.read().decode()
     assert first == b"qm9-0-0\n"
     assert process.returncode == 1
-    assert said.startswith("moldiff: interrupted: standard output was closed by its reader; ")
-    assert said.count("\n") == 1
+    assert said == "moldiff: interrupted: standard output was closed by its reader\n"
     assert os.listdir() == []
 
 
