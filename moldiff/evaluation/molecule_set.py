@@ -188,7 +188,7 @@ class ReferenceSet:
         a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
         index file (keys alone).
         """
-        if isinstance(reference, cls):
+        if isinstance(reference, ReferenceSet):
             return reference
         if reference is None or isinstance(reference, NoveltyIndex):
             return cls(reference)
