@@ -98,8 +98,8 @@ def view(
     """Write molecules as one HTML page that works offline, or show it in a notebook.
 
     Args:
-        source: a file, folder or pattern that `moldiff.evaluate` reads, several to be shown side by side, or molecules. Films
-            come from the trajectories that `moldiff sample trajectory=true` writes beside its file, or that the
+        source: a file, folder or pattern that `moldiff.evaluate` reads, several to be shown side by side, or molecules.
+            Films come from the trajectories that `moldiff sample trajectory=true` writes beside its file, or that the
             molecules carry.
         out: the page; None = the file's name with .html, and of molecules from Python no file but a `Page`, which a
             notebook shows. It is returned.

@@ -139,7 +139,7 @@ def test_a_folder_that_edm_wrote_is_one_set(folder: Path, capsys: pytest.Capture
         ("evaluate input=nothing/*.sdf", "nothing/*.sdf: no file matches this pattern"),
         ("evaluate input=empty", "empty: no file of molecules in this folder, expected any of .sdf"),
         ("evaluate input=[a.smi,b.smi]", "b.smi: no such file or folder"),
-        ("view input=mixed", "mixed: got 2 sets of molecules (a.smi, b.smi), expected one"),
+        ("verify input=mixed", "mixed: is a folder, expected a file"),
         ("evaluate input=cut.parquet", "cut.parquet: cannot be read as Parquet"),
         ("evaluate input=-.foo", "-.foo: unknown type of file"),
         ("evaluate input=a.smi log=nowhere/a.log", "log: nowhere/a.log: No such file or directory"),
