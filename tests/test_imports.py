@@ -62,6 +62,8 @@ OPTIONAL = {
     "gemmi",
     "vina",
     "meeko",
+    "pyarrow",
+    "openpyxl",
 }
 """Libraries of the extras: only inside the function that needs them."""
 

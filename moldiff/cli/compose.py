@@ -58,7 +58,7 @@ _PACKAGE_PREFIX = "pkg://"
 PATHS = (
     *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
     *("task.core", "task.input", "task.of", "task.receptor", "task.ligand", "like.reference", "exclude", "lead"),
-    "summary",
+    *("summary", "log"),
 )
 """Options that name files and folders, some of them also models or molecules."""
 
@@ -207,7 +207,7 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     keys = {text.partition("=")[0] for text in arguments}
     implied = [] if "data" in keys else ["data=files"]
     if "data.name" not in keys:
-        from moldiff.data.sources.files import name_of  # here, for it loads RDKit
+        from moldiff.molecules.formats.collection import name_of  # here, for it loads RDKit
 
         implied.append(f"data.name={quoted(name_of(path))}")
     return [*implied, *arguments]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from moldiff.cli.compose import PATHS, argument, entry
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.storage import write_atomically
+from moldiff.molecules.formats.storage import is_standard, write_atomically
 from moldiff.processes import rank
 
 RECORD_FILE = "multirun.json"
@@ -86,12 +86,14 @@ def _from(start: str, key: str, value: Any) -> Any:
     """A value of one of `PATHS`, as an absolute path if it is one."""
     if not isinstance(value, str) or not _is_path(key, value):
         return value
-    is_pattern = key.endswith(".path") and glob.has_magic(value) and not os.path.exists(value)
+    is_pattern = (key == "input" or key.endswith(".path")) and glob.has_magic(value) and not os.path.exists(value)
     return os.path.join(glob.escape(start) if is_pattern else start, value)
 
 
 def _is_path(key: str, value: str) -> bool:
-    """Whether the value of one of `PATHS` is not a model's name or a molecule."""
+    """Whether the value of one of `PATHS` is not standard input or output, a model's name or a molecule."""
+    if is_standard(value):
+        return False
     if key in ("model", "init", "reference", "chooser"):
         from moldiff.diffusion.property_predictor import available_predictors
         from moldiff.diffusion.shipped import available_models
@@ -120,6 +122,8 @@ def plan(command: str, typed: Sequence[Sequence[str]], composed: Sequence[Mappin
     jobs = []
     for number, (arguments, options) in enumerate(zip(typed, composed, strict=True)):
         folder, own = None, {}
+        if options["out"] is not None and is_standard(options["out"]):
+            raise MoldiffError("out: got - with -m, expected the name of a file, which gets a number")
         if options["out"] is not None:
             folder, name = Path(options["out"]), str(number)
             if command in ("sample", "view") or (command == "evaluate" and folder.suffix.lower() == ".json"):

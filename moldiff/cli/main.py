@@ -23,6 +23,7 @@ from moldiff import __version__
 from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
 from moldiff.cli.options import check_limits
 from moldiff.cli.sample import bars, check_sample, log_level, sample, say
+from moldiff.cli.terminal import spoken
 from moldiff.errors import MoldiffError, check_at_least
 from moldiff.processes import handled, rank, started_together
 
@@ -38,17 +39,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # 20 molecules beside one busy core of two. Has to be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = any(text.lower() == "debug=true" for text in arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with spoken(arguments):
+            return _guarded(arguments)
+    except OSError as error:  # the log cannot be written
+        return _say(f"error: log: {error.filename}: {error.strerror}", EXIT_WRONG_INPUT, debug=False)
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run a command; what goes wrong is one line on standard error."""
+    debug = any(text.lower() == "debug=true" for text in arguments)
     try:
         with _termination_interrupts():
             return _dispatch(arguments)
     except KeyboardInterrupt as error:
         return _say(f"interrupted{error}", EXIT_INTERRUPTED, debug=debug)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError as error:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        if error.filename is None:  # of what is printed, rather than molecules
+            return EXIT_FAILED
+        return _say("interrupted: standard output was closed by its reader", EXIT_FAILED, debug=debug)
     except MoldiffError as error:
         return _say(f"error: {error}", EXIT_WRONG_INPUT, debug=debug)
     except Exception as error:
@@ -229,19 +241,16 @@ def _check_input(options: Mapping[str, Any]) -> None:
         raise MoldiffError("input: nothing given, expected a file of molecules, for example input=molecules.sdf")
 
 
-def _check_evaluate(options: Mapping[str, Any]) -> None:
-    _check_input(options)
-    if not isinstance(options["input"], str):
-        raise MoldiffError(f"input: got {len(options['input'])} files, expected one; several at once: moldiff view")
-
-
 def _evaluate(options: Mapping[str, Any]) -> int:
     from rich.console import Console
 
-    from moldiff.evaluation.evaluate import evaluate
+    from moldiff.evaluation.evaluate import compare, evaluate
+    from moldiff.molecules.formats.collection import read_sets
 
+    sets = read_sets(options["input"])
     with _judged(options) as shared:
-        report = evaluate(options["input"], out=options["out"], reference_size=options["reference_size"], **shared)
+        shared |= {"out": options["out"], "reference_size": options["reference_size"]}
+        report = evaluate(*sets.values(), **shared) if len(sets) == 1 else compare(sets, **shared)
     console = Console()
     for table in report.tables():
         console.print(table)
@@ -332,7 +341,7 @@ _COMMANDS: Mapping[str, tuple[Callable[[Mapping[str, Any]], None], Callable[...,
     "prepare": (_check_prepare, _prepare),
     "train": (_check_train, _train),
     "sample": (check_sample, sample),
-    "evaluate": (_check_evaluate, _evaluate),
+    "evaluate": (_check_input, _evaluate),
     "view": (_check_view, _view),
     "verify": (_check_verify, _verify),
     "merge": (_check_merge, _merge),

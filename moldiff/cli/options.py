@@ -19,7 +19,12 @@ class SampleTarget:
     """What `moldiff sample` delivers, by which model."""
 
     n: int = option(100, "molecules to deliver", least=1)
-    out: str = option("molecules.sdf", "`.sdf`, `.xyz`, `.smi`, `.csv`, each also `.gz`; `.pdbqt`")
+    out: str = option(
+        "molecules.sdf",
+        "also .xyz .smi .csv .parquet .xlsx .pdbqt; - = stdout",
+        full="`.sdf`, `.xyz`, `.extxyz`, `.smi` or `.csv`, each also with `.gz`, `.parquet`, `.xlsx` or `.pdbqt` (a "
+        "folder for docking); `-` = SDF to standard output, `-.smi` = another type",
+    )
     model: str = option(
         "qm9",
         "a model of the package, or a trained one's folder; ? lists",
@@ -78,11 +83,11 @@ class SampleOptions:
         choices=("index", "confidence"),
     )
     overwrite: bool = option(
-        False, "replace an older file", full="`true` = replace an older file; `false` = it gets a number"
+        False, "replace the older", full="`true` = replace an older file; `false` = it gets a number"
     )
     resume: bool = option(
         False,
-        "go on with it",
+        "go on",
         full="`true` = go on with the `.sdf` or `.sdf.gz` of a run that was ended, to the same file as without the "
         "break",
         beside=True,
@@ -95,7 +100,10 @@ class InputOptions:
     """Molecules that a command reads."""
 
     input: str | Sequence[str] | None = option(
-        None, ".sdf, .mol, .xyz or .smi (also .gz), with hydrogens", typed="input=FILE"
+        None,
+        "with hydrogens: .sdf, .mol, .xyz, .smi (also .gz) or .parquet; a folder, a pattern, [a.sdf,b.sdf], or - = "
+        "standard input",
+        typed="input=FILE",
     )
     hydrogens: str = option("keep", "add = first add those that a 3D structure lacks", choices=("keep", "add"))
 
@@ -247,7 +255,17 @@ class TrainOptions:
 class Common:
     """What every command has."""
 
-    debug: bool = option(False, "show the stack trace of an error", typed="debug=true")
+    debug: bool = option(False, "stack traces", full="show the stack trace of an error", typed="debug=true")
+    quiet: bool = option(
+        False, "only errors", full="`true` = say only what goes wrong", typed="quiet=true", beside=True
+    )
+    log: str | None = option(
+        None,
+        "a copy",
+        full="a file to which all that is said on the terminal is added, but for bars",
+        typed="log=FILE",
+        beside=True,
+    )
 
 
 COMMANDS: Mapping[str, tuple[type, ...]] = {

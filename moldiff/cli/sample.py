@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from moldiff.cli.options import options_in
+from moldiff.cli.terminal import apart_from_output, for_bars
 from moldiff.errors import MoldiffError, as_range
+from moldiff.molecules.formats.storage import is_standard
 from moldiff.sampling.config import SamplingConfig
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ def sample(options: Mapping[str, Any], run: SamplingRun | None = None) -> int:
 
     out = Path(options["out"])
     other = f"out: another run is writing to {out}; choose another name"
-    with locked(out.with_name(f".{out.name}.lock"), other), _notices():
+    lock = nullcontext() if is_standard(out) else locked(out.with_name(f".{out.name}.lock"), other)
+    with lock, _notices():
         finished = finished_records(out) if options["resume"] else None
         run = run or run_of(options)
         if finished is not None:
@@ -96,6 +99,9 @@ def check_sample(options: Mapping[str, Any]) -> None:
         raise MoldiffError(f"workers: got {workers}, expected auto or a whole number of at least 0")
     if options["summary"] is not None and not options["summary"].lower().endswith(".json"):
         raise MoldiffError(f"summary: got {options['summary']}, expected a name that ends in .json")
+    for name in ("resume", "trajectory", "unrelaxed"):
+        if options[name] and is_standard(options["out"]):
+            raise MoldiffError(f"{name}: got true with standard output, expected out=NAME.sdf")
     for name in ("trajectory", "unrelaxed"):
         if options["resume"] and options[name]:
             raise MoldiffError(f"resume: a second file cannot be continued, expected {name}=false")
@@ -150,7 +156,8 @@ def bars() -> Iterator[Callable[[str, float, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress, tasks = Progress(*columns, console=Console(stderr=True)), {}
+    console = Console(file=for_bars())
+    progress, tasks = Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False), {}
 
     def show(name: str, done: float, total: int) -> None:
         progress.start()  # only now, so that what is fast or refused leaves no empty bar; later calls do nothing
@@ -178,6 +185,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         else:
             writer = Writer.behind(out, finished.size, len(finished))
         files.enter_context(writer)
+        files.enter_context(apart_from_output(is_standard(out)))
         films = drawn = None
         if options["trajectory"]:
             films = files.enter_context(Writer(trajectory_path(out), streamed=True, keep_older=keep_older))
@@ -202,10 +210,15 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
-            raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
+            raise _without_file(run, options, len(reasons))
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
+
+
+def _named(out: str) -> str:
+    """The name of a target, in sentences."""
+    return "standard output" if is_standard(out) else out
 
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:
@@ -216,6 +229,12 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
 def _at_end(options: Mapping[str, Any]) -> bool:
     """Whether all is written when the last molecule is drawn."""
     return options["like"]["reference"] is not None or options["sort"] != "index"
+
+
+def _without_file(run: SamplingRun, options: Mapping[str, Any], unwritten: int) -> BaseException:
+    """How a run ends without a file; its summary says so, too."""
+    _save_summary(run, options, None, unwritten)
+    return KeyboardInterrupt() if run.interrupted else MoldiffError(_why_no_file(run, options))
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:
@@ -247,14 +266,14 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     """Print the summary; the exit code says whether all that was asked for is there."""
     from rich.console import Console
 
-    from moldiff.evaluation.report import summary_table, write_json
+    from moldiff.evaluation.report import summary_table
 
-    out = options["out"]
-    if options["summary"] is not None:
-        write_json(options["summary"], _summary(run, out, len(unwritten)))
+    out = _named(options["out"])
+    _save_summary(run, options, options["out"], len(unwritten))
     for note in run.notes():
         say(note)
-    Console().print(summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out))
+    table = summary_table(run.results(), asked=run.n, drawn=run.drawn, path=out)
+    Console(stderr=is_standard(options["out"])).print(table)
     if unwritten:
         say(f"warning: {len(unwritten)} molecules not written; first reason: {unwritten[0]}")
     if run.interrupted:
@@ -267,19 +286,24 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
     return EXIT_OK
 
 
-def _summary(run: SamplingRun, out: str, unwritten: int) -> dict[str, Any]:
-    """What the table at the end says, in JSON's types: docs/files.md says what each entry is."""
-    return {
+def _save_summary(run: SamplingRun, options: Mapping[str, Any], file: str | None, unwritten: int) -> None:
+    """Write what the table at the end says where that is wanted: docs/files.md says what each entry is."""
+    from moldiff.evaluation.report import write_json
+
+    document = {
         "format_version": 1,
-        "file": out,
+        "file": file,
         "settings": run.settings(),
         "first": run.config.first,
         "asked": run.n,
         "kept": run.kept,
         "drawn": run.drawn,
+        "max_draws": run.max_draws,
         "not_written": unwritten,
         "complete": run.complete,
         "interrupted": run.interrupted,
         "notes": list(run.notes()),
         "results": [result.to_dict() for result in run.results()],
     }
+    if options["summary"] is not None:
+        write_json(options["summary"], document)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import MARGINS_PM
 from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
-from moldiff.evaluation.report import Report
+from moldiff.evaluation.report import Comparison, Report
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.convert import lacks_hydrogens
-from moldiff.molecules.formats.reader import ReadResult, read
+from moldiff.molecules.formats.collection import read_set
+from moldiff.molecules.formats.reader import ReadResult
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -24,7 +26,7 @@ from moldiff.molecules.validity import Oddity, odd_bonds, odd_smiles
 from moldiff.molecules.vocabulary import Vocabulary
 
 Source = str | Path | ReadResult | Sequence[Entry] | Sequence[str]
-"""A file, what was read of one, or molecules."""
+"""A file, a folder or pattern of files, what was read of one, or molecules."""
 
 HYDROGENS_MISSING = "hydrogens are missing (hydrogens=add adds them)"
 REFERENCE_SIZE = 10_000  # molecules of the reference that are compared with
@@ -49,8 +51,8 @@ def evaluate(
     compares with the reference, for one half of them against the other.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), what `moldiff.read` made of one,
-            molecules of this package or of RDKit, or SMILES.
+        source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), a folder or pattern of files with
+            a record each, what `moldiff.read` made of one, molecules of this package or of RDKit, or SMILES.
         reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
             a `novelty.safetensors` serves for novelty only.
         metrics: "fast" or "full" (see `SETS`), any of `moldiff.evaluation.suite.SUITE`, a metric with settings of its
@@ -92,21 +94,59 @@ def evaluate(
         [asdict(row) for row in rows],
         _options(source, reference, known, rows) | {"hydrogens": hydrogens, "metrics": {}},
         notes={**scores.notes, **missing},
-        reference_results=_scores_of_known(known, len(rows), vocabulary),
+        reference_results=_scores_of_known(known, len(rows), vocabulary) if known.beside else [],
         skipped=skipped,
         remarks=dict(kinds.most_common()),
     )
     molecules = replace(molecules, smiles=[row.smiles for row in rows])
-    run_metrics(chosen, molecules, known.molecules, report, on_progress)
+    run_metrics(chosen, molecules, known.molecules, report, on_progress, beside=known.beside)
     if out is not None:
         report.write(out)
     return report
 
 
+def compare(
+    sets: Mapping[str, ReadResult],
+    *,
+    reference: Reference | None = None,
+    metrics: Choice = "fast",
+    out: str | Path | None = None,
+    reference_size: int = REFERENCE_SIZE,
+    hydrogens: str = "keep",
+    on_progress: OnMetric | None = None,
+) -> Comparison:
+    """Score several sets of molecules, as `read_sets` gives them by name, side by side; all else is as of `evaluate`.
+
+    Numbers of the reference come with the largest set, for as many of the reference.
+    """
+    known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
+    known = replace(known, path=str(reference) if isinstance(reference, str | Path) else None)
+    largest = max(sets, key=lambda name: len(sets[name].records))
+    reports: dict[str, Report] = {}
+    for name, found in sets.items():
+        reports[name] = evaluate(
+            found,
+            reference=replace(known, beside=name == largest),
+            metrics=metrics,
+            hydrogens=hydrogens,
+            on_progress=on_progress and partial(_show_of, on_progress, name),
+        )
+        if reports[name].interrupted:
+            break
+    comparison = Comparison(reports)
+    if out is not None:
+        comparison.write(out)
+    return comparison
+
+
+def _show_of(on_progress: OnMetric, name: str, metric: str, done: int, total: int) -> None:
+    on_progress(f"{name}: {metric}", done, total)
+
+
 def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
     """What there is to evaluate, with hydrogens if `complete`, and whether it is the records of a file, or SMILES."""
     if isinstance(source, str | Path):
-        source = read(source)
+        source = read_set(source)
     items: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
     are_smiles = bool(items) and all(isinstance(item, str) for item in items)
     if are_smiles:
@@ -162,7 +202,7 @@ def _options(
         "input": str(path) if isinstance(path, str | Path) else "molecules from Python",
         "records": len(rows),
         "records_unreadable": sum(row.status is Status.UNREADABLE for row in rows),
-        "reference": str(reference) if isinstance(reference, str | Path) else None,
+        "reference": str(reference) if isinstance(reference, str | Path) else known.path,
         "reference_molecules": None if index is None else len(index),
         "reference_skipped": None if index is None else index.num_skipped,
         "reference_compared": known.source,

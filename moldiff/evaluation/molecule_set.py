@@ -169,9 +169,6 @@ def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     return from_rdkit(mol)
 
 
-Reference = str | Path | NoveltyIndex | Sequence[Molecule | str]
-
-
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
     """Reference molecules."""
@@ -180,6 +177,8 @@ class ReferenceSet:
     molecules: MoleculeSet | None = None  # a sample of them to compare with; None = only their keys are known
     source: str | None = None  # what the sample is
     trained_on: bool = False  # whether the index is of other molecules than the sample (training and test set)
+    path: str | None = None  # where they are, if that is to be said
+    beside: bool = True  # whether numbers of the sample itself are wanted
 
     @classmethod
     def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
@@ -189,6 +188,8 @@ class ReferenceSet:
         a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
         index file (keys alone).
         """
+        if isinstance(reference, ReferenceSet):
+            return reference
         if reference is None or isinstance(reference, NoveltyIndex):
             return cls(reference)
         if not isinstance(reference, str | Path):
@@ -201,6 +202,9 @@ class ReferenceSet:
         if path.is_dir() or path.suffix == ".safetensors":
             return cls(NoveltyIndex.load(path))
         return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
+
+
+Reference = str | Path | NoveltyIndex | ReferenceSet | Sequence[Molecule | str]
 
 
 def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> ReferenceSet:

@@ -150,17 +150,9 @@ class Report:
         They are `report.json`, `report.md` and `molecules.csv` of a folder, which is made if needed; or, where `target`
         is the name of the first, NAME.json, with NAME.md and NAME.csv beside it.
         """
-        target = Path(target)
-        paths = [target / name for name in ("report.json", "report.md", "molecules.csv")]
-        if target.suffix.lower() == ".json":
-            paths = [target, target.with_suffix(".md"), target.with_suffix(".csv")]
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        write_json(paths[0], self.to_dict())
-        write_atomically(paths[1], encoded(f"{self.markdown()}\n{self._appendix()}"))
-        write_csv(paths[2], self.rows)
-        return paths
+        return _write(target, self.to_dict(), f"{self.markdown()}\n{self.appendix()}", self.rows)
 
-    def _appendix(self) -> str:
+    def appendix(self) -> str:
         """What every number means, and what it was made with, as Markdown lists."""
         shown = {result.name: result.definition for result in self.results if not _is_empty_status(result)}
         lines = ["### Definitions", "", *(f"- `{name}`: {definition}" for name, definition in shown.items())]
@@ -170,6 +162,69 @@ class Report:
         lines += ["", "### Made with", "", *(f"- {name} {version}" for name, version in versions().items())]
         lines += [f"- `{name}`: {value}" for name, value in _flat(self.options)]
         return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The reports on several sets of molecules, by name, side by side."""
+
+    reports: Mapping[str, Report]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it ended before all was evaluated."""
+        return any(report.interrupted for report in self.reports.values())
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why a metric was left out, of the sets that all leave it out for that reason, by its name."""
+        return dict(pair for report in self.reports.values() for pair in report.skipped.items())
+
+    def columns(self) -> dict[str, list[MetricResult]]:
+        """The results of each set and of the reference, by name."""
+        found = {name: report.results for name, report in self.reports.items()}
+        for report in self.reports.values():
+            found |= {"reference": report.reference_results} if report.reference_results else {}
+        return found
+
+    def tables(self) -> list[Table]:
+        """One table per protocol with a column for each set, for a rich console."""
+        columns, tables = self.columns(), []
+        for protocol, rows in _by_protocol(list(columns.values())).items():
+            heads = [Column(escape(name), justify="right", overflow="fold") for name in columns]
+            tables.append(Table("metric", *heads, title=escape(title(protocol))))
+            for name, row in rows.items():
+                tables[-1].add_row(escape(_label(name)), *map(_cell, row))
+        return tables
+
+    def remark_lines(self) -> list[str]:
+        """How many records of each set have what is odd about them, a line for each kind."""
+        return [f"{name}: {line}" for name, report in self.reports.items() for line in report.remark_lines()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: the documents of the reports by name, under `reports`."""
+        reports = {name: report.to_dict() for name, report in self.reports.items()}
+        return {"format_version": FORMAT_VERSION, "versions": versions(), "reports": reports}
+
+    def write(self, target: str | Path) -> list[Path]:
+        """Write what `Report.write` does; rows begin with a column `set`."""
+        text = markdown(self.columns())
+        for name, report in self.reports.items():
+            text += f"\n## {name}\n\n{report.appendix()}"
+        rows = [{"set": name, **row} for name, report in self.reports.items() for row in report.rows]
+        return _write(target, self.to_dict(), text, rows)
+
+
+def _write(target: str | Path, document: Mapping[str, Any], text: str, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    target = Path(target)
+    paths = [target / name for name in ("report.json", "report.md", "molecules.csv")]
+    if target.suffix.lower() == ".json":
+        paths = [target, target.with_suffix(".md"), target.with_suffix(".csv")]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    write_json(paths[0], document)
+    write_atomically(paths[1], encoded(text))
+    write_csv(paths[2], rows)
+    return paths
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -192,10 +247,10 @@ def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one line per row under the names of the first row; None is an empty cell."""
+    """Write one line per row under the names that rows have; None is an empty cell."""
     file = io.StringIO(newline="")
     if rows:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
         writer.writerows(_plain(rows))
     write_atomically(Path(path), encoded(file.getvalue()))

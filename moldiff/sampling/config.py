@@ -125,8 +125,8 @@ class SamplingConfig:
     candidates: int = option(
         1,
         "drawn for each: the surest or, with values, nearest stays",
-        full="molecules drawn for each one delivered, which is the surest (`confidence`), with `condition` the nearest to "
-        "the values, in a pocket the deepest",
+        full="molecules drawn for each one delivered, which is the surest (`confidence`), with `condition` the nearest "
+        "to the values, in a pocket the deepest",
     )
     task: TaskSpec | None = option(
         None,

@@ -174,7 +174,7 @@ class Samples(list[Sample]):
         return [sample.mol for sample in self]
 
     def to_sdf(self, path: str | Path) -> int:
-        """Write them as `moldiff sample` does, also as .xyz, .smi or .csv, each with .gz; returns how many."""
+        """Write them as `moldiff sample` does, to a file of any of its types; returns how many."""
         return write(path, self)
 
     def to_dataframe(self) -> DataFrame:
@@ -198,7 +198,8 @@ def trajectory_path(path: str | Path) -> Path:
 def beside(path: str | Path, ending: str) -> Path:
     """A file that belongs to a file of molecules: "a.sdf.gz" -> "a.ENDING"."""
     path = Path(path)
-    return path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.{ending}")
+    name = path.name.removesuffix(".gz")
+    return path.with_name(f"{name.rpartition('.')[0] or name}.{ending}")
 
 
 def write_trajectories(path: str | Path, samples: Iterable[Recorded]) -> int:

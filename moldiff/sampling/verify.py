@@ -21,7 +21,7 @@ from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.relaxation import superposed_rmsd
 from moldiff.molecules.convert import from_rdkit
-from moldiff.molecules.formats.reader import records
+from moldiff.molecules.formats.reader import file_of, records
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
@@ -240,7 +240,7 @@ def document(path: str | Path, found: Sequence[Verification]) -> dict[str, Any]:
     return {
         "moldiff": moldiff.__version__,
         "file": str(path),
-        "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(file_of(path).read_bytes()).hexdigest(),
         "counts": {str(kind): sum(one.finding is kind for one in found) for kind in Finding},
         "records": [asdict(one) for one in found],
     }

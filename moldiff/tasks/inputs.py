@@ -23,7 +23,7 @@ from moldiff.molecules.convert import from_rdkit, to_rdkit
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
-from moldiff.molecules.formats.storage import shown
+from moldiff.molecules.formats.storage import is_standard, shown
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.vocabulary import SYMBOLS, AtomClass, Vocabulary
 from moldiff.tasks.task import Input
@@ -112,12 +112,12 @@ def given_records(name: str, source: Any) -> Iterator[Record]:
 
 def names_file(text: str) -> bool:
     """Whether a text is the name of a file, be there one or not, rather than a SMILES."""
-    return text.lower().removesuffix(".gz").endswith(SUFFIXES) or os.path.isfile(text)
+    return text.lower().removesuffix(".gz").endswith(SUFFIXES) or is_standard(text) or os.path.isfile(text)
 
 
 def _text_records(name: str, source: str | Path) -> Iterator[Record]:
     text = str(source)
-    if text == "-":
+    if text == "-" and name == "smiles":
         lines = [line.split(maxsplit=1) for line in sys.stdin if line.strip()]
         if not lines:
             raise MoldiffError(f"{name}: got nothing on standard input, expected a SMILES a line")

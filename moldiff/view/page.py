@@ -22,9 +22,10 @@ from moldiff.evaluation.molecule_set import is_placed
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.descriptors import DESCRIPTORS
+from moldiff.molecules.formats.collection import name_of, read_sets
 from moldiff.molecules.formats.reader import ReadResult, read
 from moldiff.molecules.formats.record import Record, guarded
-from moldiff.molecules.formats.storage import write_atomically
+from moldiff.molecules.formats.storage import is_standard, write_atomically
 from moldiff.molecules.formats.writer import Recorded, write
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.notebook import framed
@@ -97,8 +98,8 @@ def view(
     """Write molecules as one HTML page that works offline, or show it in a notebook.
 
     Args:
-        source: a file that `moldiff.molecules.formats` reads, several to be shown side by side, or molecules. Films
-            come from the trajectories that `moldiff sample trajectory=true` writes beside its file, or that the
+        source: a file, folder or pattern that `moldiff.evaluate` reads, several to be shown side by side, or molecules.
+            Films come from the trajectories that `moldiff sample trajectory=true` writes beside its file, or that the
             molecules carry.
         out: the page; None = the file's name with .html, and of molecules from Python no file but a `Page`, which a
             notebook shows. It is returned.
@@ -117,15 +118,14 @@ def view(
     with TemporaryDirectory() as folder:
         files = _given(source)
         target = None if out is None and not files else target_of(files, out)
-        names = [path.name for path in files]
-        names = names if len(set(names)) == len(names) else list(map(str, files))
+        found = read_sets(files)
         if not files:
             drawn: Sequence[Any] = list(source)  # type: ignore[arg-type]  # molecules, as it is no name of a file
-            names = [f"{len(drawn)} molecules" if target is None else target.stem]
-            files = [Path(folder) / "molecules.sdf"]
-            write(files[0], drawn)
-            write_trajectories(trajectory_path(files[0]), (one for one in drawn if not isinstance(one, Molecule)))
-        sets = [read(path) for path in files]
+            path = Path(folder) / "molecules.sdf"
+            write(path, drawn)
+            write_trajectories(trajectory_path(path), (one for one in drawn if not isinstance(one, Molecule)))
+            found = {f"{len(drawn)} molecules" if target is None else target.stem: read(path)}
+        names, sets = list(found), list(found.values())
         if hydrogens == "add":
             sets = [ReadResult(one.path, [record.completed() for record in one.records]) for one in sets]
         lookup = all(map(_as_in_qm9, sets))
@@ -151,7 +151,8 @@ def target_of(source: str | Path | Sequence[str | Path], out: str | Path | None)
     paths = [source] if isinstance(source, str | Path) else source
     if out is None:
         more = f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
-        out = beside(paths[0], "html")
+        first = Path("molecules" if is_standard(paths[0]) else name_of(paths[0]))
+        out = beside(paths[0], "html") if Path(paths[0]).is_file() else first
         out = out.with_name(f"{out.stem}{more}.html")
     target = Path(out)
     if target.suffix.lower() not in (".html", ".htm"):

@@ -231,6 +231,7 @@ EXAMPLES = {
     "process.geometry={_target_:",
     "data=drugs",
     "resume=true",
+    "quiet=true",
 }
 """What stands in the help as one value among many, or as what another option brings."""
 

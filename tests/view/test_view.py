@@ -328,7 +328,7 @@ def test_several_files_side_by_side(
     assert again.data["files"] == ["a.sdf", "other/a.sdf"]
     assert main(["view", "input=[a.sdf,nothing.sdf]"]) == 2
     assert "nothing.sdf: no such file" in capsys.readouterr().err
-    assert main(["evaluate", "input=[a.sdf,b.sdf]"]) == 2
+    assert main(["evaluate", "input=[a.sdf,b.sdf]", "metrics=[]"]) == 0
 
 
 def test_impossible_pages(tmp_path: Path, mixed: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections import Counter
@@ -21,7 +20,8 @@ from moldiff.data.dataset import META_FILE, SPLITS, file_digest
 from moldiff.data.sources.source import SourceRecord, Split
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
-from moldiff.molecules.formats.reader import SUFFIXES, parts
+from moldiff.molecules.formats.collection import find_files, name_of
+from moldiff.molecules.formats.reader import parts
 from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Part, guarded
 from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.identity import both_keys
@@ -103,6 +103,8 @@ class Files:
     ) -> None:
         if time_limit <= 0:
             raise MoldiffError(f"time_limit: got {time_limit}, expected seconds above 0")
+        if Path(os.path.expanduser(str(path)), META_FILE).is_file():
+            raise MoldiffError(f"{path}: is a prepared set already, ready for `moldiff train data.folder={path}`")
         self.files = find_files(path)
         self.name = name_of(path)
         self._rules, self._columns, self._split = rules or CurationRules(), columns, split or Split()
@@ -213,41 +215,3 @@ class Files:
             "limit": self._limit,
             "time_limit": self._time_limit,
         }
-
-
-def find_files(path: str | Path) -> list[Path]:
-    """The files of molecules that a path means, in alphabetical order. Raises MoldiffError when there are none."""
-    text = os.path.expanduser(str(path))
-    place = Path(text)
-    if place.is_dir():
-        if (place / META_FILE).is_file():
-            raise MoldiffError(f"{path}: is a prepared set already, ready for `moldiff train data.folder={path}`")
-        found = [file for file in place.rglob("*") if file.is_file() and _is_readable(file.relative_to(place))]
-        problem = f"no file of molecules in this folder, expected any of {', '.join(SUFFIXES)}"
-    elif place.exists() or not glob.has_magic(text):
-        found = [place] if place.is_file() else []
-        problem = "no such file or folder"
-    else:
-        found = [Path(name) for name in glob.glob(text, recursive=True) if os.path.isfile(name)]
-        problem = "no file matches this pattern"
-    if not found:
-        raise MoldiffError(f"{path}: {problem}")
-    return sorted(found)
-
-
-def _is_readable(file: Path) -> bool:
-    """Whether a file of a folder is one of molecules, and neither it nor a folder on the way is hidden."""
-    name = file.name.lower().removesuffix(".gz")
-    hidden = any(part.startswith(".") for part in file.parts)
-    return not hidden and not name.endswith(".txt") and name.endswith(SUFFIXES)
-
-
-def name_of(path: str | Path) -> str:
-    """A name for the set of what is at a path: that of the file or folder without suffix."""
-    text = str(path).rstrip("/")
-    if glob.has_magic(text) and not Path(text).exists():
-        text = text[: next(k for k, letter in enumerate(text) if letter in "*?[")].rpartition("/")[0]
-    name = Path(text).resolve().name.removesuffix(".gz")
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return shown(name) or "molecules"

@@ -9,7 +9,7 @@ from typing import Self
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
-from moldiff.molecules.formats.record import Value, field_texts
+from moldiff.molecules.formats.record import Value, field_text, field_values
 from moldiff.molecules.formats.storage import encoded, set_aside
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 
@@ -28,7 +28,8 @@ class PdbqtFolder:
 
     def write(self, molecule: Molecule, fields: Mapping[str, Value | None] | None = None) -> None:
         """Add one record. Raises MoldiffError where meeko has no types for its atoms, or it is not valid."""
-        text = pdbqt_text(molecule, field_texts(molecule, fields))
+        values = field_values(molecule, fields)
+        text = pdbqt_text(molecule, {name: field_text(value) for name, value in values.items()})
         if self.count == 0:
             self.older = set_aside(self.path) if self._keep_older else None
             self.path.mkdir(exist_ok=True)

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rdkit import Chem
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.mol2 import mol2_parts
+from moldiff.molecules.formats.parquet import parquet_parts
 from moldiff.molecules.formats.record import DEFAULT_COLUMNS, PARQUET, Columns, Lines, Part, Record, file_suffix
-from moldiff.molecules.formats.sdf import sdf_parts
-from moldiff.molecules.formats.smiles import parquet_parts, smiles_parts, table_parts
-from moldiff.molecules.formats.xyz import xyz_parts
+from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_parts
+from moldiff.molecules.formats.smiles import smiles_parts, table_parts
+from moldiff.molecules.formats.storage import is_standard
+from moldiff.molecules.formats.xyz import is_xyz, xyz_parts
 
 _READERS: dict[str, Callable[[Lines], Iterator[Part]]] = {
     **dict.fromkeys((".sdf", ".sd", ".mol"), sdf_parts),
@@ -35,34 +42,88 @@ _TABLES: dict[str, Callable[[Lines, Path, Columns], Iterator[Part]]] = {
 }
 
 SUFFIXES = (*_READERS, *_TABLES, *PARQUET)  # types of files that can be read
+_HEAD = 1 << 16
+"""Characters by which the type of a file is found out."""
 
 
 def parts(path: str | Path, columns: Columns = DEFAULT_COLUMNS) -> Iterator[Part]:
     """The records of a file of any type, one at a time; `columns` says where a table has what.
+
+    `-` is standard input, whose type shows in its content, and `-.csv` one of this type. Text (.txt) is SMILES or XYZ.
 
     Raises MoldiffError when the file is missing, empty, a folder or of an unknown type, or a table has no such column.
     """
     path = Path(path)
     if path.is_dir():
         raise MoldiffError(f"{path}: is a folder, expected a file ({', '.join(SUFFIXES)})")
-    suffix = file_suffix(path, SUFFIXES)
-    if not path.is_file():
+    if str(path) != "-":
+        file_suffix(path, SUFFIXES)
+    place = file_of(path)
+    if not place.is_file():
         raise MoldiffError(f"{path}: no such file")
-    if path.stat().st_size == 0:
+    if place.stat().st_size == 0:
         raise MoldiffError(f"{path}: the file is empty")
+    suffix, packed = _type_of(path, place)
     if suffix in PARQUET:
-        yield from parquet_parts(path, columns)
+        yield from parquet_parts(path, place, columns)
         return
-    with _open_text(path) as file:
+    with _open_text(path, place, packed) as file:
         lines = Lines(file)
         yield from _READERS[suffix](lines) if suffix in _READERS else _TABLES[suffix](lines, path, columns)
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+def file_of(path: str | Path) -> Path:
+    """The file of a path: of standard input a temporary one that holds all of it."""
+    return Path(_received(sys.stdin).name) if is_standard(path) else Path(path)
+
+
+@lru_cache(maxsize=1)
+def _received(stream: Any) -> Any:
+    """A temporary file, as long as it is needed, of what comes on standard input."""
     try:
-        with cast("io.BufferedReader", opener(path, "rb")) as raw:
+        if stream is None:
+            raise ValueError
+        file = tempfile.NamedTemporaryFile(prefix="moldiff-")  # noqa: SIM115
+        shutil.copyfileobj(stream.buffer, file)
+    except (ValueError, OSError):  # closed
+        raise MoldiffError("-: standard input is closed, expected molecules") from None
+    file.flush()
+    return file
+
+
+def type_of(path: Path) -> str:
+    """The type of a file that is there, as its suffix: by its name, or where that does not tell by its content."""
+    return _type_of(path, file_of(path))[0]
+
+
+def _type_of(path: Path, place: Path) -> tuple[str, bool]:
+    """The type of a file, by its name or where that does not tell by its content, and whether it is compressed."""
+    packed = path.name.lower().endswith(".gz")
+    suffix = "" if str(path) == "-" else file_suffix(path, SUFFIXES)
+    if suffix not in ("", ".txt"):
+        return suffix, packed
+    with place.open("rb") as file:
+        start = file.read(4)
+    if not suffix:
+        packed = start[:2] == b"\x1f\x8b"
+        if start == b"PAR1":
+            return PARQUET[0], False
+    with _open_text(path, place, packed) as text:
+        lines = list(islice(Lines(text, _HEAD), 1000))
+    if is_xyz(lines):
+        return ".xyz", packed
+    if suffix:
+        return suffix, packed
+    if any(line.startswith("@<TRIPOS>") for line in lines):
+        return ".mol2", packed
+    is_sdf = any(line.startswith((END_OF_BLOCK, END_OF_RECORD)) for line in lines) or "V2000" in "".join(lines[3:4])
+    return ".sdf" if is_sdf else ".smi", packed
+
+
+@contextmanager
+def _open_text(path: Path, place: Path, packed: bool) -> Iterator[TextIO]:
+    try:
+        with cast("io.BufferedReader", (gzip.open if packed else open)(place, "rb")) as raw:
             encoding = "utf-16" if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
             with io.TextIOWrapper(raw, encoding=encoding, errors="replace") as file:
                 yield file

@@ -40,31 +40,27 @@ _SHOWN = 40  # characters of the name of a field
 _Result = TypeVar("_Result")
 Value = str | float | int | bool  # what a data field of a written record may hold
 PARQUET = (".parquet", ".pq")
+_NEVER_PACKED = (*PARQUET, ".xlsx", ".pdbqt")  # which are compressed themselves
 HYDROGENS_ADDED = "hydrogens added"
 NAMELESS = "data field without a name, left out"
 
 
-def field_texts(molecule: Molecule, fields: Mapping[str, Value | None] | None) -> dict[str, str]:
-    """The properties of a molecule and further data as text by name; None and NaN are left out.
+def field_values(molecule: Molecule, fields: Mapping[str, Any] | None) -> dict[str, Value]:
+    """The properties of a molecule and further data in Python's own types by name; None and NaN are left out.
 
     Raises MoldiffError for coordinates that are not finite, which no file can hold, or a name that SDF cannot.
     """
     if not molecule.is_finite:
         raise MoldiffError(f"molecule {molecule.name!r}: got a coordinate that is not finite, so it is not written")
-    values = {**molecule.properties, **(fields or {})}
-    return {key: text for key, value in values.items() if (text := _field_text(key, value)) is not None}
-
-
-def _field_text(key: str, value: Value | None) -> str | None:
-    if value is None or (isinstance(value, float | np.floating) and not math.isfinite(value)):
-        return None
-    if not key or re.search(r"[<>\r\n]", key):
-        raise MoldiffError(f"field name {key!r}: expected a name without <, > and line ends")
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.8g}"
-    return " ".join(str(value).split())
+    found: dict[str, Value] = {}
+    for name, value in {**molecule.properties, **(fields or {})}.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if value is None or (isinstance(value, float) and not math.isfinite(value)):
+            continue
+        if not name or re.search(r"[<>\r\n]", name):
+            raise MoldiffError(f"field name {name!r}: expected a name without <, > and line ends")
+        found[name] = value if isinstance(value, bool | int | float) else str(value)
+    return found
 
 
 class Fields(NamedTuple):
@@ -283,26 +279,33 @@ def file_suffix(path: Path, known: Mapping[str, object] | tuple[str, ...]) -> st
     name = path.name.lower()
     unpacked = name.removesuffix(".gz")
     suffix = "." + unpacked.rpartition(".")[2] if "." in unpacked else ""
-    if suffix not in known or (suffix in (*PARQUET, ".pdbqt") and unpacked != name):
+    if suffix not in known or (suffix in _NEVER_PACKED and unpacked != name):
         raise MoldiffError(f"{path}: unknown type of file, expected one of {', '.join(known)} or one of these with .gz")
     return suffix
 
 
-class Lines:
-    """Lines without their ends; `cut` is set when a compressed file breaks off."""
+def field_text(value: Value) -> str:
+    """A value as files hold it that know text alone: on one line, numbers with eight digits."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.8g}" if isinstance(value, float) else " ".join(str(value).split())
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+
+class Lines:
+    """Lines without their ends, of `longest` characters; `cut` is set when a compressed file breaks off."""
+
+    def __init__(self, file: TextIO, longest: int = _MAX_LINE) -> None:
+        self._file, self._longest = file, longest
         self.cut = False
 
     def __iter__(self) -> Iterator[str]:
         started = False
         try:
-            while line := self._file.readline(_MAX_LINE):
+            while line := self._file.readline(self._longest):
                 started = True
                 yield line.rstrip("\r\n")
-                while len(line) == _MAX_LINE and not line.endswith("\n"):
-                    line = self._file.readline(_MAX_LINE)
+                while len(line) == self._longest and not line.endswith("\n"):
+                    line = self._file.readline(self._longest)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             if isinstance(error, gzip.BadGzipFile) and not started:
                 raise  # no gzip file at all, rather than a wrong checksum at its end

@@ -1,12 +1,9 @@
-"""SMILES: files of lines, and tables (CSV and TSV with any usual separator, header or not, and Parquet)."""
+"""SMILES: files of lines, and tables (CSV and TSV with any usual separator, header or not)."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, dropwhile, islice, zip_longest
 from pathlib import Path
@@ -30,7 +27,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _MAX_SMILES = 100_000  # characters of a SMILES; RDKit would take gigabytes to find out that longer ones are none
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """Where a table has its SMILES (or InChI) and names, and how to read its cells."""
 
     header: list[str]
@@ -63,7 +60,7 @@ def table_parts(lines: Iterable[str], path: Path, columns: Columns) -> Iterator[
         if layout.has_header:
             next(rows)
         for number, cells in enumerate(rows, start=1):
-            yield _row_part(number, cells, layout)
+            yield row_part(number, cells, layout)
     except csv.Error as error:
         yield Part.rejected(number + 1, "", f"malformed table: {error}; the rest of the file is not read")
 
@@ -82,7 +79,7 @@ def _rows(lines: Iterable[str], separator: str, *, skipinitialspace: bool = Fals
         yield cells
 
 
-def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str | None) -> tuple[str, _Layout]:
+def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str | None) -> tuple[str, Layout]:
     """The separator, which the file may have said, and the layout that fit the first lines of a table."""
     header = {separator: _cells(sample[0], separator) for separator in ([said] if said else _SEPARATORS)}
     # The separator with the most cells comes first, but a header that names the SMILES decides.
@@ -92,12 +89,12 @@ def _find_layout(sample: Sequence[str], path: Path, columns: Columns, said: str 
     several = [separator for separator in order if len(header[separator]) > 1]
     spaced = [" "] if sample[0].split()[0].lower() in SMILES_NAMES else []
     for separator in [*several, *spaced, order[0]]:
-        if layout := _layout(sample[0].split() if separator == " " else header[separator], columns):
+        if layout := header_layout(sample[0].split() if separator == " " else header[separator], columns):
             return separator, layout
     for separator in order if columns == DEFAULT_COLUMNS else ():
         if layout := _headless(list(_rows(sample, separator))):
             return separator, layout
-    raise _no_column(path, header[order[0]], columns)
+    raise no_column(path, header[order[0]], columns)
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -107,7 +104,7 @@ def _cells(line: str, separator: str) -> list[str]:
         return []
 
 
-def _layout(header: list[str], columns: Columns) -> _Layout | None:
+def header_layout(header: list[str], columns: Columns) -> Layout | None:
     """The layout of a table with a header, if that has the columns named and one of molecules."""
     if _missing(header, columns):
         return None
@@ -115,7 +112,7 @@ def _layout(header: list[str], columns: Columns) -> _Layout | None:
     found = next(smiles, None) if columns.smiles is None else header.index(columns.smiles)
     names = chain(_find(header, _NAME_NAMES, "name"), _find(header, (), "_id"))
     name = next(names, None) if columns.name is None else header.index(columns.name)
-    return None if found is None else _Layout(header, found, name)
+    return None if found is None else Layout(header, found, name)
 
 
 def _missing(header: Sequence[str], columns: Columns) -> list[str]:
@@ -129,14 +126,15 @@ def _find(header: Sequence[str], known: Sequence[str], part: str = "") -> Iterat
     yield from (k for k, name in enumerate(names) if part and part in name)
 
 
-def _no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffError:
+def no_column(path: Path, header: Sequence[str], columns: Columns) -> MoldiffError:
+    """What to say of a table without the columns that are needed."""
     found = f"columns found: {', '.join(repr(cell[:40]) for cell in header[:20])}"
     if missing := _missing(header, columns):
         return MoldiffError(f"{path}: no column {missing[0]!r}; {found}")
     return MoldiffError(f"{path}: no column of SMILES found; {found}; smiles_column=NAME says which one it is")
 
 
-def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
+def _headless(rows: Sequence[Sequence[str]]) -> Layout | None:
     """The layout of a table without header: its SMILES are the longest column of which every cell is one."""
     width = min(map(len, rows), default=0)
     sizes = [[_num_atoms(row[column].strip()) for row in rows] for column in range(width)]
@@ -146,7 +144,7 @@ def _headless(rows: Sequence[Sequence[str]]) -> _Layout | None:
         return None
     smiles = max(fitting, key=lambda k: sum(sizes[k]))
     name = next((k for k in range(width) if k != smiles and not _is_number(rows[0][k])), None)
-    return _Layout([f"column_{k + 1}" for k in range(width)], smiles, name, has_header=False)
+    return Layout([f"column_{k + 1}" for k in range(width)], smiles, name, has_header=False)
 
 
 def _num_atoms(text: str) -> int:
@@ -170,7 +168,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
+def row_part(number: int, cells: Sequence[str], layout: Layout) -> Part:
     """A row of a table: its SMILES, its name, and the other cells as data fields."""
     surplus = len(cells) - len(layout.header)
     if surplus > 0 and layout.smiles < len(cells) and cells[layout.smiles].startswith(_INCHI):  # its own commas
@@ -183,35 +181,6 @@ def _row_part(number: int, cells: Sequence[str], layout: _Layout) -> Part:
     if layout.decimal_comma:
         others = [(key, cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell) for key, cell in others]
     return Part(number, smiles_record, (smiles, name, *Fields.gathered(others)), name)
-
-
-def parquet_parts(path: Path, columns: Columns) -> Iterator[Part]:
-    """The records of a Parquet file, read in batches.
-
-    Raises MoldiffError when pyarrow is not installed, the file is no Parquet file, or it has no column of SMILES.
-    """
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        advice = 'pip install "moldiff[parquet]"'
-        raise MoldiffError(f"{path}: reading Parquet needs pyarrow, which is not installed: {advice}") from None
-    number = 0
-    try:
-        file = ParquetFile(path)
-        header = [field.name for field in file.schema_arrow]
-        if (layout := _layout(header, columns)) is None:
-            raise _no_column(path, header, columns)
-        rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1024))
-        for number, values in enumerate(rows, start=1):
-            # Lists, nested tables and missing values are empty.
-            cells = [str(values[key]) if isinstance(values[key], str | int | float) else "" for key in header]
-            yield _row_part(number, cells, layout)
-    except (ArrowException, OSError) as error:
-        reason = f"cannot be read as Parquet ({str(error).splitlines()[0]})"
-        if not number:
-            raise MoldiffError(f"{path}: {reason}") from None
-        yield Part.rejected(number + 1, "", f"{reason}; the rest of the file is not read")
 
 
 def _parsed(text: str) -> Chem.Mol | None:
@@ -255,34 +224,6 @@ def smiles_parts(lines: Lines, path: Path, columns: Columns) -> Iterator[Part]:
         text, *rest = line.split(maxsplit=1)
         title = rest[0].strip() if rest else ""
         yield Part(number, smiles_record, (text, title, {}), title)
-
-
-class TableFile:
-    """The rows of a table, in a nameless file until all columns are known."""
-
-    def __init__(self, folder: Path) -> None:
-        self._columns: dict[str, None] = {}
-        self._file = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
-
-    def add(self, row: Mapping[str, str]) -> None:
-        self._columns |= dict.fromkeys(row)
-        self._file.write(json.dumps(row) + "\n")
-
-    def lines(self) -> Iterator[str]:
-        """The header, then the rows."""
-        if self._columns:
-            line = io.StringIO()
-            table = csv.DictWriter(line, list(self._columns), restval="", lineterminator="\n")
-            table.writeheader()
-            self._file.seek(0)
-            for text in self._file:
-                table.writerow(json.loads(text))
-                yield line.getvalue()
-                line.seek(0)
-                line.truncate()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def smiles_text(molecule: Molecule, fields: Mapping[str, str]) -> str:

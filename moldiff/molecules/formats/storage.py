@@ -10,6 +10,13 @@ from pathlib import Path
 
 from moldiff.errors import MoldiffError
 
+_STANDARD = re.compile(r"-(\.\w+){0,2}")
+
+
+def is_standard(path: str | Path) -> bool:
+    """Whether a path stands for standard input or output: `-`, or `-.csv`, which says what type of file that is."""
+    return _STANDARD.fullmatch(str(path)) is not None
+
 
 def temporary_of(path: Path) -> Path:
     """Where the content of `path` is written before it takes its place; what killed processes left is removed."""

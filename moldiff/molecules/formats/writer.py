@@ -1,23 +1,27 @@
-"""Writing files of molecules: SDF, XYZ, SMILES and CSV; and which records an SDF that was cut short holds whole."""
+"""Writing files of molecules, or to standard output; and which records an SDF that was cut short holds whole."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self, cast
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, cast
 
 from moldiff.errors import MoldiffError, require
+from moldiff.molecules.formats.parquet import atom_lists, parquet_blocks
 from moldiff.molecules.formats.pdbqt import PdbqtFolder
-from moldiff.molecules.formats.record import Value, field_texts, file_suffix
+from moldiff.molecules.formats.record import PARQUET, Value, field_text, field_values, file_suffix
 from moldiff.molecules.formats.sdf import END_OF_BLOCK, END_OF_RECORD, sdf_fields, sdf_text
-from moldiff.molecules.formats.smiles import TableFile, smiles_text
-from moldiff.molecules.formats.storage import encoded, set_aside, temporary_of
-from moldiff.molecules.formats.xyz import xyz_text
+from moldiff.molecules.formats.smiles import smiles_text
+from moldiff.molecules.formats.storage import encoded, is_standard, set_aside, temporary_of
+from moldiff.molecules.formats.table import MAX_SHEET_ROWS, TableFile, csv_blocks, xlsx_blocks
+from moldiff.molecules.formats.xyz import extxyz_text, xyz_text
 from moldiff.molecules.identity import smiles
 from moldiff.molecules.molecule import Molecule
 from moldiff.processes import uninterrupted
@@ -44,7 +48,9 @@ def write(path: str | Path, molecules: Iterable[Molecule | Recorded]) -> int:
 
 
 class Writer:
-    """Writes molecules to a file whose suffix says the type: .sdf, .xyz, .smi or .csv, each also with .gz.
+    """Writes molecules to a file whose suffix says the type: .sdf, .xyz, .extxyz, .smi, .csv, .parquet or .xlsx.
+
+    All but the last two may be compressed (.gz).
 
     Records go to a temporary file beside the target, which takes the target's place when the writer is closed. If
     the work inside the `with` block is cut short (Ctrl-C), the file holds all records finished until then; if there
@@ -53,6 +59,8 @@ class Writer:
     A streamed file takes the target's place with its first record and grows record by record, so that it is complete
     up to its last one whenever the program ends. Two types grow in larger steps: compressed ones by 64 records, each a
     gzip member of its own, and tables, whose columns are known in the end only, all at once.
+
+    `-` is standard output, to which an SDF goes record by record; `-.csv` is another type.
 
     With `keep_older`, a file that is there gets another name (`set_aside`), `older`, rather than being replaced.
 
@@ -69,12 +77,18 @@ class Writer:
         self.path, self.count = check_target(path), 0
         self.older: Path | None = None
         self._streamed, self._keep_older = streamed, keep_older
-        self._format = _FORMATS[file_suffix(self.path, _FORMATS)]
-        self._rows = TableFile(self.path.parent) if self._format is None else None
+        suffix, standard = file_suffix(self.path, _TYPES), is_standard(self.path)
+        self._format, self._table = _FORMATS.get(suffix), _TABLES.get(suffix)
+        self._rows = TableFile(None if standard else self.path.parent) if self._table else None
         self._member: list[bytes] = []  # whole records that are not in the file yet
         self._packed = self.path.suffix.lower() == ".gz"
-        self._temporary: Path | None = temporary_of(self.path)
-        self._raw = _open(self._temporary, "wb", streamed)
+        self._temporary: Path | None = None
+        if standard:
+            self._streamed = False  # what is written cannot be taken back
+            self._raw = _standard_output()
+        else:
+            self._temporary = temporary_of(self.path)
+            self._raw = _open(self._temporary, "wb", streamed)
 
     @classmethod
     def behind(cls, path: str | Path, size: int, count: int) -> Self:
@@ -92,19 +106,18 @@ class Writer:
         Raises MoldiffError for coordinates that are not finite, a field name that SDF cannot hold, or (.smi) a graph
         that has no SMILES.
         """
-        text = field_texts(molecule, fields)
+        values = field_values(molecule, fields)
         with uninterrupted(), self._named():  # a record is in the file and counted, or neither
             if self._format is not None:
-                self._add(self._format(molecule, text))
-            elif self._rows is not None:
-                row = {"smiles": "", "name": molecule.name}
-                with suppress(MoldiffError):  # a graph that has none
-                    row["smiles"] = smiles(molecule, stereo=True)
-                self._rows.add(row | text)
+                self._add(self._format(molecule, {name: field_text(value) for name, value in values.items()}))
+            elif self._rows is not None and self._table is not None:
+                if self.count >= self._table.most:
+                    raise MoldiffError(f"{self.path}: holds {self._table.most} records at most, expected .csv for more")
+                self._rows.add(_row(molecule, values) | (atom_lists(molecule) if self._table.in_3d else {}))
             self.count += 1
 
-    def _add(self, record: str) -> None:
-        self._member.append(encoded(record))
+    def _add(self, record: str | bytes) -> None:
+        self._member.append(encoded(record) if isinstance(record, str) else record)
         if len(self._member) == (MEMBER_RECORDS if self._packed else 1):
             self._end_member()
 
@@ -116,7 +129,7 @@ class Writer:
         data = b"".join(self._member)
         data = gzip.compress(data, mtime=0) if self._packed else data
         self._member.clear()
-        place = self._raw.tell()
+        place = self._raw.tell() if self._streamed else 0
         try:
             while data:
                 data = data[self._raw.write(data) :]
@@ -148,9 +161,9 @@ class Writer:
     def close(self) -> None:
         """Finish the file and put it in its place."""
         with self._named():
-            if self._rows is not None:
-                for line in self._rows.lines():
-                    self._add(line)
+            if self._rows is not None and self._table is not None:
+                for block in self._table.blocks(self._rows):
+                    self._add(block)
                 self._rows.close()
             if self._member or not self.count:  # a file of no bytes would be no gzip file
                 self._end_member()
@@ -176,7 +189,7 @@ class Writer:
                 return
             try:
                 self.close()
-            except OSError:
+            except Exception:
                 self._discard()
                 raise
 
@@ -189,14 +202,19 @@ def writer_of(path: str | Path, *, streamed: bool = False, keep_older: bool = Fa
 
 
 def check_target(path: str | Path) -> Path:
-    """The path, if molecules can be written to a file of that name.
+    """The path, if molecules can be written to a file of that name; `-` is `-.sdf`.
 
-    Raises MoldiffError for an unknown suffix, or a folder that does not exist.
+    Raises MoldiffError for an unknown suffix, a folder that does not exist, or a type whose library is not installed.
     """
-    path = Path(path)
-    is_folder = file_suffix(path, _TARGETS) == ".pdbqt"
-    if is_folder:
-        require("meeko", "dock")
+    path = Path("-.sdf" if str(path) == "-" else path)
+    suffix = file_suffix(path, _TYPES)
+    is_folder = suffix == ".pdbqt"
+    if is_folder or suffix in _TABLES:
+        package, extra = ("meeko", "dock") if is_folder else _TABLES[suffix].needs
+        if package:
+            require(package, extra)
+    if is_standard(path) and not is_folder:
+        return path
     if path.is_dir() != is_folder and path.exists():
         if is_folder:
             raise MoldiffError(f"{path}: is a file, expected the name of a folder")
@@ -211,13 +229,46 @@ def _open(path: Path, mode: str, streamed: bool) -> BinaryIO:
     return cast(BinaryIO, path.open(mode, buffering=0 if streamed else -1))
 
 
-_FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str] | None] = {
+def _standard_output() -> BinaryIO:
+    """Standard output without a buffer, so that every record goes out at once."""
+    try:
+        if sys.stdout is None:  # closed, and its number may be that of another file by now
+            raise OSError
+        return os.fdopen(os.dup(1), "wb", buffering=0)
+    except OSError:
+        raise MoldiffError("out: standard output is closed, expected a file or an open pipe") from None
+
+
+def _row(molecule: Molecule, values: dict[str, Value]) -> dict[str, Any]:
+    """The row of a table: one SMILES, in the first column, the name, and the data fields."""
+    known = values.pop("SMILES", None)
+    if known is None:
+        with suppress(MoldiffError):  # a graph that has none
+            known = smiles(molecule, stereo=True)
+    return {"smiles": known or "", "name": molecule.name} | values
+
+
+class _Table(NamedTuple):
+    """A type of table."""
+
+    blocks: Callable[[TableFile], Iterator[bytes]]
+    needs: tuple[str, str] = ("", "")  # package, and the extra that installs it
+    in_3d: bool = False  # whether rows have atoms, bonds and coordinates
+    most: float = math.inf  # rows that it holds
+
+
+_FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str]] = {
     ".sdf": sdf_text,
     ".xyz": xyz_text,
     ".smi": smiles_text,
-    ".csv": None,  # a table, see `TableFile`
+    ".extxyz": extxyz_text,
 }
-_TARGETS = (*_FORMATS, ".pdbqt")
+_TABLES = {
+    ".csv": _Table(csv_blocks),
+    **dict.fromkeys(PARQUET, _Table(parquet_blocks, ("pyarrow", "parquet"), in_3d=True)),
+    ".xlsx": _Table(xlsx_blocks, ("openpyxl", "xlsx"), most=MAX_SHEET_ROWS),
+}
+_TYPES = (".sdf", ".xyz", ".smi", ".csv", ".extxyz", *PARQUET, ".xlsx", ".pdbqt")
 
 _END = f"\n{END_OF_RECORD}\n".encode()
 _BYTES = 1 << 20
@@ -245,7 +296,7 @@ def finished_records(path: str | Path) -> FinishedRecords:
     for a file of another type, or one that has content but no whole record.
     """
     path = Path(path)
-    if file_suffix(path, tuple(_FORMATS)) != ".sdf":
+    if file_suffix(path, _TYPES) != ".sdf":
         raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
     found, packed = FinishedRecords(), path.suffix.lower() == ".gz"
     if not path.exists():

@@ -1,9 +1,9 @@
-"""XYZ, QM9's own kind included: its records parted, parsed and written."""
+"""XYZ, extended XYZ and QM9's own kind included: its records parted, parsed and written."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -13,8 +13,13 @@ from moldiff.molecules.convert import explicit_atom, set_positions, to_rdkit
 from moldiff.molecules.formats.record import MAX_ATOMS, Block, Fields, Lines, Part, Record, atomic_number, whole_number
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
-_ASSIGNMENT = re.compile(r"""([\w-]+)=("[^"]*"|'[^']*'|\S+)""")
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_ENTRY = re.compile(rf"""({_QUOTED}|[^\s="]+)(?:\s*=\s*({_QUOTED}|'[^']*'|\{{[^}}]*\}}|\[[^\]]*\]|\S+))?""")
+_OF_CELL = ("Properties", "Lattice", "pbc")
+_PLAIN = "species:S:1:pos:R:3"  # columns of an extended XYZ that does not say which it has
+_PERIODIC = "periodic cell (Lattice), which is not used"
 _MATHEMATICA = ("*^", "e")  # which writes numbers like 9.06*^-01
+_MAX_COMMENT = 20_000  # characters that are looked at: quotes that do not end take the square of their number
 _MAX_FRAME = 1_000_000  # atoms of a frame that is read at all
 
 _QM9_VALUES = ("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "cv")
@@ -26,17 +31,20 @@ _QM9_TAIL = 3  # lines behind the atoms of such a file: frequencies, SMILES and 
 def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
     """Elements and coordinates, one line per atom; the molecule has no bonds.
 
-    The comment is its name, unless it holds the `key=value` pairs of extended XYZ: then `Properties` says where the
-    elements and coordinates are, and the pairs are the data fields. Or it is the line of values of a file of QM9.
+    The comment is its name, unless it is that of extended XYZ: has a `Properties`, `Lattice` or `pbc`, or nothing but
+    `key=value` pairs. Then `Properties` says where the elements and coordinates are, and the pairs are the data fields.
+    Or it is the line of values of a file of QM9.
     """
-    layout = None
+    layout, name, fields = None, comment.strip(), Fields({})
     if values := _qm9_values(comment):
         name, fields = " ".join(comment.split()[:2]), Fields(values)
-    else:
-        fields = Fields.gathered((key, value.strip("\"'")) for key, value in _ASSIGNMENT.findall(comment))
-        layout = fields.values.get("Properties")
-        name = comment.strip() if layout is None else fields.values.get("name", fields.values.get("Name", ""))
-        fields = Fields({k: v for k, v in fields.values.items() if k == "charge"}) if layout is None else fields
+    elif pairs := _pairs(comment):
+        fields = Fields.gathered((key, "T" if value is None else value) for key, value in pairs)
+        if None not in dict(pairs).values() or any(map(dict(pairs).get, _OF_CELL)):
+            layout = fields.values.get("Properties", _PLAIN)
+            name = fields.values.get("name", fields.values.get("Name", ""))
+        else:
+            fields = Fields({key: value for key, value in fields.values.items() if key == "charge"})
     columns = (0, 1) if layout is None else _columns(layout)
     if columns is None:
         reason = f"got Properties={str(layout)[:60]}, expected species:S:1 and pos:R:3 among them"
@@ -52,8 +60,21 @@ def xyz_record(number: int, comment: str, lines: list[str]) -> Record:
             return Record(number, name, None, problem, fields.remarks)
     set_positions(mol, pos)
     mol.SetProp("_Name", name)
-    Fields({k: v for k, v in fields.values.items() if k not in ("Properties", "Lattice", "pbc")}).set_on(mol)
-    return Record(number, name, mol.GetMol(), remarks=fields.remarks)
+    Fields({key: value for key, value in fields.values.items() if key not in _OF_CELL}).set_on(mol)
+    periodic = "Lattice" in fields.values and "T" in fields.values.get("pbc", "T").upper()
+    return Record(number, name, mol.GetMol(), remarks=(*fields.remarks, *[_PERIODIC] * periodic))
+
+
+def _pairs(comment: str) -> list[tuple[str, str | None]]:
+    """The words of a comment, each with what it is said to be; None = nothing."""
+    found = _ENTRY.findall(comment[:_MAX_COMMENT])
+    return [(_unquoted(key), _unquoted(value) if value else None) for key, value in found]
+
+
+def _unquoted(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
 
 
 def _qm9_values(comment: str) -> dict[str, str]:
@@ -81,7 +102,8 @@ def _add_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndar
     element, first = columns
     number = atomic_number(words[element]) if len(words) > element else None
     try:
-        pos[:] = [float(word.replace(*_MATHEMATICA)) for word in words[first : first + 3]]
+        x, y, z = (float(word.replace(*_MATHEMATICA)) for word in words[first : first + 3])
+        pos[:] = x, y, z
     except ValueError:
         number = None
     index = mol.GetNumAtoms()
@@ -92,6 +114,22 @@ def _add_atom(mol: Chem.RWMol, line: str, columns: tuple[int, int], pos: np.ndar
         return InvalidMolecule.at(index, words[element], Status.NON_FINITE, "coordinate not finite")
     mol.AddAtom(explicit_atom(number))
     return None
+
+
+def is_xyz(lines: Sequence[str]) -> bool:
+    """Whether the first lines of a file are those of a frame: a number, a comment, and an atom if there is a third."""
+    number, atom = (lines[k].split() if k < len(lines) else [] for k in (0, 2))
+    if len(number) != 1 or whole_number(number[0]) is None:
+        return False
+    return len(lines) < 3 or (len(atom) >= 4 and sum(map(_is_number, atom)) >= 3)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(*_MATHEMATICA))
+    except ValueError:
+        return False
+    return True
 
 
 def xyz_parts(lines: Lines) -> Iterator[Part]:
@@ -125,7 +163,22 @@ def xyz_parts(lines: Lines) -> Iterator[Part]:
 
 def xyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
     """A frame of an XYZ file."""
+    return _frame(molecule, " ".join(molecule.name.split()))
+
+
+def extxyz_text(molecule: Molecule, fields: Mapping[str, str]) -> str:
+    """A frame of an extended XYZ file, whose comment has name, total charge (e) and data fields."""
+    said = {"name": " ".join(molecule.name.split()), "charge": str(int(molecule.formal_charge.sum())), **fields}
+    pairs = ("=".join((re.sub(r"[^\w.-]", "_", key), _quoted(text))) for key, text in said.items())
+    return _frame(molecule, " ".join((f'Properties={_PLAIN} pbc="F F F"', *pairs)))
+
+
+def _quoted(text: str) -> str:
+    return text if re.fullmatch(r"[\w.+-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def _frame(molecule: Molecule, comment: str) -> str:
     mol = to_rdkit(molecule, stereo=False)
     atoms = zip(mol.GetAtoms(), mol.GetConformer().GetPositions().tolist(), strict=True)
     lines = [f"{atom.GetSymbol():<2s} {x:14.8f} {y:14.8f} {z:14.8f}\n" for atom, (x, y, z) in atoms]
-    return f"{len(lines)}\n{' '.join(molecule.name.split())}\n{''.join(lines)}"
+    return f"{len(lines)}\n{comment}\n{''.join(lines)}"
