@@ -112,18 +112,9 @@ class Generator:
             MoldiffError: for an impossible value.
         """
         check_whole("n", n, 1, MAX_MOLECULES + 1)
-        config = replace(config or SamplingConfig(), **overrides)
-        model, checkpoint = self.checkpoint.model, self.checkpoint
-        condition, columns = model.properties.checked(config.condition or {}), check_columns(config.columns)
-        config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
-        if isinstance(config.task, Analogues):
-            config = replace(config, task=config.task.with_noise(config.similarity_bounds))
-        task = self._task(config)
+        config = self._completed(replace(config or SamplingConfig(), **overrides))
+        model, checkpoint, task = self.checkpoint.model, self.checkpoint, self._task(config)
         choice = self._choice(config, task)
-        if config.relax == "xtb":
-            require("tblite", "eval")
-        if config.ph is not None:
-            require("molscrub", "dock")
         _check_memory(task.sizes()[1], self.device)
         sizes = task.sizes() if config.size is None else as_range(config.size)
         for line in _warnings(task, sizes, model.vocabulary, model.statistics):
@@ -174,6 +165,21 @@ class Generator:
             done=ResumePoint(0, config.first),
             on_progress=on_progress,
         )
+
+    def _completed(self, config: SamplingConfig) -> SamplingConfig:
+        """The options with what the model and the other options make of them; checks the packages that they need."""
+        condition, columns = (
+            self.checkpoint.model.properties.checked(config.condition or {}),
+            check_columns(config.columns),
+        )
+        config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
+        if config.relax == "xtb":
+            require("tblite", "eval")
+        if config.ph is not None:
+            require("molscrub", "dock")
+        if isinstance(config.task, Analogues):
+            return replace(config, task=config.task.with_noise(config.similarity_bounds))
+        return config
 
     def _sampler(self, config: SamplingConfig, task: Task) -> Sampler:
         sampler: Any = config.sampler or PowerSampler(num_steps=self.checkpoint.num_steps)
