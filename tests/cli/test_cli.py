@@ -97,7 +97,7 @@ WRONG = [
     ('sample model="${nothing}"', "nothing"),
     ("evaluate", "input: nothing given, expected a file of molecules"),
     ("evaluate input=nope.sdf", "nope.sdf: no such file"),
-    ("evaluate input=tiny", "tiny: is a folder, expected a file"),
+    ("evaluate input=tiny", "tiny: no file of molecules in this folder"),
     ("evaluate input=1", "input: got 1 (a whole number), expected text"),
     ("evaluate input=tiny/config.json", "unknown type of file"),
     ("view", "input: nothing given, expected a file of molecules"),

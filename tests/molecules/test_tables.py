@@ -192,8 +192,8 @@ def test_a_sheet_that_is_full_says_so(drawn: list[Drawn], tmp_path: Path, monkey
 def test_a_missing_library_is_named_before_anything_is_written(
     suffix: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moldiff.molecules.formats.writer.find_spec", lambda name: None)
-    advice = rf'needs {package}, which is not installed: pip install "moldiff\[{suffix}\]"'
+    monkeypatch.setattr("moldiff.errors.find_spec", lambda name: None)
+    advice = rf'{package} is not installed; to install it: pip install "moldiff\[{suffix}\]"'
     with pytest.raises(MoldiffError, match=advice):
         Writer(tmp_path / f"a.{suffix}")
     with pytest.raises(MoldiffError, match="unknown type of file"):

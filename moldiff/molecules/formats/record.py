@@ -294,8 +294,8 @@ def field_text(value: Value) -> str:
 class Lines:
     """Lines without their ends, of `longest` characters; `cut` is set when a compressed file breaks off."""
 
-    def __init__(self, file: TextIO, longest: int = _MAX_LINE) -> None:
-        self._file, self._longest = file, longest
+    def __init__(self, file: TextIO, longest: int | None = None) -> None:
+        self._file, self._longest = file, longest or _MAX_LINE
         self.cut = False
 
     def __iter__(self) -> Iterator[str]:
