@@ -80,7 +80,7 @@ _TYPES = {
     "float | None": "sampler.corrector sampler.churn sampler.class_lead task.rmsd task.noise",
     "str | None": "task.smiles task.input task.formula task.of task.receptor task.ligand data.folder data.path "
     "data.smiles_column data.name_column data.split_field",
-    "list | None": "data.properties task.center",
+    "list | None": "data.properties task.center task.also",
     "list | str | None": "task.core task.residues",
     "list | int | None": "task.charge",
     "list | int | str | None": "task.keep task.remove task.attach",

@@ -81,29 +81,24 @@ bonds      bonds and charges for coordinates
 formula    molecules of one formula
   formula=C7H10N2O    with its charge, if any: C2H8N+
 analogues  n neighbours of each molecule
-  of=FILE|SMILES      noise=null   0 to 1: how far from it; null = as the
-                      run's similarity asks for, or 0.6
+  of=FILE|SMILES      noise=null = by the run's similarity, or 0.6; 0 to 1
 pocket     molecules in the pocket of a protein; pip install "moldiff[pocket]"
-  receptor=FILE       .pdb or .cif
-  also=[]             residues that stay in it beside the protein: HEM, ...
+  receptor=FILE       .pdb or .cif; also=null = residues that stay: HEM, ...
   ligand=FILE         where: a molecule that lies in the pocket
-  center=null         or x, y, z (A)
-  residues=null       or residues around it: A:85, ...
+  center=null         or x, y, z (A); residues=null = or around A:85, ...
   core, keep, attach  as for grow, in the receptor's frame
-  new_atoms=null      heavy atoms; null = by the free volume
-  strength=1.5        how strongly the protein bends molecules
+  new_atoms=null      by the free volume; strength=1.5 = how much it bends them
 
 Text with special characters goes in quotes: 'smiles="C#N"'.
 All options of `moldiff sample` but size go with them.
 
 examples:
   moldiff sample task=grow core=c1ccccc1 attach=0 new_atoms=2..3 n=20
-  moldiff sample task=replace 'core="CC(=O)NC"' 'remove="C(=O)"' n=20
+  moldiff sample task=replace 'core="CC(=O)NC"' 'remove="C(=O)"' new_atoms=2
   moldiff sample task=conformers 'smiles="C[C@H](O)CN"' n=10 out=conf.sdf
-  moldiff sample task=formula formula=C7H10O2 n=20
   moldiff sample task=bonds input=molecules.xyz out=bonds.sdf
   moldiff sample task=analogues of=molecules.sdf noise=0.5 n=5 out=near.sdf
-  moldiff sample task=pocket model=drugs receptor=protein.pdb ligand=old.sdf n=20
+  moldiff sample task=pocket model=drugs receptor=a.pdb ligand=old.sdf n=20
 """
 
 CHOICE = f"""\

@@ -58,7 +58,7 @@ class Pocket:
     """
 
     receptor: str | Path | None = None
-    also: Sequence[str] = ()
+    also: Sequence[str] | None = None
     ligand: Source | Sequence[Source] | None = None
     center: Sequence[float] | None = None
     residues: Sequence[str] | None = None
@@ -73,7 +73,7 @@ class Pocket:
             raise MoldiffError("receptor: nothing given, expected a protein, a PDB or mmCIF file")
         if not 0 <= self.strength <= 100:
             raise MoldiffError(f"strength: got {self.strength}, expected a number from 0 to 100")
-        receptor = read_receptor(self.receptor, also=self.also)
+        receptor = read_receptor(self.receptor, also=self.also or ())
         site = self._site(receptor)
         low, high = (round(share * site.num_atoms) for share in _SHARES)
         trained = [size for size, count in statistics.size_counts.items() if count]
