@@ -288,6 +288,8 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
 
 def _save_summary(run: SamplingRun, options: Mapping[str, Any], file: str | None, unwritten: int) -> None:
     """Write what the table at the end says where that is wanted: docs/files.md says what each entry is."""
+    if options["summary"] is None:
+        return
     from moldiff.evaluation.report import write_json
 
     document = {
@@ -305,5 +307,4 @@ def _save_summary(run: SamplingRun, options: Mapping[str, Any], file: str | None
         "notes": list(run.notes()),
         "results": [result.to_dict() for result in run.results()],
     }
-    if options["summary"] is not None:
-        write_json(options["summary"], document)
+    write_json(options["summary"], document)

@@ -19,7 +19,7 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import COVALENT, MAX_HYDROGENS, covalent_radii
 
 BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}  # by Kekulé order
-_ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
+BOND_ORDERS = {bond_type: order for order, bond_type in BOND_TYPES.items()}
 _NO_HAND = Chem.ChiralType.CHI_UNSPECIFIED
 # Found by RDKit's own search, a third of the cost of a loop in Python.
 _DOUBLE_BOND, _FOUR_ARMS, _INNER_ATOM = map(Chem.MolFromSmarts, ("*=*", "[D4]", "[!D1]"))
@@ -249,10 +249,10 @@ def _graph(mol: Chem.Mol) -> Molecule | InvalidMolecule:
     for bond in bonds(mol):
         i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
         if i in row_of and j in row_of:
-            if (kind := bond.GetBondType()) not in _ORDERS:
+            if (kind := bond.GetBondType()) not in BOND_ORDERS:
                 reason = f"bond to {_symbol(mol, j)} of type {kind}, expected single, double, triple or aromatic"
                 return InvalidMolecule.at(i, _symbol(mol, i), Status.UNREADABLE, reason)
-            rows.append((*sorted((row_of[i], row_of[j])), _ORDERS[kind]))
+            rows.append((*sorted((row_of[i], row_of[j])), BOND_ORDERS[kind]))
     return Molecule(
         pos=pos[list(row_of)],
         atomic_number=np.array([atom.GetAtomicNum() for atom in heavy_atoms], dtype=np.int64),

@@ -12,14 +12,13 @@ from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.contacts import Contacts
-from moldiff.molecules.convert import BOND_TYPES, sanitized_copy, to_rdkit, with_ideal_hydrogens
+from moldiff.molecules.convert import BOND_ORDERS, sanitized_copy, to_rdkit, with_ideal_hydrogens
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.validity import check
 from moldiff.molecules.vocabulary import MAX_HYDROGENS
 
-_ORDERS = {kind: order for order, kind in BOND_TYPES.items()}
 _CONTACTS = Contacts()
 
 
@@ -64,7 +63,7 @@ def _in_state(molecule: Molecule, ph: float) -> Molecule:
     if sorted(rows) != list(range(molecule.num_heavy_atoms)) or hydrogens.max() > MAX_HYDROGENS:
         raise MoldiffError(f"a state with other atoms, {Chem.MolToSmiles(state)}")
     ends = ((rows[one.GetBeginAtomIdx()], rows[one.GetEndAtomIdx()], one.GetBondType()) for one in state.GetBonds())
-    bonds = np.array(sorted((min(i, j), max(i, j), _ORDERS[kind]) for i, j, kind in ends)).reshape(-1, 3)
+    bonds = np.array(sorted((min(i, j), max(i, j), BOND_ORDERS[kind]) for i, j, kind in ends)).reshape(-1, 3)
     after = replace(molecule, formal_charge=charge, num_hydrogens=hydrogens, bonds=bonds)
     return with_ideal_hydrogens(after, changed)
 

@@ -209,10 +209,8 @@ def check_target(path: str | Path) -> Path:
     path = Path("-.sdf" if str(path) == "-" else path)
     suffix = file_suffix(path, _TYPES)
     is_folder = suffix == ".pdbqt"
-    if is_folder or suffix in _TABLES:
-        package, extra = ("meeko", "dock") if is_folder else _TABLES[suffix].needs
-        if package:
-            require(package, extra)
+    if suffix in _NEEDS:
+        require(*_NEEDS[suffix])
     if is_standard(path) and not is_folder:
         return path
     if path.is_dir() != is_folder and path.exists():
@@ -252,7 +250,6 @@ class _Table(NamedTuple):
     """A type of table."""
 
     blocks: Callable[[TableFile], Iterator[bytes]]
-    needs: tuple[str, str] = ("", "")  # package, and the extra that installs it
     in_3d: bool = False  # whether rows have atoms, bonds and coordinates
     most: float = math.inf  # rows that it holds
 
@@ -265,9 +262,16 @@ _FORMATS: dict[str, Callable[[Molecule, Mapping[str, str]], str]] = {
 }
 _TABLES = {
     ".csv": _Table(csv_blocks),
-    **dict.fromkeys(PARQUET, _Table(parquet_blocks, ("pyarrow", "parquet"), in_3d=True)),
-    ".xlsx": _Table(xlsx_blocks, ("openpyxl", "xlsx"), most=MAX_SHEET_ROWS),
+    **dict.fromkeys(PARQUET, _Table(parquet_blocks, in_3d=True)),
+    ".xlsx": _Table(xlsx_blocks, most=MAX_SHEET_ROWS),
 }
+_NEEDS = {
+    **dict.fromkeys(PARQUET, ("pyarrow", "parquet")),
+    ".xlsx": ("openpyxl", "xlsx"),
+    ".pdbqt": ("meeko", "dock"),
+}
+"""Packages that types need, and the extras that install these."""
+
 _TYPES = (".sdf", ".xyz", ".smi", ".csv", ".extxyz", *PARQUET, ".xlsx", ".pdbqt")
 
 _END = f"\n{END_OF_RECORD}\n".encode()
