@@ -245,12 +245,14 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     from rich.console import Console
 
     from moldiff.evaluation.evaluate import compare, evaluate
-    from moldiff.molecules.formats.collection import read_sets
+    from moldiff.molecules.formats.collection import is_one_file, read_sets
 
-    sets = read_sets(options["input"])
+    source = options["input"]
+    one_file = isinstance(source, str) and is_one_file(source)
+    sets = {} if one_file else read_sets(source)
     with _judged(options) as shared:
         shared |= {"out": options["out"], "reference_size": options["reference_size"]}
-        report = evaluate(*sets.values(), **shared) if len(sets) == 1 else compare(sets, **shared)
+        report = compare(sets, **shared) if len(sets) > 1 else evaluate(*sets.values() or [source], **shared)
     console = Console()
     for table in report.tables():
         console.print(table)

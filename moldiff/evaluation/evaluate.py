@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.validity import MARGINS_PM
-from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, known_item
+from moldiff.evaluation.metrics.validity import MARGINS_PM, ValidityReport
+from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, is_placed, known_item
 from moldiff.evaluation.report import Comparison, Report
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
-from moldiff.molecules.convert import lacks_hydrogens
-from moldiff.molecules.formats.collection import read_set
-from moldiff.molecules.formats.reader import ReadResult
+from moldiff.molecules.convert import atom_order, lacks_hydrogens
+from moldiff.molecules.formats.collection import is_one_file, read_set
+from moldiff.molecules.formats.reader import ReadResult, records
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
@@ -79,16 +80,12 @@ def evaluate(
     if hydrogens not in ("keep", "add"):
         raise MoldiffError(f"hydrogens: got {hydrogens!r}, expected keep or add")
     known = ReferenceSet.of(reference, reference_size, complete=hydrogens == "add")
-    items, from_file = _items(source, complete=hydrogens == "add")
-    molecules = MoleculeSet.of(items)
-    odd = [_remarks(item, molecules, place) for place, item in enumerate(items)]
-    scores = score(molecules, known.index, vocabulary)
-    rows = [replace(row, remarks="; ".join(map(str, some)) or None) for row, some in zip(scores.rows, odd, strict=True)]
-    if from_file:
-        rows = [_with_record(*pair) for pair in zip(rows, items, strict=True)]
+    notes = _Notes()
+    molecules = MoleculeSet.of(_items(source, complete=hydrogens == "add"), vocabulary, notes.add)
+    scores = score(molecules, known.index)
+    rows = [notes.added_to(row) for row in scores.rows]
     protocols = {one.name: one.name.partition("_")[0] for one in scores.results}
     missing = {name: why for name, protocol in protocols.items() if (why := molecules.missing.get(protocol))}
-    kinds = Counter(kind for some in odd for kind in dict.fromkeys(oddity.kind for oddity in some))
     report = Report(
         [replace(one, numerator=0, denominator=0) if one.name in missing else one for one in scores.results],
         [asdict(row) for row in rows],
@@ -96,9 +93,8 @@ def evaluate(
         notes={**scores.notes, **missing},
         reference_results=_scores_of_known(known, len(rows), vocabulary) if known.beside else [],
         skipped=skipped,
-        remarks=dict(kinds.most_common()),
+        remarks=dict(notes.kinds.most_common()),
     )
-    molecules = replace(molecules, smiles=[row.smiles for row in rows])
     run_metrics(chosen, molecules, known.molecules, report, on_progress, beside=known.beside)
     if out is not None:
         report.write(out)
@@ -143,40 +139,62 @@ def _show_of(on_progress: OnMetric, name: str, metric: str, done: int, total: in
     on_progress(f"{name}: {metric}", done, total)
 
 
-def _items(source: Source, *, complete: bool) -> tuple[list[Any], bool]:
-    """What there is to evaluate, with hydrogens if `complete`, and whether it is the records of a file, or SMILES."""
+def _items(source: Source, *, complete: bool) -> Iterator[Record | Entry]:
+    """What there is to evaluate, one at a time, with hydrogens if `complete`."""
+    items: Iterable[Any]
     if isinstance(source, str | Path):
-        source = read_set(source)
-    items: list[Any] = source.records if isinstance(source, ReadResult) else list(source)
-    are_smiles = bool(items) and all(isinstance(item, str) for item in items)
-    if are_smiles:
-        items = [smiles_record(number, text, "", {}) for number, text in enumerate(items, start=1)]
-    items = [known_item(*pair) for pair in enumerate(items)]
-    if complete:
-        items = [item.completed() if isinstance(item, Record) else item for item in items]
-    return items, are_smiles or isinstance(source, ReadResult)
+        items = records(source) if is_one_file(source) else read_set(source).records
+    else:
+        items = source.records if isinstance(source, ReadResult) else source
+        if all(isinstance(item, str) for item in items):
+            items = [smiles_record(number, str(text), "", {}) for number, text in enumerate(items, start=1)]
+    for item in map(known_item, count(), items):
+        yield item.completed() if complete and isinstance(item, Record) else item
 
 
-def _remarks(item: Any, molecules: MoleculeSet, place: int) -> list[Oddity]:
+class _Notes:
+    """What is said of records beside what the protocols say, gathered while each is at hand."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()  # how many records are odd, by what is odd about them
+        self._titles: dict[int, str] = {}
+        self._remarks: dict[int, str] = {}
+        self._problems: dict[int, InvalidMolecule] = {}  # with the atom at fault as the file counts it
+        self._number = 0
+
+    def add(self, item: Any, entry: Molecule | InvalidMolecule, verdict: ValidityReport) -> None:
+        """Note the title and problem of a record, and what is odd about any molecule."""
+        self._number += 1
+        if found := _remarks(item, entry):
+            self._remarks[self._number] = "; ".join(map(str, found))
+            self.kinds.update(list(dict.fromkeys(oddity.kind for oddity in found)))
+        if isinstance(item, Record):
+            self._titles[self._number] = item.name
+            problem = None if verdict.problem is None else item.molecule()
+            if isinstance(problem, InvalidMolecule):
+                self._problems[self._number] = problem
+
+    def added_to(self, row: MoleculeRow) -> MoleculeRow:
+        """The row with its notes."""
+        problem = self._problems.get(row.number)
+        reason = problem.reason if problem is not None and problem.status is row.status else row.reason
+        name = self._titles.get(row.number) or row.name
+        return replace(row, name=name, reason=reason, remarks=self._remarks.get(row.number))
+
+
+def _remarks(item: Any, entry: Molecule | InvalidMolecule) -> list[Oddity]:
     """What is odd about an item that can be read: data fields, missing hydrogens, bonds, a SMILES of another graph."""
+    mol = item.mol if isinstance(item, Record) else None
     found = [Oddity(remark) for remark in item.remarks] if isinstance(item, Record) else []
-    if isinstance(item, Record) and item.mol is not None and item.problem is None:
-        found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, item.mol) is True else []
-        if item.mol.HasProp("relax") and item.mol.HasProp("relaxed") and item.mol.GetProp("relaxed") == "ok":
-            found.append(Oddity(f"not as drawn but relaxed by {item.mol.GetProp('relax')}"))
-        contradictions = guarded(odd_smiles, item.mol)
+    if mol is not None and item.problem is None:
+        found += [Oddity(HYDROGENS_MISSING)] if guarded(lacks_hydrogens, mol) is True else []
+        if mol.HasProp("relax") and mol.HasProp("relaxed") and mol.GetProp("relaxed") == "ok":
+            found.append(Oddity(f"not as drawn but relaxed by {mol.GetProp('relax')}"))
+        contradictions = guarded(odd_smiles, mol)
         found += [] if isinstance(contradictions, InvalidMolecule) else contradictions
-    entry = molecules.entries[place]
-    if isinstance(entry, Molecule) and molecules.problem(place) is None:
-        found += odd_bonds(entry, molecules.order(place))
+    if isinstance(entry, Molecule) and entry.is_finite and (mol is None or is_placed(mol)):
+        found += odd_bonds(entry, None if mol is None else atom_order(mol))
     return found
-
-
-def _with_record(row: MoleculeRow, record: Record) -> MoleculeRow:
-    """The row with the record's title, and with the atom at fault as the file counts it."""
-    problem = record.molecule() if row.status is not Status.OK else None
-    reason = problem.reason if isinstance(problem, InvalidMolecule) and problem.status is row.status else row.reason
-    return replace(row, name=record.name, reason=reason)
 
 
 def _scores_of_known(known: ReferenceSet, count: int, vocabulary: Vocabulary | None) -> list[MetricResult]:

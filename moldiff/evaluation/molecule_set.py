@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,53 +30,74 @@ Entry = Molecule | InvalidMolecule | Recorded | Chem.Mol | None
 """A molecule from Python: one of ours, one that was sampled, one of RDKit's, or one that could not be read."""
 
 
+OnItem = Callable[["Record | Molecule | InvalidMolecule", Molecule | InvalidMolecule, ValidityReport], None]
+"""Called with every item while it is at hand, its entry and what protocol P2 says of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class MoleculeSet:
-    """The records under evaluation, as every protocol and metric sees them.
+    """The records under evaluation, as every protocol and metric sees them; what was read of a file is not kept.
 
     Attributes:
         entries: the graphs as drawn, broken valences included so that their atoms count, or why there is none; of a
             record without coordinates these are placeholders.
         atoms: of every record in the order of the file, hydrogens included; None = no coordinates, as of a SMILES.
+        smiles: isomeric ones of the records that are valid by protocol P2.
+        verdicts: what protocol P2 says of every record.
+        orders: the file's number of every atom [a] of an entry, whose heavy atoms come before its hydrogens; None for
+            molecules of this package.
+        missing: why protocol "p1" or "p2" does not suit such records.
     """
 
     entries: Sequence[Molecule | InvalidMolecule]
     atoms: Sequence[Atoms | None]
-    smiles: Sequence[str | None] = ()  # isomeric ones of the records that are valid by protocol P2
-    sources: Sequence[Chem.Mol | None] = ()  # as RDKit read them; None for molecules of this package
-    drawings: Sequence[Chem.Mol | None] = ()  # those whose stereo is in their marks, for want of 3D coordinates
-    missing: Mapping[str, str] = field(default_factory=dict)  # why protocol "p1" or "p2" does not suit such records
+    smiles: Sequence[str | None] = ()
+    verdicts: Sequence[ValidityReport] = ()
+    orders: Sequence[np.ndarray | None] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, items: Sequence[Record | Entry]) -> MoleculeSet:
-        """Records of a file, or molecules from Python (see `known_item`); SMILES come from protocol P2 later."""
-        known = [known_item(place, item) for place, item in enumerate(items)]
-        sources = [item.mol if isinstance(item, Record) else None for item in known]
-        read = [mol for mol in sources if mol is not None]
+    def of(
+        cls,
+        items: Iterable[Record | Entry],
+        vocabulary: Vocabulary | None = None,
+        on_item: OnItem | None = None,
+    ) -> MoleculeSet:
+        """Records of a file, or molecules from Python (see `known_item`), one at a time.
+
+        The vocabulary brings valences, observed in the data, that the table of protocol P2 lacks.
+        """
+        seen: list[tuple[Any, Any, ValidityReport, Any]] = []
+        problems: dict[int, InvalidMolecule | None] = {}  # of the records that have a molecule of RDKit
+        ours = placed = several = bonded = False
+        for place, item in enumerate(map(known_item, count(), items)):
+            entry, atoms, drawing = _seen(item)
+            verdict, order = judge(entry, vocabulary, drawing), None
+            if isinstance(item, Record) and (mol := item.mol) is not None:
+                problems[place], order = item.problem, atom_order(mol)
+                placed, several = placed or is_placed(mol), several or mol.GetNumAtoms() > 1
+                bonded = bonded or mol.GetNumBonds() > 0
+            ours = ours or isinstance(item, Molecule)
+            seen.append((entry, atoms, verdict, order))
+            if on_item is not None:
+                on_item(item, entry, verdict)
+        entries, positions, verdicts, orders = map(list, zip(*seen, strict=True)) if seen else ([], [], [], [])
         missing = {}
-        if not any(isinstance(item, Molecule) for item in known):
-            if read and not any(map(is_placed, read)):
-                missing["p1"] = NO_COORDINATES
-            if any(mol.GetNumAtoms() > 1 for mol in read) and not any(mol.GetNumBonds() for mol in read):
-                missing["p2"] = NO_BONDS
-        entries, atoms, drawings = zip(*(_seen(item, missing) for item in known), strict=True) if known else 3 * ((),)
-        return cls(entries, atoms, sources=sources, drawings=drawings, missing=missing)
+        if problems and not ours and not placed:
+            missing["p1"] = NO_COORDINATES
+        if several and not ours and not bonded:
+            missing["p2"] = NO_BONDS
+            for place, problem in problems.items():
+                entries[place] = problem or InvalidMolecule(Status.UNREADABLE, NO_BONDS)
+                verdicts[place] = judge(entries[place])
+        return cls(entries, positions, [verdict.strict for verdict in verdicts], verdicts, orders, missing)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, part: slice) -> MoleculeSet:
-        names = ("entries", "atoms", "smiles", "sources", "drawings")
+        names = ("entries", "atoms", "smiles", "verdicts", "orders")
         return replace(self, **{name: getattr(self, name)[part] for name in names})
-
-    def judged(self, vocabulary: Vocabulary | None = None) -> list[ValidityReport]:
-        """What protocol P2 says of every record."""
-        pairs = zip(self.entries, self.drawings, strict=True)
-        return [judge(entry, vocabulary, drawing) for entry, drawing in pairs]
-
-    def with_smiles(self) -> MoleculeSet:
-        """The same with SMILES of the records that are valid by protocol P2."""
-        return replace(self, smiles=[verdict.strict for verdict in self.judged()])
 
     def spread(self, values: Mapping[int, Any]) -> list[Any]:
         """Values by place as a column: one per record, None where there is none."""
@@ -87,21 +109,24 @@ class MoleculeSet:
         return [place for place, text in enumerate(self.smiles) if text is not None]
 
     @cached_property
-    def mols(self) -> dict[int, Chem.Mol]:
-        """Sanitised RDKit molecules by place, of the valid records in 3D; explicit hydrogens, one conformer."""
-        placed = {place: self.entries[place] for place in self.valid if self.atoms[place] is not None}
-        mols = {place: to_rdkit(one, stereo=False) for place, one in placed.items() if isinstance(one, Molecule)}
-        with rdBase.BlockLogs():
-            for mol in mols.values():
+    def placed(self) -> list[int]:
+        """Places of the valid records in 3D."""
+        return [place for place in self.valid if self.atoms[place] is not None]
+
+    def mols(self) -> Iterator[Chem.Mol]:
+        """Sanitised RDKit molecules of the `placed` records, made one at a time; explicit hydrogens, one conformer."""
+        for place in self.placed:
+            entry = self.entries[place]
+            assert isinstance(entry, Molecule)
+            mol = to_rdkit(entry, stereo=False)
+            with rdBase.BlockLogs():
                 Chem.SanitizeMol(mol)
-        return mols
+            yield mol
 
     def order(self, place: int) -> np.ndarray:
         """The file's number of every atom [a] of a record's graph, whose heavy atoms come before its hydrogens."""
-        source, entry = self.sources[place] if self.sources else None, self.entries[place]
-        if source is not None:
-            return atom_order(source)
-        return np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
+        order, entry = self.orders[place] if self.orders else None, self.entries[place]
+        return order if order is not None else np.arange(0 if isinstance(entry, InvalidMolecule) else entry.num_atoms)
 
     def problem(self, place: int) -> InvalidMolecule | None:
         """Why the coordinates of a record cannot be used; None = they can."""
@@ -137,9 +162,9 @@ def is_placed(mol: Chem.Mol) -> bool:
 
 
 def _seen(
-    item: Record | Molecule | InvalidMolecule, missing: Mapping[str, str]
+    item: Record | Molecule | InvalidMolecule,
 ) -> tuple[Molecule | InvalidMolecule, Atoms | None, Chem.Mol | None]:
-    """What a `MoleculeSet` has of a record: its entry, its atoms and its drawing."""
+    """The entry of a record, its atoms, and its drawing if its stereo is in marks, for want of 3D coordinates."""
     if isinstance(item, Molecule):
         return item, all_atoms(item), None
     if isinstance(item, InvalidMolecule):
@@ -154,9 +179,7 @@ def _seen(
         for atom in drawing.GetAtoms():  # stereo does not depend on these
             atom.SetIsotope(0)
             atom.SetAtomMapNum(0)
-    if mol is None or "p2" in missing:
-        return item.problem or InvalidMolecule(Status.UNREADABLE, missing.get("p2", "no molecule")), atoms, drawing
-    return item.as_drawn() if is_placed(mol) else guarded(_graph_of, mol), atoms, drawing
+    return item.as_drawn() if mol is None or is_placed(mol) else guarded(_graph_of, mol), atoms, drawing
 
 
 def _graph_of(mol: Chem.Mol) -> Molecule | InvalidMolecule:
@@ -224,7 +247,7 @@ def _of_records(found: Iterable[Record | Molecule], size: int, source: str) -> R
 
     index = NoveltyIndex.of(keys())
     kept = MoleculeSet.of([sample[place] for place in random.permutation(len(sample))])
-    return ReferenceSet(index, kept.with_smiles(), f"{len(kept)} of {seen} molecules of {source}")
+    return ReferenceSet(index, kept, f"{len(kept)} of {seen} molecules of {source}")
 
 
 def _of_prepared(path: Path, size: int) -> ReferenceSet:
@@ -236,4 +259,4 @@ def _of_prepared(path: Path, size: int) -> ReferenceSet:
     molecules = MoleculeSet.of([*map(prepared.molecule, chosen)])
     source = f"{len(chosen)} of {len(places)} test molecules of {prepared.name}"
     texts = None if len(trained) > MAX_TEXTS else [prepared.smiles[place] for place in trained]
-    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), molecules.with_smiles(), source, True)
+    return ReferenceSet(replace(NoveltyIndex.load(path), texts=texts), molecules, source, True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex, parent_novelty
-from moldiff.evaluation.metrics.validity import ValidityCounts, distance_lookup_results, look_up
+from moldiff.evaluation.metrics.validity import LookupCounts, ValidityCounts, look_up
 from moldiff.evaluation.molecule_set import MoleculeSet
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.vocabulary import Vocabulary
@@ -17,7 +17,7 @@ KEYS_ALONE = f"parents need the molecules of the reference, at most {MAX_TEXTS:,
 NOTHING_COUNTED = "the denominator is 0: no molecule to count over"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MoleculeRow:
     """What is known of one record after scoring; None where a question does not apply."""
 
@@ -58,21 +58,18 @@ def score(
     Args:
         molecules: what was read or sampled; `InvalidMolecule` = a record that could not be read, which counts.
         novelty: index of the known molecules; None = novelty has no value.
-        vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks.
+        vocabulary: brings valences, observed in the data, that the table of protocol P2 lacks; a `MoleculeSet` was
+            made with it.
     """
-    known = molecules if isinstance(molecules, MoleculeSet) else MoleculeSet.of(molecules)
-    counts, verdicts = ValidityCounts(), known.judged(vocabulary)
-    for verdict in verdicts:
+    known = molecules if isinstance(molecules, MoleculeSet) else MoleculeSet.of(molecules, vocabulary)
+    counts, lookup = ValidityCounts(), LookupCounts(len(known))
+    for verdict in known.verdicts:
         counts.add(verdict)
-    graphs = [None if atoms is None else look_up(atoms) for atoms in known.atoms]
     parents, novel = parent_novelty(counts.canonical, novelty)
-    results = [
-        *distance_lookup_results([graph for graph in graphs if graph is not None], len(known)),
-        *counts.results(novelty),
-        parents,
-    ]
     rows, seen = [], set[str | None]()
-    for number, (molecule, verdict, graph) in enumerate(zip(known.entries, verdicts, graphs, strict=True), start=1):
+    records = zip(known.entries, known.verdicts, known.atoms, strict=True)
+    for number, (molecule, verdict, atoms) in enumerate(records, start=1):
+        graph = None if atoms is None else lookup.add(look_up(atoms))
         key, read = verdict.canonical, molecule if isinstance(molecule, Molecule) else None
         p1_smiles, p1_fragments = (graph and graph.largest_fragment) or (None, None)
         row = MoleculeRow(
@@ -94,6 +91,7 @@ def score(
         )
         rows.append(row)
         seen.add(key)
+    results = [*lookup.results(), *counts.results(novelty), parents]
     notes = {result.name: NOTHING_COUNTED for result in results if result.value is None}
     if not novelty:
         notes |= {name: NO_REFERENCE for name in notes if "novel" in name}

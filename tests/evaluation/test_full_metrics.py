@@ -69,7 +69,7 @@ def test_internal_coordinates_equal_those_of_rdkit(smiles):
 
 
 def test_features_of_two_waters():
-    found = features(subjects(water(1.0), water(1.2, 120)).mols.values())
+    found = features(subjects(water(1.0), water(1.2, 120)).mols())
     assert set(found.bond_lengths) == {"H-O"}
     assert found.bond_lengths["H-O"] == pytest.approx([1, 1, 1.2, 1.2])
     assert found.angles["H-O-H"] == pytest.approx([90, 120])
@@ -79,8 +79,21 @@ def test_features_of_two_waters():
     assert found.ring_sizes.tolist() == []
 
 
+def test_features_do_not_depend_on_how_many_are_worked_out_at_once(monkeypatch):
+    molecules = subjects(*sample_molecules()[:20])
+    whole = features(molecules.mols())
+    monkeypatch.setattr("moldiff.evaluation.metrics.distributions._TOGETHER", 7)
+    parts = features(molecules.mols())
+    assert np.array_equal(parts.elements, whole.elements)
+    assert np.array_equal(parts.ring_systems, whole.ring_systems)
+    for name in ("bond_lengths", "angles", "torsions"):
+        one, other = getattr(parts, name), getattr(whole, name)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[kind], other[kind]) for kind in one)
+
+
 def test_features_know_kinds_of_bonds_and_rings():
-    found = features(subjects(embedded("c1ccccc1C=C"), embedded("C1CC1C#N")).mols.values())
+    found = features(subjects(embedded("c1ccccc1C=C"), embedded("C1CC1C#N")).mols())
     assert {kind: len(lengths) for kind, lengths in found.bond_lengths.items()} == {
         "H-C": 8 + 5, "C:C": 6, "C-C": 1 + 4, "C=C": 1, "C#N": 1
     }  # fmt: skip
@@ -231,6 +244,15 @@ def test_diversity_by_hand():
     twice = Diversity()(subjects(water(), water(1.1)))
     assert fractions(twice)["diversity_internal"] == (0, 1)
     assert values(Diversity()(subjects(water())))["diversity_internal"] is None
+
+
+def test_diversity_of_many_is_that_of_a_random_part():
+    molecules = subjects(*sample_molecules())
+    whole, part = (Diversity(max_molecules=k)(molecules).results for k in (1000, 60))
+    assert (whole[0].denominator, part[0].denominator) == (100 * 99 / 2, 60 * 59 / 2)
+    assert "all pairs of 60 random P2-valid molecules" in part[0].definition
+    assert part[0].value == pytest.approx(whole[0].value, abs=0.02)
+    assert part[1:] == whole[1:]  # scaffolds are those of all
 
 
 def test_descriptors_of_aspirin_and_alerts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import weakref
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
@@ -20,6 +21,7 @@ from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.metric import MetricOutput, MetricResult
 from moldiff.evaluation.metrics.relaxation import Relaxation
 from moldiff.evaluation.molecule_set import ReferenceSet
+from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.writer import write
 from moldiff.molecules.molecule import Molecule
 
@@ -244,3 +246,19 @@ def test_a_metric_of_ones_own_from_the_command_line(tmp_path):
     assert main(["evaluate", *words, "--config-dir", str(tmp_path)]) == 0
     names = {result["name"] for result in json.loads(out.read_text(encoding="utf-8"))["results"]}
     assert {"own_count", "diversity_internal"} <= names
+
+
+def test_records_of_a_file_are_not_kept(tmp_path, monkeypatch):
+    write(tmp_path / "a.sdf", sample_molecules())
+    alive, most = weakref.WeakSet(), 0
+
+    def watched(path):
+        nonlocal most
+        for record in records(path):
+            alive.add(record)
+            most = max(most, len(alive))
+            yield record
+
+    monkeypatch.setattr("moldiff.evaluation.evaluate.records", watched)
+    assert evaluate(tmp_path / "a.sdf")["p2_valid"].denominator == 100
+    assert most <= 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 from by_hand import samples
@@ -17,7 +18,7 @@ from moldiff.evaluation.scores import NO_REFERENCE, score
 
 def report() -> Report:
     scores = score(samples())
-    return Report(scores.results, [vars(row) for row in scores.rows], {"input": "samples.sdf"}, scores.notes)
+    return Report(scores.results, [asdict(row) for row in scores.rows], {"input": "samples.sdf"}, scores.notes)
 
 
 def test_json_is_strict_and_complete(tmp_path):

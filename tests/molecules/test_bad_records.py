@@ -49,7 +49,7 @@ def test_an_error_that_nobody_thought_of_is_the_reason_of_its_record(tmp_path, m
         return "O"
 
     monkeypatch.setattr("moldiff.molecules.identity.strict_key", odd)
-    rows = score(MoleculeSet.of(read(tmp_path / "a.sdf").records).entries).rows
+    rows = score(MoleculeSet.of(read(tmp_path / "a.sdf").records)).rows
     assert [row.status for row in rows] == ["unreadable", "ok"]
     assert rows[0].reason == "unexpected RuntimeError: Pre-condition Violation"
 

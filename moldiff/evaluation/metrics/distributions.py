@@ -6,7 +6,9 @@ A finite sample of the reference is not at 0: read the numbers beside those of o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -34,7 +36,7 @@ class Distribution:
         self, molecules: MoleculeSet, reference: MoleculeSet | None = None, on_progress: OnProgress | None = None
     ) -> MetricOutput:
         assert reference is not None
-        found, known = features(molecules.mols.values()), features(reference.mols.values())
+        found, known = features(molecules.mols()), features(reference.mols())
         results = [
             *self._by_type("bond_length", found, known, "Å"),
             *self._by_type("angle", found, known, "°"),
@@ -42,7 +44,7 @@ class Distribution:
             *_by_class(found, known),
             *self._rings(found, known),
         ]
-        options = asdict(self) | {"molecules": len(molecules.mols), "reference_molecules": len(reference.mols)}
+        options = asdict(self) | {"molecules": len(molecules.placed), "reference_molecules": len(reference.placed)}
         return MetricOutput(results, options=options)
 
     def _by_type(self, what: str, found: Features, known: Features, unit: str) -> list[MetricResult]:
@@ -129,6 +131,7 @@ def jensen_shannon(first: np.ndarray, second: np.ndarray) -> float:
 _TYPES = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3, Chem.BondType.AROMATIC: 4}
 _MARKS = " -=#:"
 _ByType = Mapping[str, np.ndarray]
+_TOGETHER = 10_000  # molecules whose geometry is worked out at once, in some 200 MB
 _BASE = 128  # larger than any atomic number, so that types pack into one integer
 
 
@@ -147,6 +150,23 @@ class Features:
 
 def features(mols: Iterable[Chem.Mol]) -> Features:
     """Samples of sanitised molecules with hydrogens and one conformer."""
+    left, parts = iter(mols), []
+    while some := list(islice(left, _TOGETHER)):
+        parts.append(_features(some))
+    parts = parts or [_features([])]
+    joined: dict[str, Any] = {}
+    for name in (one.name for one in fields(Features)):
+        values = [getattr(part, name) for part in parts]
+        joined[name] = _joined(values) if isinstance(values[0], Mapping) else np.concatenate(values)
+    return Features(**joined)
+
+
+def _joined(parts: Sequence[_ByType]) -> _ByType:
+    kinds = dict.fromkeys(kind for part in parts for kind in part)
+    return {kind: np.concatenate([part[kind] for part in parts if kind in part]) for kind in kinds}
+
+
+def _features(mols: Sequence[Chem.Mol]) -> Features:
     element: list[int] = []
     bonds: list[tuple[int, int, int]] = []
     pos, sizes, ring_sizes, systems = [np.zeros((0, 3))], [], [], []
@@ -163,7 +183,7 @@ def features(mols: Iterable[Chem.Mol]) -> Features:
     return Features(
         *_geometry(z, np.concatenate(pos), table[:, :2], table[:, 2]),
         elements=z,
-        sizes=np.array(sizes),
+        sizes=np.array(sizes, dtype=np.int64),
         ring_sizes=np.array(ring_sizes, dtype=np.int64),
         ring_systems=np.array(systems, dtype=np.str_),
     )

@@ -73,7 +73,7 @@ class Relaxation:
     ) -> MetricOutput:
         function = partial(relax, gradient_tolerance=self.gradient_tolerance, max_iterations=self.max_iterations)
         options = asdict(self) | {"method": "GFN2-xTB", "tblite": metadata.version("tblite")}
-        return _output(self, molecules, function, [*map(input_of, molecules.mols.values())], options, on_progress)
+        return _output(self, molecules, function, [*map(input_of, molecules.mols())], options, on_progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class ForceFieldRelaxation:
     ) -> MetricOutput:
         function = partial(relax_by_force_field, max_iterations=self.max_iterations)
         options = asdict(self) | {"method": VARIANT, "rdkit": rdBase.rdkitVersion}
-        return _output(self, molecules, function, [*molecules.mols.values()], options, on_progress)
+        return _output(self, molecules, function, [*molecules.mols()], options, on_progress)
 
 
 def _output(
@@ -107,7 +107,7 @@ def _output(
     name = metric.name
     found = run_limited(function, tasks, limit=metric.limit, num_workers=metric.num_workers, on_progress=on_progress)
     kept, left = finished(name, found)
-    entries = molecules.spread(dict(zip(molecules.mols, found, strict=True)))
+    entries = molecules.spread(dict(zip(molecules.placed, found, strict=True)))
     columns: dict[str, Sequence[Any]] = {f"{name}_status": [entry and _status(entry) for entry in entries]}
     columns[f"{name}_reason"] = [entry.reason if isinstance(entry, Failure) else "" for entry in entries]
     for key in Relaxed._fields[:5]:

@@ -18,7 +18,6 @@ hydrogens, no atom keeps an unpaired electron, and everything hangs together in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -153,19 +152,37 @@ def look_up(atoms: Atoms) -> LookedUp:
     return LookedUp(atomic_number, np.stack([i, j, orders[i, j]], axis=1), np.array(stable, dtype=bool), finite=True)
 
 
-def distance_lookup_results(looked_up: Sequence[LookedUp], num_molecules: int) -> list[MetricResult]:
-    """P1 numbers of molecules already looked up; `num_molecules` also counts records that could not be read."""
-    valid = [molecule.largest_fragment for molecule in looked_up if molecule.largest_fragment is not None]
-    distinct = len({smiles for smiles, _ in valid})
-    atoms = sum(len(m.atom_stable) for m in looked_up)
-    return [
-        MetricResult("p1_atom_stable", sum(int(m.atom_stable.sum()) for m in looked_up), atoms, _P1_ATOM_STABLE),
-        MetricResult("p1_molecule_stable", sum(m.stable for m in looked_up), num_molecules, _P1_MOLECULE_STABLE),
-        MetricResult("p1_valid", len(valid), num_molecules, _P1_VALID),
-        MetricResult("p1_valid_trimmed", sum(fragments > 1 for _, fragments in valid), len(valid), _TRIMMED),
-        MetricResult("p1_unique", distinct, len(valid), f"Distinct {_P1_SMILES}, over the P1-valid molecules."),
-        MetricResult("p1_valid_unique", distinct, num_molecules, f"Distinct {_P1_SMILES}, over all molecules."),
-    ]
+@dataclass(eq=False)
+class LookupCounts:
+    """P1 of a stream of records, of which only the distinct SMILES are kept; `num_molecules` is that of all records."""
+
+    num_molecules: int
+    _sums: Counter[str] = field(default_factory=Counter)
+    _smiles: set[str] = field(default_factory=set)
+
+    def add(self, graph: LookedUp) -> LookedUp:
+        """Count a record that could be read, and give it back."""
+        self._sums["atoms"] += len(graph.atom_stable)
+        self._sums["stable_atoms"] += int(graph.atom_stable.sum())
+        self._sums["stable"] += graph.stable
+        if graph.largest_fragment is not None:
+            smiles, fragments = graph.largest_fragment
+            self._smiles.add(smiles)
+            self._sums["valid"] += 1
+            self._sums["trimmed"] += fragments > 1
+        return graph
+
+    def results(self) -> list[MetricResult]:
+        """Stability and validity by looked-up bonds, and uniqueness of the valid."""
+        total, sums, valid, distinct = self.num_molecules, self._sums, self._sums["valid"], len(self._smiles)
+        return [
+            MetricResult("p1_atom_stable", sums["stable_atoms"], sums["atoms"], _P1_ATOM_STABLE),
+            MetricResult("p1_molecule_stable", sums["stable"], total, _P1_MOLECULE_STABLE),
+            MetricResult("p1_valid", valid, total, _P1_VALID),
+            MetricResult("p1_valid_trimmed", sums["trimmed"], valid, _TRIMMED),
+            MetricResult("p1_unique", distinct, valid, f"Distinct {_P1_SMILES}, over the P1-valid molecules."),
+            MetricResult("p1_valid_unique", distinct, total, f"Distinct {_P1_SMILES}, over all molecules."),
+        ]
 
 
 _LOOKUP = "bonds looked up from distances (EDM's lengths plus 10/5/3 pm for single/double/triple)"
@@ -193,7 +210,7 @@ FAILURES = (
 """How the check of protocol P2 can end other than well."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ValidityReport:
     """What protocol P2 says of one record; numbers are 0 for one that could not be read, and count hydrogens."""
 

@@ -76,6 +76,11 @@ def read_sets(source: str | Path | Sequence[str | Path]) -> dict[str, ReadResult
     }
 
 
+def is_one_file(path: str | Path) -> bool:
+    """Whether a path means a file, or standard input, whose records can be had one at a time."""
+    return is_standard(path) or Path(path).is_file()
+
+
 def read_set(source: str | Path) -> ReadResult:
     """What is at a path that has one set; raises MoldiffError also where there are several."""
     sets = read_sets(source)

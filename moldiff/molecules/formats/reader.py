@@ -160,20 +160,19 @@ class ReadResult:
 
 
 def read(path: str | Path) -> ReadResult:
-    """Read a whole file; see `records`.
-
-    Raises MoldiffError when the file is missing, empty, a folder, of an unknown type, or holds no record.
-    """
-    found = list(records(path))
-    if not found:
-        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
-    return ReadResult(Path(path), found)
+    """Read a whole file; see `records`."""
+    return ReadResult(Path(path), list(records(path)))
 
 
 def records(path: str | Path) -> Iterator[Record]:
     """The records of an SDF, MOL, MOL2, XYZ, SMILES, CSV, TSV or Parquet file, one at a time.
 
     All but Parquet may be compressed (.gz). A table's column of SMILES is found by its name or its content. Raises
-    MoldiffError when the file is missing, empty, a folder or of an unknown type.
+    MoldiffError when the file is missing, empty, a folder, of an unknown type, or holds no record.
     """
-    return (part.parse() for part in parts(path))
+    none = True
+    for part in parts(path):
+        yield part.parse()
+        none = False
+    if none:
+        raise MoldiffError(f"{path}: no record found, expected at least one molecule")

@@ -73,8 +73,7 @@ class Background:
 def subjects_of(molecules: Sequence[Molecule], index: NoveltyIndex | None = None) -> tuple[Scores, MoleculeSet]:
     """Molecules scored by P1, P2, uniqueness and novelty, and as other metrics see them."""
     found = MoleculeSet.of(molecules)
-    scores = score(found, index)
-    return scores, replace(found, smiles=[row.smiles for row in scores.rows])
+    return score(found, index), found
 
 
 def column(
