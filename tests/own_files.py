@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moldiff.data.curation import CurationRules
+from moldiff.data.sources import Split
 from moldiff.data.sources.files import Files
-from moldiff.data.sources.source import Split
 from moldiff.molecules.formats.record import Columns
 
 RULES = [field.name for field in fields(CurationRules)]

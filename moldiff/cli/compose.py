@@ -1,6 +1,6 @@
 """Options of a command: `key=value` arguments over the configs in `moldiff.conf`, composed by Hydra, as plain values.
 
-Only this module and `launch` know Hydra. Its own messages run over many lines and name its internals, so every
+Only this module and `jobs` know Hydra. Its own messages run over many lines and name its internals, so every
 argument is checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
 """
 
@@ -207,7 +207,7 @@ def _with_implied(arguments: Sequence[str]) -> list[str]:
     keys = {text.partition("=")[0] for text in arguments}
     implied = [] if "data" in keys else ["data=files"]
     if "data.name" not in keys:
-        from moldiff.molecules.formats.collection import name_of  # here, for it loads RDKit
+        from moldiff.molecules.formats.reader import name_of  # here, for it loads RDKit
 
         implied.append(f"data.name={quoted(name_of(path))}")
     return [*implied, *arguments]

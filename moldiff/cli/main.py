@@ -127,8 +127,7 @@ def _help(command: str, arguments: Sequence[str]) -> str:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     from moldiff.cli.compose import as_yaml, compose_options, each_combination, without_hydra
-    from moldiff.cli.jobs import plan, return_to_start, run_jobs, with_outputs, work_in_run_folder
-    from moldiff.cli.launch import job_launcher
+    from moldiff.cli.jobs import job_launcher, plan, return_to_start, run_jobs, with_outputs, work_in_run_folder
     from moldiff.cli.shards import check_shards, run_shards
 
     return_to_start()
@@ -245,7 +244,7 @@ def _evaluate(options: Mapping[str, Any]) -> int:
     from rich.console import Console
 
     from moldiff.evaluation.evaluate import compare, evaluate
-    from moldiff.molecules.formats.collection import is_one_file, read_sets
+    from moldiff.molecules.formats.reader import is_one_file, read_sets
 
     source = options["input"]
     one_file = isinstance(source, str) and is_one_file(source)

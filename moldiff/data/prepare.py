@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from moldiff import __version__
 from moldiff.data.curation import HYDROGENS_NOT_PLACED
 from moldiff.data.dataset import FORMAT_VERSION, SPLITS, MoleculeDataset, rare_classes
-from moldiff.data.sources.source import Fingerprinted, Resumable, Shardable, Source, SourceRecord
+from moldiff.data.sources import Fingerprinted, Resumable, Shardable, Source, SourceRecord
 from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError

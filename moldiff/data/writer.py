@@ -26,7 +26,7 @@ from rich.table import Table
 from moldiff import __version__
 from moldiff.data import dataset
 from moldiff.data.dataset import META_FILE, MOLECULES_FILE, SPLITS
-from moldiff.data.sources.source import SourceRecord
+from moldiff.data.sources import SourceRecord
 from moldiff.data.store import FIELDS_BY_SLICES, STORED, Packed, Spool, blocks, pack, save_arrays, slices_of
 from moldiff.errors import MoldiffError
 from moldiff.molecules.identity import both_keys, key_hash

@@ -15,8 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from scipy.spatial import cKDTree
 
-from moldiff.molecules.receptor import HALOGENS, OTHER_RADIUS, RADII, Receptor
-from moldiff.molecules.site import Site
+from moldiff.molecules.receptor import HALOGENS, OTHER_RADIUS, RADII, Receptor, Site
 
 _BOX = 30.0  # Å of an edge of the space in which a molecule has to lie
 _SPACING = 0.375  # Å, Vina's own

@@ -18,8 +18,7 @@ from moldiff.evaluation.report import Comparison, Report
 from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.convert import atom_order, lacks_hydrogens
-from moldiff.molecules.formats.collection import is_one_file, read_set
-from moldiff.molecules.formats.reader import ReadResult, records
+from moldiff.molecules.formats.reader import ReadResult, is_one_file, read_set, records
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status

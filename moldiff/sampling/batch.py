@@ -16,13 +16,12 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, by_size, to_molecules
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
-from moldiff.diffusion.confidence import Confidence
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.pocket import PocketTarget
-from moldiff.diffusion.sampler import PartialState, Sampler, SamplerState, run_sampler
+from moldiff.diffusion.sampler import Confidence, PartialState, Sampler, SamplerState, run_sampler
 from moldiff.molecules.convert import off_their_bonds, with_ideal_hydrogens
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.sample import DecodedMolecule
@@ -74,7 +73,7 @@ class DenoisedBatch:
     start: PartialState  # of all, row by row
     prediction: Prediction  # the last network call's (Å)
     frames: Sequence[tuple[Molecule, ...]] | None = None  # the way from noise to each of them (Å); None = not kept
-    confidence: Sequence[float] | None = None  # in each of them, see `moldiff.diffusion.confidence`; None = 0 in all
+    confidence: Sequence[float] | None = None  # in each of them, see `moldiff.diffusion.sampler`; None = 0 in all
 
     def decode(self, rule: str) -> list[DecodedMolecule]:
         """The molecules by a rule, "valence" or "raw", see `moldiff.diffusion.decoding`.

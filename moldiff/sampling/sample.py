@@ -57,7 +57,7 @@ class DecodedMolecule:
     argmax: Molecule
     repaired: bool = False  # the most probable classes broke a valence rule, and decoding found others
     replaced_hydrogens: int = 0  # put at ideal places by decoding, for their bonds were too short or too long
-    confidence: float = 1.0  # of the network in it, from 0 to 1, see `moldiff.diffusion.confidence`
+    confidence: float = 1.0  # of the network in it, from 0 to 1, see `moldiff.diffusion.sampler`
     restarts: int = 0  # it came out in pieces, and was drawn on from so many, see `moldiff.sampling.batch`
     trajectory: tuple[Molecule, ...] | None = None  # frames from noise on, through all restarts; None = not kept
 

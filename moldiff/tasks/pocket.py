@@ -21,8 +21,7 @@ from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
-from moldiff.molecules.receptor import Receptor, read_receptor
-from moldiff.molecules.site import REACH, Site, find_site
+from moldiff.molecules.receptor import REACH, Receptor, Site, find_site, read_receptor
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.grow import Grow, KeptTask, Number, size_weights
 from moldiff.tasks.inputs import Choice, Source, given, names_file

@@ -22,8 +22,7 @@ from moldiff.evaluation.molecule_set import is_placed
 from moldiff.evaluation.report import Report
 from moldiff.evaluation.suite import Choice, OnMetric
 from moldiff.molecules.descriptors import DESCRIPTORS
-from moldiff.molecules.formats.collection import name_of, read_sets
-from moldiff.molecules.formats.reader import ReadResult, read
+from moldiff.molecules.formats.reader import ReadResult, name_of, read, read_sets
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.storage import is_standard, write_atomically
 from moldiff.molecules.formats.writer import Recorded, write

@@ -37,9 +37,9 @@ from test_real_sets import NCI, approved_drugs, write_sdf
 
 from moldiff.data.dataset import SPLITS, MoleculeDataset
 from moldiff.data.prepare import prepare
+from moldiff.data.sources import SourceRecord
 from moldiff.data.sources.drugs import Dictionary
 from moldiff.data.sources.files import Files
-from moldiff.data.sources.source import SourceRecord
 from moldiff.data.writer import DatasetWriter
 from moldiff.evaluation.report import versions
 from moldiff.molecules.formats.writer import write

@@ -18,7 +18,7 @@ import numpy as np
 
 from moldiff.cli.compose import compose_options
 from moldiff.data.prepare import prepare
-from moldiff.data.sources.source import SourceRecord
+from moldiff.data.sources import SourceRecord
 from moldiff.molecules.molecule import Molecule
 
 BATCH = 128

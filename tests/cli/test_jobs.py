@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from models import MODEL_CONFIG, small_model
 from test_train_command import TINY
 
-from moldiff.cli import launch
+from moldiff.cli import jobs
 from moldiff.cli.compose import argument, compose_options, each_combination
 from moldiff.cli.main import main
 from moldiff.data.sources.files import name_of
@@ -39,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         found.extend(map(list, every))
         return [1 if "seed=2" in words else 0 for words in every]
 
-    monkeypatch.setattr(launch, "job_launcher", lambda *_: run)
+    monkeypatch.setattr(jobs, "job_launcher", lambda *_: run)
     return found
 
 

@@ -13,8 +13,7 @@ import torch
 
 from moldiff.data.dataset import MoleculeDataset, measure_statistics, observed_vocabulary
 from moldiff.data.prepare import prepare, subset
-from moldiff.data.sources import qm9
-from moldiff.data.sources.source import SourceRecord
+from moldiff.data.sources import SourceRecord, qm9
 from moldiff.data.store import pack, take
 from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.statistics import Statistics

@@ -17,8 +17,7 @@ from moldiff.diffusion.pocket import AtomKinds, PocketEnergy, class_kinds
 from moldiff.diffusion.shipped import available_models
 from moldiff.evaluation import docking
 from moldiff.evaluation.docking import vina_types
-from moldiff.molecules.receptor import Receptor, read_receptor
-from moldiff.molecules.site import Site, find_site
+from moldiff.molecules.receptor import Receptor, Site, find_site, read_receptor
 from moldiff.sampling.generator import load
 from moldiff.tasks.pocket import Pocket, PocketTask
 

@@ -11,8 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.receptor import METAL_RADIUS, Receptor, read_receptor
-from moldiff.molecules.site import find_site
+from moldiff.molecules.receptor import METAL_RADIUS, Receptor, find_site, read_receptor
 
 gemmi = pytest.importorskip("gemmi")
 DHFR = Path(str(files("moldiff.example_data") / "receptors" / "1s3v.pdb"))

@@ -17,8 +17,7 @@ from rdkit.Chem import AllChem
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats import parquet, table
-from moldiff.molecules.formats.collection import find_files, read_sets
-from moldiff.molecules.formats.reader import read
+from moldiff.molecules.formats.reader import find_files, read, read_sets
 from moldiff.molecules.formats.writer import Writer, write
 from moldiff.molecules.molecule import Molecule
 

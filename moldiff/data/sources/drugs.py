@@ -23,7 +23,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff.data.curation import CurationRules
-from moldiff.data.sources.source import SourceRecord, check_shares
+from moldiff.data.sources import SourceRecord, check_shares
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
 from moldiff.molecules.convert import explicit_atom, one_line, set_positions, stereo_of_coordinates

@@ -17,11 +17,10 @@ import rdkit
 
 from moldiff.data.curation import CurationRules
 from moldiff.data.dataset import META_FILE, SPLITS, file_digest
-from moldiff.data.sources.source import SourceRecord, Split
+from moldiff.data.sources import SourceRecord, Split
 from moldiff.errors import MoldiffError
 from moldiff.molecules import conformers
-from moldiff.molecules.formats.collection import find_files, name_of
-from moldiff.molecules.formats.reader import parts
+from moldiff.molecules.formats.reader import find_files, name_of, parts
 from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Part, guarded
 from moldiff.molecules.formats.storage import shown
 from moldiff.molecules.identity import both_keys

@@ -20,7 +20,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 
-from moldiff.data.sources.source import SourceRecord
+from moldiff.data.sources import SourceRecord
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit, set_positions
 from moldiff.molecules.identity import both_keys
