@@ -151,10 +151,6 @@ class CurationRules:
                 atom = mol.GetAtomWithIdx(int((~finite).argmax()))
                 where = file_index(atom), atom.GetSymbol()
                 return InvalidMolecule.at(*where, Status.NON_FINITE, "coordinate not finite")
-                atom = mol.GetAtomWithIdx(int((~finite).argmax()))
-                return InvalidMolecule.at(
-                    file_index(atom), atom.GetSymbol(), Status.NON_FINITE, "coordinate not finite"
-                )
             if _at_one_place(mol):
                 return InvalidMolecule(Status.UNREADABLE, "no 3D coordinates, all atoms are at one place")
             mol = closed_where_drawn(mol)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,7 +27,6 @@ from moldiff.data.sources import Fingerprinted, Resumable, Shardable, Source, So
 from moldiff.data.store import load_arrays, pack, save_arrays, unpack
 from moldiff.data.writer import DatasetWriter, account_table, is_prepared, refuse_foreign
 from moldiff.errors import MoldiffError
-from moldiff.molecules.identity import canonical_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _PART_RECORDS = 256
@@ -163,28 +162,6 @@ def _remarks(prepared: MoleculeDataset) -> list[str]:
     parts = ", ".join(f"{counts[part]} {part}" for part in SPLITS)
     classes = f"{prepared.vocabulary.num_atom_classes} atom classes: {prepared.vocabulary}"
     return [*lines, f"{parts}; {min(sizes)} to {max(sizes)} heavy atoms; {classes}"]
-
-
-def subset(
-    prepared: MoleculeDataset, splits: Mapping[str, np.ndarray], out: str | Path, *, name: str
-) -> MoleculeDataset:
-    """Write molecules of a prepared set as a set of its own in the folder `out`, with its own vocabulary.
-
-    `splits` are indices into `prepared` for "train", "valid" and "test"; the new set holds them in this order.
-    """
-    out = Path(out)
-    refuse_foreign(out)
-    chosen = ((part, int(index)) for part in SPLITS for index in splits[part])
-    origin = {key: prepared.meta[key] for key in ("source", "geometry", "hydrogens", "options") if key in prepared.meta}
-    with closing(DatasetWriter(out)) as writer:
-        for place, (part, index) in enumerate(chosen):
-            smiles = prepared.smiles[index]
-            keys = (canonical_key(smiles), smiles)
-            writer.add(place, SourceRecord(place + 1, "", prepared.molecule(index), keys=keys, part=part))
-        writer.finish(prepared.properties)
-        parts = writer.labelled_splits() or {}
-        writer.write(parts, {"name": name, "subset_of": prepared.name} | origin, {})
-    return MoleculeDataset.load(out)
 
 
 @dataclass(eq=False)

@@ -96,14 +96,3 @@ def ring_systems(mol: Chem.Mol) -> list[str]:
     ]
     whole = (system.union(*(ends for ends in double if ends & system)) for system in systems)
     return sorted(Chem.MolFragmentToSmiles(bare, sorted(system), isomericSmiles=False) for system in whole)
-
-
-def largest_ring(smiles: str) -> int:
-    """Atoms of the largest ring of RDKit's symmetrised smallest set; 0 without rings, or for what cannot be read.
-
-    >>> largest_ring("C1CC1c1ccccc1")
-    6
-    """
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
-    return 0 if mol is None else max((len(ring) for ring in mol.GetRingInfo().AtomRings()), default=0)

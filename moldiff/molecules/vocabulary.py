@@ -90,8 +90,8 @@ class AtomClass(NamedTuple):
 class Vocabulary:
     """Classes of (element, formal charge, hydrogens) <-> indices, and the valences each class allows.
 
-    The index of a bond is its order, 0 to 3. The index after the last class (`mask_atom`, `mask_bond`) is the mask of
-    the absorbing process; it never decodes to an atom.
+    The index of a bond is its order, 0 to 3. The index after the last class of atoms or bonds is the
+    mask of the absorbing process; it never decodes to an atom.
     Raises MoldiffError for an empty or repeated class, or one without a valence.
     """
 
@@ -110,14 +110,6 @@ class Vocabulary:
     @property
     def num_atom_classes(self) -> int:
         return len(self.atom_classes)
-
-    @property
-    def mask_atom(self) -> int:
-        return len(self.atom_classes)
-
-    @property
-    def mask_bond(self) -> int:
-        return NUM_BOND_CLASSES
 
     @cached_property
     def _index(self) -> dict[tuple[int, int, int], int]:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -54,24 +53,9 @@ def load_state(path: Path) -> dict[str, Any]:
     if header is None:
         raise MoldiffError(f"{path}: got weights without a state, expected the state of an interrupted training")
     document = json.loads(header)
-    if (version := document["format_version"]) not in (1, FORMAT_VERSION):
+    if (version := document["format_version"]) != FORMAT_VERSION:
         raise MoldiffError(f"{path}: got format_version {version}, expected {FORMAT_VERSION}")
-    state: dict[str, Any] = with_present_names(_with_tensors(document["state"], tensors))
-    return _as_checkpoint(state) if version == 1 else state
-
-
-def _as_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state of the first format as Lightning has its checkpoints."""
-    parts = ((part, name, value) for part in ("model", "averaged") for name, value in state[part].items())
-    return {
-        **{name: state[name] for name in ("config", "data", "callbacks")},
-        "pytorch-lightning_version": lightning.__version__,
-        "epoch": 0,
-        "global_step": state["step"],
-        "state_dict": {f"{part}.denoiser.{name}": value for part, name, value in parts},
-        "optimizer_states": [state["optimizer"]],
-        "lr_schedulers": [],
-    }
+    return dict(with_present_names(_with_tensors(document["state"], tensors)))
 
 
 class StateFile(CheckpointIO):

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_files import subset
 
 from moldiff.data.dataset import MoleculeDataset, measure_statistics, observed_vocabulary
-from moldiff.data.prepare import prepare, subset
+from moldiff.data.prepare import prepare
 from moldiff.data.sources import SourceRecord, qm9
 from moldiff.data.store import pack, take
 from moldiff.diffusion.noise import draw_size

@@ -42,7 +42,6 @@ def test_vocabulary_round_trip_through_json_and_indices(prepared: MoleculeDatase
     assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
     indices = np.arange(vocabulary.num_atom_classes)
     np.testing.assert_array_equal(vocabulary.encode(*vocabulary.decode(indices)), indices)
-    assert vocabulary.mask_atom == vocabulary.num_atom_classes
 
 
 def test_valence_table_is_that_of_protocol_p2() -> None:

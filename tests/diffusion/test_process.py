@@ -96,7 +96,7 @@ def test_score_is_that_of_the_gaussian() -> None:
     alpha, sigma = torch.tensor(0.6).double(), torch.tensor(0.4).double()
     clean = gaussian_mean(noisy, alpha, sigma, 0.7, 0.5)
     expected = -(noisy - alpha * 0.7) / (alpha**2 * 0.5**2 + sigma**2)
-    torch.testing.assert_close(process.score_from_clean(noisy, clean, level), expected)
+    torch.testing.assert_close(-process.noise_from_clean(noisy, clean, level) / sigma, expected)
 
 
 def test_gaussian_step_from_a_known_level_changes_nothing() -> None:

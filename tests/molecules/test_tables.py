@@ -16,7 +16,7 @@ from rdkit.Chem import AllChem
 
 from moldiff.errors import MoldiffError
 from moldiff.molecules.convert import from_rdkit
-from moldiff.molecules.formats import parquet, table
+from moldiff.molecules.formats import table
 from moldiff.molecules.formats.reader import find_files, read, read_sets
 from moldiff.molecules.formats.writer import Writer, write
 from moldiff.molecules.molecule import Molecule
@@ -71,7 +71,7 @@ def test_parquet_holds_the_molecules_with_typed_fields_in_row_groups(
     drawn: list[Drawn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(parquet, "_GROUP", 3)
+    monkeypatch.setattr(table, "_GROUP", 3)
     assert write(tmp_path / "a.parquet", drawn) == 4
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 2
     found = pq.read_table(tmp_path / "a.parquet")

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from own_files import subset
 from trainings import QUIET, SAMPLE, config, rows, same_weights, weights
 
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.prepare import subset
 from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.callbacks import peak_memory

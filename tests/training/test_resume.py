@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from own_files import subset
 from trainings import QUIET, Nursery, config, rows, same_weights, weights
 
-import moldiff.training.checkpoint
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.prepare import subset
 from moldiff.diffusion.pretrained import load_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.checkpoint import STATE_FILE, load_state, save_state
@@ -165,24 +164,6 @@ def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Pat
     assert [part["steps"] for part in history] == [10]
     train(config(tmp_path / "other", seed=1, trainer={"max_steps": 10}))
     assert not same_weights(tmp_path / "other", tmp_path / "whole"), "the comparison can fail"
-
-
-def test_a_state_of_the_first_format_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(config(tmp_path / "whole"))
-    out = train(config(tmp_path / "run", trainer={"max_steps": 4}))
-    state = load_state(out / STATE_FILE)
-    former = {name: state[name] for name in ("config", "data", "callbacks")}
-    former |= {"step": 4, "optimizer": state["optimizer_states"][0], "num_parts": 1}
-    for part in ("model", "averaged"):
-        place = f"{part}.denoiser."
-        weights = {name: value for name, value in state["state_dict"].items() if name.startswith(place)}
-        former[part] = {name.removeprefix(place): value for name, value in weights.items()}
-    with monkeypatch.context() as patch:
-        patch.setattr(moldiff.training.checkpoint, "FORMAT_VERSION", 1)
-        save_state(out / STATE_FILE, former)
-    train(config(out, resume=True))
-    assert same_weights(out, tmp_path / "whole")
-    assert rows(out) == rows(tmp_path / "whole")
 
 
 def test_a_finished_training_that_is_resumed_stays_as_it_is(tmp_path: Path) -> None:

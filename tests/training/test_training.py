@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from models import MODEL_CONFIG, STATISTICS, VOCABULARY, random_batch, small_model
+from own_files import subset
 from trainings import QUIET, SAMPLE, config, rows, weights
 
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.data.prepare import subset
 from moldiff.diffusion.batch import NoiseLevel
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained

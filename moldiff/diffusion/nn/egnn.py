@@ -79,22 +79,5 @@ class EGNN(PairTransformer):
 
     block = EGNNBlock
 
-    def __init__(
-        self,
-        *,
-        num_atom_classes: int,
-        hidden_dim: int = 192,
-        pair_dim: int = 48,
-        steerable_dim: int = 32,
-        num_layers: int = 6,
-        num_properties: int = 0,
-    ) -> None:
-        super().__init__(
-            num_atom_classes=num_atom_classes,
-            hidden_dim=hidden_dim,
-            pair_dim=pair_dim,
-            steerable_dim=steerable_dim,
-            num_layers=num_layers,
-            num_heads=1,
-            num_properties=num_properties,
-        )
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(num_heads=1, **sizes)

@@ -40,10 +40,6 @@ class GaussianProcess:
         sigma = self.schedule.sigma(t)
         return (noisy - self.schedule.alpha(t) * clean) / sigma.clamp(min=1e-12) * (sigma > 0)
 
-    def score_from_clean(self, noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
-        """The score -noise / sigma(t) that a clean estimate stands for; 0 where t = 0."""
-        return -self.noise_from_clean(noisy, clean, t) / self.schedule.sigma(_expand(t, noisy)).clamp(min=1e-12)
-
     def step(self, noisy: Tensor, clean: Tensor, t: Tensor, s: Tensor, noise: Tensor | None) -> Tensor:
         """From level t [B, N] to s <= t given the clean estimate; `noise` is needed only where churn > 0.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from rdkit import Chem, rdBase
 
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.molecules.descriptors import largest_ring
 from moldiff.molecules.vocabulary import SYMBOLS
 
 MACROCYCLE = 12
@@ -67,6 +67,13 @@ def _sizes(prepared: MoleculeDataset) -> str:
         f"**Sizes** are {low} to {high} heavy atoms. Others can be asked for by `size=`, but nothing like them was "
         "learnt, and they come out worse the farther they lie outside."
     )
+
+
+def largest_ring(smiles: str) -> int:
+    """Atoms of the largest ring of RDKit's symmetrised smallest set; 0 without rings, or for what cannot be read."""
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+    return 0 if mol is None else max((len(ring) for ring in mol.GetRingInfo().AtomRings()), default=0)
 
 
 def _macrocycles(prepared: MoleculeDataset) -> str:
