@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from moldiff.cli.compose import argument
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
@@ -25,34 +25,8 @@ from moldiff.molecules.formats.storage import write_atomically
 _RECORD = "shards.json"
 
 
-class Shards(Protocol):
-    """A command's work, in parts of what it numbers: molecules or records."""
-
-    options: Mapping[str, Any]
-    """Those by which the command makes one result of the parts."""
-
-    @property
-    def finished(self) -> Any:
-        """What the command takes from the parts, instead of working itself."""
-
-    def first(self, number: int) -> list[range]:
-        """The parts of about equal size of all that has to be done."""
-
-    def further(self, number: int) -> list[range]:
-        """Parts of what turned out to be needed as well, when those before are there; [] = nothing.
-
-        Raises `MoldiffError` for a part that is damaged, or was made by other options.
-        """
-
-    def holds(self, part: range) -> bool:
-        """Whether a part is there."""
-
-    def work(self, part: range) -> None:
-        """Do what is missing of a part."""
-
-
 class SampleShards:
-    """Blocks of drawn molecules."""
+    """A command's work in parts of what it numbers: blocks of drawn molecules."""
 
     def __init__(self, options: Mapping[str, Any], folder: Path) -> None:
         from moldiff.sampling.drawn_blocks import DrawnBlocks, origin_of
@@ -60,18 +34,22 @@ class SampleShards:
 
         if options["like"]["reference"] is not None:
             raise MoldiffError("shards: molecules are ranked by likeness all together, expected no shards")
-        self.options: Mapping[str, Any] = {**options, "resume": False}
+        self.options: Mapping[str, Any] = {**options, "resume": False}  # by which it makes one result of the parts
         self._run = run_of(options)
         run, self._first = self._run, self._run.config.first
         self._saved = DrawnBlocks(folder, origin_of(run.settings(), run.molecules))
         self._blocks = IndexBlocks.of(run.molecules, self._first, run.n, run.max_draws)
 
     def first(self, number: int) -> list[range]:
+        """The parts of about equal size of all that has to be done."""
         end = self._first + self._blocks.needed
         return _split(list(takewhile(lambda one: one.start < end, self._blocks.behind(self._first))), number)
 
     def further(self, number: int) -> list[range]:
-        """So many more that n pass, by the share of those drawn that do."""
+        """Parts of what turned out to be needed as well: so many more that n pass, by the share of those that do.
+
+        Raises MoldiffError for a part that is damaged, or was made by other options.
+        """
         there = list(takewhile(self._saved.holds, self._blocks.behind(self._first)))
         passing = sum(self._saved.num_passing(block, self._run.config.keep) for block in there)
         drawn, missing = sum(map(len, there)), self._run.n - passing
@@ -99,11 +77,12 @@ class SampleShards:
 
     @property
     def finished(self) -> Any:
+        """What the command takes from the parts, instead of working itself."""
         return replace(self._run, saved=self._saved)
 
 
 class PrepareShards:
-    """Records of a source."""
+    """The same of records of a source."""
 
     def __init__(self, options: Mapping[str, Any], folder: Path) -> None:
         from moldiff.data.prepare import RecordParts
@@ -126,9 +105,6 @@ class PrepareShards:
 
     def work(self, part: range) -> None:
         self.finished.work(part)
-
-
-_SHARDS: Mapping[str, Callable[[Mapping[str, Any], Path], Shards]] = {"sample": SampleShards, "prepare": PrepareShards}
 
 
 class Wanted(NamedTuple):
@@ -173,7 +149,7 @@ def run_shards(
     `launched` gives what runs words of jobs, beside the parts. Returns the exit code.
     """
     wanted, folder = Wanted.of(options["shards"]), folder_of(command, options)
-    shards = _SHARDS[command](options, folder)
+    shards = (SampleShards if command == "sample" else PrepareShards)(options, folder)
     if wanted.part is not None:
         shards.work(wanted.part)
         return EXIT_OK
