@@ -4,8 +4,6 @@ Only this module and `jobs` know Hydra. Its own messages run over many lines and
 argument is checked here first: that it can be parsed, that the option exists, and that the value is of the right kind.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import shlex

@@ -1,7 +1,5 @@
 """What `moldiff --help` and `moldiff COMMAND --help` print: the screens in `screens/`; and what the exit codes are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

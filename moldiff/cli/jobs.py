@@ -3,8 +3,6 @@
 One of Hydra's launchers starts the jobs, on the machines that people have, each a command of its own.
 """
 
-from __future__ import annotations
-
 import copy
 import glob
 import json

@@ -1,7 +1,5 @@
 """What commands say: on the terminal unless it is to be quiet, and plainly in a log (`log=FILE`, `quiet=true`)."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

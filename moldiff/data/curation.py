@@ -3,8 +3,6 @@
 Also which fragment of a salt or mixture is kept, and which coordinates cannot be those of a molecule in Å.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

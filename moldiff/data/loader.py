@@ -4,8 +4,6 @@ Sizes are grouped into a few padded widths, and every training batch of a width 
 few shapes, little padding, and a cost per batch that hardly varies. Needs no RDKit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 

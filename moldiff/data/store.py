@@ -9,8 +9,6 @@ Also columns of a text file as sequences that are decoded when asked, and arrays
 source is read, so that a set may be larger than memory.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import mmap

@@ -3,8 +3,6 @@
 Records lie on disk as they come in, so that a set may be larger than memory.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

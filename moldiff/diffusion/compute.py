@@ -1,7 +1,5 @@
 """What this machine is good at: how a network is computed, and how long that takes."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Property targets: their scales and ranges in the training data, and which of them come with a training molecule."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

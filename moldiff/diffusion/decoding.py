@@ -1,7 +1,5 @@
 """The final distributions -> one molecule: the most probable classes, or the most probable that obey valences."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

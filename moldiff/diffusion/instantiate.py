@@ -4,8 +4,6 @@ The rules are those of `hydra.utils.instantiate`, for machines that train withou
 defined under an allowed prefix is built, so that a checkpoint from elsewhere cannot run code of its choosing.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Network, process, vocabulary and statistics as one module: what is trained, saved and sampled from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable

@@ -4,8 +4,6 @@ Seeded by (seed, index), that of a molecule draws exactly as many numbers as it 
 seed s is the same at any batch size, padding, or shard.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Models as folders: weights in safetensors, everything else in JSON; nothing is pickled."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

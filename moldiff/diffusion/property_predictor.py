@@ -1,7 +1,5 @@
 """Properties of molecules as a network predicts them: the judge of what was drawn towards property values."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

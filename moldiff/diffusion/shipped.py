@@ -1,7 +1,5 @@
 """What the models that ship with the package have learnt: which of them fits where another one does not."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Numbers that the model and the sampler take from the training molecules."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self

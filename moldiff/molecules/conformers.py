@@ -3,8 +3,6 @@
 Angles and torsions of a bond graph are index arrays, and their values for coordinates come for whole sets at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum

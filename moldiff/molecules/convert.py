@@ -3,8 +3,6 @@
 Every atom is marked no-implicit before sanitising, so that a missing hydrogen stays missing and a radical open.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Their ring systems, too.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

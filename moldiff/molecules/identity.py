@@ -1,7 +1,5 @@
 """When two molecules are the same: SMILES, canonical and strict keys, and hashes of them."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from functools import cache

@@ -3,8 +3,6 @@
 An odd molecule is kept, flagged and counted, for it may be right all the same.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

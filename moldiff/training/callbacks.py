@@ -1,7 +1,5 @@
 """What happens around the steps of a training: progress lines, scored samples, exported weights, a trial of speed."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time

@@ -1,7 +1,5 @@
 """The state of an unfinished training as one safetensors file, whose header holds all that is no tensor."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Where the numbers of a training are written as it goes: a table, a picture of it, and TensorBoard."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -3,8 +3,6 @@
 Such a mean often scores above each of them (model soups, Wortsman et al. 2022, arXiv:2203.05482).
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

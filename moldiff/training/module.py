@@ -1,7 +1,5 @@
 """Lightning's modules and data: what every training has, and the training of a diffusion model on a prepared set."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, repeat

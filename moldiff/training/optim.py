@@ -1,7 +1,5 @@
 """Muon for the matrices of the blocks and AdamW for everything else, as one optimizer; the course of learning rates."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`python -m moldiff.training.predictor train --data prepared/qm9`: train a property predictor, or measure one."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import sys

@@ -1,7 +1,5 @@
 """The quality of a model during its training: sample from it, and count."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

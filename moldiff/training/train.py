@@ -1,7 +1,5 @@
 """Training by Lightning as a config says, from fresh weights or from those of a trained model."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

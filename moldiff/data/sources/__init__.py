@@ -1,7 +1,5 @@
 """What a source of molecules is: an object that gives records, each a molecule or a reason."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

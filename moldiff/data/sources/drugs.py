@@ -5,8 +5,6 @@ the package `biotite` carries; the MOSES benchmark (Polykovskiy et al. 2020, doi
 the package `molsets`.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 from collections.abc import Iterator, Mapping

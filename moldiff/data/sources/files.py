@@ -1,7 +1,5 @@
 """A user's own files of molecules as a source for `moldiff.data.prepare.prepare`."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import Counter

@@ -4,8 +4,6 @@ Bonds are perceived from the coordinates and get their orders and charges from t
 often-used gdb9.sdf has wrong ones in about 30,000 molecules.
 """
 
-from __future__ import annotations
-
 import csv
 import importlib.metadata
 import importlib.util

@@ -1,7 +1,5 @@
 """How many atoms and bonds of each class a molecule has, and properties as linear functions of these numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

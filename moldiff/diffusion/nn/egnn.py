@@ -3,8 +3,6 @@
 It is the simplest network that does what moldiff asks of one, to compare with and to begin one's own from.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

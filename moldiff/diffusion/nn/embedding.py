@@ -1,7 +1,5 @@
 """Features of atoms and pairs: steerable ones, distances, and the first ones, of the state and the last estimate."""
 
-from __future__ import annotations
-
 import math
 
 import e3nn

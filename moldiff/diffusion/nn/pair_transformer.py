@@ -1,7 +1,5 @@
 """The network: a stack of equivariant pair-transformer blocks between an embedding and read-outs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Diffusion of classes: with probability alpha(t) the clean class, otherwise a draw from the prior."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

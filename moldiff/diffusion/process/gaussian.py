@@ -1,7 +1,5 @@
 """Diffusion of vectors: x_t = alpha(t) x_0 + sigma(t) noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -3,8 +3,6 @@
 Pairs of atoms count that are bonded or have a bonded neighbour in common, and each atom with its own hydrogens.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The joint process of whole molecules: one process object per field, one loop over them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Noise levels t, 0 = data, 1 = prior: how noisy they are, which training visits, which the sampler steps through."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Protocol

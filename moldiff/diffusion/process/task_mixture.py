@@ -1,7 +1,5 @@
 """What is known of a training molecule: the mixture of tasks that one set of weights learns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 

@@ -1,7 +1,5 @@
 """MOL2 records: atom types of Tripos, or of the force field GAFF, which are read by their elements."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -5,8 +5,6 @@ and a broken record cannot take its neighbours with it. Bytes that are not UTF-8
 Also which files are meant by a path, a folder or a pattern, and which of them belong together.
 """
 
-from __future__ import annotations
-
 import glob
 import gzip
 import io

@@ -1,7 +1,5 @@
 """SDF: its records parted, parsed and written."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

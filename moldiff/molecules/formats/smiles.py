@@ -1,7 +1,5 @@
 """SMILES: files of lines, and tables (CSV and TSV with any usual separator, header or not)."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

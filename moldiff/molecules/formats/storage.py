@@ -1,7 +1,5 @@
 """Files that are written whole or not at all, by one process at a time, and over nothing unless `overwrite` says so."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

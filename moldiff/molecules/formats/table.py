@@ -5,8 +5,6 @@ numbers, `formal_charges` one of charges (e), `coordinates` one of x, y and z of
 atoms, from 0, and Kekulé order of every bond.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Writing files of molecules, or to standard output; and which records an SDF that was cut short holds whole."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import os

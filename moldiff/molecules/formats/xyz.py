@@ -1,7 +1,5 @@
 """XYZ, extended XYZ and QM9's own kind included: its records parted, parsed and written."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
