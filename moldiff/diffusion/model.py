@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, center
-from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.nn.contributions import Contributions, bond_counts, expected_bond_counts
+from moldiff.diffusion.conditioning import Contributions, Properties, bond_counts, expected_bond_counts
 from moldiff.diffusion.noise import BatchNoise, NoiseSource
 from moldiff.diffusion.process.joint import JointProcess, ordered_slots
 from moldiff.diffusion.process.schedule import log_snr

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, by_size, collate
 from moldiff.diffusion.compute import in_float32
-from moldiff.diffusion.conditioning import Properties
+from moldiff.diffusion.conditioning import Properties, class_counts, fitted_slopes, num_counts
 from moldiff.diffusion.model import in_units
-from moldiff.diffusion.nn.contributions import class_counts, fitted_slopes, num_counts
 from moldiff.diffusion.nn.pair_transformer import PairNetwork, masked_softmax
 from moldiff.diffusion.pretrained import parse_weights
 from moldiff.diffusion.shipped import shipped_folder

@@ -223,7 +223,7 @@ def learnt_properties(prepared: MoleculeDataset, names: Sequence[str], indices: 
 def counted(
     prepared: MoleculeDataset, properties: Properties, indices: np.ndarray, counts_of: Callable[[MolBatch, int], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Counts [M, F] (see `nn.contributions`) and normalised properties [M, C] of some of the molecules `indices`."""
+    """Counts [M, F] (see `conditioning`) and normalised properties [M, C] of some of the molecules `indices`."""
     counts, targets = [], []
     for batch in evaluation_batches(prepared, indices[:_FIT], batch_size=1000, properties=properties.names):
         assert batch.condition is not None

@@ -20,9 +20,8 @@ from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import BucketedBatches, evaluation_batches
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.compute import choose_device, has_fast_bfloat16
-from moldiff.diffusion.conditioning import half_of
+from moldiff.diffusion.conditioning import class_counts, half_of
 from moldiff.diffusion.model import in_units
-from moldiff.diffusion.nn.contributions import class_counts
 from moldiff.diffusion.property_predictor import PropertyNetwork, PropertyPredictor, load_predictor
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import option

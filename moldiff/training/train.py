@@ -16,10 +16,9 @@ from torch import Tensor
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.compute import choose_device, is_out_of_memory
-from moldiff.diffusion.conditioning import Properties, half_of
+from moldiff.diffusion.conditioning import Properties, bond_counts, half_of
 from moldiff.diffusion.instantiate import instantiate
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.nn.contributions import bond_counts
 from moldiff.diffusion.nn.pair_transformer import PairTransformer
 from moldiff.diffusion.pretrained import NOVELTY_FILE, PretrainedModel, build_model, load_pretrained, with_present_names
 from moldiff.errors import MoldiffError

@@ -24,9 +24,9 @@ from trainings import SAMPLE
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.data.loader import evaluation_batches
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.conditioning import Properties, PropertyDropout
-from moldiff.diffusion.model import NoisyBatch
-from moldiff.diffusion.nn.contributions import (
+from moldiff.diffusion.conditioning import (
+    Properties,
+    PropertyDropout,
     bond_counts,
     class_counts,
     expected_bond_counts,
@@ -34,6 +34,7 @@ from moldiff.diffusion.nn.contributions import (
     num_bond_counts,
     num_counts,
 )
+from moldiff.diffusion.model import NoisyBatch
 from moldiff.diffusion.pretrained import build_model, load_pretrained, save_pretrained
 from moldiff.errors import MoldiffError
 from moldiff.training.module import counted, learnt_properties

@@ -8,7 +8,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, lengths, pair_vectors
-from moldiff.diffusion.nn.contributions import Contributions, fitted_slopes, num_bond_counts
+from moldiff.diffusion.conditioning import Contributions, fitted_slopes, num_bond_counts
 from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUM_BOND_CLASSES
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, lengths, pair_vectors
-from moldiff.diffusion.nn.contributions import Contributions, expected_bond_counts
+from moldiff.diffusion.conditioning import Contributions, expected_bond_counts
 from moldiff.diffusion.nn.embedding import (
     ChannelMix,
     ExponentialBasis,

@@ -154,6 +154,15 @@ def whole_number(text: str) -> int | None:
     return int(text[:12]) if text.isdecimal() else None
 
 
+def is_number(text: str) -> bool:
+    """Whether Python takes a text for a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def atomic_number(symbol: str) -> int | None:
     """The atomic number of a symbol or of its own digits; None for any other text."""
     number = whole_number(symbol)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Fields, Lines, Part, Record, finished
+from moldiff.molecules.formats.record import DEFAULT_COLUMNS, Columns, Fields, Lines, Part, Record, finished, is_number
 from moldiff.molecules.identity import SMILES_NAMES, plain, smiles
 from moldiff.molecules.molecule import Molecule
 
@@ -141,7 +141,7 @@ def _headless(rows: Sequence[Sequence[str]]) -> Layout | None:
     if not fitting:
         return None
     smiles = max(fitting, key=lambda k: sum(sizes[k]))
-    name = next((k for k in range(width) if k != smiles and not _is_number(rows[0][k])), None)
+    name = next((k for k in range(width) if k != smiles and not is_number(rows[0][k])), None)
     return Layout([f"column_{k + 1}" for k in range(width)], smiles, name, has_header=False)
 
 
@@ -155,15 +155,7 @@ def _has_decimal_commas(sample: Sequence[str], separator: str) -> bool:
     """Whether cells of the first rows are numbers with a decimal comma, and none with a decimal point."""
     cells = [] if separator == "," else [cell.strip() for row in _rows(sample, separator) for cell in row]
     commas = any(_DECIMAL_COMMA.fullmatch(cell) for cell in cells)
-    return commas and not any("." in cell and _is_number(cell) for cell in cells)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return commas and not any("." in cell and is_number(cell) for cell in cells)
 
 
 def row_part(number: int, cells: Sequence[str], layout: Layout) -> Part:

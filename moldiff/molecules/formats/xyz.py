@@ -8,7 +8,17 @@ import numpy as np
 from rdkit import Chem
 
 from moldiff.molecules.convert import explicit_atom, set_positions, to_rdkit
-from moldiff.molecules.formats.record import MAX_ATOMS, Block, Fields, Lines, Part, Record, atomic_number, whole_number
+from moldiff.molecules.formats.record import (
+    MAX_ATOMS,
+    Block,
+    Fields,
+    Lines,
+    Part,
+    Record,
+    atomic_number,
+    is_number,
+    whole_number,
+)
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -119,15 +129,7 @@ def is_xyz(lines: Sequence[str]) -> bool:
     number, atom = (lines[k].split() if k < len(lines) else [] for k in (0, 2))
     if len(number) != 1 or whole_number(number[0]) is None:
         return False
-    return len(lines) < 3 or (len(atom) >= 4 and sum(map(_is_number, atom)) >= 3)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(*_MATHEMATICA))
-    except ValueError:
-        return False
-    return True
+    return len(lines) < 3 or (len(atom) >= 4 and sum(is_number(word.replace(*_MATHEMATICA)) for word in atom) >= 3)
 
 
 def xyz_parts(lines: Lines) -> Iterator[Part]:
