@@ -54,7 +54,7 @@ def _store_metrics() -> None:
 
 _PACKAGE_PREFIX = "pkg://"
 PATHS = (
-    *("out", "input", "reference", "model", "init", "chooser", "data.folder", "data.path", "data.source.path"),
+    *("out", "input", "reference", "model", "init", "predictor", "data.folder", "data.path", "data.source.path"),
     *("task.core", "task.input", "task.of", "task.receptor", "task.ligand", "like.reference", "exclude", "lead"),
     *("summary", "log"),
 )

@@ -110,7 +110,7 @@ def _is_path(key: str, value: str) -> bool:
     """Whether the value of one of `PATHS` is not standard input or output, a model's name or a molecule."""
     if is_standard(value):
         return False
-    if key in ("model", "init", "reference", "chooser"):
+    if key in ("model", "init", "reference", "predictor"):
         from moldiff.diffusion.property_predictor import available_predictors
         from moldiff.diffusion.shipped import available_models
 

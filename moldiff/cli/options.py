@@ -190,7 +190,7 @@ class FieldWeights:
     bond: float = option(2.0, "bonds", hidden=True)
     geometry: float = option(1.0, "a local loss, where `process.geometry` names one", hidden=True)
     contributions: float = option(
-        0.1, "what atoms and bonds add up to, of the properties that the network is told", hidden=True
+        0.1, "what atoms and bonds add up to, of the properties that the network sees", hidden=True
     )
 
 

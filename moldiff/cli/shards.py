@@ -112,7 +112,7 @@ class Wanted(NamedTuple):
 
     number: int = 0  # of parts in all
     one: int | None = None  # that part alone, from 0
-    part: range | None = None  # what a job is told to do
+    part: range | None = None  # what a job is to do
     merge: bool = False  # nothing but to put the parts together
 
     @classmethod

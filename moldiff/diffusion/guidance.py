@@ -19,7 +19,7 @@ from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 
 MAX_GUIDANCE = 20.0  # the largest scale of guidance; good ones are around 1
-STEERING = 0.5  # how much of what is lacking of a value is made up for in every network call by default
+FEEDBACK = 0.5  # how much of what is lacking of a value is made up for in every network call by default
 _NUM_REDRAWS = 8  # draws of the classes of each step, of which the one that adds up nearest to the values is taken
 _FARTHEST_VALUE = 2.0  # standard deviations between a network's condition and the value asked for, at most
 
@@ -27,27 +27,27 @@ _FARTHEST_VALUE = 2.0  # standard deviations between a network's condition and t
 class PropertyFeedback:
     """One run of molecules on the way to values: what is lacking of them is made up for, see docs/properties.md.
 
-    In every call the network's condition goes so much (`gain`) of what is lacking beyond the values `asked` [B, C]
+    In every call the network's condition goes so much (`gain`) of what is lacking beyond the values `requested` [B, C]
     (normalised, NaN = none), for `free` molecules [B] with a class to be drawn.
     """
 
-    def __init__(self, contributions: Contributions, asked: Tensor, free: Tensor, gain: float) -> None:
-        self.contributions, self.asked = contributions, asked
+    def __init__(self, contributions: Contributions, requested: Tensor, free: Tensor, gain: float) -> None:
+        self.contributions, self.requested = contributions, requested
         self._gain = gain * contributions.explained * free[:, None]
-        self._beyond = torch.zeros_like(asked)
+        self._beyond = torch.zeros_like(requested)
 
     @classmethod
     def of(cls, model: MoleculeDiffusion, noisy: MolBatch, level: NoiseLevel) -> Self | None:
-        """Of molecules that a model is about to draw from `noisy` at `level`; None = there is nothing to steer by."""
+        """Of molecules that a model is about to draw from `noisy` at `level`; None = towards no values."""
         contributions = model.contributions
-        if not model.steering or noisy.condition is None or contributions is None:
+        if not model.feedback or noisy.condition is None or contributions is None:
             return None
-        return cls(contributions, noisy.condition, ~level.graph_known(noisy.node_mask), model.steering)
+        return cls(contributions, noisy.condition, ~level.graph_known(noisy.node_mask), model.feedback)
 
     @property
     def condition(self) -> Tensor:
         """The values [B, C] for the next call of the network."""
-        return self.asked + self._beyond
+        return self.requested + self._beyond
 
     def update(self, prediction: Prediction, noisy: MolBatch) -> None:
         """Take an estimate into account."""
@@ -58,17 +58,17 @@ class PropertyFeedback:
         """What an estimate lacks of the values [B, C], see `expected_bond_counts`; NaN where none is asked for."""
         # Small differences of large sums, which bfloat16 would blur.
         with torch.autocast(batch.pos.device.type, enabled=False):
-            return self.asked - self.contributions(expected_bond_counts(prediction, batch, decided))
+            return self.requested - self.contributions(expected_bond_counts(prediction, batch, decided))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SteeredProcess(JointProcess):
-    """A process of whose draws of the classes the one is taken that adds up nearest to the values of `steering`.
+    """A process of whose draws of the classes the one is taken that adds up nearest to the values of `feedback`.
 
     What a draw does not redraw counts as it is expected.
     """
 
-    steering: PropertyFeedback
+    feedback: PropertyFeedback
 
     def step_classes(
         self, noisy: MolBatch, prediction: Prediction, t: NoiseLevel, s: NoiseLevel, draws: NoiseSource
@@ -81,8 +81,8 @@ class SteeredProcess(JointProcess):
             redrawn_atoms = self.atom_type.redrawn(t.atom, s.atom, atoms[..., 0])
             redrawn_bonds = self.bond.redrawn(t.bond, s.bond, pairs[..., 0])
             drawn = noisy.replace(atom_type=atom_type * noisy.node_mask, bond=bond * noisy.pair_mask)
-            lacking = self.steering.lacking(prediction, drawn, (redrawn_atoms, redrawn_bonds))
-            each.append(((lacking * self.steering.contributions.explained).square().nansum(1), atom_type, bond))
+            lacking = self.feedback.lacking(prediction, drawn, (redrawn_atoms, redrawn_bonds))
+            each.append(((lacking * self.feedback.contributions.explained).square().nansum(1), atom_type, bond))
         distance, atom_type, bond = (torch.stack(values) for values in zip(*each, strict=True))
         best, rows = distance.argmin(0), torch.arange(noisy.num_molecules, device=distance.device)
         return atom_type[best, rows], bond[best, rows]
@@ -92,17 +92,17 @@ class GuidedDiffusion(MoleculeDiffusion):
     """A model whose estimates are drawn from what it would say without properties towards what it says with them.
 
     Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with scale = w + 1) of coordinates and logits:
-    0 = as without properties, 1 = as with them, more = beyond; all but 0 and 1 take two calls. `steering` is how much
+    0 = as without properties, 1 = as with them, more = beyond; all but 0 and 1 take two calls. `feedback` is how much
     of what is lacking is made up for while drawing (see `PropertyFeedback`). The weights are shared.
     """
 
-    def __init__(self, model: MoleculeDiffusion, *, scale: float, steering: float = STEERING) -> None:
+    def __init__(self, model: MoleculeDiffusion, *, scale: float, feedback: float = FEEDBACK) -> None:
         super().__init__(model.denoiser, model.process, model.vocabulary, model.statistics, model.properties)
         if not 0 <= scale <= MAX_GUIDANCE:
             raise MoldiffError(f"guidance: got {scale:g}, expected a number from 0 to {MAX_GUIDANCE:g}")
-        if not 0 <= steering <= 1:
-            raise MoldiffError(f"steering: got {steering:g}, expected a number from 0 to 1")
-        self.scale, self.steering = scale, steering if scale else 0.0
+        if not 0 <= feedback <= 1:
+            raise MoldiffError(f"feedback: got {feedback:g}, expected a number from 0 to 1")
+        self.scale, self.feedback = scale, feedback if scale else 0.0
         self.train(model.training)
 
     def denoise(self, noisy: MolBatch, noise_level: NoiseLevel, previous: Prediction | None = None) -> Prediction:

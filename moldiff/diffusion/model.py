@@ -51,7 +51,7 @@ class MoleculeDiffusion(nn.Module):
     molecules that come out are in Å.
     """
 
-    steering = 0.0  # how much of the error of the requested values is fed back, see `diffusion.guidance`
+    feedback = 0.0  # how much of the error of the requested values is fed back, see `diffusion.guidance`
     num_hydrogens: Tensor  # of every atom class [K]
 
     def __init__(

@@ -274,22 +274,22 @@ def run_sampler(
     clean, known = start.clean, start.known
     free = start.allowed is None and all(bool((level > 0).all()) for level in vars(start.level).values())
     noisy = model.process.start(model.to_model_units(clean, known), start.level, draws)
-    steering = PropertyFeedback.of(model, noisy, start.level)
+    feedback = PropertyFeedback.of(model, noisy, start.level)
     guide = None if start.pocket is None else PocketGuide(start.pocket, model, clean.node_mask, known)
 
     def denoise(noisy: MolBatch, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         network = model.denoise
         if start.stereo is not None and float(level.pos.max()) >= LOWEST_LEVEL:
             network = partial(start.stereo.guided, model)
-        if steering is not None:
-            noisy = noisy.replace(condition=steering.condition)
+        if feedback is not None:
+            noisy = noisy.replace(condition=feedback.condition)
         prediction = network(noisy, level, previous)
         prediction = prediction if free else mask_logits(prediction, start)
-        if steering is not None and not bool(level.graph_known(noisy.node_mask).all()):
-            steering.update(prediction, noisy)
+        if feedback is not None and not bool(level.graph_known(noisy.node_mask).all()):
+            feedback.update(prediction, noisy)
         return prediction if guide is None else guide.guided(prediction, level)
 
-    process = model.process if steering is None else SteeredProcess(**vars(model.process), steering=steering)
+    process = model.process if feedback is None else SteeredProcess(**vars(model.process), feedback=feedback)
     state = None
     for state in sampler(denoise, process, noisy, start.level, draws):
         if on_step is not None:

@@ -47,7 +47,7 @@ class Likeness:
 
     reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
     rounds: int = option(
-        0, "of steering: draw n more from near the best, and keep the n best of all; what a task keeps stays"
+        0, "of refinement: draw n more from near the best, and keep the n best of all; what a task keeps stays"
     )
     parents: int | None = option(None, "how many best ones; null = a tenth of n")
     noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
@@ -109,13 +109,13 @@ class SamplingConfig:
         "twice the time",
         beside=True,
     )
-    steering: float = option(
+    feedback: float = option(
         0.5,
         "lack made up for",
         full="how much of what is still lacking of them is made up for in every network call, `0` to `1`",
         beside=True,
     )
-    chooser: str | Path | None = option(
+    predictor: str | Path | None = option(
         None,
         "judges it",
         full="the property predictor that says which is the nearest, by name or folder; by default one that ships, "
@@ -267,8 +267,8 @@ class SamplingOverrides(TypedDict, total=False):
     forbid: Sequence[str]
     condition: Mapping[str, float]
     guidance: float
-    steering: float
-    chooser: str | Path | None
+    feedback: float
+    predictor: str | Path | None
     candidates: int
     task: TaskSpec | None
     keep: Collection[str]

@@ -129,7 +129,7 @@ class Generator:
             raise MoldiffError(f"keep: {unlisted} to be novel against")
         guided: MoleculeDiffusion = model
         if config.condition:
-            guided = GuidedDiffusion(model, scale=float(config.guidance), steering=float(config.steering))
+            guided = GuidedDiffusion(model, scale=float(config.guidance), feedback=float(config.feedback))
         molecules = MoleculeSampler(
             model=guided,
             sampler=self._sampler(config, task),
@@ -204,36 +204,36 @@ class Generator:
         half: str | None = self.checkpoint.config.get("training", {}).get("half")
         return half
 
-    def chooser(self, name: str | Path | None = None) -> PropertyPredictor:
+    def predictor(self, name: str | Path | None = None) -> PropertyPredictor:
         """The predictor that chooses among candidates; raises `MoldiffError` where none knows the properties."""
         if name is not None:
             return load_predictor(name)
         properties = self.checkpoint.model.properties
         predictor = predictor_for(properties, self.learnt_half, same=True)
         if predictor is None:
-            own = "chooser=FOLDER of one trained by `python -m moldiff.training.predictor train`"
+            own = "predictor=FOLDER of one trained by `python -m moldiff.training.predictor train`"
             names = " ".join(properties.names)
             raise MoldiffError(f"candidates: no predictor that ships knows {names}, expected {own}")
         return predictor
 
     def _choice(self, config: SamplingConfig, task: Task) -> Choice | None:
-        candidates, chooser = config.candidates, config.chooser
+        candidates, named = config.candidates, config.predictor
         if candidates == 1:
-            if chooser is not None:
-                raise MoldiffError(f"chooser: got {str(chooser)!r} with one candidate, expected candidates=2 or more")
+            if named is not None:
+                raise MoldiffError(f"predictor: got {str(named)!r} with one candidate, expected candidates=2 or more")
             return None
         pocket = task.task if isinstance(task, ConstrainedTask) else task
-        if isinstance(pocket, PocketTask) and not config.condition and chooser is None:
+        if isinstance(pocket, PocketTask) and not config.condition and named is None:
             return DeepestOfN(pocket)
         if not config.condition:
-            if chooser is not None:
+            if named is not None:
                 expected = "expected some, such as condition.gap=0.25"
-                raise MoldiffError(f"chooser: got {str(chooser)!r} without values to choose by, {expected}")
+                raise MoldiffError(f"predictor: got {str(named)!r} without values to choose by, {expected}")
             return None
-        predictor = self.chooser(chooser)
+        predictor = self.predictor(named)
         if unknown := config.condition.keys() - {SIZE, *predictor.properties.names}:
             known = ", ".join(predictor.properties.names)
-            raise MoldiffError(f"chooser: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
+            raise MoldiffError(f"predictor: {predictor.name} does not know {min(unknown)}, expected any of: {known}")
         return BestOfN(self.checkpoint.model.properties, predictor)
 
     def _task(self, config: SamplingConfig) -> Task:
@@ -336,7 +336,7 @@ def _asked(config: SamplingConfig, filters: Sequence[AnyFilter]) -> dict[str, An
         "forbid": list(config.forbid) or None,
         "condition": condition,
         "guidance": condition and float(config.guidance),
-        "steering": condition and float(config.steering),
+        "feedback": condition and float(config.feedback),
         "candidates": config.candidates if config.candidates > 1 else None,
         # A record has its own size; which others its candidates may have had, it would not say.
         "size": list(as_range(config.size)) if config.candidates > 1 and config.size is not None else None,

@@ -225,7 +225,7 @@ def write_frames(writer: Writer, sample: Recorded) -> None:
 
 
 class RunCounts:
-    """Counts the molecules of a run, rounds of steering included."""
+    """Counts the molecules of a run, rounds of refinement included."""
 
     def __init__(self) -> None:
         self.likeness: list[MetricResult] = []  # of the rounds, in their order

@@ -1,6 +1,6 @@
 """Samples like a reference in shape and pharmacophore: ranked, and drawn again from near the best.
 
-Ranking needs all molecules of a run, so they stay in memory and come out at the end, best first. A round of steering
+Ranking needs all molecules of a run, so they stay in memory and come out at the end, best first. A round of refinement
 noises the best ones part of the way, draws new molecules from there while what the run's task keeps stays as it is, and
 goes on with the best of all: `load("qm9").sample(50, like=Likeness(reference="ligand.sdf", rounds=3))`.
 """
@@ -85,7 +85,7 @@ class SimilaritySearch:
         return cls(likeness, ShapeReference(references[0].mol, likeness.pharmacophore, align), notes)
 
     def ranked(self, run: SamplingRun) -> Generator[Sample, None, None]:
-        """Draw the molecules of a run and of the rounds of steering; the n best of all come out, the best first."""
+        """Draw the molecules of a run and of the rounds of refinement; the n best of all come out, the best first."""
         candidates: list[Candidate] = []
         num_parents = min(run.n, self.likeness.parents or max(1, round(0.1 * run.n)))
         for number in range(self.likeness.rounds + 1):

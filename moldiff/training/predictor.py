@@ -30,7 +30,7 @@ from moldiff.training.optim import MuonAdamW, TrapezoidSchedule
 
 # arguments of the network beside those that are options; with their defaults it has a million parameters
 _SIZES = {"pair_dim": 32, "steerable_dim": 16, "num_heads": 8, "num_probes": 8}
-_SETTLE = 5000  # training molecules at most on which the constants are fitted
+_CONSTANTS = 5000  # training molecules at most on which the constants are fitted
 _VALIDATE = 2000  # molecules at most on which the errors are measured during the training
 
 
@@ -139,17 +139,17 @@ def train(prepared: MoleculeDataset, out: Path, config: PredictorConfig) -> Prop
     trainer.fit(module, StepBatches(batches))
     keep(module.averaged, trainer.global_step, None)
     stored = load_predictor(out)  # its weights have been rounded
-    settle(stored, prepared, indices)
+    set_constants(stored, prepared, indices)
     return keep(stored.network, trainer.global_step, prepared.split("test"))
 
 
-def settle(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.ndarray) -> None:
+def set_constants(predictor: PropertyPredictor, prepared: MoleculeDataset, indices: np.ndarray) -> None:
     """Set the constant of every property so that the mean error on training molecules is zero, in place.
 
     What was learnt in bfloat16 makes up for its rounding: in float32 heat capacities came out 0.11 cal/(mol K) too low.
     """
     units, counts = predictor.properties.normalised, predictor.network.counts
-    errors = mean_errors(predictor, prepared, indices[:_SETTLE], lambda values, truth: units(values) - units(truth))
+    errors = mean_errors(predictor, prepared, indices[:_CONSTANTS], lambda values, truth: units(values) - units(truth))
     counts[-1] -= counts.new_tensor(list(errors.values()))
 
 

@@ -13,7 +13,7 @@ from moldiff.cli.compose import compose_options
 from moldiff.cli.main import main
 from moldiff.cli.options import COMMANDS, as_typed, options_in, options_of, root_config
 from moldiff.diffusion.compute import Precision
-from moldiff.diffusion.guidance import STEERING
+from moldiff.diffusion.guidance import FEEDBACK
 from moldiff.diffusion.sampler import Sampler
 from moldiff.errors import MoldiffError
 from moldiff.sampling.config import Likeness, SamplingConfig, SamplingOverrides, described
@@ -40,7 +40,7 @@ def test_every_option_is_explained() -> None:
 def test_a_config_is_checked_where_it_is_made() -> None:
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
         SamplingConfig(candidates=0)
-    assert SamplingConfig().steering == STEERING
+    assert SamplingConfig().feedback == FEEDBACK
 
 
 def table_of(command: str) -> str:

@@ -51,22 +51,22 @@ def test_the_network_is_told_more_of_what_is_lacking() -> None:
     found = contributions(expected_bond_counts(prediction, batch))[:, 0]
     asked = torch.stack([found + torch.tensor([0.5, 9.0, -0.1]), found - 0.4], dim=1)
     asked[0, 1] = math.nan
-    steering = PropertyFeedback(contributions, asked, torch.tensor([True, True, False]), 0.5)
-    torch.testing.assert_close(steering.condition, asked, equal_nan=True)
-    steering.update(prediction, batch)
+    feedback = PropertyFeedback(contributions, asked, torch.tensor([True, True, False]), 0.5)
+    torch.testing.assert_close(feedback.condition, asked, equal_nan=True)
+    feedback.update(prediction, batch)
     more = torch.tensor([[0.25, math.nan], [2.0, -0.05], [0.0, 0.0]])  # 2 is the farthest; nothing of the third is free
-    torch.testing.assert_close(steering.condition, asked + more, equal_nan=True)
-    steering.update(prediction, batch)
+    torch.testing.assert_close(feedback.condition, asked + more, equal_nan=True)
+    feedback.update(prediction, batch)
     more = torch.tensor([[0.5, math.nan], [2.0, -0.1], [0.0, 0.0]])
-    torch.testing.assert_close(steering.condition, asked + more, equal_nan=True)
+    torch.testing.assert_close(feedback.condition, asked + more, equal_nan=True)
 
 
 def test_what_is_lacking_is_exact_where_the_network_is_not() -> None:
     batch = random_batch([4, 5])
-    steering = PropertyFeedback(hydrogens_counted(), torch.tensor([[300.0], [301.0]]), torch.tensor([True, True]), 0.5)
-    lacking = steering.lacking(random_prediction(batch), batch)
+    feedback = PropertyFeedback(hydrogens_counted(), torch.tensor([[300.0], [301.0]]), torch.tensor([True, True]), 0.5)
+    lacking = feedback.lacking(random_prediction(batch), batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(steering.lacking(random_prediction(batch), batch), lacking)
+        assert torch.equal(feedback.lacking(random_prediction(batch), batch), lacking)
 
 
 def test_the_nearest_draw_is_taken() -> None:
@@ -74,12 +74,12 @@ def test_the_nearest_draw_is_taken() -> None:
     prediction = random_prediction(batch)
     t, s = (NoiseLevel.uniform(torch.full((2,), level), batch.node_mask) for level in (0.5, 0.4))
     asked = torch.tensor([[9.0], [2.0]])
-    steering = PropertyFeedback(hydrogens_counted(), asked, torch.tensor([True, True]), 0.5)
+    feedback = PropertyFeedback(hydrogens_counted(), asked, torch.tensor([True, True]), 0.5)
 
     def off(found: MolBatch) -> Tensor:
         return ((HYDROGENS[found.atom_type] * found.node_mask).sum(1) - asked[:, 0]).abs()
 
-    chosen = SteeredProcess(**vars(process), steering=steering).step(
+    chosen = SteeredProcess(**vars(process), feedback=feedback).step(
         batch, prediction, t, s, BatchNoise(torch.Generator().manual_seed(3))
     )
     draws = BatchNoise(torch.Generator().manual_seed(3))
@@ -95,9 +95,9 @@ def test_what_is_known_stays_and_counts() -> None:
     level = replace(level, atom=level.atom.clone())
     level.atom[0, :3] = 0
     lower = NoiseLevel(*(0.8 * field for field in vars(level).values()))
-    steering = PropertyFeedback(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
+    feedback = PropertyFeedback(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
     draws = BatchNoise(torch.Generator().manual_seed(0))
-    found = SteeredProcess(**vars(process), steering=steering).step(
+    found = SteeredProcess(**vars(process), feedback=feedback).step(
         batch, random_prediction(batch), level, lower, draws
     )
     assert torch.equal(found.atom_type[0, :3], batch.atom_type[0, :3])
@@ -114,10 +114,10 @@ def test_molecules_without_a_free_class_are_not_steered_whatever_their_padding()
     for starts in ([known], [known, start(5, (1.0, 4.0))]):
         stacked = stack_starts(starts)
         noisy = model.to_model_units(stacked.clean)
-        steering = PropertyFeedback.of(model, noisy, stacked.level)
-        assert steering is not None
-        steering.update(random_prediction(noisy), noisy)
-        told.append(steering.condition)
+        feedback = PropertyFeedback.of(model, noisy, stacked.level)
+        assert feedback is not None
+        feedback.update(random_prediction(noisy), noisy)
+        told.append(feedback.condition)
         assert torch.equal(told[-1][0], noisy.condition[0])  # type: ignore[index]
     assert not torch.equal(told[1][1], noisy.condition[1])  # type: ignore[index]
 
@@ -160,10 +160,10 @@ def test_steering_gets_nearer() -> None:
     asked = [4.0, 5.0, 7.0, 8.0]  # within what it may be told more
     starts = [start(5, [value]) for value in asked]
     off = {}
-    for steering in (0.0, 0.5):
-        model = GuidedDiffusion(sluggish_model(), scale=1.0, steering=steering)
+    for feedback in (0.0, 0.5):
+        model = GuidedDiffusion(sluggish_model(), scale=1.0, feedback=feedback)
         shares = drawn(model, starts, range(4), num_steps=20).atom_type.softmax(-1)
-        off[steering] = (shares @ HYDROGENS).sum(1) - torch.tensor(asked)
+        off[feedback] = (shares @ HYDROGENS).sum(1) - torch.tensor(asked)
     assert float(off[0.0].abs().mean()) > 0.5
     assert float(off[0.5].abs().mean()) < 0.2 * float(off[0.0].abs().mean())
 
@@ -178,11 +178,11 @@ def test_steered_molecules_do_not_depend_on_their_batch() -> None:
         torch.testing.assert_close(together.pos[row, :size], alone.pos[0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("scale", "steering"), [(0.0, 0.5), (1.0, 0.0)])
-def test_without_steering_nothing_changes(scale: float, steering: float) -> None:
+@pytest.mark.parametrize(("scale", "feedback"), [(0.0, 0.5), (1.0, 0.0)])
+def test_without_steering_nothing_changes(scale: float, feedback: float) -> None:
     model = steerable_model()
-    guided = GuidedDiffusion(model, scale=scale, steering=steering)
-    plain = GuidedDiffusion(model, scale=scale, steering=0.0)
+    guided = GuidedDiffusion(model, scale=scale, feedback=feedback)
+    plain = GuidedDiffusion(model, scale=scale, feedback=0.0)
     starts = [start(5, (1.0, 4.0))]
     assert torch.equal(drawn(guided, starts, [0]).atom_type, drawn(plain, starts, [0]).atom_type)
     assert not torch.equal(

@@ -93,24 +93,24 @@ def test_a_molecule_does_not_depend_on_its_company(generator: Generator) -> None
 
 def test_who_chooses_does_not_judge(generator: Generator) -> None:
     properties = generator.checkpoint.model.properties
-    judge, chooser = predictor_for(properties, "b"), predictor_for(properties, "b", same=True)
+    judge, predictor = predictor_for(properties, "b"), predictor_for(properties, "b", same=True)
     assert judge is not None
-    assert chooser is not None
-    assert (judge.training["half"], chooser.training["half"]) == ("a", "b")
-    assert generator.chooser().name == chooser.name == "qm9_predictor_b"
-    assert generator.chooser("qm9_predictor").name == "qm9_predictor"
+    assert predictor is not None
+    assert (judge.training["half"], predictor.training["half"]) == ("a", "b")
+    assert generator.predictor().name == predictor.name == "qm9_predictor_b"
+    assert generator.predictor("qm9_predictor").name == "qm9_predictor"
     for name in ("gap", "mu", "alpha", "homo", "lumo", "cv"):  # one has learnt as much as the other
         one, other = (load_predictor(each).errors[name] for each in ("qm9_predictor", "qm9_predictor_b"))
         assert 0.8 < one / other < 1.25
 
 
 def test_refusals(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(MoldiffError, match="chooser: got 'qm9_predictor' without values to choose by"):
-        generator.stream(candidates=4, chooser="qm9_predictor")
+    with pytest.raises(MoldiffError, match="predictor: got 'qm9_predictor' without values to choose by"):
+        generator.stream(candidates=4, predictor="qm9_predictor")
     with pytest.raises(MoldiffError, match="candidates: got 0, expected a whole number from 1 to 1000"):
         generator.stream(candidates=0, condition={"gap": 0.25})
     with pytest.raises(MoldiffError, match=r"predictor: got '.*nowhere', expected the folder of one or"):
-        generator.stream(candidates=2, condition={"gap": 0.25}, chooser=tmp_path / "nowhere")
+        generator.stream(candidates=2, condition={"gap": 0.25}, predictor=tmp_path / "nowhere")
 
 
 def test_a_chooser_has_to_know_what_is_asked_for(generator: Generator, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_a_chooser_has_to_know_what_is_asked_for(generator: Generator, tmp_path:
     properties = Properties(tuple(entry for entry in known.properties.entries if entry.name == "mu"))
     network = PropertyNetwork(num_atom_classes=known.vocabulary.num_atom_classes, num_properties=1, **known.sizes)
     replace(known, network=network, properties=properties).save(tmp_path / "mine")
-    generator.stream(candidates=2, condition={"mu": 2.0, "atoms": 14}, chooser=tmp_path / "mine")
-    with pytest.raises(MoldiffError, match="chooser: mine does not know gap, expected any of: mu"):
-        generator.stream(candidates=2, condition={"mu": 2.0, "gap": 0.25}, chooser=tmp_path / "mine")
-    with pytest.raises(MoldiffError, match="chooser: got 'qm9_predictor_b' with one candidate, expected candidates=2"):
-        generator.stream(condition={"mu": 2.0}, chooser="qm9_predictor_b")
+    generator.stream(candidates=2, condition={"mu": 2.0, "atoms": 14}, predictor=tmp_path / "mine")
+    with pytest.raises(MoldiffError, match="predictor: mine does not know gap, expected any of: mu"):
+        generator.stream(candidates=2, condition={"mu": 2.0, "gap": 0.25}, predictor=tmp_path / "mine")
+    with pytest.raises(MoldiffError, match="predictor: got 'qm9_predictor_b' with one candidate, expected"):
+        generator.stream(condition={"mu": 2.0}, predictor="qm9_predictor_b")
 
 
 def test_the_command_line_goes_on_behind_a_break(folder: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_records_hold_what_was_asked(generator: Generator) -> None:
         assert json.loads(str(record["task"])) == {
             "condition": {"gap": 0.25, "mu": 99.0},
             "guidance": 1.5,
-            "steering": 0.5,
+            "feedback": 0.5,
         }
     gap, mu = generator.checkpoint.model.properties.entries
     assert list(found.notes)[:2] == [
@@ -163,7 +163,7 @@ def test_the_command_line_draws_towards_values(
         "condition.gap=high": "condition.gap: got 'high', expected a number",
         "condition=3": "condition: got 3 (a whole number), expected a group of options",
         "guidance=-1 condition.gap=0.2": "guidance: got -1, expected a number from 0 to 20",
-        "steering=2 condition.gap=0.2": "steering: got 2, expected a number from 0 to 1",
+        "feedback=2 condition.gap=0.2": "feedback: got 2, expected a number from 0 to 1",
         "conditions.gap=1": "unknown option 'conditions.gap'",
     }
     for words, message in refused.items():

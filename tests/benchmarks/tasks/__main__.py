@@ -22,7 +22,7 @@ import numpy as np
 
 from moldiff.cli.help import EXIT_INTERRUPTED
 from moldiff.data.dataset import MoleculeDataset
-from moldiff.diffusion.guidance import STEERING
+from moldiff.diffusion.guidance import FEEDBACK
 from moldiff.diffusion.pretrained import find_model
 from moldiff.diffusion.property_predictor import load_predictor
 from moldiff.diffusion.sampler import PowerSampler
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     properties.add_argument("--candidates", type=int, default=1, help="drawn for each molecule")
     properties.add_argument("--chooser", help="predictor that chooses among them; default: the shipped one that suits")
     properties.add_argument("--guidance", type=float, default=1.0, help="scale; 1 = as learnt")
-    properties.add_argument("--steering", type=float, default=STEERING, help="0 = none")
+    properties.add_argument("--steering", type=float, default=FEEDBACK, help="0 = none")
     return parser
 
 

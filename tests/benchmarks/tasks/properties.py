@@ -19,7 +19,7 @@ import torch
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.conditioning import HALVES, Properties, half_of
-from moldiff.diffusion.guidance import STEERING, GuidedDiffusion
+from moldiff.diffusion.guidance import FEEDBACK, GuidedDiffusion
 from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import PartialState, PowerSampler
 from moldiff.diffusion.statistics import Statistics
@@ -63,7 +63,7 @@ class Protocol:
     samples: int
     properties: Sequence[str] | None = None
     guidance: float = 1.0
-    steering: float = STEERING
+    steering: float = FEEDBACK
     sampler: PowerSampler | None = None
     seed: int = 0
     candidates: int = 1
@@ -89,7 +89,7 @@ class Protocol:
     @cached_property
     def chosen_by(self) -> PropertyPredictor | None:
         """What chooses among the candidates; None = there is one."""
-        return None if self.candidates == 1 else self.generator.chooser(self.chooser)
+        return None if self.candidates == 1 else self.generator.predictor(self.chooser)
 
     @property
     def names(self) -> Sequence[str]:
@@ -143,7 +143,7 @@ class Targets:
         model = generator.checkpoint.model
         guided = replace(
             generator.checkpoint,
-            model=GuidedDiffusion(model, scale=protocol.guidance, steering=protocol.steering).eval(),
+            model=GuidedDiffusion(model, scale=protocol.guidance, feedback=protocol.steering).eval(),
         )
         told = [each for each in (name, SIZE) if each in model.properties.names]  # a size has all atoms in it
         request = Pairs(
