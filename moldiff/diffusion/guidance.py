@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, center
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, NoiseSource, Prediction, TensorFields, center
 from moldiff.diffusion.conditioning import Contributions, expected_bond_counts
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.errors import MoldiffError
 

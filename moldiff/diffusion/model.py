@@ -7,9 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, center
+from moldiff.diffusion.batch import BatchNoise, MolBatch, NoiseLevel, NoiseSource, Prediction, TensorFields, center
 from moldiff.diffusion.conditioning import Contributions, Properties, bond_counts, expected_bond_counts
-from moldiff.diffusion.noise import BatchNoise, NoiseSource
 from moldiff.diffusion.process.joint import JointProcess, ordered_slots
 from moldiff.diffusion.process.schedule import log_snr
 from moldiff.diffusion.statistics import Statistics

@@ -10,11 +10,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, TensorFields, masked_mean, pair_mask
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, NoiseSource, Prediction, TensorFields, masked_mean, pair_mask
 from moldiff.diffusion.decoding import decode_argmax
 from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, SteeredProcess, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import NoiseSource
 from moldiff.diffusion.pocket import PocketGuide, PocketTarget
 from moldiff.diffusion.process.joint import JointProcess
 from moldiff.diffusion.process.schedule import MIN_LEVEL, power_grid

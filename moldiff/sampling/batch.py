@@ -14,12 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, by_size, to_molecules
+from moldiff.diffusion.batch import (
+    MolBatch,
+    NoiseLevel,
+    PerMoleculeNoise,
+    Prediction,
+    by_size,
+    molecule_generator,
+    to_molecules,
+)
 from moldiff.diffusion.compute import FLOAT32, Precision, one_thread
 from moldiff.diffusion.decoding import SumConstraint, decode_argmax, decode_valence
 from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.pocket import PocketTarget
 from moldiff.diffusion.sampler import Confidence, PartialState, Sampler, SamplerState, run_sampler
 from moldiff.molecules.convert import off_their_bonds, with_ideal_hydrogens

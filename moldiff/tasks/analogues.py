@@ -14,9 +14,8 @@ import torch
 from rdkit import Chem, DataStructs, rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
-from moldiff.diffusion.batch import collate
+from moldiff.diffusion.batch import collate, molecule_generator
 from moldiff.diffusion.decoding import SumConstraint
-from moldiff.diffusion.noise import molecule_generator
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError

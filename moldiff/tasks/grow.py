@@ -13,9 +13,9 @@ from rdkit import Chem
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import cdist, pdist
 
+from moldiff.diffusion.batch import draw_size
 from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.guidance import StereoTargets
-from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice
 from moldiff.diffusion.statistics import Statistics

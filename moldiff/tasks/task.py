@@ -12,10 +12,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 import torch
 
-from moldiff.diffusion.batch import NoiseLevel, collate
+from moldiff.diffusion.batch import NoiseLevel, collate, draw_size
 from moldiff.diffusion.conditioning import Properties
 from moldiff.diffusion.decoding import SumConstraint
-from moldiff.diffusion.noise import draw_size
 from moldiff.diffusion.property_predictor import PropertyPredictor
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.shipped import advice, of_atoms

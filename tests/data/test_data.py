@@ -16,7 +16,7 @@ from moldiff.data.dataset import MoleculeDataset, measure_statistics, observed_v
 from moldiff.data.prepare import prepare
 from moldiff.data.sources import SourceRecord, qm9
 from moldiff.data.store import pack, take
-from moldiff.diffusion.noise import draw_size
+from moldiff.diffusion.batch import draw_size
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics.novelty import NoveltyIndex

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.sparse.csgraph import shortest_path
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel
-from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.process.gaussian import GaussianProcess
 from moldiff.diffusion.process.joint import JointProcessConfig
 from moldiff.diffusion.process.schedule import PowerTimes

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from models import NUM_CLASSES, random_batch, random_level, random_prediction, small_process
 from torch import Tensor
 
-from moldiff.diffusion.batch import NoiseLevel, Prediction
-from moldiff.diffusion.noise import BatchNoise, PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.batch import BatchNoise, NoiseLevel, PerMoleculeNoise, Prediction, molecule_generator
 from moldiff.diffusion.process.categorical import (
     CategoricalProcess,
     absorbing_prior,

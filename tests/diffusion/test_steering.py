@@ -19,11 +19,10 @@ from models import (
 )
 from torch import Tensor, nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.batch import BatchNoise, MolBatch, NoiseLevel, PerMoleculeNoise, Prediction, molecule_generator
 from moldiff.diffusion.conditioning import Contributions, Properties, expected_bond_counts, num_bond_counts
 from moldiff.diffusion.guidance import GuidedDiffusion, PropertyFeedback, SteeredProcess
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import BatchNoise, PerMoleculeNoise, molecule_generator
 from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 from moldiff.sampling.batch import stack_starts
 

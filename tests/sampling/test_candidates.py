@@ -13,8 +13,8 @@ from trainings import QUIET, SAMPLE
 
 from moldiff.cli.main import main
 from moldiff.data.dataset import MoleculeDataset
+from moldiff.diffusion.batch import molecule_generator
 from moldiff.diffusion.conditioning import Properties
-from moldiff.diffusion.noise import molecule_generator
 from moldiff.diffusion.pretrained import build_model, save_pretrained
 from moldiff.diffusion.property_predictor import PropertyNetwork, load_predictor, predictor_for
 from moldiff.errors import MoldiffError

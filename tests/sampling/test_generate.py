@@ -12,8 +12,7 @@ from models import small_model
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
-from moldiff.diffusion.noise import PerMoleculeNoise, molecule_generator
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, PerMoleculeNoise, Prediction, molecule_generator
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.process.schedule import MIN_LEVEL
 from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler

@@ -11,9 +11,8 @@ import torch
 from models import NUM_CLASSES, STATISTICS, VOCABULARY, small_model, small_process
 from torch import nn
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, molecule_generator
 from moldiff.diffusion.model import MoleculeDiffusion
-from moldiff.diffusion.noise import molecule_generator
 from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PartialState, PowerSampler
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec

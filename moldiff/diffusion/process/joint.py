@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moldiff.diffusion.batch import MolBatch, NoiseLevel, Prediction, center, masked_mean, pair_mask
-from moldiff.diffusion.noise import NoiseSource
+from moldiff.diffusion.batch import MolBatch, NoiseLevel, NoiseSource, Prediction, center, masked_mean, pair_mask
 from moldiff.diffusion.process.categorical import CategoricalProcess, marginal_prior
 from moldiff.diffusion.process.gaussian import GaussianProcess
 from moldiff.diffusion.process.geometry_loss import LocalLoss
