@@ -72,7 +72,7 @@ def modules() -> list[str]:
     """Dotted names below `moldiff` of all modules but the package itself."""
     paths = [path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py")]
     names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
-    return sorted(name for name in names if name not in ("__init__", "weights"))
+    return sorted(name for name in names if name != "__init__")
 
 
 @cache

@@ -168,17 +168,13 @@ def run_jobs(command: str, jobs: Sequence[Job], more: Sequence[str], launcher: S
     codes = launched([[command, *job.arguments, *more] for job in jobs])
     if EXIT_INTERRUPTED in codes:
         raise KeyboardInterrupt(f"; {codes.index(EXIT_INTERRUPTED)} of {len(jobs)} jobs had ended")
-    ended = "1 job ended" if len(jobs) == 1 else f"{len(jobs)} jobs ended"
-    _say(f"{ended}, outputs in {', '.join(map(str, folders))}" if folders else ended)
     failed = [str(number) for number, code in enumerate(codes) if code != EXIT_OK]
+    if rank() == 0:
+        ended = "1 job ended" if len(jobs) == 1 else f"{len(jobs)} jobs ended"
+        print(f"{ended}, outputs in {', '.join(map(str, folders))}" if folders else ended, flush=True)
     if failed and rank() == 0:
         print(f"moldiff: error: {len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}", file=sys.stderr)
     return next((code for code in codes if code != EXIT_OK), EXIT_OK)
-
-
-def _say(line: str) -> None:
-    if rank() == 0:
-        print(line, flush=True)  # before what the next process prints
 
 
 def _claim(command: str, jobs: Sequence[Job]) -> None:

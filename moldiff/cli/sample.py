@@ -210,7 +210,8 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
             again = ", and the same command with resume=true goes on" if held and _can_go_on(options) else ""
             raise OSError(error.errno, f"{error.strerror}{held}{again}", error.filename) from error
         if not writer.count:  # an exception leaves an older file of that name as it was
-            raise _without_file(run, options, len(reasons))
+            _save_summary(run, options, None, len(reasons))
+            raise KeyboardInterrupt if run.interrupted else MoldiffError(_why_no_file(run, options))
     if writer.older is not None:
         say(f"{writer.path} was there already and is now {writer.older}; overwrite=true would have replaced it")
     return reasons
@@ -229,12 +230,6 @@ def _can_go_on(options: Mapping[str, Any]) -> bool:
 def _at_end(options: Mapping[str, Any]) -> bool:
     """Whether all is written when the last molecule is drawn."""
     return options["like"]["reference"] is not None or options["sort"] != "index"
-
-
-def _without_file(run: SamplingRun, options: Mapping[str, Any], unwritten: int) -> BaseException:
-    """How a run ends without a file; its summary says so, too."""
-    _save_summary(run, options, None, unwritten)
-    return KeyboardInterrupt() if run.interrupted else MoldiffError(_why_no_file(run, options))
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:

@@ -63,16 +63,12 @@ class PropertyNetwork(PairNetwork):
         weight = masked_softmax(share.transpose(1, 2), mask[:, None])
         pooled = (weight * value.transpose(1, 2)).sum(-1)
         total = (summand * mask[..., None]).sum(1) * _SUM_SCALE
-        values: Tensor = pooled + total + self.count(clean) @ self.counts
+        values: Tensor = pooled + total + class_counts(clean, self.num_atom_classes).to(self.counts) @ self.counts
         return values
-
-    def count(self, clean: MolBatch) -> Tensor:
-        """Numbers of atoms of each class, of bonds of each order, and a one: [B, K + 4]."""
-        return class_counts(clean, self.num_atom_classes).to(self.counts)
 
     @torch.no_grad()
     def fit_counts(self, counts: Tensor, targets: Tensor) -> None:
-        """Least squares for normalised properties [M, C], NaN = not known, on the numbers [M, K + 4] of `count`."""
+        """Least squares for normalised properties [M, C], NaN = not known, on `class_counts` [M, K + 4]."""
         self.counts.copy_(fitted_slopes(counts, targets))
 
 

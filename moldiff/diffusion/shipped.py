@@ -25,7 +25,7 @@ class Learnt:
 
 def shipped_folder() -> Path:
     """The folder of the models that ship with the package."""
-    return Path(str(resources.files("moldiff.weights")))
+    return Path(str(resources.files("moldiff"))) / "weights"
 
 
 def available_models() -> list[str]:

@@ -92,11 +92,6 @@ def _received(stream: Any) -> Any:
     return file
 
 
-def type_of(path: Path) -> str:
-    """The type of a file that is there, as its suffix: by its name, or where that does not tell by its content."""
-    return _type_of(path, file_of(path))[0]
-
-
 def _type_of(path: Path, place: Path) -> tuple[str, bool]:
     """The type of a file, by its name or where that does not tell by its content, and whether it is compressed."""
     packed = path.name.lower().endswith(".gz")
@@ -206,7 +201,7 @@ def _is_readable(file: Path, inside: Path) -> bool:
     if any(part.startswith(".") for part in inside.parts) or not name.endswith(SUFFIXES):
         return False
     with suppress(MoldiffError):  # an archive that is none
-        return not name.endswith(".txt") or (file.stat().st_size > 0 and type_of(file) == ".xyz")
+        return not name.endswith(".txt") or (file.stat().st_size > 0 and _type_of(file, file)[0] == ".xyz")
     return False
 
 
