@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the user's eyes, and numbers as users give them."""
+"""The one exception whose message is meant for the user's eyes, others in a line, and numbers as users give them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def check_at_least(name: str, value: int | None, low: int) -> None:
     """
     if value is not None and value < low:
         raise MoldiffError(f"{name}: got {value}, expected a whole number of at least {low}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def require(package: str, extra: str) -> None:

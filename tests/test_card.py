@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from metric_examples import embedded
 from models import MODEL_CONFIG, SIZES
 
 from moldiff.data.dataset import MoleculeDataset, measure_statistics
@@ -23,6 +24,7 @@ from moldiff.molecules import validity
 from moldiff.sampling.generator import load
 from tests.benchmarks.card import __main__, curve, drawn, learning, memory
 from tests.benchmarks.card.bound import bounds
+from tests.benchmarks.card.confidence import of_confidence, section
 from tests.benchmarks.card.document import _package, _stretch, write_card
 from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, draw, label, sampler_of
 from tests.benchmarks.card.limits import limits
@@ -187,7 +189,7 @@ def test_whole_card(folder: Path) -> None:
     pytest.importorskip("posebusters")
     few = ["--first", "posebusters=1", "xtb=1", "fcd=2", "druglike=2"]
     words = ["write", "--model", str(folder), "--data", str(SAMPLE), "--samples", "4", "--steps", "2", "--bound", "4"]
-    words += ["--relax", "2"]
+    words += ["--relax", "2", "--confidence", "3"]
     assert __main__.main([*words, "--workers", "1", *few]) == 0
     document = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     names = {result["name"].partition("_")[0] for result in document["results"]["real test molecules (4)"]}
@@ -195,7 +197,10 @@ def test_whole_card(folder: Path) -> None:
     relaxed = {result["name"]: result for result in document["relaxed"]}
     assert relaxed["relaxed_stereo_kept"]["numerator"] == relaxed["relaxed"]["denominator"] == 2
     assert relaxed["relaxed_time"]["value"] > 0
-    assert "## Relaxed by MMFF94s" in (folder / "card.md").read_text(encoding="utf-8")
+    assert document["confidence"]["all"][1]["denominator"] == 3
+    text = (folder / "card.md").read_text(encoding="utf-8")
+    assert "## Relaxed by MMFF94s" in text
+    assert "## Which ones to trust" in text
 
 
 def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: MoleculeDataset) -> None:
@@ -210,6 +215,35 @@ def test_refused_molecules_are_drawn_anew_and_counted(folder: Path, prepared: Mo
     assert len(delivered.molecules) == 10
     assert sum(delivered.refused.values()) == 5  # 15 were drawn for them, places 1, 4, 7, 10 and 13 torn
     assert [result.denominator for result in delivered.results()] == [15] * (1 + len(delivered.refused))
+
+
+def test_confidence_is_calibrated_by_quarters(prepared: MoleculeDataset) -> None:
+    """Molecules that are shaken more have less confidence; of the last two, one is torn and one is a peroxide."""
+    whole = [prepared.molecule(k) for k in range(14)]
+    random = np.random.default_rng(0)
+    shaken = [replace(one, pos=one.pos + random.normal(0, 0.004 * k, one.pos.shape)) for k, one in enumerate(whole)]
+    shaken.append(replace(whole[0], bonds=whole[0].bonds[:0]))
+    shaken.append(embedded("CCOOC"))
+    problems = [validity.check(one) for one in shaken]
+    sure = [1 - 0.05 * k for k in range(16)]
+    order = random.permutation(16)
+    drawn = Drawn(*([some[k] for k in order] for some in (shaken, shaken, problems)), 1.0, 1, [sure[k] for k in order])
+    found = of_confidence(drawn, 16)
+    values = {title: {one.name: one for one in results} for title, results in found.items()}
+    assert list(values) == ["surest quarter", "second", "third", "least sure quarter", "all"]
+    first, *_, last, every = values.values()
+    assert (first["confidence"].value, last["confidence"].value) == (pytest.approx(0.925), pytest.approx(0.325))
+    assert (first["confidence_raw_valid"].value, last["confidence_raw_valid"].value) == (1, 0.75)
+    assert (last["confidence_unstable_group"].numerator, last["confidence_unstable_group"].denominator) == (1, 3)
+    assert first["confidence_unstable_group"].value == 0
+    strains = [one["confidence_strain"].value for one in list(values.values())[:3]]
+    assert strains == sorted(strains)
+    assert every["confidence_rank_correlation"].counted == every["confidence_energy_lost"].counted == 15
+    assert every["confidence_rank_correlation"].value < -0.5
+    assert 0 < every["confidence_rank_correlation_error"].value < 0.3
+    text = section({"confidence": {title: [one.to_dict() for one in results] for title, results in found.items()}})
+    assert "| unstable group | 0.00 % (0/4) |" in "\n".join(text)
+    assert section({}) == []
 
 
 def test_packages_of_a_set(prepared: MoleculeDataset) -> None:

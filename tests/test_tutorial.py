@@ -18,12 +18,16 @@ def test_the_tutorial_ends_with_ten_candidates(tmp_path: Path) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     pytest.importorskip("pandas")
+    pytest.importorskip("ipywidgets")
     notebook = nbformat.read(TUTORIAL, as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=180, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type == "error"]
     html = [output.data.get("text/html", "") for output in shown if output.output_type == "execute_result"]
+    widgets = [output for output in shown if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+    assert len(widgets) == 1  # the bar of the run
+    assert "sampling" in str(notebook.metadata.widgets)
     assert [kind for kind in html if kind.count("<svg") == 10]  # the grid
     assert len([kind for kind in html if "3Dmol" in kind]) == 2  # a molecule, and the page
     assert "['reproduced'" in "".join(output.data.get("text/plain", "") for output in shown if "data" in output)

@@ -88,8 +88,8 @@ class SampleOptions:
     resume: bool = option(
         False,
         "go on",
-        full="`true` = go on with the `.sdf` or `.sdf.gz` of a run that was ended, to the same file as without the "
-        "break",
+        full="`true` = go on with the SDF or table (.csv, .parquet, .xlsx) of a run that was ended or killed, to the "
+        "same file as without the break",
         beside=True,
     )
     shards: int | str | None = SHARDS
@@ -114,7 +114,7 @@ class EvaluateOptions:
 
     reference: str | None = option(
         None,
-        "known molecules to compare with: a prepared folder or a file; for novelty alone, a model's name or folder",
+        "known molecules to compare with: as input, or a prepared folder; for novelty alone, a model's name or folder",
     )
     reference_size: int = option(10000, "molecules of the reference at most", least=1)
     metrics: Mapping[str, Any] = option(
@@ -136,7 +136,7 @@ class ViewOptions:
     reference: str | None = option(
         None,
         "known molecules for novelty and to compare distributions with: a model's name or folder, a prepared folder, "
-        "or a file of molecules",
+        "or a file, folder or pattern as input",
     )
     lead: str | None = option(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,6 +20,9 @@ from moldiff.sampling.config import SamplingConfig
 if TYPE_CHECKING:
     from moldiff.molecules.formats.writer import FinishedRecords
     from moldiff.sampling.run import SamplingRun
+
+
+_WRITTEN = "written"  # in the folder of what was drawn for a file: this run has written it, and may replace it
 
 
 def say(message: str) -> None:
@@ -40,16 +44,38 @@ def sample(options: Mapping[str, Any], run: SamplingRun | None = None) -> int:
     other = f"out: another run is writing to {out}; choose another name"
     lock = nullcontext() if is_standard(out) else locked(out.with_name(f".{out.name}.lock"), other)
     with lock, _notices():
-        finished = finished_records(out) if options["resume"] else None
+        finished = finished_records(out) if options["resume"] and not _at_end(options) else None
         run = run or run_of(options)
         if finished is not None:
             run = run.resumed(finished, out)
             if len(finished):
                 say(f"going on behind {len(finished)} records of {out}")
-        with bars() as show:
+        with _drawn_kept(run, options), bars() as show:
             run.on_progress = lambda done: show("sampling", done, run.num_wanted)
             unwritten = _write(run, options, finished)
         return _conclude(run, options, unwritten)
+
+
+@contextmanager
+def _drawn_kept(run: SamplingRun, options: Mapping[str, Any]) -> Iterator[None]:
+    """Keep what is drawn for a file that is written at the end, beside it until then, so that a run can go on."""
+    from moldiff.molecules.formats.storage import set_aside
+    from moldiff.sampling.drawn_blocks import DrawnBlocks, origin_of
+
+    if not _at_end(options) or run.saved is not None or is_standard(options["out"]) or options["trajectory"]:
+        yield
+        return
+    run.saved = DrawnBlocks(Path(f"{options['out']}.drawn"), origin_of(run.settings(), run.molecules))
+    folder = run.saved.folder
+    if options["resume"] and folder.is_dir():
+        say(f"going on with the molecules in {folder}")
+    else:
+        set_aside(folder)
+    yield
+    if run.interrupted and folder.is_dir():
+        (folder / _WRITTEN).touch()
+    elif not run.interrupted:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -121,10 +147,8 @@ def check_sample(options: Mapping[str, Any]) -> None:
         raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
     if is_ranked and options["sort"] != "index":
         raise MoldiffError("sort: got confidence together with like, which ranks by likeness, expected sort=index")
-    for name in ("resume", "trajectory") if is_ranked else ("resume",) if options["sort"] != "index" else ():
-        if options[name]:
-            what = "like" if is_ranked else "sort"
-            raise MoldiffError(f"{name}: got true together with {what}, which writes at the end, expected false")
+    if is_ranked and options["trajectory"]:
+        raise MoldiffError("trajectory: got true together with like, which moves molecules, expected false")
     from moldiff.molecules.formats.writer import check_target
 
     check_target(options["out"])
@@ -178,7 +202,8 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     from moldiff.sampling.sample import beside, trajectory_path, write_frames
 
     out, reasons = Path(options["out"]), []
-    keep_older = not (options["overwrite"] or options["resume"])
+    is_own = finished is not None or (run.saved is not None and (run.saved.folder / _WRITTEN).is_file())
+    keep_older = not (options["overwrite"] or is_own)
     with ExitStack() as files:
         if finished is None or not len(finished):  # what is ranked comes all at once
             writer = writer_of(out, streamed=not _at_end(options), keep_older=keep_older)
@@ -223,13 +248,17 @@ def _named(out: str) -> str:
 
 
 def _can_go_on(options: Mapping[str, Any]) -> bool:
-    is_sdf = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
-    return is_sdf and not (_at_end(options) or options["trajectory"] or options["unrelaxed"])
+    grows = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
+    return (grows or _at_end(options)) and not (
+        is_standard(options["out"]) or options["trajectory"] or options["unrelaxed"]
+    )
 
 
 def _at_end(options: Mapping[str, Any]) -> bool:
     """Whether all is written when the last molecule is drawn."""
-    return options["like"]["reference"] is not None or options["sort"] != "index"
+    from moldiff.molecules.formats.writer import is_table
+
+    return options["like"]["reference"] is not None or options["sort"] != "index" or is_table(options["out"])
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:

@@ -77,8 +77,9 @@ class SampleShards:
 
     @property
     def finished(self) -> Any:
-        """What the command takes from the parts, instead of working itself."""
-        return replace(self._run, saved=self._saved)
+        """What the command takes from the parts, instead of working itself, without a trial: little is drawn."""
+        config = replace(self._run.config, arithmetic=self._run.molecules.arithmetic)
+        return replace(self._run, saved=self._saved, config=config)
 
 
 class PrepareShards:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 
 
 def choose_device(device: str) -> torch.device:
@@ -22,7 +22,7 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise MoldiffError(f"device: got {device!r}, expected auto, cpu or a GPU this machine has ({reason})") from None
     return chosen
 

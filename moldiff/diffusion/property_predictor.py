@@ -19,7 +19,7 @@ from moldiff.diffusion.nn.pair_transformer import PairNetwork, masked_softmax
 from moldiff.diffusion.pretrained import parse_weights
 from moldiff.diffusion.shipped import shipped_folder
 from moldiff.diffusion.statistics import COUNTED, Statistics
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 from moldiff.molecules.formats.storage import write_atomically
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
@@ -154,7 +154,7 @@ def load_predictor(name_or_folder: str | Path) -> PropertyPredictor:
         network.eval().requires_grad_(False)
         return PropertyPredictor(network, vocabulary, statistics, properties, arguments, training, errors, folder.name)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = first_line(error)
         raise MoldiffError(f"{folder}: damaged, expected a property predictor ({first})") from None
 
 

@@ -53,8 +53,8 @@ def evaluate(
     Args:
         source: a file that `moldiff.molecules.formats` reads (hydrogens explicit), a folder or pattern of files with
             a record each, what `moldiff.read` made of one, molecules of this package or of RDKit, or SMILES.
-        reference: known molecules: a prepared folder, a file of molecules, SMILES or molecules. A model's folder or
-            a `novelty.safetensors` serves for novelty only.
+        reference: known molecules: a prepared folder, a file, folder or pattern, SMILES or molecules. A model's
+            folder or a `novelty.safetensors` serves for novelty only.
         metrics: "fast" or "full" (see `SETS`), any of `moldiff.evaluation.suite.SUITE`, a metric with settings of its
             own, such as `moldiff.evaluation.metrics.relaxation.Relaxation(limit=60)`, or a list of such.
         out: folder for `report.json`, `report.md` and `molecules.csv`, or the name of the first (NAME.json, the

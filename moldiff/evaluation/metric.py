@@ -94,9 +94,7 @@ def count_statuses(
 
 
 def finished(
-    name: str,
-    outcomes: Sequence[_Outcome],
-    is_interrupted: Callable[[_Outcome], bool] = was_interrupted,
+    name: str, outcomes: Sequence[_Outcome], is_interrupted: Callable[[_Outcome], bool] = was_interrupted
 ) -> tuple[list[_Outcome], list[MetricResult]]:
     """Outcomes of worker processes without those that Ctrl-C left, and how many these are, if there are any."""
     kept = [outcome for outcome in outcomes if not is_interrupted(outcome)]

@@ -13,10 +13,10 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from moldiff.errors import MoldiffError
-from moldiff.evaluation.metrics.novelty import MAX_TEXTS, NoveltyIndex
+from moldiff.evaluation.metrics.novelty import FILE_NAME, MAX_TEXTS, NoveltyIndex
 from moldiff.evaluation.metrics.validity import Atoms, ValidityReport, all_atoms, judge
 from moldiff.molecules.convert import atom_order, from_rdkit, set_positions, to_rdkit
-from moldiff.molecules.formats.reader import records
+from moldiff.molecules.formats.reader import records_at
 from moldiff.molecules.formats.record import Record, guarded
 from moldiff.molecules.formats.smiles import smiles_record
 from moldiff.molecules.formats.writer import Recorded
@@ -207,9 +207,9 @@ class ReferenceSet:
     def of(cls, reference: Reference | None, size: int, *, complete: bool = False) -> ReferenceSet:
         """Open what the user names as reference, with a sample of some `size`; a `MoldiffError` for an unreadable path.
 
-        That is None, an index, molecules or SMILES, a file of molecules (to which hydrogens are added with `complete`),
-        a prepared folder (novelty is decided on its training set, the sample is its test set), a model's folder or an
-        index file (keys alone).
+        That is None, an index, molecules or SMILES, a file, folder or pattern of files of molecules (to which hydrogens
+        are added with `complete`), a prepared folder (novelty is decided on its training set, the sample is its test
+        set), a model's folder or an index file (keys alone).
         """
         if isinstance(reference, ReferenceSet):
             return reference
@@ -220,11 +220,12 @@ class ReferenceSet:
             entries = (smiles_record(k, item, "", {}) if isinstance(item, str) else item for k, item in items)
             return _of_records(entries, size, "molecules from Python")
         path = Path(reference)
-        if path.is_dir() and (path / "molecules.safetensors").is_file():  # a prepared folder, and not a model's
+        if (path / "molecules.safetensors").is_file():  # a prepared folder, and not a model's
             return _of_prepared(path, size)
-        if path.is_dir() or path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or any((path / name).is_file() for name in (FILE_NAME, "model.safetensors")):
             return cls(NoveltyIndex.load(path))
-        return _of_records(map(Record.completed, records(path)) if complete else records(path), size, path.name)
+        found = records_at(path)
+        return _of_records(map(Record.completed, found) if complete else found, size, path.name)
 
 
 Reference = str | Path | NoveltyIndex | ReferenceSet | Sequence[Molecule | str]

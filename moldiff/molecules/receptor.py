@@ -18,7 +18,7 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.spatial import cKDTree
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 from moldiff.molecules.formats.storage import shown
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _read(path: str) -> gemmi.Structure:
         structure = gemmi.read_structure(path)
         structure.setup_entities()
     except (ValueError, RuntimeError, OSError, IndexError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise MoldiffError(f"receptor: {shown(path)}: cannot be read as PDB or mmCIF ({reason})") from None
     if not len(structure) or not any(True for _ in _residues(structure)):
         raise MoldiffError(f"receptor: {shown(path)}: holds no atoms, expected a protein")

@@ -70,9 +70,7 @@ class SamplingConfig:
     """Every option of a run from Python; the command line has them too, but for `arithmetic`."""
 
     seed: int = option(
-        0,
-        "another seed, other molecules",
-        full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`",
+        0, "another seed, other molecules", full="`0` to `2**32 - 1`; molecule k of a seed is the same at any `n`"
     )
     first: int = option(
         0,

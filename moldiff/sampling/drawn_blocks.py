@@ -10,9 +10,10 @@ import base64
 import gzip
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class DrawnBlocks:
         """Put the molecules of a block on disk, all or none."""
         content = {"origin": self.origin, "samples": list(map(_fields, samples))}
         text = json.dumps(content, default=_plain)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(block), gzip.compress(text.encode(), compresslevel=1, mtime=0))
 
     def read(self, block: range) -> list[Sample]:
@@ -65,13 +67,9 @@ class DrawnBlocks:
 
     def fill(self, molecules: MoleculeSampler, blocks: Sequence[range], num_workers: int) -> None:
         """Draw and save the blocks that are not there."""
-        chosen = _Chosen([block for block in blocks if not self.holds(block)])
-        if not chosen.blocks:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with closing(draw_blocks(molecules, chosen, behind=0, num_workers=num_workers)) as drawn:
-            for block, samples in zip(chosen.blocks, drawn, strict=True):
-                self.save(block, samples)
+        missing = _Chosen([block for block in blocks if not self.holds(block)])
+        if missing.blocks:
+            deque(self.draw(molecules, missing, behind=0, num_workers=num_workers), maxlen=0)
 
     def draw(
         self,
@@ -82,7 +80,7 @@ class DrawnBlocks:
         num_workers: int = 0,
         on_fraction: Callable[[float], None] | None = None,
     ) -> Generator[list[Sample], None, None]:
-        """As `draw_blocks`, but that blocks come from the disk up to the first that is not there."""
+        """As `draw_blocks`; blocks come from the disk up to the first that is not there, and others go to it."""
         for block in blocks.behind(behind):
             if not self.holds(block):
                 break
@@ -90,7 +88,9 @@ class DrawnBlocks:
             behind = block[-1] + 1
         how: dict[str, Any] = {"num_workers": num_workers, "on_fraction": on_fraction}
         with closing(draw_blocks(molecules, blocks, behind=behind, **how)) as others:
-            yield from others
+            for block, samples in zip(blocks.behind(behind), others, strict=False):
+                self.save(block, samples)
+                yield samples
 
     def _path(self, block: range) -> Path:
         return self.folder / f"{block.start:010d}-{block.stop - 1:010d}.json.gz"
@@ -138,7 +138,9 @@ def _fields(sample: Sample) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [value.dtype.str, value.shape, base64.b64encode(value.tobytes()).decode()]
-    return value.item() if isinstance(value, np.generic) else vars(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def _sample(stored: dict[str, Any]) -> Sample:

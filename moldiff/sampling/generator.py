@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
@@ -30,6 +31,7 @@ from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole
 from moldiff.sampling.filters import AnyFilter, Filter, parse_filters, parse_parts
 from moldiff.sampling.molecule_sampler import LEAD, BestOfN, Choice, DeepestOfN, MemoryBudget, MoleculeSampler
+from moldiff.sampling.notebook import bar
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
 from moldiff.sampling.similarity import SimilaritySearch
@@ -79,7 +81,8 @@ class Generator:
         Args:
             n: molecules to keep; of tasks that start from given molecules, for each of them.
             config: the options of the run.
-            on_progress: called with the number of molecules finished so far, in fractions.
+            on_progress: called with the number of molecules finished so far, in fractions; None = in a notebook with
+                ipywidgets a bar.
             overrides: options by name that differ from `config`, or from the defaults where there is none.
 
         Returns:
@@ -88,8 +91,9 @@ class Generator:
         Raises:
             MoldiffError: for an impossible value, or a molecule that does not fit into memory.
         """
-        run = self.stream(n, config=config, on_progress=on_progress, **overrides)
-        kept = list(run)
+        run = self.stream(n, config=config, **overrides)
+        with bar(run.num_wanted) if on_progress is None else nullcontext(on_progress) as run.on_progress:
+            kept = list(run)
         counts: dict[str, Any] = {"asked": run.n, "drawn": run.drawn, "results": run.results()}
         return Samples(kept, **counts, complete=run.complete, notes=run.notes())
 
@@ -168,11 +172,8 @@ class Generator:
 
     def _completed(self, config: SamplingConfig) -> SamplingConfig:
         """The options with what the model and the other options make of them; checks the packages that they need."""
-        condition, columns = (
-            self.checkpoint.model.properties.checked(config.condition or {}),
-            check_columns(config.columns),
-        )
-        config = replace(config, condition=condition, columns=tuple(dict.fromkeys(columns)))
+        condition = self.checkpoint.model.properties.checked(config.condition or {})
+        config = replace(config, condition=condition, columns=tuple(dict.fromkeys(check_columns(config.columns))))
         if config.relax == "xtb":
             require("tblite", "eval")
         if config.ph is not None:

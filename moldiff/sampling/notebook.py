@@ -1,15 +1,21 @@
-"""How molecules look in a notebook: a grid of drawings with their main numbers, and one molecule in 3D."""
+"""How molecules look: drawings in 2D, and in a notebook a grid of them with main numbers, and one molecule in 3D."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem.Draw import rdMolDraw2D
+from rdkit.Chem.rdDepictor import Compute2DCoords
+from rdkit.Geometry import Point2D
 
+from moldiff.molecules.convert import stereo_of_coordinates
 from moldiff.molecules.descriptors import DESCRIPTORS
 from moldiff.molecules.formats.sdf import sdf_text
 from moldiff.molecules.molecule import Molecule, Status
@@ -50,13 +56,66 @@ def numbers(sample: Sample) -> str:
 
 def drawing(mol: Chem.Mol) -> str:
     """A molecule in 2D as SVG on a light ground; "" where RDKit cannot draw it."""
-    canvas = rdMolDraw2D.MolDraw2DSVG(_WIDTH, _HEIGHT)
-    try:
-        rdMolDraw2D.PrepareAndDrawMolecule(canvas, Chem.RemoveHs(mol, sanitize=False))
-    except (RuntimeError, ValueError):
-        return ""
+    with rdBase.BlockLogs():
+        try:
+            canvas = canvas_of(flat(mol), _WIDTH, _HEIGHT, ground=True)
+        except (RuntimeError, ValueError):
+            return ""
     canvas.FinishDrawing()
     return str(canvas.GetDrawingText()).partition("?>")[2]
+
+
+def canvas_of(drawn: Chem.Mol, width: int, height: int, *, ground: bool = False) -> rdMolDraw2D.MolDraw2DSVG:
+    """The drawing of what `flat` made; raises ValueError or RuntimeError where RDKit cannot draw it."""
+    canvas = rdMolDraw2D.MolDraw2DSVG(width, height, -1, -1, True)
+    options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
+    options.prepareMolsBeforeDrawing = False
+    options.fixedBondLength = 34
+    options.minFontSize = 10
+    options.clearBackground = ground
+    options.dummiesAreAttachments = True
+    canvas.DrawMolecule(drawn)
+    return canvas
+
+
+def flat(mol: Chem.Mol, fault: int | None = None, core: Mapping[int, Point2D] = MappingProxyType({})) -> Chem.Mol:
+    """A copy in 2D without the hydrogens, prepared as far as its valences allow; `_index` of an atom is its number."""
+    drawn = Chem.Mol(mol)
+    for atom in drawn.GetAtoms():
+        atom.SetIntProp("_index", atom.GetIdx())
+    if fault is not None and fault < drawn.GetNumAtoms():
+        drawn.GetAtomWithIdx(fault).SetBoolProp("_fault", True)
+    drawn.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(drawn)
+    if drawn.GetNumConformers() and drawn.GetConformer().Is3D():
+        stereo_of_coordinates(drawn)
+    if any(atom.GetAtomicNum() != 1 for atom in drawn.GetAtoms()):
+        drawn = _without_hydrogens(drawn)
+    drawn.RemoveAllConformers()
+    rows = {atom.GetIntProp("_index"): atom.GetIdx() for atom in drawn.GetAtoms()}
+    places = {rows[index]: place for index, place in core.items() if index in rows}
+    Compute2DCoords(drawn, coordMap=places, canonOrient=not places)
+    try:
+        return rdMolDraw2D.PrepareMolForDrawing(drawn, addChiralHs=False)
+    except (RuntimeError, ValueError):
+        return rdMolDraw2D.PrepareMolForDrawing(drawn, kekulize=False, addChiralHs=False, wedgeBonds=False)
+
+
+def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Hydrogens as numbers on their atoms: those that are there, none that RDKit would add to a broken graph."""
+    are_explicit = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
+    for atom in mol.GetAtoms():
+        atom.SetIntProp("_hydrogens", _hydrogens_on(atom) if are_explicit else atom.GetTotalNumHs())
+    heavy = Chem.RemoveHs(mol, sanitize=False)
+    for atom in heavy.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(max(0, atom.GetIntProp("_hydrogens") - _hydrogens_on(atom)))
+    heavy.UpdatePropertyCache(strict=False)
+    return heavy
+
+
+def _hydrogens_on(atom: Chem.Atom) -> int:
+    return sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
 
 
 def solid(molecule: Molecule) -> str:
@@ -72,6 +131,21 @@ def solid(molecule: Molecule) -> str:
         "</script></body>"
     )
     return framed(page, "width:420px;height:320px")
+
+
+@contextmanager
+def bar(total: int) -> Iterator[Callable[[float], None] | None]:
+    """A bar that is called with how many molecules are done, in a notebook with ipywidgets; None elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console()
+    if not console.is_jupyter or find_spec("ipywidgets") is None:
+        yield None
+        return
+    with Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress:
+        task = progress.add_task("sampling", total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def framed(page: str, size: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.molecules.convert import BOND_ORDERS, sanitized_copy, to_rdkit, with_ideal_hydrogens
 from moldiff.molecules.formats.record import Value
@@ -34,7 +34,7 @@ def protonated(molecule: Molecule, ph: float) -> tuple[Molecule, dict[str, Value
         after = _in_state(molecule, ph)
         problem = check(after) or _CONTACTS.check(after)
     except (RuntimeError, ValueError) as error:
-        return molecule, before | {"protonated_by": f"nothing: {str(error).partition(chr(10))[0]}"}
+        return molecule, before | {"protonated_by": f"nothing: {first_line(error)}"}
     if problem is not None:
         return molecule, before | {"protonated_by": f"nothing: {problem.reason}"}
     return after, before | {"protonated_by": f"molscrub {metadata.version('molscrub')}"}

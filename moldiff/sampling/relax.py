@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from moldiff.diffusion.sampler import PartialState
+from moldiff.errors import first_line
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.relaxation import Relaxed, input_of, relax, relax_by_force_field
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
@@ -41,7 +42,7 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
     try:
         found = _minimum(molecule, method, kept)
     except (RuntimeError, ValueError) as error:
-        return molecule, {"relaxed": str(error).partition("\n")[0]}
+        return molecule, {"relaxed": first_line(error)}
     pos, hydrogens = np.split(found.pos, [molecule.num_heavy_atoms])
     offset = molecule.hydrogen_offset.copy()
     offset[molecule.hydrogen_mask] = hydrogens - np.repeat(pos, molecule.num_hydrogens, axis=0)

@@ -6,7 +6,7 @@ A run that was ended goes on from the file that it was writing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,7 +114,7 @@ class SamplingRun:
         if self.complete:
             return
         workers = choose_workers(molecules, first, self.n) if self.config.workers is None else self.config.workers
-        if self.config.arithmetic is None and self.saved is None:
+        if self.config.arithmetic is None:
             molecules = with_trial(molecules, first, self.n - done.kept, workers)
 
         def on_fraction(fraction: float) -> None:
@@ -137,6 +137,7 @@ class SamplingRun:
                     sample = self._judged(drawn, seen)
                     if self._is_wanted(sample) and self._is_admitted(sample, admission):
                         self.kept += 1
+                        seen.add(str(sample.verdict.canonical))
                         yield sample
                     if self.kept >= self.n:
                         return
@@ -146,14 +147,13 @@ class SamplingRun:
         finally:
             drawing.close()
 
-    def _judged(self, sample: Sample, seen: set[str]) -> Sample:
+    def _judged(self, sample: Sample, seen: Collection[str]) -> Sample:
         """Count a drawn molecule and say what the run knows of it."""
         self.counts.draw(sample)
         name = f"{self.checkpoint.name}-{self.config.seed}-{sample.index}"
         molecule, key, known = replace(sample.molecule, name=name), sample.verdict.canonical, dict[str, Any]()
         if key is not None:
             known["unique"] = key not in seen
-            seen.add(key)
             if self.novelty is not None:
                 known["novel"] = not self.novelty.contains(key)
         argmax = molecule if sample.argmax is sample.molecule else replace(sample.argmax, name=name)

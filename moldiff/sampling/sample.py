@@ -83,7 +83,7 @@ class Sample(DecodedMolecule):
     failed_filters: tuple[str, ...] = ()
     unrelaxed: Molecule | None = None  # as it was drawn (Å), where it was relaxed
     novel: bool | None = None  # not among the training molecules; None = not valid, or the model has no list of them
-    unique: bool | None = None  # the first valid one of its run with its structure; None = not valid
+    unique: bool | None = None  # its run has kept none with its structure before; None = not valid
     origin: Mapping[str, str | int | float] = field(default_factory=dict)
 
     def __repr__(self) -> str:

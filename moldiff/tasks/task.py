@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -316,16 +317,22 @@ def _atomic_numbers(name: str, symbols: Sequence[str], vocabulary: Vocabulary) -
 
 
 def description(request: Any) -> dict[str, Any]:
-    """A request, or another dataclass of plain options, in JSON's types: its name and options, of files also a hash."""
+    """A request, or another dataclass of plain options, in JSON's types: its name and options, of files also hashes."""
     options: dict[str, Any] = {"name": type(request).__name__.lower()}
     for name in (one.name for one in fields(request)):
         value = getattr(request, name)
         if value is not None:
             options[name] = _plain(value)
-        # Longer texts are no names of files.
-        if isinstance(value, str | Path) and len(str(value)) < 4096 and Path(value).is_file():
-            options[f"{name}_sha256"] = hashlib.sha256(Path(value).read_bytes()).hexdigest()[:16]
+        several = isinstance(value, list | tuple)
+        digests = [file_digest(one) if isinstance(one, str | Path) else None for one in (value if several else [value])]
+        if any(digests):
+            options[f"{name}_sha256"] = digests if several else digests[0]
     return options
+
+
+def file_digest(path: str | Path) -> str | None:
+    """By which a file that a task was given is known again; None = there is none of that name."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if os.path.isfile(path) else None
 
 
 def _plain(value: Any) -> Any:

@@ -19,15 +19,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rdkit import Chem, rdBase
-from rdkit.Chem.Draw import rdMolDraw2D
-from rdkit.Chem.rdDepictor import Compute2DCoords
 from rdkit.Geometry import Point2D
 from scipy.spatial.transform import Rotation
 
 from moldiff.evaluation.molecule_set import is_placed
-from moldiff.molecules.convert import stereo_of_coordinates
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
+from moldiff.sampling.notebook import canvas_of, flat
 from moldiff.sampling.sample import trajectory_path
 
 WIDTH, HEIGHT = 240, 170
@@ -66,14 +64,7 @@ def draw(
     with rdBase.BlockLogs():
         try:
             drawn = flat(mol, fault, core)
-            canvas = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
-            options: Any = canvas.drawOptions()  # RDKit's type stubs hold it for something else
-            options.prepareMolsBeforeDrawing = False
-            options.fixedBondLength = 34
-            options.minFontSize = 10
-            options.clearBackground = False
-            options.dummiesAreAttachments = True
-            canvas.DrawMolecule(drawn)
+            canvas = canvas_of(drawn, WIDTH, HEIGHT)
             smiles = str(Chem.MolToSmiles(drawn))
         except (RuntimeError, ValueError):  # RDKit's own errors, e.g. a graph that cannot be laid out
             return None
@@ -100,46 +91,6 @@ def draw(
         paths=_paths(svg),
         texts=[_text(element) for element in svg.iter(f"{_SVG}text")],
     )
-
-
-def flat(mol: Chem.Mol, fault: int | None = None, core: Mapping[int, Point2D] = MappingProxyType({})) -> Chem.Mol:
-    """A copy in 2D without the hydrogens, prepared as far as its valences allow; `_index` of an atom is its number."""
-    drawn = Chem.Mol(mol)
-    for atom in drawn.GetAtoms():
-        atom.SetIntProp("_index", atom.GetIdx())
-    if fault is not None and fault < drawn.GetNumAtoms():
-        drawn.GetAtomWithIdx(fault).SetBoolProp("_fault", True)
-    drawn.UpdatePropertyCache(strict=False)
-    Chem.FastFindRings(drawn)
-    if drawn.GetNumConformers() and drawn.GetConformer().Is3D():
-        stereo_of_coordinates(drawn)
-    if any(atom.GetAtomicNum() != 1 for atom in drawn.GetAtoms()):
-        drawn = _without_hydrogens(drawn)
-    drawn.RemoveAllConformers()
-    rows = {atom.GetIntProp("_index"): atom.GetIdx() for atom in drawn.GetAtoms()}
-    places = {rows[index]: place for index, place in core.items() if index in rows}
-    Compute2DCoords(drawn, coordMap=places, canonOrient=not places)
-    try:
-        return rdMolDraw2D.PrepareMolForDrawing(drawn, addChiralHs=False)
-    except (RuntimeError, ValueError):
-        return rdMolDraw2D.PrepareMolForDrawing(drawn, kekulize=False, addChiralHs=False, wedgeBonds=False)
-
-
-def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
-    """Hydrogens as numbers on their atoms: those that are there, none that RDKit would add to a broken graph."""
-    are_explicit = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
-    for atom in mol.GetAtoms():
-        atom.SetIntProp("_hydrogens", _hydrogens_on(atom) if are_explicit else atom.GetTotalNumHs())
-    heavy = Chem.RemoveHs(mol, sanitize=False)
-    for atom in heavy.GetAtoms():
-        atom.SetNoImplicit(True)
-        atom.SetNumExplicitHs(max(0, atom.GetIntProp("_hydrogens") - _hydrogens_on(atom)))
-    heavy.UpdatePropertyCache(strict=False)
-    return heavy
-
-
-def _hydrogens_on(atom: Chem.Atom) -> int:
-    return sum(other.GetAtomicNum() == 1 for other in atom.GetNeighbors())
 
 
 def _paths(svg: ElementTree.Element) -> list[tuple[tuple[str, str], str]]:

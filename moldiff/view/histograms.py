@@ -14,8 +14,9 @@ import numpy as np
 from markupsafe import Markup
 from rdkit import Chem
 
+from moldiff.evaluation.metrics.novelty import FILE_NAME
 from moldiff.molecules.convert import to_rdkit
-from moldiff.molecules.formats.reader import records
+from moldiff.molecules.formats.reader import records_at
 from moldiff.molecules.vocabulary import SYMBOLS
 from moldiff.view.depict import render
 
@@ -51,7 +52,7 @@ class Distributions:
 
 
 def reference_distributions(path: str | Path) -> Distributions:
-    """Counts of a reference: a file of molecules, a prepared folder, or a model's folder (sizes and elements alone)."""
+    """Counts of a reference: files of molecules, a prepared folder, or a model's folder (sizes and elements alone)."""
     path = Path(path)
     if (path / "meta.json").is_file():
         from moldiff.data.dataset import MoleculeDataset
@@ -59,7 +60,7 @@ def reference_distributions(path: str | Path) -> Distributions:
         prepared = MoleculeDataset.load(path)
         chosen = np.unique(np.linspace(0, len(prepared) - 1, _MAX_REFERENCE).astype(int)).tolist()
         return Distributions.of(to_rdkit(prepared.molecule(index), stereo=False) for index in chosen)
-    if path.is_dir():
+    if (path / "model.safetensors").is_file():
         from moldiff.diffusion.pretrained import load_pretrained
 
         model, share = load_pretrained(path).model, Counter[str]()
@@ -67,9 +68,9 @@ def reference_distributions(path: str | Path) -> Distributions:
             atomic_number = int(model.vocabulary.decode(np.array([index]))[0][0])
             share[SYMBOLS[atomic_number]] += round(frequency * 1_000_000)
         return Distributions(Counter(model.statistics.size_counts), share)
-    if path.suffix == ".safetensors":  # an index of keys, which tells no distribution
+    if path.suffix == ".safetensors" or (path / FILE_NAME).is_file():  # an index of keys, which tells no distribution
         return Distributions()
-    found = (record.mol for record in records(path) if record.problem is None)
+    found = (record.mol for record in records_at(path) if record.problem is None)
     return Distributions.of(mol for mol in islice(found, _MAX_REFERENCE) if mol is not None)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,11 +18,14 @@ from rdkit.Geometry import Point2D
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
+from moldiff.sampling.notebook import flat
 from moldiff.tasks.inputs import Source, given_records
-from moldiff.view.depict import MAX_HEAVY, flat
+from moldiff.tasks.task import file_digest
+from moldiff.view.depict import MAX_HEAVY
 
 _LIMIT, _LIMIT_OF_ALL = 1, 60  # s that looking for a common part, and for those of all records, may take
 _MIN_COMMON = 5  # atoms that are worth a colour where nothing was kept
+_GIVEN = ("core", "of", "smiles", "input", "reference")  # options of tasks, and of `like`, that say what was given
 _LONGEST = 1000  # letters of a SMILES that a record says it was made from
 _MOST_COMMON = 80  # heavy atoms of molecules whose common part is looked for
 
@@ -35,17 +38,19 @@ class Lead:
         mol: without hydrogens, with 2D coordinates.
         number: what its heavy atoms are called in `kept_from`.
         known: it is what was given; otherwise a molecule of the file stands in for it.
+        given: what was given, where others are laid out after another molecule, for it is in pieces.
     """
 
     mol: Chem.Mol
     number: Mapping[int, int]
     name: str = ""
     known: bool = True
+    given: Chem.Mol | None = None
 
     @property
     def text(self) -> str:
         """A SMILES that tells leads apart."""
-        return str(Chem.MolToSmiles(self.mol))
+        return str(Chem.MolToSmiles(self.given or self.mol))
 
 
 @dataclass
@@ -94,33 +99,46 @@ class Leads:
     def _given(self, mol: Chem.Mol, kept: Mapping[int, int]) -> Lead | None:
         """What a molecule was drawn from as its `task` says; where that is gone, the molecule itself if it has a core.
 
-        A file is looked at only if it is still the one that was given, for anyone can have written a record.
+        Others are laid out after pieces as they lie in the first molecule that links them.
         """
         key = (_text(mol, "task"), _text(mol, "input_record"), _text(mol, "kept_from"))
         if key in self.found or not any(key):
             return self.found.get(key)
         lead = None
-        with suppress(MoldiffError, ValueError, OSError), rdBase.BlockLogs():
-            task = json.loads(key[0])
-            name = next((name for name in ("core", "of") if isinstance(task, dict) and name in task), None)
-            given = self._record(str(task[name]), task.get(f"{name}_sha256"), int(key[1] or 1)) if name else None
-            if given is not None:
+        with suppress(MoldiffError, ValueError, OSError, AttributeError), rdBase.BlockLogs():
+            name, given = self._asked(json.loads(key[0]), int(key[1] or 1))
+            if given is not None and given.GetNumBonds():
                 lead = _lead(given, "core" if name == "core" else _text(mol, "input") or "lead")
-        if lead is None and kept:
-            lead = _lead(mol, "", kept)
+        if kept and (lead is None or len(Chem.GetMolFrags(lead.mol)) > 1):
+            stand_in = _lead(mol, "", kept)
+            lead = stand_in if lead is None else replace(stand_in, name=lead.name, known=True, given=lead.mol)
         if lead is not None:
             self.found[key] = lead
         return lead
 
-    def _record(self, text: str, digest: Any, number: int) -> Chem.Mol | None:
+    def _asked(self, task: Mapping[str, Any], number: int) -> tuple[str, Chem.Mol | None]:
+        """Which option of a task says what its molecules were made from or ranked by, and the molecule; all its pieces.
+
+        A file is looked at only if it is still the one that was given, for anyone can have written a record.
+        """
+        options = next((one for one in (task, task.get("like") or {}) for name in _GIVEN if name in one), task)
+        name = next((name for name in _GIVEN if name in options), "")
+        given, digests = options.get(name), options.get(f"{name}_sha256")
+        sources = given if isinstance(given, list) else [given] if given else []
+        of_each = digests if isinstance(digests, list) else [digests] * len(sources)
+        found = [mol for one in zip(sources, of_each, strict=True) for mol in self._molecules(str(one[0]), one[1])]
+        if name == "core" and None not in found:
+            return name, reduce(Chem.CombineMols, found) if found else None
+        return name, found[number - 1] if number <= len(found) else None
+
+    def _molecules(self, text: str, digest: str | None) -> list[Chem.Mol | None]:
+        """Those of a SMILES or a file; none if the file is gone or another."""
         if digest is None and len(text) <= _LONGEST:
             params: Any = Chem.SmilesParserParams()
             params.removeHs = False
-            return Chem.MolFromSmiles(text, params)
-        for path in (Path(text), self.folder / Path(text).name):
-            if path.is_file() and _digest(path) == digest:
-                return next((record.mol for record in records(path) if record.number == number), None)
-        return None
+            return [Chem.MolFromSmiles(text, params)]
+        paths = (path for path in (Path(text), self.folder / Path(text).name) if file_digest(path) == digest)
+        return next(([record.mol for record in records(path)] for path in paths), [])
 
     def _common(self, lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
         """Pairs of atoms of the largest connected part that both have, whole rings only."""
@@ -161,8 +179,3 @@ def _text(mol: Chem.Mol, key: str) -> str:
     with suppress(UnicodeDecodeError, KeyError):
         return str(mol.GetProp(key))
     return ""
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -102,7 +102,7 @@ def view(
             molecules carry.
         out: the page; None = the file's name with .html, and of molecules from Python no file but a `Page`, which a
             notebook shows. It is returned.
-        reference: known molecules for novelty and to compare distributions with: a file of molecules, a prepared
+        reference: known molecules for novelty and to compare distributions with: a file, folder or pattern, a prepared
             folder, or a model's folder.
         lead: a file or a SMILES of the molecule that all others are laid out after and that is shown beside them;
             None = what each record says that it was made from.
@@ -203,7 +203,7 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
         files=_summaries(files, reference, lookup),
         tables=_tables(files),
         reference=None if reference is None else Path(reference).name,
-        leads=[(lead.name, draw(lead.mol, f"lead {lead.name}")) for lead in known.values()],
+        leads=[(lead.name, draw(lead.given or lead.mol, f"lead {lead.name}")) for lead in known.values()],
         constants=[(c.label, cells[0][k]) for k, c in enumerate(columns) if c.constant and not c.hidden],
         cards=[
             _card(entry) | {"index": k, "facts": facts(columns, cells[k]), "has_film": k in shown}
@@ -266,11 +266,7 @@ def _summaries(files: Sequence[_File], reference: str | Path | None, lookup: boo
         keys = [key for key in _TILES if key in rows and (lookup or not key.startswith("p1_"))]
         drawn = Distributions.of(record.mol for record in file.found.records if record.mol is not None)
         found.append(
-            {
-                "name": file.name,
-                "tiles": [(_TILES[key], rows[key]) for key in keys],
-                "plots": plots(drawn, known),
-            }
+            {"name": file.name, "tiles": [(_TILES[key], rows[key]) for key in keys], "plots": plots(drawn, known)}
         )
     return found
 

@@ -34,15 +34,8 @@ ALERTS = ("druglike_pains", "druglike_nibr", "druglike_unstable", "hazard")
 """Columns whose text is a warning."""
 _MAX_EXTRA_ON_CARD = 4  # further results of the evaluation and data fields
 _ORIGIN = ("seed", "index", "size", "steps")  # by which molecules can be drawn again: no reader compares them by these
-_DETAILS = (
-    "replaced_hydrogens",
-    "restarts",
-    "attach",
-    "input_record",
-    "noise",
-    "stable",
-    "attached",
-)  # of how they were drawn
+# Of how they were drawn.
+_DETAILS = ("replaced_hydrogens", "restarts", "attach", "input_record", "noise", "stable", "attached")
 
 
 @dataclass(frozen=True)

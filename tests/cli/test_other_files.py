@@ -263,3 +263,23 @@ def test_a_run_without_molecules_has_a_summary_too(folder: Path) -> None:
     found = json.loads(Path("a.json").read_text())
     assert (found["file"], found["kept"], found["drawn"], found["max_draws"]) == (None, 0, 2, 2)
     assert os.listdir() == ["a.json"]
+
+
+def test_a_reference_is_a_folder_or_a_pattern_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is known is in two of three files, one of which cannot be read; names of models' files mean nothing here."""
+    Path("a.smi").write_text("CCO\nCCC\nCCN\nCCF\n")
+    Path("known/deep").mkdir(parents=True)
+    Path("known/one.smi").write_text("OCC\n")
+    Path("known/deep/two.sdf").write_text(water)
+    Path("known/cut.sdf.gz").write_bytes(b"no gzip")
+    Path("known/deep/three.smi").write_text("NCC\nC(\n")
+    for reference, novel in (("known", 2), ("known/*.smi", 3), ("known/deep/*", 3), ("known/one.smi", 3)):
+        assert main(["evaluate", "input=a.smi", f"reference={reference}", "metrics=[]", "out=r.json"]) == 0
+        report = json.loads(Path("r.json").read_text())
+        found = {one["name"]: one for one in report["results"]}
+        assert (found["p2_novel"]["numerator"], found["p2_novel"]["denominator"]) == (novel, 4)
+        assert report["options"]["reference_skipped"] == {"known": 2, "known/deep/*": 1}.get(reference, 0)
+        assert main(["view", "input=a.smi", f"reference={reference}"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "input=a.smi", "reference=known/*.csv", "metrics=[]"]) == 2
+    assert capsys.readouterr().err == "moldiff: error: known/*.csv: no file matches this pattern\n"

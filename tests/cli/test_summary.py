@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ def test_the_summary_says_what_the_table_says(tmp_path: Path, capsys: pytest.Cap
     (valid,) = (one for one in found["results"] if one["name"] == "p2_valid")
     assert f"valid │ {valid['numerator']}/{valid['denominator']}" in table
     assert f"drawn │ {found['drawn']}" in table
+    described = (Path(__file__).parents[2] / "docs" / "files.md").read_text().partition("## The summary")[2]
+    entries = [name for line in re.findall(r"^\| (`.*?) \|", described, re.MULTILINE) for name in line.split(", ")]
+    assert sorted(found) == sorted(name.strip("`") for name in entries)
+    assert set(valid) == {"name", "value", "numerator", "denominator", "definition", "counted", "unit"}
 
 
 @needs_weights

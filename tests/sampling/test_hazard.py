@@ -9,7 +9,7 @@ from models import needs_weights
 from rdkit import Chem
 
 from moldiff.cli.main import main
-from moldiff.evaluation.metrics.druglike import first_alert
+from moldiff.evaluation.metrics.druglike import first_alert, groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +33,13 @@ def test_classes_of_the_schedules_and_explosives_are_known(name: str) -> None:
 @pytest.mark.parametrize("smiles", HARMLESS)
 def test_common_molecules_are_not_marked(smiles: str) -> None:
     assert first_alert("HAZARD", Chem.MolFromSmiles(smiles)) is None
+
+
+def test_every_class_has_a_source() -> None:
+    rows = groups("HAZARD")
+    assert len(rows) >= len(CLASSES)
+    assert all(row["source"] and Chem.MolFromSmarts(row["smarts"]) is not None for row in rows)
+    assert any("schedule 1" in row["source"] for row in rows)
 
 
 @needs_weights

@@ -217,7 +217,6 @@ def test_runs_that_cannot_be_ranked_are_refused(generator: Generator) -> None:
         ("like=nope.sdf", "nope.sdf"),
         ("like.rounds=2", "like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf"),
         ("like=CCO like.round=2", "did you mean like.rounds?"),
-        ("like=CCO resume=true", "resume: got true together with like, which writes at the end"),
         ("like=CCO trajectory=true", "trajectory: got true together with like"),
         ("like=CCO like.noise=2", "like.noise: got 2"),
         ("like=CCO keep=[]", "expected keep=[valid] and more"),

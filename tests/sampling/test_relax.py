@@ -15,6 +15,9 @@ from read_back import findings
 import moldiff
 from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics import relaxation
+from moldiff.evaluation.metrics.relaxation import Relaxed
+from moldiff.sampling import relax as relax_module
 from moldiff.tasks import Bonds
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), needs_weights]
@@ -93,6 +96,32 @@ def test_a_run_that_goes_on_has_to_relax_alike(tmp_path: Path, capsys: pytest.Ca
     assert "drawn with relax" in capsys.readouterr().err
     assert main([*options, "relax=mmff94s"]) == 0
     assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "mirrored", "reason"),
+    [(0.0, False, "not relaxed in 0 s"), (60.0, True, "the minimum has another stereo")],
+)
+def test_a_molecule_that_takes_too_long_or_turns_over_stays_as_it_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, mirrored: bool, reason: str
+) -> None:
+    """A minimizer that mirrors stands for a centre that turns over, which no force field does on demand."""
+    real = relax_module.relax_by_force_field
+
+    def other(mol: Chem.Mol, **options: object) -> Relaxed:
+        found = real(mol, **options)
+        return found._replace(pos=found.pos * [1, 1, -1]) if mirrored else found
+
+    monkeypatch.setattr(relax_module, "LIMIT", limit)
+    monkeypatch.setattr(relax_module, "relax_by_force_field", other)
+    monkeypatch.setattr(relaxation, "_BLOCK", 1)
+    options = ["task=conformers", "smiles='C[C@H](O)[C@@H](F)CN'", "n=2"]
+    drawn = [record.GetConformer().GetPositions() for record in records(sample(tmp_path, *options))]
+    found = records(sample(tmp_path, *options, "relax=mmff94s", "overwrite=true"))
+    assert [record.GetProp("relaxed") for record in found] == [reason] * 2
+    assert not any(record.HasProp("energy_lost") for record in found)
+    for pos, record in zip(drawn, found, strict=True):
+        np.testing.assert_array_equal(pos, record.GetConformer().GetPositions())
 
 
 @pytest.mark.parametrize(

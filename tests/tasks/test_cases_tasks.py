@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -219,6 +220,27 @@ def test_b72_conformers_have_the_stereochemistry_of_the_smiles(folder: Path) -> 
     counts = {result.name: result for result in samples.results}
     assert counts["task_met"].numerator == 3
     assert counts["task_status_stereo"].numerator == counts["task_met"].denominator - 3 > 0  # dropped and counted
+
+
+@needs_weights
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        "CN1C[C@H](O)[C@@H](c2ccc(F)cc2)[C@@H]1C(=O)NC",
+        "C[C@@H](NC(=O)[C@H](C)OC)[C@H](O)c1ccc(Cl)cc1",
+        "CC[C@H]1CN(C(=O)c2ccco2)C[C@@H](N)[C@H]1O",
+    ],
+)
+def test_conformers_with_three_centres_are_delivered(smiles: str, folder: Path) -> None:
+    words = f"model=drugs task=conformers smiles='{smiles}' n=5 summary=run.json out=conformers.sdf"
+    assert main(["sample", *words.split()]) == 0
+    for mol in Chem.SDMolSupplier("conformers.sdf", removeHs=False):
+        Chem.RemoveStereochemistry(mol)
+        Chem.AssignStereochemistryFrom3D(mol)
+        assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles(smiles)
+    found = json.loads(Path("run.json").read_text())
+    assert found["kept"] / found["drawn"] >= 0.3
 
 
 @pytest.fixture(scope="module")

@@ -309,6 +309,18 @@ def test_each_kind_of_molecule_has_its_numbers(tmp_path: Path, mixed: Path) -> N
     assert "QED" not in [column["label"] for column in small.data["columns"]]
 
 
+def test_facts_are_neutral_and_only_warnings_are_coloured(tmp_path: Path) -> None:
+    path = grown_file(tmp_path / "a.sdf", OTHERS, core=None)
+    fields = ">  <confidence>\n0.5\n\n>  <novel>\nfalse\n\n>  <hazard>\nphosgene\n\n$$$$"
+    path.write_text(path.read_text().replace("$$$$", fields))
+    page = Page(view(path))
+    facts = re.findall(r"<li( class=\"alert\")?>(.*?)</li>", target_text(path))
+    assert {text for kind, text in facts if kind} == {"hazard: phosgene"}
+    assert {"not novel", "QED <b>0.55</b>"} <= {text for kind, text in facts if not kind}
+    assert page.column("confidence") == ["0.5"] * 3  # a number of the file, by which the page sorts
+    assert next(column for column in page.data["columns"] if column["label"] == "confidence")["kind"] == "number"
+
+
 def test_several_files_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

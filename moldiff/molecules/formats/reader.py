@@ -192,6 +192,26 @@ def find_files(path: str | Path) -> list[Path]:
     return sorted(found)
 
 
+def records_at(path: str | Path) -> Iterator[Record]:
+    """The records of all files that a path means, one at a time.
+
+    A file of several that cannot be read is one record with the reason. Raises MoldiffError where there is no file, or
+    the only one cannot be read.
+    """
+    files = [Path(path)] if is_standard(path) else find_files(path)
+    for file in files:
+        try:
+            yield from records(file)
+        except MoldiffError as error:
+            if len(files) == 1:
+                raise
+            yield _unreadable(file, error)
+
+
+def _unreadable(file: Path, error: MoldiffError) -> Record:
+    return Record.rejected(1, "", str(error).removeprefix(f"{file}: "))
+
+
 def _is_readable(file: Path, inside: Path) -> bool:
     """Whether a file of a folder is one of molecules, and neither it nor a folder on the way is hidden.
 
@@ -258,7 +278,7 @@ def _sets_at(path: str | Path) -> Iterator[ReadResult]:
         try:
             found = read(file)
         except MoldiffError as error:
-            found = ReadResult(file, [Record.rejected(1, "", str(error).removeprefix(f"{file}: "))])
+            found = ReadResult(file, [_unreadable(file, error)])
         if len(found.records) == 1:
             alone.setdefault(file.parent, []).append(found)
         else:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self, TextIO, TypeVar
 import numpy as np
 from rdkit import Chem, rdBase
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 from moldiff.molecules.convert import assign_stereo, atom_order, atoms, from_rdkit, one_line, with_missing_hydrogens
 from moldiff.molecules.molecule import InvalidMolecule, Molecule, Status
 from moldiff.molecules.validity import check
@@ -203,7 +203,7 @@ def _sanitized(mol: Chem.Mol) -> tuple[Chem.Mol | None, InvalidMolecule | None]:
             return mol, InvalidMolecule.at(int(atom), symbol, Status.UNSANITIZABLE, reason)
         return mol, InvalidMolecule(Status.UNSANITIZABLE, one_line(error))
     except (RuntimeError, ValueError) as error:  # valences beyond what RDKit thinks of
-        reason = f"RDKit cannot work with it: {str(error).strip().splitlines()[0]}"
+        reason = f"RDKit cannot work with it: {first_line(error)}"
         return None, InvalidMolecule(Status.UNSANITIZABLE, reason)
     if sanitized.GetNumConformers() and _is_drawing(sanitized):
         sanitized.GetConformer().Set3D(False)

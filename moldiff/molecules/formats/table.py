@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, first_line
 from moldiff.molecules.convert import BOND_TYPES, explicit_atom, set_positions, to_rdkit
 from moldiff.molecules.formats.record import MAX_ATOMS, Columns, Fields, Part, Record, Value, field_text, finished
 from moldiff.molecules.formats.smiles import Layout, header_layout, no_column, row_part
@@ -167,7 +167,7 @@ def parquet_parts(path: Path, place: Path, columns: Columns) -> Iterator[Part]:
         for number, values in enumerate(rows, start=1):
             yield _part(number, values, layout)
     except (ArrowException, OSError) as error:
-        reason = f"cannot be read as Parquet ({next(iter(str(error).splitlines()), type(error).__name__)})"
+        reason = f"cannot be read as Parquet ({first_line(error)})"
         if not number:
             raise MoldiffError(f"{path}: {reason}") from None
         yield Part.rejected(number + 1, "", f"{reason}; the rest of the file is not read")

@@ -256,6 +256,11 @@ def writer_of(path: str | Path, *, streamed: bool = False, keep_older: bool = Fa
     return Writer(path, streamed=streamed, keep_older=keep_older)
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether a file of that name is written at once, for its columns are known in the end only."""
+    return str(path) != "-" and file_suffix(Path(path), _TYPES) in _TABLES
+
+
 def check_target(path: str | Path) -> Path:
     """The path, if molecules can be written to a file of that name; `-` is `-.sdf`.
 
@@ -356,7 +361,7 @@ def finished_records(path: str | Path) -> FinishedRecords:
     """
     path = Path(path)
     if file_suffix(path, _TYPES) != ".sdf":
-        raise MoldiffError(f"{path}: only .sdf and .sdf.gz can be continued")
+        raise MoldiffError(f"{path}: only .sdf, .csv, .parquet and .xlsx can be continued")
     found, packed = FinishedRecords(), path.suffix.lower() == ".gz"
     if not path.exists():
         return found

@@ -23,6 +23,7 @@ from moldiff.molecules.molecule import Molecule
 from tests.benchmarks.card import learning
 from tests.benchmarks.card.bound import bounds
 from tests.benchmarks.card.columns import FIRST, METRICS, Background, Column, column
+from tests.benchmarks.card.confidence import of_confidence
 from tests.benchmarks.card.curve import measure_curve, table
 from tests.benchmarks.card.document import TEXT_FILE, write_card, write_text
 from tests.benchmarks.card.drawn import Delivered, draw, sampler_of
@@ -54,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--bound", type=int, default=5_000, help="molecules of which the variational bound is taken")
     card.add_argument(
         "--relax", type=int, default=100, help="delivered molecules that are relaxed by MMFF94s; 0 = none"
+    )
+    card.add_argument(
+        "--confidence", type=int, default=1_000, help="drawn molecules that confidence is calibrated on; 0 = none"
     )
     learn = commands.add_parser("learning", help="learning.json and learning.svg, of trainings and of earlier cards")
     learn.add_argument("--trainings", nargs="*", default=[], metavar="FOLDER", help="with config.json and log/")
@@ -96,6 +100,7 @@ def write(checkpoint: PretrainedModel, options: argparse.Namespace) -> None:
         sampler=sampler,
         seconds=seconds,
         of_relaxed=of_relaxed(first_ones, drawn.seconds * drawn.processes / len(drawn.decoded)) if first_ones else [],
+        of_confidence=of_confidence(drawn, options.confidence) if options.confidence else {},
         fcd=0 if "fcd" in columns["model, raw"].skipped else min(number, first["fcd"]),
         machine=options.machine,
     )

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from moldiff.diffusion.sampler import BROKEN_LEVEL, BROKEN_RESTARTS, PowerSample
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.report import markdown, versions, write_json
 from moldiff.molecules.formats.storage import write_atomically
-from tests.benchmarks.card import learning, memory, relaxed
+from tests.benchmarks.card import confidence, learning, memory, relaxed
 from tests.benchmarks.card.columns import Column
 from tests.benchmarks.card.curve import PLOT_FILE, Point, load_points, table
 from tests.benchmarks.card.drawn import SEED, Delivered, Drawn, plural
@@ -39,6 +40,7 @@ def write_card(
     sampler: PowerSampler,
     seconds: float,
     of_relaxed: Sequence[MetricResult] = (),
+    of_confidence: Mapping[str, Sequence[MetricResult]] = MappingProxyType({}),
     fcd: int = 0,
     machine: str | None = None,
 ) -> None:
@@ -57,6 +59,7 @@ def write_card(
         "notes": {name: column.notes for name, column in columns.items()},
         "results": {name: [result.to_dict() for result in column.results] for name, column in columns.items()},
         "bound": {name: [result.to_dict() for result in results] for name, results in bound.items()},
+        "confidence": {name: [result.to_dict() for result in results] for name, results in of_confidence.items()},
         "relaxed": [result.to_dict() for result in of_relaxed],
         "rings": {name: [result.to_dict() for result in column.rings] for name, column in columns.items()},
         "of_the_data": [result.to_dict() for result in data],
@@ -137,6 +140,7 @@ def _text(checkpoint: PretrainedModel, document: Mapping[str, Any], points: Sequ
     data = _results(document.get("of_the_data", []))
     every = [result for lists in (columns, bound) for rows in lists.values() for result in rows] + data
     every += [result for result in _results(document.get("relaxed", [])) if result.name.startswith("relaxed")]
+    every += _results(document.get("confidence", {}).get("all", []))
     definitions = {result.name: result.definition for result in every if "_status_" not in result.name}
     notes = dict.fromkeys(text for texts in document.get("notes", {}).values() for text in texts.items())
     lines = [
@@ -154,6 +158,7 @@ def _text(checkpoint: PretrainedModel, document: Mapping[str, Any], points: Sequ
         *([_DELIVERED] if "p2_drawn_valid" in definitions else []),
         "",
         *relaxed.section(document),
+        *confidence.section(document),
         *_rings(document),
         *memory.section(columns, bound, data),
         *_limits(document),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ class Drawn:
         problems: why each decoded molecule is not P2-valid, and so refused; None = it is.
         seconds: of processor time a process, decoding included, so that other work on the machine does not count.
         processes: that shared the work.
+        confidence: in each decoded molecule.
     """
 
     raw: list[Molecule]
@@ -43,6 +44,7 @@ class Drawn:
     problems: list[InvalidMolecule | None]
     seconds: float
     processes: int
+    confidence: Sequence[float] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +106,13 @@ def draw(
         arithmetic=FLOAT32,
     )
     raw, decoded, problems = list[Molecule](), list[Molecule](), list[InvalidMolecule | None]()
+    confidence = list[float]()
     progress, num_valid, start = Progress(number), 0, _processor_seconds()
     with closing(iter(run)) as samples:
         for sample in samples:
             raw.append(sample.argmax)
             decoded.append(sample.molecule)
+            confidence.append(sample.confidence)
             problems.append(validity.check(sample.molecule))
             num_valid += problems[-1] is None
             done = num_valid if valid else len(decoded)
@@ -117,7 +121,8 @@ def draw(
                 break
     if run.interrupted:
         raise KeyboardInterrupt
-    return Drawn(raw[:number], decoded, problems, (_processor_seconds() - start) / processes, processes)
+    seconds = (_processor_seconds() - start) / processes
+    return Drawn(raw[:number], decoded, problems, seconds, processes, confidence)
 
 
 def _processor_seconds() -> float:

@@ -1,0 +1,67 @@
+"""The lead pinned beside the cards, of molecules that `moldiff sample` drew for each task, by their records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import needs_weights
+from rdkit import Chem
+from rdkit.Chem.rdDistGeom import EmbedMolecule
+from test_view import Page
+
+from moldiff.cli.main import main
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), needs_weights]
+RING = "C1CC1C(N)=O"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, several in {"ring": [RING], "two": ["CC(C)CO", RING], "pieces": ["C1CC1*", "*C#N"]}.items():
+        with Chem.SDWriter(f"{name}.sdf") as writer:
+            for k, smiles in enumerate(several):
+                mol = Chem.AddHs(Chem.MolFromSmiles(smiles.replace("*", "")))
+                EmbedMolecule(mol, randomSeed=1)
+                mol.GetConformer().SetPositions(
+                    mol.GetConformer().GetPositions() + np.array([7.0 * (k + (name == "pieces")), 0, 0])
+                )
+                writer.write(mol)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "leads", "shown"),
+    [
+        (["task=link", 'core="C1CC1*.*C(N)=O"', "new_atoms=1"], ["C1CC1*.*C(N)=O"], [0, 0]),
+        (["task=link", "core=[ring.sdf,pieces.sdf]", "new_atoms=8", "keep=[]"], [f"{RING}.C1CC1.C#N"], [0, 0]),
+        (["task=conformers", f"smiles='{RING}'"], [RING], [0, 0]),
+        (["task=conformers", "input=two.sdf"], ["CC(C)CO", RING], [0, 1]),
+        (["like=ring.sdf", "size=6"], [RING], [0, 0]),
+        ([f"like='{RING}'", "size=6"], [RING], [0, 0]),
+    ],
+)
+def test_it_is_what_the_task_was_given(options: list[str], leads: list[str], shown: list[int], folder: Path) -> None:
+    n = 1 if len(leads) > 1 else 2
+    command = ["sample", f"n={n}", "steps=6", "workers=0", "quiet=true", "out=a.sdf", "keep=[valid]", *options]
+    assert main(command) == 0
+    assert main(["view", "input=a.sdf"]) == 0
+    page = Page(Path("a.html"))
+    assert page.data["leads"] == shown
+    pinned = [attrs["data-smiles"] for _, attrs in page.having("mol")][: len(leads)]
+    assert [Chem.CanonSmiles(text or "") for text in pinned] == [Chem.CanonSmiles(text) for text in leads]
+    if "conformers" in options[0]:
+        assert [len(core) for core in page.data["cores"]] == [Chem.MolFromSmiles(leads[k]).GetNumAtoms() for k in shown]
+
+
+def test_a_file_that_has_changed_is_not_shown(folder: Path) -> None:
+    command = ["sample", "n=1", "steps=6", "workers=0", "quiet=true", "keep=[]", "task=link", "new_atoms=8"]
+    assert main([*command, "core=[ring.sdf,pieces.sdf]"]) == 0
+    pieces = Path("pieces.sdf")
+    pieces.write_text(pieces.read_text() + "\n")
+    assert main(["view", "input=molecules.sdf"]) == 0
+    assert Page(Path("molecules.html")).data["leads"] == [None]
+    assert main(["verify", "input=molecules.sdf", "quiet=true", "out=v.json"]) == 1
+    assert "which is missing here, or another" in Path("v.json").read_text()
