@@ -126,7 +126,8 @@ class Leads:
         given, digests = options.get(name), options.get(f"{name}_sha256")
         sources = given if isinstance(given, list) else [given] if given else []
         of_each = digests if isinstance(digests, list) else [digests] * len(sources)
-        found = [mol for one in zip(sources, of_each, strict=True) for mol in self._molecules(str(one[0]), one[1])]
+        each = [self._molecules(str(source), digest) for source, digest in zip(sources, of_each, strict=True)]
+        found = [mol for several in each for mol in several] if all(each) else []
         if name == "core" and None not in found:
             return name, reduce(Chem.CombineMols, found) if found else None
         return name, found[number - 1] if number <= len(found) else None
