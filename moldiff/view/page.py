@@ -122,7 +122,8 @@ def view(
             drawn: Sequence[Any] = list(source)  # type: ignore[arg-type]  # molecules, as it is no name of a file
             path = Path(folder) / "molecules.sdf"
             write(path, drawn)
-            write_trajectories(trajectory_path(path), (one for one in drawn if not isinstance(one, Molecule)))
+            if films_of := [one for one in drawn if getattr(one, "trajectory", None)]:
+                write_trajectories(trajectory_path(path), films_of)
             found = {f"{len(drawn)} molecules" if target is None else target.stem: read(path)}
         names, sets = list(found), list(found.values())
         if hydrogens == "add":
