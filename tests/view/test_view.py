@@ -311,9 +311,9 @@ def test_each_kind_of_molecule_has_its_numbers(tmp_path: Path, mixed: Path) -> N
 
 def test_facts_are_neutral_and_only_warnings_are_coloured(tmp_path: Path) -> None:
     path = grown_file(tmp_path / "a.sdf", OTHERS, core=None)
-    fields = ">  <confidence>\n0.5\n\n>  <novel>\nfalse\n\n>  <hazard>\nphosgene\n\n$$$$"
-    path.write_text(path.read_text().replace("$$$$", fields))
-    page = Page(view(path))
+    path.write_text(path.read_text().replace("$$$$", ">  <confidence>\n0.5\n\n>  <hazard>\nphosgene\n\n$$$$"))
+    (tmp_path / "known.smi").write_text(OTHERS["aspirin"])
+    page = Page(view(path, reference=tmp_path / "known.smi"))
     facts = re.findall(r"<li( class=\"alert\")?>(.*?)</li>", target_text(path))
     assert {text for kind, text in facts if kind} == {"hazard: phosgene"}
     assert {"not novel", "QED <b>0.55</b>"} <= {text for kind, text in facts if not kind}
