@@ -145,11 +145,11 @@ def check_sample(options: Mapping[str, Any]) -> None:
 
         check_columns(columns)
     ranked, sort = is_ranked(options), options["sort"]
-    if options["score"] is None and (sort == "score" or (ranked and options["like"]["reference"] is None)):
-        option, expected = ("sort", "") if sort == "score" else ("like", " or a molecule to come near, like=ligand.sdf")
-        raise MoldiffError(
-            f"{option}: nothing to rank by, expected a score, such as score=my_module:function{expected}"
-        )
+    if options["score"] is None and sort == "score":
+        raise MoldiffError("sort: got score without one, expected score=my_module:function")
+    if options["score"] is None and ranked and options["like"]["reference"] is None:
+        expected = "a molecule in 3D to come near, such as like=ligand.sdf, or a score"
+        raise MoldiffError(f"like: nothing given, expected {expected}")
     if ranked and sort != "index":
         raise MoldiffError(f"sort: got {sort} together with like, which ranks molecules itself, expected sort=index")
     if ranked and options["trajectory"]:

@@ -66,11 +66,11 @@ class SimilaritySearch:
         if likeness is None:
             return None
         if likeness.reference is None and molecules.score is None:
-            raise MoldiffError("like: nothing given, expected a molecule in 3D, such as like=ligand.sdf, or a score=")
+            raise MoldiffError("like: nothing given, expected a molecule in 3D, such as like=ligand.sdf, or a score")
         if "valid" not in config.keep:
             raise MoldiffError("like: only valid molecules can be compared, expected keep=[valid] and more")
         if config.trajectory:
-            raise MoldiffError("like: trajectories of ranked molecules are not kept, expected trajectory=false")
+            raise MoldiffError("like: trajectories are not moved with ranked molecules, expected trajectory=false")
         if likeness.rounds and molecules.task.admission(n) is not None:
             raise MoldiffError("like.rounds: a task that decides on several molecules together can only be ranked")
         if likeness.reference is None:

@@ -112,8 +112,8 @@ def test_what_hangs_or_crashes_has_no_score_and_says_why(capsys: pytest.CaptureF
         ("score=own_scores:few", "ethanol: it returned 2 values for 1 molecules"),
         ("score=own_scores:fails", "ethanol: KeyError: 'weights'"),
         ("score=own_scores:qed score_limit=0", "score_limit: got 0, expected a number above 0 (s)"),
-        ("sort=score", "sort: nothing to rank by, expected a score"),
-        ("like.rounds=1", "like: nothing to rank by, expected a score"),
+        ("sort=score", "sort: got score without one, expected score="),
+        ("like.rounds=1", "like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf, or a"),
         ("score=own_scores:qed like.rounds=1 sort=score", "sort: got score together with like"),
     ],
 )
