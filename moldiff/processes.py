@@ -22,7 +22,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from functools import reduce
+from importlib import import_module
+from itertools import count, islice
 from typing import IO, Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -94,10 +96,9 @@ def run_limited(
     Raises:
         RuntimeError: when workers cannot start, for example because the function cannot be imported.
     """
-    pool = _Pool(function, num_workers or available_cpus(), Limits.of(limit, wall_limit))
     results: dict[int, Any] = {}
-    with suppress(KeyboardInterrupt), closing(pool.run(items, in_order=False)) as outcomes:
-        for place, _, outcome in outcomes:
+    with suppress(KeyboardInterrupt), closing(Pool(function, num_workers, Limits.of(limit, wall_limit))) as pool:
+        for place, _, outcome in pool.run(items, in_order=False):
             results[place] = outcome
             if on_progress is not None:
                 on_progress(len(results), len(items))
@@ -121,9 +122,8 @@ def stream_limited(
     if num_workers == 0:
         yield from ((item, function(item)) for item in items)
         return
-    pool = _Pool(function, num_workers, Limits.of(limit, wall_limit))
-    with closing(pool.run(items, in_order=True)) as outcomes:
-        for _, item, outcome in outcomes:
+    with closing(Pool(function, num_workers, Limits.of(limit, wall_limit))) as pool:
+        for _, item, outcome in pool.run(items, in_order=True):
             yield item, outcome
 
 
@@ -132,11 +132,12 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _Pool:
-    """The workers of one run: threads that take what waits, each with a process that is replaced when it ends."""
+class Pool:
+    """Workers until it is closed: threads that take what waits, each with a process that is replaced when it ends."""
 
-    def __init__(self, function: Callable[[Any], Any], num_workers: int, limits: Limits) -> None:
-        self._function, self._num_workers, self._limits = pickle.dumps(function), num_workers, limits
+    def __init__(self, function: Callable[[Any], Any], num_workers: int | None, limits: Limits) -> None:
+        self._function, self._limits = pickle.dumps(function), limits
+        self._num_workers, self._numbers = num_workers or available_cpus(), count()
         self._waiting: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()  # None = nothing more comes
         self._finished: queue.SimpleQueue[tuple[int | None, Any]] = queue.SimpleQueue()  # no place = not started
         self._threads: list[threading.Thread] = []
@@ -145,38 +146,40 @@ class _Pool:
 
     def run(self, items: Iterable[Any], *, in_order: bool) -> Generator[tuple[int, Any, Any], None, None]:
         """Place, item and outcome of every item, as they are finished or in order."""
-        source = enumerate(items)
+        source, first = iter(items), next(self._numbers)  # what an interrupted run left has other numbers
         held, early = dict[int, Any](), dict[int, Any]()  # items not given back, and outcomes whose turn has not come
-        turn = 0
-        try:
-            while True:
-                for index, item in islice(source, _READ_AHEAD - len(held)):
-                    held[index] = item
-                    try:
-                        self._waiting.put((index, pickle.dumps(item)))
-                    except Exception as error:
-                        self._finished.put((index, _failed(error)))
-                if not held:
-                    return
-                for _ in range(len(self._threads), min(self._num_workers, len(held))):
-                    self._threads.append(threading.Thread(target=self._work, daemon=True))
-                    self._threads[-1].start()
-                place, outcome = self._finished.get()
-                if place is None:
-                    raise RuntimeError(f"a worker process did not start: {outcome.reason}")
-                early[place] = outcome
-                turn = turn if in_order else place
-                while turn in early:
-                    yield turn, held.pop(turn), early.pop(turn)
-                    turn += 1
-        finally:  # the workers end, whatever they are at
-            with self._lock:
-                self._closed = True
-            for process in list(self._processes):
-                process.kill()
-            self._waiting.put(None)
-            for thread in self._threads:
-                thread.join()
+        turn = index = first
+        while True:
+            for item in islice(source, _READ_AHEAD - len(held)):
+                held[index] = item
+                try:
+                    self._waiting.put((index, pickle.dumps(item)))
+                except Exception as error:
+                    self._finished.put((index, _failed(error)))
+                index = next(self._numbers)
+            if not held:
+                return
+            for _ in range(len(self._threads), min(self._num_workers, len(held))):
+                self._threads.append(threading.Thread(target=self._work, daemon=True))
+                self._threads[-1].start()
+            place, outcome = self._finished.get()
+            if place is None:
+                raise RuntimeError(f"a worker process did not start: {outcome.reason}")
+            early[place] = outcome
+            turn = turn if in_order else place
+            while turn in early and turn in held:
+                yield turn - first, held.pop(turn), early.pop(turn)
+                turn += 1
+
+    def close(self) -> None:
+        """End the workers, whatever they are at."""
+        with self._lock:
+            self._closed = True
+        for process in list(self._processes):
+            process.kill()
+        self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         """What a thread does: give items to a process; the one at which a process ends has failed."""
@@ -191,12 +194,12 @@ class _Pool:
                     problem = pickle.load(process.stdout)
                     started = problem is None
                     while started and self._refill(chunk, seconds):
-                        since, count = time.monotonic(), len(chunk)
+                        since, number = time.monotonic(), len(chunk)
                         _send(process.stdin, list(chunk))
                         while chunk:
                             self._finished.put((chunk[0][0], pickle.load(process.stdout)))
                             chunk.popleft()
-                        seconds = (time.monotonic() - since) / count
+                        seconds = (time.monotonic() - since) / number
                 except (OSError, EOFError, pickle.UnpicklingError):
                     problem = self._end(process.wait())
                 except Exception as error:  # a result that cannot be unpickled here
@@ -262,7 +265,7 @@ def serve() -> None:
     from_caller = sys.stdin.buffer
     to_caller = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what compiled code prints must not get into the answers
-    _set_timers(0, START_LIMIT)
+    set_timers(0, START_LIMIT)
     try:
         function, limits = pickle.load(from_caller)
         function = pickle.loads(function)
@@ -271,13 +274,13 @@ def serve() -> None:
         return
     _send(to_caller, None)
     while True:
-        _set_timers(0, 0)
+        set_timers(0, 0)
         try:
             chunk = pickle.load(from_caller)
         except EOFError:
             return
         for _, item in chunk:
-            _set_timers(*limits)
+            set_timers(*limits)
             try:
                 outcome = function(pickle.loads(item))
             except Exception as error:
@@ -285,8 +288,8 @@ def serve() -> None:
             _send(to_caller, outcome)
 
 
-def _set_timers(cpu: float, wall: float) -> None:
-    """End this process after so many seconds (0 = never): a signal's default action needs no interpreter or caller."""
+def set_timers(cpu: float, wall: float) -> None:
+    """End this worker after so many seconds (0 = never): a signal's default action needs no interpreter or caller."""
     if _COUNTS_CPU:
         signal.setitimer(signal.ITIMER_PROF, cpu)
         signal.setitimer(signal.ITIMER_REAL, wall)
@@ -294,6 +297,25 @@ def _set_timers(cpu: float, wall: float) -> None:
         faulthandler.dump_traceback_later(wall, exit=True)
     else:
         faulthandler.cancel_dump_traceback_later()
+
+
+def called(function: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    """What a function returns of several items, as a list, or how it failed."""
+    try:
+        return list(function(items))
+    except Exception as error:
+        return _failed(error)
+
+
+def call_named(name: str, folder: str, limit: float, items: list[Any]) -> Any:
+    """What `module:function`, of a folder or installed, returns; this worker ends after `limit` seconds for each."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module, _, function = name.partition(":")
+    home: Any = import_module(module)
+    found = reduce(getattr, function.split("."), home)
+    set_timers(0, limit * len(items))
+    return called(found, items)
 
 
 def _failed(error: Exception) -> Failure:

@@ -77,10 +77,10 @@ class SampleOptions:
     )
     sort: str = option(
         "index",
-        "confidence = the surest first, all at the end",
-        full="order in the file: `index`, each molecule as soon as it is drawn, or `confidence`, the surest first, all "
-        "written at the end",
-        choices=("index", "confidence"),
+        "confidence or score = best first, all written at the end",
+        full="order in the file: `index`, each molecule as soon as it is drawn, or, all written at the end, "
+        "`confidence`, the surest first, or `score`, the lowest first",
+        choices=("index", "confidence", "score"),
     )
     overwrite: bool = option(
         False, "replace the older", full="`true` = replace an older file; `false` = it gets a number"

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from moldiff.sampling.config import SamplingConfig
 if TYPE_CHECKING:
     from moldiff.molecules.formats.writer import FinishedRecords
     from moldiff.sampling.run import SamplingRun
+    from moldiff.sampling.sample import Sample
 
 
 _WRITTEN = "written"  # in the folder of what was drawn for a file: this run has written it, and may replace it
@@ -111,7 +113,7 @@ def run_of(options: Mapping[str, Any]) -> SamplingRun:
 
     built = {"arithmetic": PRECISIONS.get(options["precision"])}
     built["task"] = instantiate(options["task"], None) if options.get("task") else None
-    built["like"] = instantiate(options["like"], None) if options["like"]["reference"] is not None else None
+    built["like"] = instantiate(options["like"], None) if is_ranked(options) else None
     generator, sampler = load(options["model"], device=options["device"]), dict(options["sampler"])
     if "num_steps" in sampler and sampler["num_steps"] is None:
         sampler["num_steps"] = generator.checkpoint.num_steps
@@ -142,12 +144,15 @@ def check_sample(options: Mapping[str, Any]) -> None:
         from moldiff.evaluation.metrics.druglike import check_columns
 
         check_columns(columns)
-    is_ranked = options["like"]["reference"] is not None
-    if options["like"]["rounds"] and not is_ranked:
-        raise MoldiffError("like: nothing given, expected a molecule in 3D to come near, such as like=ligand.sdf")
-    if is_ranked and options["sort"] != "index":
-        raise MoldiffError("sort: got confidence together with like, which ranks by likeness, expected sort=index")
-    if is_ranked and options["trajectory"]:
+    ranked, sort = is_ranked(options), options["sort"]
+    if options["score"] is None and sort == "score":
+        raise MoldiffError("sort: got score without one, expected score=my_module:function")
+    if options["score"] is None and ranked and options["like"]["reference"] is None:
+        expected = "a molecule in 3D to come near, such as like=ligand.sdf, or a score"
+        raise MoldiffError(f"like: nothing given, expected {expected}")
+    if ranked and sort != "index":
+        raise MoldiffError(f"sort: got {sort} together with like, which ranks molecules itself, expected sort=index")
+    if ranked and options["trajectory"]:
         raise MoldiffError("trajectory: got true together with like, which moves molecules, expected false")
     from moldiff.molecules.formats.writer import check_target
 
@@ -217,7 +222,7 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
         if options["unrelaxed"]:
             drawn = files.enter_context(Writer(beside(out, "unrelaxed.sdf"), streamed=True, keep_older=keep_older))
         try:
-            in_order = run if options["sort"] == "index" else sorted(run, key=lambda one: -one.confidence)
+            in_order = run if options["sort"] == "index" else sorted(run, key=_ORDERS[options["sort"]])
             for sample in in_order:
                 record = sample.record()
                 try:
@@ -242,6 +247,13 @@ def _write(run: SamplingRun, options: Mapping[str, Any], finished: FinishedRecor
     return reasons
 
 
+_ORDERS: Mapping[str, Callable[[Sample], float]] = {
+    "confidence": lambda one: -one.confidence,
+    "score": lambda one: inf if (score := one.task.get("score")) is None else float(score),
+}
+"""What molecules are written in the order of."""
+
+
 def _named(out: str) -> str:
     """The name of a target, in sentences."""
     return "standard output" if is_standard(out) else out
@@ -258,7 +270,12 @@ def _at_end(options: Mapping[str, Any]) -> bool:
     """Whether all is written when the last molecule is drawn."""
     from moldiff.molecules.formats.writer import is_table
 
-    return options["like"]["reference"] is not None or options["sort"] != "index" or is_table(options["out"])
+    return is_ranked(options) or options["sort"] != "index" or is_table(options["out"])
+
+
+def is_ranked(options: Mapping[str, Any]) -> bool:
+    """Whether all molecules of the run are ranked together, and perhaps more drawn from near the best."""
+    return options["like"]["reference"] is not None or options["like"]["rounds"] > 0
 
 
 def _why_no_file(run: SamplingRun, options: Mapping[str, Any]) -> str:

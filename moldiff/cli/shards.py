@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from moldiff.cli.compose import argument
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
-from moldiff.cli.sample import run_of, say
+from moldiff.cli.sample import is_ranked, run_of, say
 from moldiff.errors import MoldiffError, as_range
 from moldiff.molecules.formats.storage import write_atomically
 
@@ -32,7 +32,7 @@ class SampleShards:
         from moldiff.sampling.drawn_blocks import DrawnBlocks, origin_of
         from moldiff.sampling.molecule_sampler import IndexBlocks
 
-        if options["like"]["reference"] is not None:
+        if is_ranked(options):
             raise MoldiffError("shards: molecules are ranked by likeness all together, expected no shards")
         self.options: Mapping[str, Any] = {**options, "resume": False}  # by which it makes one result of the parts
         self._run = run_of(options)

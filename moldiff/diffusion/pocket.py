@@ -28,6 +28,8 @@ _FARTHEST = 2.0  # Å that an atom of an estimate is moved at most
 _STEEPEST = 2.0  # kcal/mol/Å that counts of a gradient at most
 _POSE_STEPS, _SEARCH_STEPS = 4, 8  # down the energy, in every call and after a search
 _LONGEST_SHIFT, _LARGEST_TURN = 0.5, 0.3  # Å and radians of such a step at most
+_FOLLOWED = 16  # orientations of which that are best at first, and followed
+_NEIGHBOURS = 192  # atoms of the receptor within 10 Å of one in a pocket, roughly
 _SEARCH_LEVELS = (0.75, 0.6, 0.45)  # noise levels at which orientations a quarter of a turn away are tried, too
 
 
@@ -49,6 +51,44 @@ class AtomKinds(TensorFields):
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """Atoms of molecules [...] with K of a receptor each."""
+
+    pos: Tensor  # of the receptor's atoms [..., K, 3] or [K, 3] (Å)
+    contact: Tensor  # sums of radii [..., K] (Å)
+    hydrophobic: Tensor  # that both are [..., K]
+    bonding: Tensor  # that they form a hydrogen bond [..., K]
+
+    def energy(self, pos: Tensor, softness: float = 0.0) -> Tensor:
+        """Of every atom [...] at pos [..., 3] (kcal/mol); `softness` (Å) blurs distances."""
+        squared, blurred = self._distances(pos, softness)[1:]
+        distance = blurred - self.contact
+        energy = -0.035579 * torch.exp(-(distance / 0.5).square())
+        energy = energy - 0.005156 * torch.exp(-((distance - 3) / 2).square())
+        energy = energy + 0.840245 * distance.clamp(max=0).square()
+        energy = energy - 0.035069 * self.hydrophobic * (1.5 - distance).clamp(0, 1)
+        energy = energy - 0.587439 * self.bonding * (-distance / 0.7).clamp(0, 1)
+        return torch.where(squared < CUTOFF**2, energy, 0.0).sum(-1)
+
+    def gradient(self, pos: Tensor, softness: float = 0.0) -> Tensor:
+        """Of that energy with respect to pos [..., 3] (kcal/mol/Å), nowhere above `_STEEPEST`."""
+        offset, squared, blurred = self._distances(pos, softness)
+        distance = blurred - self.contact
+        slope = 0.284632 * distance * torch.exp(-(distance / 0.5).square())
+        slope = slope + 0.002578 * (distance - 3) * torch.exp(-((distance - 3) / 2).square())
+        slope = slope + 1.68049 * distance.clamp(max=0)
+        slope = slope + 0.035069 * self.hydrophobic * ((distance > 0.5) & (distance < 1.5))
+        slope = slope + 0.839199 * self.bonding * ((distance > -0.7) & (distance < 0))
+        slope = torch.where(squared < CUTOFF**2, slope / blurred, 0.0)
+        return _at_most((slope[..., None, :] @ offset)[..., 0, :], _STEEPEST)
+
+    def _distances(self, pos: Tensor, softness: float) -> tuple[Tensor, Tensor, Tensor]:
+        offset = pos[..., None, :] - self.pos
+        squared = offset.square().sum(-1)
+        return offset, squared, (squared + max(softness, 1e-4) ** 2).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
 class PocketEnergy:
     """The energy of Vina (kcal/mol) of atoms among those of a receptor [M], without the share of rotatable bonds.
 
@@ -62,17 +102,20 @@ class PocketEnergy:
         """A copy of the kind and on the device of `like`."""
         return PocketEnergy(self.pos.to(like), AtomKinds(*(one.to(like) for one in vars(self.kinds).values())))
 
-    def __call__(self, pos: Tensor, atoms: AtomKinds, softness: float = 0.0) -> Tensor:
-        """Of every atom [...] at pos [..., 3] (Å); `softness` (Å) blurs distances."""
-        squared = (pos[..., None, :] - self.pos).square().sum(-1)
-        distance = (squared + max(softness, 1e-4) ** 2).sqrt() - atoms.radius[..., None] - self.kinds.radius
-        energy = -0.035579 * torch.exp(-(distance / 0.5).square())
-        energy = energy - 0.005156 * torch.exp(-((distance - 3) / 2).square())
-        energy = energy + 0.840245 * distance.clamp(max=0).square()
+    def pairs(self, atoms: AtomKinds) -> Pairs:
+        """Atoms [...] with all of the receptor."""
+        contact = atoms.radius[..., None] + self.kinds.radius
         hydrophobic = atoms.hydrophobic[..., None] * self.kinds.hydrophobic
-        energy = energy - 0.035069 * hydrophobic * (1.5 - distance).clamp(0, 1)
-        energy = energy - 0.587439 * (atoms.bonding @ self._partners.T) * (-distance / 0.7).clamp(0, 1)
-        return torch.where(squared < CUTOFF**2, energy, 0.0).sum(-1)
+        return Pairs(self.pos, contact, hydrophobic, atoms.bonding @ self._partners.T)
+
+    def near(self, pos: Tensor, atoms: AtomKinds) -> Pairs:
+        """Atoms [...] at pos [..., 3] with the `_NEIGHBOURS` nearest ones of the receptor each."""
+        squared = (pos[..., None, :] - self.pos).square().sum(-1)
+        rows = squared.topk(min(_NEIGHBOURS, len(self.pos)), largest=False, sorted=False).indices
+        contact = atoms.radius[..., None] + self.kinds.radius[rows]
+        hydrophobic = atoms.hydrophobic[..., None] * self.kinds.hydrophobic[rows]
+        bonding = (atoms.bonding[..., None, :] @ self._partners[rows].transpose(-1, -2))[..., 0, :]
+        return Pairs(self.pos[rows], contact, hydrophobic, bonding)
 
     @property
     def _partners(self) -> Tensor:
@@ -124,18 +167,18 @@ class PocketGuide:
         with torch.autocast(prediction.pos.device.type, enabled=False):
             highest, pos = float(level.pos.max()), prediction.pos.float() * self._scale
             kinds, softness = self._kinds(prediction), _SOFTNESS * highest
-            steps = _POSE_STEPS
+            searches = bool(self._levels) and highest <= self._levels[0]
             while self._levels and highest <= self._levels[0]:
                 del self._levels[0]
-                steps = _SEARCH_STEPS
-            if steps == _SEARCH_STEPS:
+            if searches:
                 self._search(pos, kinds, softness)
-            for _ in range(steps):
-                self._follow(pos, kinds, softness)
+            pose = self.rotation, self.shift
+            self.rotation, self.shift = self._followed(pos, kinds, pose, softness, _POSE_STEPS)
             if not self._strength:
                 return prediction
             variance = self._scale**2 * highest**2 / (highest**2 + (1 - highest) ** 2)
-            gradient = self._gradient(self.placed(pos), kinds, softness)
+            placed = self.placed(pos)
+            gradient = self._energy.near(placed, kinds).gradient(placed, softness)
             moved = _at_most(-self._strength * variance / _TEMPERATURE * gradient, _FARTHEST) @ self.rotation
         moved = moved * ((level.pos > 0) & self._mask)[..., None]
         mean = masked_mean(moved, self._mask) * ~self.bound[:, None, None]
@@ -155,7 +198,6 @@ class PocketGuide:
         return noisy.replace(pos=pos * self._mask[..., None], hydrogen=self.turned(noisy.hydrogen))
 
     def _kinds(self, prediction: Prediction) -> AtomKinds:
-
         classes = prediction.atom_type.float().softmax(-1)[..., : len(self._hetero)]
         bonded = (1 - prediction.bond.float().softmax(-1)[..., 0]) * pair_mask(self._mask)
         alone = (1 - bonded * (classes @ self._hetero)[:, None]).clamp(min=1e-6).log().sum(-1).exp()
@@ -163,33 +205,43 @@ class PocketGuide:
         hydrophobic = classes @ self._classes.hydrophobic - carbon * (1 - alone)
         return AtomKinds(classes @ self._classes.radius, hydrophobic, classes @ self._classes.bonding)
 
-    def _gradient(self, pos: Tensor, kinds: AtomKinds, softness: float) -> Tensor:
-        """Of the energy (kcal/mol/Å) with respect to placed coordinates [B, N, 3]."""
-        with torch.enable_grad():
-            pos = pos.detach().requires_grad_()
-            energy = self._energy(pos, kinds, softness) * self._mask
-            (gradient,) = torch.autograd.grad(energy.sum(), pos)
-        return _at_most(gradient, _STEEPEST)
-
-    def _follow(self, pos: Tensor, kinds: AtomKinds, softness: float) -> None:
-        """Move and turn the molecules as wholes, a step down the energy."""
-        placed = self.placed(pos)
-        force = -self._gradient(placed, kinds, softness)
-        arm = (placed - self.shift[:, None]) * self._mask[..., None]
-        torque = torch.linalg.cross(arm, force, dim=-1).sum(1)
-        inertia = arm.square().sum((1, 2)).clamp(min=1e-3)[:, None]
-        free = ~self.bound[:, None]
-        self.shift = self.shift + free * _at_most(0.5 * masked_mean(force, self._mask)[:, 0], _LONGEST_SHIFT)
-        turn = _cross_matrix(free * _at_most(1.0 * torque / inertia, _LARGEST_TURN))
-        self.rotation = torch.matrix_exp(turn) @ self.rotation
+    def _followed(
+        self, pos: Tensor, kinds: AtomKinds, pose: tuple[Tensor, Tensor], softness: float, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Poses of molecules (a multiple of them) moved and turned as wholes, some steps down the energy."""
+        (rotation, shift), copies = pose, len(pose[1]) // len(pos)
+        mask, pos, free = (_repeated(one, copies) for one in (self._mask, pos, ~self.bound[:, None]))
+        placed = pos @ rotation.transpose(1, 2) + shift[:, None]
+        pairs = self._energy.near(placed, AtomKinds(*(_repeated(one, copies) for one in vars(kinds).values())))
+        for _ in range(steps):
+            force = -pairs.gradient(placed, softness) * mask[..., None]
+            arm = (placed - shift[:, None]) * mask[..., None]
+            torque = torch.linalg.cross(arm, force, dim=-1).sum(1)
+            inertia = arm.square().sum((1, 2)).clamp(min=1e-3)[:, None]
+            shift = shift + free * _at_most(0.5 * masked_mean(force, mask)[:, 0], _LONGEST_SHIFT)
+            turn = _cross_matrix(free * _at_most(1.0 * torque / inertia, _LARGEST_TURN))
+            rotation = torch.matrix_exp(turn) @ rotation
+            placed = pos @ rotation.transpose(1, 2) + shift[:, None]
+        return rotation, shift
 
     def _search(self, pos: Tensor, kinds: AtomKinds, softness: float) -> None:
-        """Take the orientation of least energy among some."""
-        rotations = self.rotation[:, None] @ self._turns
+        """Take the best of some orientations, after following the first few of them down the energy."""
+        rotations, count, rows = self.rotation[:, None] @ self._turns, len(pos), torch.arange(len(pos))
         placed = torch.einsum("bni,boji->bonj", pos, rotations) + self.shift[:, None, None]
-        each = [(self._energy(one, kinds, softness) * self._mask).sum(1) for one in placed.unbind(1)]
-        best = rotations[torch.arange(len(pos), device=pos.device), torch.stack(each, 1).argmin(1)]
-        self.rotation = torch.where(self.bound[:, None, None], self.rotation, best)
+        pairs = self._energy.pairs(kinds)
+        each = torch.stack([(pairs.energy(one, softness) * self._mask).sum(1) for one in placed.unbind(1)], 1)
+        first = each.topk(_FOLLOWED, largest=False).indices.T  # [_FOLLOWED, B]
+        rotation = torch.cat([rotations[rows, one] for one in first])
+        pose = self._followed(pos, kinds, (rotation, self.shift.repeat(_FOLLOWED, 1)), softness, _SEARCH_STEPS)
+        turned, shifted = (one.reshape(_FOLLOWED, count, *one.shape[1:]) for one in pose)
+        placed = pos @ turned.transpose(-1, -2) + shifted[:, :, None]
+        best = torch.stack([(pairs.energy(one, softness) * self._mask).sum(1) for one in placed]).argmin(0)
+        self.rotation = torch.where(self.bound[:, None, None], self.rotation, turned[best, rows])
+        self.shift = torch.where(self.bound[:, None], self.shift, shifted[best, rows])
+
+
+def _repeated(value: Tensor, copies: int) -> Tensor:
+    return value.repeat(copies, *(1 for _ in value.shape[1:]))
 
 
 def class_kinds(vocabulary: Vocabulary) -> AtomKinds:

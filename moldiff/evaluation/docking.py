@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,6 +16,9 @@ from rdkit import Chem, rdBase
 from scipy.spatial import cKDTree
 
 from moldiff.molecules.receptor import HALOGENS, OTHER_RADIUS, RADII, Receptor, Site
+
+FUNCTIONS = ("vina", "vinardo")
+"""Scoring functions of the package; the second: Quiroga and Villarreal 2016, doi:10.1371/journal.pone.0155183."""
 
 _BOX = 30.0  # Å of an edge of the space in which a molecule has to lie
 _SPACING = 0.375  # Å, Vina's own
@@ -38,6 +41,8 @@ class Vina:
 
     receptor: Receptor
     center: np.ndarray  # [3] (Å)
+    function: str = "vina"  # of `FUNCTIONS`
+    box: float | None = None  # edge (Å) of the space in which a molecule has to lie; None = 30
 
     @classmethod
     def if_installed(cls, site: Site) -> Vina | None:
@@ -48,7 +53,7 @@ class Vina:
 
     def __call__(self, mol: Chem.Mol) -> VinaScore | None:
         """Of a sanitised molecule with explicit hydrogens (Å); None where Vina has none, as outside of its box."""
-        engine, pdbqt = self._tools
+        engine, pdbqt = self.tools
         try:
             with warnings.catch_warnings(), rdBase.BlockLogs():
                 warnings.simplefilter("ignore")
@@ -57,23 +62,29 @@ class Vina:
         except (RuntimeError, ValueError, TypeError, KeyError):
             return None
 
+    def minimized(self, mols: Sequence[Chem.Mol]) -> list[float | None]:
+        """The scores of molecules at their next minima."""
+        return [score and score.minimized for score in map(self, mols)]
+
     @cached_property
-    def _tools(self) -> tuple[Any, Callable[[Chem.Mol], str]]:
+    def tools(self) -> tuple[Any, Callable[[Chem.Mol], str]]:
         """Vina with its maps, which take some seconds, and what writes a molecule as it reads them."""
         from meeko import MoleculePreparation, PDBQTWriterLegacy
         from vina import Vina as Engine
 
-        preparation, engine = MoleculePreparation(), Engine(sf_name="vina", cpu=1, seed=1, verbosity=0)
+        preparation, engine = MoleculePreparation(), Engine(sf_name=self.function, cpu=1, seed=1, verbosity=0)
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "receptor.pdbqt")
             with open(path, "w", encoding="ascii") as file:
                 file.write(receptor_pdbqt(self.receptor))
             engine.set_receptor(path)
-        engine.compute_vina_maps(center=[float(x) for x in self.center], box_size=[_BOX] * 3, spacing=_SPACING)
+        engine.compute_vina_maps(
+            center=[float(x) for x in self.center], box_size=[self.box or _BOX] * 3, spacing=_SPACING
+        )
         return engine, lambda mol: str(PDBQTWriterLegacy.write_string(preparation.prepare(mol)[0])[0])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_tools"}
+        return {name: value for name, value in vars(self).items() if name != "tools"}
 
 
 def receptor_pdbqt(receptor: Receptor) -> str:

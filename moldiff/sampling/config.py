@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from moldiff.diffusion.sampler import Sampler
     from moldiff.tasks.inputs import Source
     from moldiff.tasks.task import TaskSpec
+
+ScoreFunction = Callable[[list[Any]], Sequence[float | None]]
+"""Of RDKit molecules, see `moldiff.sampling.score`."""
 
 KEEP = ("valid", "sound", "unique", "novel")
 """What a sampled molecule can be required to be."""
@@ -43,11 +46,13 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """What samples are to be like, and how they are led there."""
+    """What samples are to be like, and how they are led there, or without a reference to better scores."""
 
     reference: Source | None = option(None, "one molecule in 3D, or a SMILES, which gets one conformer", hidden=True)
     rounds: int = option(
-        0, "of refinement: draw n more from near the best, and keep the n best of all; what a task keeps stays"
+        0,
+        "of refinement: draw n more from near the best, and keep the n best of all; what a task keeps stays; without "
+        "a molecule, the best by score",
     )
     parents: int | None = option(None, "how many best ones; null = a tenth of n")
     noise: float = option(0.6, "how near, from 0 to 1: lower repeats the best ones")
@@ -115,16 +120,25 @@ class SamplingConfig:
     )
     predictor: str | Path | None = option(
         None,
-        "judges it",
+        "judge",
         full="the property predictor that says which is the nearest, by name or folder; by default one that ships, "
         "trained on the molecules that the model has learnt from",
         beside=True,
     )
     candidates: int = option(
         1,
-        "drawn for each: the surest or, with values, nearest stays",
-        full="molecules drawn for each one delivered, which is the surest (`confidence`), with `condition` the nearest "
-        "to the values, in a pocket the deepest",
+        "drawn for each: the best by score, surest or nearest stays",
+        full="molecules drawn for each one delivered, which is that of the lowest `score`, without one the surest "
+        "(`confidence`), with `condition` the nearest to the values, in a pocket the deepest",
+    )
+    score: str | ScoreFunction | None = option(
+        None,
+        "module:function, low = best",
+        full="a number for each molecule, the lower the better: `module:function` of your own, see below, or in a "
+        "pocket `vina` or `vinardo`",
+    )
+    score_limit: float = option(
+        60.0, "s each", full="seconds by the clock that `module:function` may take for a molecule", beside=True
     )
     task: TaskSpec | None = option(
         None,
@@ -217,6 +231,8 @@ class SamplingConfig:
         if self.ph is not None and not 0 <= self.ph <= 14:
             raise MoldiffError(f"ph: got {self.ph}, expected a number from 0 to 14, such as 7.4")
         check_whole("candidates", self.candidates, 1, 1001)
+        if not self.score_limit > 0:
+            raise MoldiffError(f"score_limit: got {self.score_limit}, expected a number above 0 (s)")
         check_whole("first", self.first, 0, 2**31)
         check_whole("max_draws", 1 if self.max_draws is None else self.max_draws, 1, 2**31)
         check_whole("workers", 0 if self.workers is None else self.workers, 0, 1024)
@@ -268,6 +284,8 @@ class SamplingOverrides(TypedDict, total=False):
     feedback: float
     predictor: str | Path | None
     candidates: int
+    score: str | ScoreFunction | None
+    score_limit: float
     task: TaskSpec | None
     keep: Collection[str]
     filters: Sequence[str] | None

@@ -30,10 +30,11 @@ from moldiff.molecules.vocabulary import AtomClass, Vocabulary
 from moldiff.sampling.batch import CPU_PAIRS, GPU_PAIRS, SampleSpec
 from moldiff.sampling.config import MAX_MOLECULES, SamplingConfig, SamplingOverrides, check_whole
 from moldiff.sampling.filters import AnyFilter, Filter, parse_filters, parse_parts
-from moldiff.sampling.molecule_sampler import LEAD, BestOfN, Choice, DeepestOfN, MemoryBudget, MoleculeSampler
+from moldiff.sampling.molecule_sampler import LEAD, BestOfN, Choice, LeastOfN, MemoryBudget, MoleculeSampler
 from moldiff.sampling.notebook import bar
 from moldiff.sampling.run import ResumePoint, SamplingRun
 from moldiff.sampling.sample import Sample, Samples
+from moldiff.sampling.score import Score
 from moldiff.sampling.similarity import SimilaritySearch
 from moldiff.tasks.analogues import Analogues
 from moldiff.tasks.inputs import given_records, mol_of
@@ -147,6 +148,7 @@ class Generator:
             relax=config.relax,
             num_candidates=config.candidates,
             choice=choice,
+            score=Score.of(config, task),
         )
         filters: tuple[AnyFilter, ...] = (*self._filters(config, molecules), *parse_parts(config.has, config.lacks))
         molecules = replace(molecules, filters=filters, excluded=_excluded(config), similarity=config.similarity_bounds)
@@ -164,7 +166,7 @@ class Generator:
             molecules=molecules,
             checkpoint=checkpoint,
             novelty=self.novelty,
-            asked=_asked(config, molecules.filters),
+            asked=_asked(config, molecules.filters, molecules.score),
             search=SimilaritySearch.of(config, molecules, n),
             done=ResumePoint(0, config.first),
             on_progress=on_progress,
@@ -224,8 +226,10 @@ class Generator:
                 raise MoldiffError(f"predictor: got {str(named)!r} with one candidate, expected candidates=2 or more")
             return None
         pocket = task.task if isinstance(task, ConstrainedTask) else task
+        if named is None and config.score is not None:
+            return LeastOfN("score")
         if isinstance(pocket, PocketTask) and not config.condition and named is None:
-            return DeepestOfN(pocket)
+            return LeastOfN("pocket_energy")
         if not config.condition:
             if named is not None:
                 expected = "expected some, such as condition.gap=0.25"
@@ -258,7 +262,7 @@ class Generator:
             properties=model.properties,
             asked=condition,
             predictor=predictor_for(model.properties, self.learnt_half) if condition else None,
-            num_candidates=config.candidates,
+            num_candidates=1 if config.score is not None else config.candidates,
         )
 
     def _size_weights(self, size: int | tuple[int, int] | None) -> dict[int, int]:
@@ -328,7 +332,7 @@ def _excluded(config: SamplingConfig) -> frozenset[str]:
     return frozenset(found)
 
 
-def _asked(config: SamplingConfig, filters: Sequence[AnyFilter]) -> dict[str, Any]:
+def _asked(config: SamplingConfig, filters: Sequence[AnyFilter], score: Score | None) -> dict[str, Any]:
     """What is asked for beside the size, in JSON's types."""
     condition = config.condition or None
     wanted = {
@@ -339,6 +343,7 @@ def _asked(config: SamplingConfig, filters: Sequence[AnyFilter]) -> dict[str, An
         "guidance": condition and float(config.guidance),
         "feedback": condition and float(config.feedback),
         "candidates": config.candidates if config.candidates > 1 else None,
+        "score": None if score is None else score.name,
         # A record has its own size; which others its candidates may have had, it would not say.
         "size": list(as_range(config.size)) if config.candidates > 1 and config.size is not None else None,
         "filters": [str(one) for one in filters if isinstance(one, Filter)] or None,

@@ -47,8 +47,8 @@ from moldiff.sampling.filters import AnyFilter, apply_filters
 from moldiff.sampling.protonate import protonated
 from moldiff.sampling.relax import kept_atoms, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
+from moldiff.sampling.score import Score
 from moldiff.tasks.analogues import similarity
-from moldiff.tasks.pocket import PocketTask
 from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()
@@ -78,18 +78,19 @@ _log = logging.getLogger(__name__)
 class Choice(Protocol):
     """Chooses among several candidates for a molecule."""
 
-    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+    def distances(self, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> list[float]:
         """How far each is from the best; infinite where nothing is known. The least is taken."""
 
 
-@dataclass(frozen=True, eq=False)
-class DeepestOfN:
-    """Chooses the candidate of least energy in a pocket (kcal/mol)."""
+@dataclass(frozen=True)
+class LeastOfN:
+    """Chooses the candidate whose record has the least value of a field."""
 
-    pocket: PocketTask
+    field: str
 
-    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
-        return [self.pocket.energy(one) for one in molecules]
+    def distances(self, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> list[float]:
+        values = [one.task.get(self.field) for one in samples]
+        return [inf if value is None else float(value) for value in values]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +100,10 @@ class BestOfN:
     properties: Properties  # those of the model
     predictor: PropertyPredictor  # best of the molecules the generator has learnt: another can judge what is chosen
 
-    def distances(self, specs: Sequence[SampleSpec], molecules: Sequence[Molecule]) -> list[float]:
+    def distances(self, specs: Sequence[SampleSpec], samples: Sequence[Sample]) -> list[float]:
         """Mean distances from the values asked for, in standard deviations; infinite where there is no prediction."""
         scales = [entry.std for entry in self.properties.entries]
-        found = []
+        found, molecules = [], [one.molecule for one in samples]
         for spec, values in zip(specs, predicted(self.predictor, molecules), strict=True):
             assert spec.start.clean.condition is not None
             asked = zip(self.properties.names, scales, spec.start.clean.condition[0].tolist(), strict=True)
@@ -137,6 +138,7 @@ class MoleculeSampler:
     arithmetic: Precision = FLOAT32
     num_candidates: int = 1  # drawn for each molecule
     choice: Choice | None = None  # which of several candidates is the molecule; None = the surest
+    score: Score | None = None  # of molecules that are wanted
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +156,8 @@ class MoleculeSampler:
     def draw(self, indices: Sequence[int], on_fraction: Callable[[float], None] | None = None) -> list[Sample]:
         """The molecules of a block in order; `on_fraction` is called with how many are done, in fractions."""
         specs = [self.spec(index, number) for index in indices for number in range(self.num_candidates)]
-        return self._chosen(specs, self.draw_each(specs, on_fraction))
+        every = self.draw_each(specs, on_fraction)
+        return self._chosen(specs, every if self.score is None else self.score.scored(every))
 
     def draw_each(self, specs: Sequence[SampleSpec], on_fraction: Callable[[float], None] | None) -> list[Sample]:
         """What becomes of each spec; `on_fraction` is called with how many molecules are done, in fractions."""
@@ -276,11 +279,10 @@ class MoleculeSampler:
         distances = [inf if one.unsound else -one.confidence for one in every]
         if self.choice is not None:
             with one_thread(self.device):
-                distances = self.choice.distances(specs, [one.molecule for one in every])
+                distances = self.choice.distances(specs, every)
         best: dict[int, tuple[tuple[bool, bool, float], Sample]] = {}
         for sample, distance in zip(every, distances, strict=True):
-            is_refused = sample.refusal is not None or bool(sample.failed_filters)
-            ranked = (is_refused, sample.verdict.canonical is None, distance), sample
+            ranked = (sample.is_refused, sample.verdict.canonical is None, distance), sample
             best[sample.index] = min(best.get(sample.index, ranked), ranked, key=itemgetter(0))
         return [sample for _, sample in best.values()]
 

@@ -64,6 +64,7 @@ class SamplingRun:
     interrupted: bool = False  # by Ctrl-C
     counts: RunCounts = field(default_factory=RunCounts)  # of all molecules drawn
     hazards: list[str] = field(default_factory=list)  # delivered molecules of a hazardous class
+    unscored: list[str] = field(default_factory=list)  # delivered molecules without a score, and why
 
     def __repr__(self) -> str:
         return f"<SamplingRun of {self.checkpoint.name}: {self.kept} of {self.n} kept, {self.drawn} drawn>"
@@ -91,6 +92,8 @@ class SamplingRun:
         notes = [*self.molecules.task.notes(), *(() if self.search is None else self.search.notes)]
         if self.config.candidates > 1 and self.molecules.choice is None:
             notes.append(f"each molecule is the surest of {self.config.candidates} that were drawn for it")
+        if self.unscored:
+            notes.append(f"warning: {len(self.unscored)} molecules have no score: {self.unscored[0]}")
         if self.hazards:
             found = f"{len(self.hazards)} molecules are of a hazardous class, marked in their records"
             more = "filters=[hazard] refuses such, see docs/responsible_use.md"
@@ -105,6 +108,8 @@ class SamplingRun:
                 yield self._delivered(sample)
         finally:
             samples.close()
+            if self.molecules.score is not None:
+                self.molecules.score.close()
 
     def round(self, molecules: MoleculeSampler, number: int = 0) -> Generator[Sample, None, None]:
         """Draw until n are kept; each round of a ranking, by its number, has indices of its own."""
@@ -204,6 +209,8 @@ class SamplingRun:
     def _delivered(self, sample: Sample) -> Sample:
         """A molecule with what known lists say of it, and with a mark where it is of a hazardous class."""
         smiles, values = sample.verdict.strict, dict[str, Value | None]()  # lists hold molecules without charges
+        if problem := sample.task.get("score_problem"):
+            self.unscored.append(f"{sample.molecule.name} ({problem})")
         if smiles is not None and (hazard := first_alert("HAZARD", Chem.MolFromSmiles(smiles))):
             values["hazard"] = hazard
             self.hazards.append(f"{sample.molecule.name} ({hazard})")

@@ -38,6 +38,7 @@ _SHARES = {
 _MEANS = {
     "similarity": "Mean Tanimoto similarity (Morgan, radius 2, 2,048 bits) of kept molecules to their input.",
     "energy_lost": "Mean energy (kcal/mol) that kept molecules lost on the way to the minimum.",
+    "score": "Mean score of the kept molecules that have one, the lower the better.",
 }
 _ERROR = "Mean absolute difference of what was asked for and what the shipped predictor says of kept molecules."
 
@@ -105,6 +106,11 @@ class Sample(DecodedMolecule):
     def problem(self) -> InvalidMolecule | None:
         """Why it is not valid, or not sound; None = it is both."""
         return self.verdict.problem or self.unsound
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is not what the task asked for, or fails a filter."""
+        return self.refusal is not None or bool(self.failed_filters)
 
     @property
     def status(self) -> Status:

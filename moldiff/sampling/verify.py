@@ -19,6 +19,7 @@ import moldiff
 import moldiff.tasks
 from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.docking import FUNCTIONS
 from moldiff.evaluation.metrics.relaxation import superposed_rmsd
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.reader import file_of, records
@@ -156,6 +157,10 @@ def _config(settings: Mapping[str, str]) -> SamplingConfig:
     if sampler.num_steps > _MOST_STEPS:
         raise MoldiffError(f"drawn in {sampler.num_steps} network calls, expected {_MOST_STEPS} at most")
     known = {one.name for one in fields(SamplingConfig)} - {"task"}
+    if asked.get("candidates", 1) == 1:
+        asked.pop("score", None)  # which then decides nothing
+    elif (score := asked.get("score", "vina")) not in FUNCTIONS:
+        raise MoldiffError(f"chosen by score={score}, a function that is not called here")
     options = {name: asked.pop(name) for name in [*asked] if name in known}
     task = _task(asked) if "name" in asked else None
     if task is None and options.get("candidates", 1) == 1:

@@ -8,7 +8,6 @@ from moldiff.tasks.analogues import Analogues
 from moldiff.tasks.bonds import Bonds
 from moldiff.tasks.conformers import Conformers
 from moldiff.tasks.formula import Formula
-from moldiff.tasks.grow import Grow, Link, Replace
-from moldiff.tasks.pocket import Pocket
+from moldiff.tasks.grow import Grow, Link, Pocket, Replace
 
 __all__ = ["Analogues", "Bonds", "Conformers", "Formula", "Grow", "Link", "Pocket", "Replace"]

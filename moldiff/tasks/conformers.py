@@ -18,15 +18,16 @@ from moldiff.molecules.conformers import Marks, Match, at_positions, compare, he
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.inputs import FixedPart, InputMolecule, Source, heavy_first, usable
-from moldiff.tasks.task import Admission, Input, TaskOfInputs, TaskOutcome, start_at
+from moldiff.tasks.pocket import Place
+from moldiff.tasks.task import Admission, Input, Task, TaskOfInputs, TaskOutcome, start_at
 
 _MAX_MATCHES = 1000
 """Symmetric ways to lay one conformer on another that are looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conformers:
-    """n conformers of each molecule, with its stereochemistry.
+class Conformers(Place):
+    """n conformers of each molecule, with its stereochemistry; with a `receptor` n poses in a pocket, see `Place`.
 
     The network draws both mirror images alike. A sample with every stated centre inverted is mirrored; others that
     miss a centre or double bond are dropped and counted, and drawing goes on until n are right. Centres and double
@@ -42,7 +43,7 @@ class Conformers:
     input: Source | Sequence[Source] | None = None
     rmsd: float | None = None
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> ConformerTask:
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
         if (self.smiles is None) == (self.input is None):
             both = "both" if self.smiles is not None else "neither"
             raise MoldiffError(f"conformers: got {both} of smiles and input, expected one of them")
@@ -51,7 +52,7 @@ class Conformers:
         name = "smiles" if self.input is None else "input"
         source = self.smiles if self.input is None else self.input
         targets, rejected = usable(name, source, lambda one: _Target.of(name, one, vocabulary), coordinates=False)
-        return ConformerTask(targets, vocabulary, rejected, self.rmsd)
+        return self.placed(ConformerTask(targets, vocabulary, rejected, self.rmsd), self.site())
 
 
 @dataclass(frozen=True, eq=False)

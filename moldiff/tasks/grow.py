@@ -1,4 +1,4 @@
-"""Grow, link and replace: some atoms stay where they are, the rest is drawn onto them."""
+"""Grow, link and replace: some atoms stay where they are, the rest is drawn onto them; or nothing does in a pocket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
 from moldiff.tasks.conformers import stereo_targets
 from moldiff.tasks.inputs import Choice, FixedPart, InputMolecule, Source, given, heavy_first, select
-from moldiff.tasks.task import Task, TaskOutcome, start_at
+from moldiff.tasks.pocket import Place, check_in_frame, fitting_sizes
+from moldiff.tasks.task import NewMolecules, Task, TaskOutcome, start_at
 
 Number = int | str | Sequence[int] | None
 """A number, or a smallest and a largest one: 6, "6..10", (6, 10)."""
@@ -40,8 +41,8 @@ _SHORTEST = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grow:
-    """New atoms on a molecule or a part of it.
+class Grow(Place):
+    """New atoms on a molecule or a part of it; with a `receptor` in a pocket, see `Place`, in whose frame it is given.
 
     Args:
         core: what to grow on: a file with one molecule in 3D, a SMILES (which gets a conformer), or a molecule from
@@ -49,7 +50,8 @@ class Grow:
         keep: atoms of it that stay, by number (from 0) or SMARTS; None = all. What is cut off leaves open ends.
         attach: atoms that gain a bond, each losing a hydrogen unless it has an open end; None = those with open ends
             or, without any, in each sample another of those with hydrogens.
-        new_atoms: how many heavy atoms to add: a number or a range; None = to the sizes of the training data.
+        new_atoms: how many heavy atoms to add: a number or a range; None = to the sizes of the training data, or of
+            the pocket.
     """
 
     core: Source | None = None
@@ -57,14 +59,14 @@ class Grow:
     attach: Choice | None = None
     new_atoms: Number = None
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
         part = _kept(_core(self.core), self.keep, vocabulary)
         return _task(self, part, [range(part.size)], vocabulary, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Link:
-    """New atoms that join two or more pieces.
+class Link(Place):
+    """New atoms that join two or more pieces; with a `receptor` in a pocket, see `Place`, in whose frame they are.
 
     Pieces in 3D stay where they are. Of pieces as SMILES the atoms and bonds are known alone, and how they lie is drawn
     with the link.
@@ -82,7 +84,7 @@ class Link:
     attach: Choice | None = None
     new_atoms: Number = None
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
         part = _kept(_core(self.core, several=True), self.keep, vocabulary)
         count, labels = part.molecule.pieces()
         if count == 1:
@@ -92,8 +94,8 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replace:
-    """New atoms in the place of others.
+class Replace(Place):
+    """New atoms in the place of others; with a `receptor` in a pocket, see `Place`, in whose frame the molecule is.
 
     Args:
         core: a file with one molecule in 3D, a SMILES (which gets a conformer), or a molecule from Python.
@@ -107,7 +109,7 @@ class Replace:
     attach: Choice | None = None
     new_atoms: Number = None
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> KeptTask:
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
         source = _core(self.core)
         if self.remove is None:
             raise MoldiffError("remove: nothing given, expected the atoms to replace, by number or SMARTS")
@@ -169,14 +171,21 @@ def _task(
     groups: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     statistics: Statistics,
-) -> KeptTask:
+) -> Task:
     """Check the atoms against the model; in groups without an atom to attach to, one is left to chance."""
+    if request.receptor is not None:
+        check_in_frame("core", request.core)
+    kept = part.molecule.pos
+    site = request.site(kept)
     attach = _atoms_to_attach(request.attach, part)
     free = [group for group in groups if not set(group) & set(attach)]
     if request.attach is not None and len(groups) > 1 and free:
         got, alone = " and ".join(part.label(atom) for atom in attach), part.label(free[0][0])
         raise MoldiffError(f"attach: got {got}, none in the piece of atom {alone}; expected one in each piece")
     sizes = _new_sizes(request.new_atoms, part, statistics)
+    if site is not None and request.new_atoms is None:
+        low, high = fitting_sizes(site, statistics)
+        sizes = {n: weight for n, weight in sizes.items() if low <= n + part.size <= high} or sizes
     if len(groups) > 1 and part.source.placed:
         sizes = _long_enough(sizes, part, groups, attach)
     distances = pdist(part.molecule.pos)
@@ -194,7 +203,25 @@ def _task(
         first = part.label(free[choices.index(())][0])
         raise MoldiffError(f"core: no atom has a hydrogen to lose or an open end: {first} ...")
     name = type(request).__name__.lower()
-    return KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed, _stereo(part))
+    task = KeptTask(name, part, attach, choices, sizes, vocabulary, statistics.hydrogens_placed, _stereo(part))
+    return request.placed(task, site, kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pocket(Place):
+    """New molecules that fit into a pocket of a protein, in its frame, by Vina's energy; see `Place`.
+
+    Args:
+        new_atoms: how many heavy atoms to draw: a number or a range; None = by the free volume of the pocket.
+    """
+
+    new_atoms: Number = None
+
+    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> Task:
+        if self.receptor is None or (site := self.site()) is None:
+            raise MoldiffError("receptor: nothing given, expected a protein, a PDB or mmCIF file")
+        sizes = size_weights(self.new_atoms or fitting_sizes(site, statistics), 0, statistics)
+        return self.placed(replace(NewMolecules.like_training(statistics, vocabulary), size_weights=sizes), site)
 
 
 def _stereo(part: FixedPart) -> StereoTargets | None:

@@ -1,4 +1,4 @@
-"""Molecules in the pocket of a protein, drawn from the same weights: whole new ones, or new atoms on a core."""
+"""Molecules in the pocket of a protein: where that is, and any task whose molecules are to lie there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
-from moldiff.diffusion.decoding import SumConstraint
 from moldiff.diffusion.pocket import AtomKinds, PocketEnergy, PocketTarget
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
@@ -22,10 +21,8 @@ from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.receptor import REACH, Receptor, Site, find_site, read_receptor
-from moldiff.molecules.vocabulary import Vocabulary
-from moldiff.tasks.grow import Grow, KeptTask, Number, size_weights
-from moldiff.tasks.inputs import Choice, Source, given, names_file
-from moldiff.tasks.task import NewMolecules, Task, TaskOutcome
+from moldiff.tasks.inputs import Source, given, names_file
+from moldiff.tasks.task import Task, TaskOutcome, WrappedTask
 
 CLASH = 0.75
 """Share of the sum of two radii below which atoms of molecule and protein clash, as in PoseBusters."""
@@ -33,15 +30,16 @@ CLASH = 0.75
 CONTACT = 4.0
 """Distance (Å) between heavy atoms up to which a residue counts as a contact."""
 
+_STRENGTH = 1.5
 _AROUND_LIGAND, _AROUND_RESIDUES = 4.0, 6.0  # Å to which the free space of a pocket is followed from their atoms
 _SHARES = 0.8, 1.1  # of the atoms that the pocket holds, the fewest and most that are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pocket:
-    """Molecules that fit into a pocket of a protein, in its frame, by Vina's energy; nothing is trained for it.
+class Place:
+    """Where molecules are to lie: in a pocket of a protein, in its frame, or without a `receptor` anywhere.
 
-    One of `ligand`, `center` and `residues` says where; without any, `core` does.
+    One of `ligand`, `center` and `residues` says where; without any, atoms that a task keeps do.
 
     Args:
         receptor: the protein, a PDB or mmCIF file; hydrogens are not needed. Waters and ligands in it are left out.
@@ -49,11 +47,7 @@ class Pocket:
         ligand: one or more molecules in the receptor's frame, such as the ligand that was in it.
         center: x, y, z (Å).
         residues: chain and number of residues around the pocket, such as A:85.
-        core: new atoms are drawn on this molecule in the receptor's frame, which stays as it is; see `Grow`.
-        keep: as in `Grow`.
-        attach: as in `Grow`.
-        new_atoms: how many heavy atoms to draw: a number or a range; None = by the free volume of the pocket.
-        strength: how strongly the energy bends molecules; 0 = it only places them.
+        strength: how strongly the energy bends molecules; 0 = it only places them, None = 1.5.
     """
 
     receptor: str | Path | None = None
@@ -61,38 +55,21 @@ class Pocket:
     ligand: Source | Sequence[Source] | None = None
     center: Sequence[float] | None = None
     residues: Sequence[str] | None = None
-    core: Source | None = None
-    keep: Choice | None = None
-    attach: Choice | None = None
-    new_atoms: Number = None
-    strength: float = 1.5
+    strength: float | None = None
 
-    def prepare(self, vocabulary: Vocabulary, statistics: Statistics) -> PocketTask:
+    def site(self, kept: np.ndarray | None = None) -> Site | None:
+        """The pocket; None = there is no receptor. `kept` are places [P, 3] (Å) of atoms that stay."""
+        named = [name for name in ("ligand", "center", "residues") if getattr(self, name) is not None]
         if self.receptor is None:
-            raise MoldiffError("receptor: nothing given, expected a protein, a PDB or mmCIF file")
-        if not 0 <= self.strength <= 100:
+            if named or self.also:
+                raise MoldiffError(
+                    f"{(named or ['also'])[0]}: got one without a receptor, expected a PDB or mmCIF file"
+                )
+            return None
+        if self.strength is not None and not 0 <= self.strength <= 100:
             raise MoldiffError(f"strength: got {self.strength}, expected a number from 0 to 100")
         receptor = read_receptor(self.receptor, also=self.also or ())
-        site = self._site(receptor)
-        low, high = (round(share * site.num_atoms) for share in _SHARES)
-        trained = [size for size, count in statistics.size_counts.items() if count]
-        low, high = (int(np.clip(size, min(trained), max(trained))) for size in (low, high))
-        if self.core is None:
-            plain = NewMolecules.like_training(statistics, vocabulary)
-            task: Task = replace(plain, size_weights=size_weights(self.new_atoms or (low, high), 0, statistics))
-        else:
-            _given_in_frame("core", self.core)
-            grown = Grow(core=self.core, keep=self.keep, attach=self.attach, new_atoms=self.new_atoms)
-            task = grown.prepare(vocabulary, statistics)
-            fitting = {n: one for n, one in task.size_weights.items() if low <= n + task.part.size <= high}
-            if self.new_atoms is None and fitting:
-                task = replace(task, size_weights=fitting)
-        return PocketTask(task, site, float(self.strength), Vina.if_installed(site))
-
-    def _site(self, receptor: Receptor) -> Site:
-        """Where the options say that the pocket is."""
-        named = [name for name in ("ligand", "center", "residues") if getattr(self, name) is not None]
-        if len(named) != 1 and not (self.core is not None and not named):
+        if len(named) != 1 and (named or kept is None):
             got = " and ".join(named) or "none"
             raise MoldiffError(f"pocket: got {got} of ligand, center and residues, expected one of them")
         name = named[0] if named else "core"
@@ -103,7 +80,22 @@ class Pocket:
             return find_site(receptor, name, center[None], REACH)
         if name == "residues":
             return find_site(receptor, name, self._residue_atoms(receptor), _AROUND_RESIDUES, are_atoms=True)
-        return find_site(receptor, name, _given_in_frame(name, getattr(self, name)), _AROUND_LIGAND)
+        if kept is None or name == "ligand":
+            check_in_frame(name, self.ligand)
+            kept = np.concatenate([one.molecule.pos for one in given(name, self.ligand)[0]])
+        return find_site(receptor, name, kept, _AROUND_LIGAND)
+
+    def placed(self, task: Task, site: Site | None, kept: np.ndarray | None = None) -> Task:
+        """A task whose molecules are to lie in the pocket, if there is one."""
+        if site is None:
+            return task
+        return PocketTask(
+            task,
+            site,
+            _STRENGTH if self.strength is None else float(self.strength),
+            None if kept is None else kept.mean(0),
+            Vina.if_installed(site),
+        )
 
     def _residue_atoms(self, receptor: Receptor) -> np.ndarray:
         wanted = [self.residues] if isinstance(self.residues, str) else list(self.residues or ())
@@ -116,28 +108,32 @@ class Pocket:
         return receptor.pos[np.isin(receptor.residue, wanted)]
 
 
+def fitting_sizes(site: Site, statistics: Statistics) -> tuple[int, int]:
+    """The fewest and most heavy atoms that a pocket holds, within the sizes that a model has learnt."""
+    trained = [size for size, count in statistics.size_counts.items() if count]
+    low, high = (int(np.clip(round(share * site.num_atoms), min(trained), max(trained))) for share in _SHARES)
+    return low, high
+
+
 def _are_numbers(values: object) -> bool:
     return isinstance(values, Sequence) and all(isinstance(value, int | float) for value in values)
 
 
-def _given_in_frame(name: str, source: Source | Sequence[Source] | None) -> np.ndarray:
-    """Heavy atoms [P, 3] (Å) of molecules whose places mean something."""
-    if isinstance(source, str) and not names_file(source):
-        raise MoldiffError(f"{name}: got {source[:80]!r}, expected a file of molecules in 3D in the receptor's frame")
-    return np.concatenate([one.molecule.pos for one in given(name, source)[0]])
+def check_in_frame(name: str, source: Source | Sequence[Source] | None) -> None:
+    """Refuse SMILES where places have to mean something."""
+    for one in source if isinstance(source, list | tuple) else [source]:
+        if isinstance(one, str) and not names_file(one):
+            raise MoldiffError(f"{name}: got {one[:80]!r}, expected a file of molecules in 3D in the receptor's frame")
 
 
 @dataclass(frozen=True, eq=False)
-class PocketTask(Task):
+class PocketTask(WrappedTask):
     """Any task, whose molecules are to lie in a pocket; those that clash with the protein are left out and counted."""
 
-    task: Task  # says what is known beside
     site: Site
     strength: float
+    origin: np.ndarray | None = None  # middle of what is kept [3] (Å), from which the task counts; None = nothing is
     vina: Vina | None = None  # scores what was drawn; None = it is not installed
-
-    def sizes(self) -> tuple[int, int]:
-        return self.task.sizes()
 
     def notes(self) -> Sequence[str]:
         site, (low, high) = self.site, self.task.sizes()
@@ -149,8 +145,8 @@ class PocketTask(Task):
 
     def begin(self, index: int, generator: torch.Generator) -> PartialState:
         start = self.task.begin(index, generator)
-        if isinstance(self.task, KeptTask):
-            rotation, shift = np.eye(3), self.task.part.molecule.pos.mean(0) - self.site.center
+        if self.origin is not None:
+            rotation, shift = np.eye(3), self.origin - self.site.center
         else:
             turn = Rotation.from_quat(torch.randn(4, generator=generator, dtype=torch.double).numpy()).as_matrix()
             rotation, shift = self.site.axes @ turn, np.zeros(3)
@@ -163,29 +159,16 @@ class PocketTask(Task):
         kinds = AtomKinds.of_flags(receptor.radius, receptor.hydrophobic, receptor.donor, receptor.acceptor)
         return PocketEnergy(torch.from_numpy(receptor.pos - self.site.center), kinds)
 
-    def lead(self, index: int) -> Molecule | None:
-        return self.task.lead(index)
-
-    def totals(self, index: int) -> Sequence[SumConstraint]:
-        return self.task.totals(index)
-
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The molecule in the receptor's frame, and how it lies there."""
         outcome = self.task.finish(index, start, molecule)
-        if not isinstance(self.task, KeptTask):
+        problem = "stereo" if outcome.mirrored else outcome.problem  # a mirror image would lie elsewhere
+        if self.origin is None:
             moved = replace(molecule, pos=molecule.pos + self.site.center)
-            outcome = replace(outcome, molecule=moved, offset=self.site.center)
+            outcome = replace(outcome, molecule=moved, offset=self.site.center, mirrored=False)
         fields = self.fit(outcome.molecule)
-        problem = outcome.problem or ("clash" if fields.get("clashes") else None)
+        problem = problem or ("clash" if fields.get("clashes") else None)
         return replace(outcome, fields={**outcome.fields, **fields}, problem=problem)
-
-    def energy(self, molecule: Molecule) -> float:
-        """Vina's energy (kcal/mol) of a molecule (Å) in the pocket; infinite for what cannot be one."""
-        mol = sanitized_copy(to_rdkit(molecule, stereo=False))
-        if isinstance(mol, InvalidMolecule) or not molecule.is_finite:
-            return float("inf")
-        pos = torch.from_numpy(molecule.pos - self.site.center)
-        return float(self._energy(pos, AtomKinds.of_flags(*vina_types(mol))).sum())
 
     def fit(self, molecule: Molecule) -> dict[str, Value | None]:
         """How a molecule (Å) lies in the pocket: energies (kcal/mol), atoms that clash, residues that it touches."""
@@ -194,15 +177,15 @@ class PocketTask(Task):
         touched = receptor.residue[(distance <= CONTACT).any(0)]
         if isinstance(mol, InvalidMolecule):
             return {"contacts": " ".join(dict.fromkeys(map(str, touched)))}
-        radius = vina_types(mol)[0]
-        clashes = distance < CLASH * (radius[:, None] + receptor.radius)
+        types, pos = vina_types(mol), torch.from_numpy(molecule.pos - self.site.center)
+        clashes = distance < CLASH * (types[0][:, None] + receptor.radius)
         score = None if self.vina is None else self.vina(mol)
         try:
             strain = energy_drop(mol)
         except RuntimeError:  # the force field found no way down
             strain = None
         return {
-            "pocket_energy": round(self.energy(molecule), 3),
+            "pocket_energy": round(float(self._energy.pairs(AtomKinds.of_flags(*types)).energy(pos).sum()), 3),
             "vina_score": score and round(score.as_drawn, 3),
             "vina_minimized": score and round(score.minimized, 3),
             "clashes": int(clashes.any(1).sum()),

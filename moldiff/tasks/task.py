@@ -229,23 +229,38 @@ def predicted(predictor: PropertyPredictor, molecules: Sequence[Molecule]) -> li
     return [found | {SIZE: float(one.num_atoms)} for found, one in zip(values, molecules, strict=True)]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ConstrainedTask(Task):
-    """Any task, of whose molecules more is asked: elements, a total charge, values of properties."""
+@dataclass(frozen=True, eq=False)
+class WrappedTask(Task):
+    """Any task, of whose molecules more is asked or known."""
 
     task: Task
-    mask: np.ndarray | None = None  # classes [K] that free atoms may have; None = any
-    charge: SumConstraint | None = None  # whatever the total charge would be otherwise; None = that of the task
-    properties: Properties = field(default_factory=Properties)  # those that the model knows
-    asked: Mapping[str, float] = field(default_factory=dict)  # values to draw towards by name, in the data's units
-    predictor: PropertyPredictor | None = None  # says what the molecules turn out to have
-    num_candidates: int = 1  # from how many each molecule is chosen
 
     def count(self, n: int) -> int:
         return self.task.count(n)
 
     def sizes(self) -> tuple[int, int]:
         return self.task.sizes()
+
+    def lead(self, index: int) -> Molecule | None:
+        return self.task.lead(index)
+
+    def totals(self, index: int) -> Sequence[SumConstraint]:
+        return self.task.totals(index)
+
+    def admission(self, n: int) -> Admission | None:
+        return self.task.admission(n)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConstrainedTask(WrappedTask):
+    """Any task, of whose molecules more is asked: elements, a total charge, values of properties."""
+
+    mask: np.ndarray | None = None  # classes [K] that free atoms may have; None = any
+    charge: SumConstraint | None = None  # whatever the total charge would be otherwise; None = that of the task
+    properties: Properties = field(default_factory=Properties)  # those that the model knows
+    asked: Mapping[str, float] = field(default_factory=dict)  # values to draw towards by name, in the data's units
+    predictor: PropertyPredictor | None = None  # says what the molecules turn out to have
+    num_candidates: int = 1  # from how many each molecule is chosen
 
     def notes(self) -> Sequence[str]:
         """Those of the task, the trained range of every property, and the error of its prediction."""
@@ -276,9 +291,6 @@ class ConstrainedTask(Task):
             raise MoldiffError(f"elements: elements and forbid leave no class for atom {atom}, which the task asks for")
         return replace(start, allowed=allowed)
 
-    def lead(self, index: int) -> Molecule | None:
-        return self.task.lead(index)
-
     def totals(self, index: int) -> Sequence[SumConstraint]:
         totals, charge = self.task.totals(index), self.charge
         if charge is None:
@@ -295,9 +307,6 @@ class ConstrainedTask(Task):
             (values,) = predicted(self.predictor, [outcome.molecule])
             fields |= {f"predicted_{name}": values[name] for name in self.asked if name in values}
         return replace(outcome, fields={**outcome.fields, **fields})
-
-    def admission(self, n: int) -> Admission | None:
-        return self.task.admission(n)
 
 
 def with_target(start: PartialState, properties: Properties, asked: Mapping[str, float]) -> PartialState:

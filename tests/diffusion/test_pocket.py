@@ -19,7 +19,8 @@ from moldiff.evaluation import docking
 from moldiff.evaluation.docking import vina_types
 from moldiff.molecules.receptor import Receptor, Site, find_site, read_receptor
 from moldiff.sampling.generator import load
-from moldiff.tasks.pocket import Pocket, PocketTask
+from moldiff.tasks.grow import Pocket
+from moldiff.tasks.pocket import PocketTask
 
 pytest.importorskip("gemmi")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,27 +58,29 @@ def test_the_energy_is_that_of_the_package_vina(site: Site, monkeypatch: pytest.
     pytest.importorskip("meeko")
     monkeypatch.setattr(docking, "_BOX", 22.0)
     monkeypatch.setattr(docking, "_SPACING", 1.0)  # of the maps, which scoring without a minimisation does not use
-    engine, pdbqt = docking.Vina(site.receptor, site.center)._tools
+    engine, pdbqt = docking.Vina(site.receptor, site.center).tools
     energy = energy_of(site.receptor)
     for smiles in ("Nc1ncc(Cc2ccccc2)c(N)n1", "O=C(O)c1ccc(Cl)cc1O", "CS(=O)(=O)NCCc1cncn1C", "Fc1ccc(I)cc1Br"):
         for seed in range(3):
             mol = placed(smiles, site.center, seed)
-            own = float(energy(heavy(mol), AtomKinds.of_flags(*vina_types(mol))).sum())
+            own = float(energy.pairs(AtomKinds.of_flags(*vina_types(mol))).energy(heavy(mol)).sum())
             engine.set_ligand_from_string(pdbqt(mol))
             assert own == pytest.approx(engine.score()[1], abs=0.03, rel=0.015)  # Vina interpolates in a table
 
 
-def test_the_gradient_is_that_of_finite_differences(site: Site) -> None:
+def test_the_gradient_is_that_of_finite_differences(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     mol = placed("Nc1ncc(Cc2ccccc2)c(N)n1", site.center, 0)
-    energy, kinds = energy_of(site.receptor), AtomKinds.of_flags(*vina_types(mol))
-    for softness in (0.0, 1.5):
-        pos = heavy(mol).requires_grad_()
-        (gradient,) = torch.autograd.grad(energy(pos, kinds, softness).sum(), pos)
+    every, kinds = energy_of(site.receptor), AtomKinds.of_flags(*vina_types(mol))
+    pos = heavy(mol)
+    monkeypatch.setattr("moldiff.diffusion.pocket._STEEPEST", 1e9)
+    for softness, pairs in ((0.0, every.pairs(kinds)), (1.5, every.pairs(kinds)), (0.5, every.near(pos, kinds))):
+        gradient, energy = pairs.gradient(pos, softness), pairs.energy
         for atom, axis in ((0, 0), (5, 1), (9, 2)):
             step = torch.zeros_like(pos)
             step[atom, axis] = 1e-5
-            change = energy(pos + step, kinds, softness).sum() - energy(pos - step, kinds, softness).sum()
-            assert float(change.detach()) / 2e-5 == pytest.approx(float(gradient[atom, axis]), rel=1e-3, abs=1e-3)
+            change = energy(pos + step, softness).sum() - energy(pos - step, softness).sum()
+            assert float(change) / 2e-5 == pytest.approx(float(gradient[atom, axis]), rel=1e-3, abs=1e-3)
+    assert float(every.near(pos, kinds).energy(pos).sum()) == pytest.approx(float(every.pairs(kinds).energy(pos).sum()))
 
 
 def test_what_is_expected_of_classes_that_are_certain_is_what_they_are() -> None:

@@ -69,18 +69,60 @@ def test_molecules_lie_in_the_pocket_without_clashes(tmp_path: Path, capsys: pyt
     assert "reproduced" in capsys.readouterr().out
 
 
-def test_a_core_stays_where_it_is_in_the_protein(tmp_path: Path) -> None:
-    core = Chem.AddHs(Chem.MolFromSmiles("CN"))
-    AllChem.EmbedMolecule(core, randomSeed=1)
-    core.GetConformer().SetPositions(core.GetConformer().GetPositions() + np.array([-3.2, 30.3, 3.9]))
-    Chem.MolToMolFile(core, str(tmp_path / "core.mol"))
-    assert command(f"n=2 core={tmp_path / 'core.mol'} new_atoms=3..4 max_draws=10 {PLACE}", tmp_path) == 0
+def in_pocket(smiles: str, path: Path, shift: np.ndarray | None = None) -> Chem.Mol:
+    """A molecule in the free space, as a file."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    pos = mol.GetConformer().GetPositions()
+    mol.GetConformer().SetPositions(pos - pos.mean(0) + CENTER + (0.0 if shift is None else shift))
+    Chem.MolToMolFile(mol, str(path))
+    return mol
+
+
+@pytest.mark.parametrize(
+    ("options", "smiles", "kept"),
+    [
+        ("task=grow new_atoms=3..4", "CN", 2),
+        ("task=replace remove=[2] new_atoms=2..3", "CNC", 2),
+    ],
+)
+def test_a_core_stays_where_it_is_in_the_protein(options: str, smiles: str, kept: int, tmp_path: Path) -> None:
+    core = in_pocket(smiles, tmp_path / "core.mol", np.array([-0.5, 2.5, 0.5]))
+    place = PLACE.replace("task=pocket ", "")
+    assert command(f"n=2 core={tmp_path / 'core.mol'} max_draws=10 {options} {place}", tmp_path) == 0
     found = molecules(tmp_path)
     assert found
     for mol in found:
-        assert np.abs(heavy(mol)[:2] - heavy(core)).max() < 1e-3
+        assert np.abs(heavy(mol)[:kept] - heavy(core)[:kept]).max() < 1e-3
         assert mol.GetProp("attached") == "true"
         assert mol.HasProp("pocket_energy")
+
+
+def test_a_link_joins_pieces_in_the_protein(tmp_path: Path) -> None:
+    one, other = (in_pocket("CO", tmp_path / f"{x}.mol", np.array([x, 2.5, 0.5])) for x in (-2.2, 1.4))
+    pieces = f"core=[{tmp_path / '-2.2.mol'},{tmp_path / '1.4.mol'}]"
+    place = PLACE.replace("task=pocket ", "")
+    assert command(f"n=1 task=link {pieces} new_atoms=3..4 max_draws=20 keep=[] {place}", tmp_path) == 0
+    for mol in Chem.SDMolSupplier(str(tmp_path / "out.sdf"), sanitize=False, removeHs=False):
+        assert np.abs(heavy(mol)[:4] - np.concatenate([heavy(one), heavy(other)])).max() < 1e-3
+
+
+def test_poses_of_a_molecule_keep_its_graph_and_stereo_and_are_ranked(tmp_path: Path) -> None:
+    pytest.importorskip("vina")
+    smiles = "C[C@H](O)c1ccncc1"
+    place = PLACE.replace("task=pocket", "task=conformers")
+    options = f"n=4 'smiles={chr(34)}{smiles}{chr(34)}' center=[-2.7,27.8,3.4] {place} score=vina sort=score"
+    assert command(options, tmp_path) == 0
+    found = molecules(tmp_path)
+    assert len(found) == 4
+    scores = [float(mol.GetProp("score")) for mol in found]
+    assert scores == sorted(scores)
+    for mol in found:
+        Chem.AssignStereochemistryFrom3D(mol)
+        assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == Chem.CanonSmiles(smiles)
+        assert np.linalg.norm(heavy(mol).mean(0) - CENTER) < 6
+        assert np.linalg.norm(heavy(mol)[:, None] - protein(), axis=-1).min() > 2.4
+        assert float(mol.GetProp("score")) == pytest.approx(float(mol.GetProp("vina_minimized")), abs=2e-3)
 
 
 def test_the_deepest_of_several_candidates_is_taken(tmp_path: Path) -> None:
@@ -120,6 +162,8 @@ def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path: Path) -> None:
         (f"receptor={RECEPTOR} residues=[B:7]", "residues: 1s3v.pdb has no 'B:7', expected such as A:5 to A:182"),
         (f"receptor={RECEPTOR} ligand=CCO", "ligand: got 'CCO', expected a file of molecules in 3D"),
         (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] strength=-1", "strength: got -1, expected a number from 0"),
+        ("task=grow core=CCO center=[1,2,3]", "center: got one without a receptor, expected a PDB or mmCIF file"),
+        (f"task=grow core=CCO receptor={RECEPTOR}", "core: got 'CCO', expected a file of molecules in 3D"),
         (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] relax=mmff94s", "relax: got 'mmff94s' with a pocket"),
         (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] size=9", "size: got (9, 9) together with a task"),
     ],
@@ -128,7 +172,8 @@ def test_wrong_options_give_one_line(
     options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(f"task=pocket n=1 {options}", tmp_path) == 2
+    task = "" if "task=" in options else "task=pocket "
+    assert command(f"{task}n=1 {options}", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
