@@ -27,35 +27,11 @@ from moldiff.molecules.vocabulary import Vocabulary
 FORMAT_VERSION = 1
 NOVELTY_FILE = "novelty.safetensors"
 
-FORMER: Mapping[str, str] = {
-    "moldiff.condition": "moldiff.diffusion.conditioning",
-    "moldiff.data.drugs": "moldiff.data.sources.drugs",
-    "moldiff.data.files": "moldiff.data.sources.files",
-    "moldiff.data.qm9": "moldiff.data.sources.qm9",
-    "moldiff.likeness": "moldiff.sampling.config",
-    "moldiff.logs": "moldiff.training.loggers",
-    "moldiff.metrics.distribution": "moldiff.evaluation.metrics.distributions",
-    "moldiff.metrics.forcefield": "moldiff.evaluation.metrics.relaxation",
-    "moldiff.metrics.frechet": "moldiff.evaluation.metrics.fcd",
-    "moldiff.metrics.neighbours": "moldiff.evaluation.metrics.diversity",
-    "moldiff.metrics": "moldiff.evaluation.metrics",
-    "moldiff.nn.denoiser": "moldiff.diffusion.nn.pair_transformer",
-    "moldiff.optimizer": "moldiff.training.optim",
-    "moldiff.process.local": "moldiff.diffusion.process.geometry_loss",
-    "moldiff.process.mixture": "moldiff.diffusion.process.task_mixture",
-    "moldiff.process.time": "moldiff.diffusion.process.schedule",
-    "moldiff.process": "moldiff.diffusion.process",
-    "moldiff.sampler": "moldiff.diffusion.sampler",
-    "moldiff.schedule": "moldiff.training.optim",
-    "moldiff.scoring": "moldiff.training.quality",
-}
+_THEN = json.loads(Path(__file__).with_name("former_names.json").read_text(encoding="utf-8"))
+FORMER: Mapping[str, str] = _THEN["former"]
 """Modules, and packages behind theirs, that had another name when a model or a training was written; now this one."""
 
-GONE: Mapping[str, frozenset[str]] = {
-    "moldiff.diffusion.nn.pair_transformer.PairTransformer": frozenset({"hydrogen_level"}),
-    "moldiff.diffusion.process.joint.JointProcessConfig": frozenset({"coupling"}),
-    "moldiff.diffusion.sampler.PowerSampler": frozenset({"refinements", "refine_level", "hydrogen_noise"}),
-}
+GONE: Mapping[str, Sequence[str]] = _THEN["gone"]
 """Options of then that have no effect any more."""
 
 
