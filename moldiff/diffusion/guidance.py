@@ -61,7 +61,7 @@ class PropertyFeedback:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SteeredProcess(JointProcess):
+class FeedbackProcess(JointProcess):
     """A process of whose draws of the classes the one is taken that adds up nearest to the values of `feedback`.
 
     What a draw does not redraw counts as it is expected.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moldiff.diffusion.batch import MolBatch, NoiseLevel, NoiseSource, Prediction, TensorFields, masked_mean, pair_mask
 from moldiff.diffusion.decoding import decode_argmax
-from moldiff.diffusion.guidance import LOWEST_LEVEL, PropertyFeedback, SteeredProcess, StereoTargets
+from moldiff.diffusion.guidance import LOWEST_LEVEL, FeedbackProcess, PropertyFeedback, StereoTargets
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pocket import PocketGuide, PocketTarget
 from moldiff.diffusion.process.joint import JointProcess
@@ -288,7 +288,7 @@ def run_sampler(
             feedback.update(prediction, noisy)
         return prediction if guide is None else guide.guided(prediction, level)
 
-    process = model.process if feedback is None else SteeredProcess(**vars(model.process), feedback=feedback)
+    process = model.process if feedback is None else FeedbackProcess(**vars(model.process), feedback=feedback)
     state = None
     for state in sampler(denoise, process, noisy, start.level, draws):
         if on_step is not None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from moldiff.diffusion.batch import BatchNoise, MolBatch, NoiseLevel, PerMoleculeNoise, Prediction, molecule_generator
 from moldiff.diffusion.conditioning import Contributions, Properties, expected_bond_counts, num_bond_counts
-from moldiff.diffusion.guidance import GuidedDiffusion, PropertyFeedback, SteeredProcess
+from moldiff.diffusion.guidance import FeedbackProcess, GuidedDiffusion, PropertyFeedback
 from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.sampler import PartialState, PowerSampler, run_sampler
 from moldiff.sampling.batch import stack_starts
@@ -78,7 +78,7 @@ def test_the_nearest_draw_is_taken() -> None:
     def off(found: MolBatch) -> Tensor:
         return ((HYDROGENS[found.atom_type] * found.node_mask).sum(1) - asked[:, 0]).abs()
 
-    chosen = SteeredProcess(**vars(process), feedback=feedback).step(
+    chosen = FeedbackProcess(**vars(process), feedback=feedback).step(
         batch, prediction, t, s, BatchNoise(torch.Generator().manual_seed(3))
     )
     draws = BatchNoise(torch.Generator().manual_seed(3))
@@ -96,7 +96,7 @@ def test_what_is_known_stays_and_counts() -> None:
     lower = NoiseLevel(*(0.8 * field for field in vars(level).values()))
     feedback = PropertyFeedback(hydrogens_counted(), torch.tensor([[4.0]]), torch.tensor([True]), 0.5)
     draws = BatchNoise(torch.Generator().manual_seed(0))
-    found = SteeredProcess(**vars(process), feedback=feedback).step(
+    found = FeedbackProcess(**vars(process), feedback=feedback).step(
         batch, random_prediction(batch), level, lower, draws
     )
     assert torch.equal(found.atom_type[0, :3], batch.atom_type[0, :3])
