@@ -4,8 +4,6 @@ The result is what the command alone would have written: the merge is that comma
 would have computed itself.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -14,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from moldiff.cli.compose import argument
 from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
@@ -117,7 +115,7 @@ class Wanted(NamedTuple):
     merge: bool = False  # nothing but to put the parts together
 
     @classmethod
-    def of(cls, value: int | str) -> Wanted:
+    def of(cls, value: int | str) -> Self:
         """Of K, I/K, FIRST..LAST or merge/K; raises `MoldiffError` for anything else."""
         low, high = as_range(str(value)) if ".." in str(value) else (0, -1)
         if low <= high:

@@ -5,8 +5,6 @@ molecule draws exactly as many numbers as it has atoms and pairs, so molecule k 
 padding, or shard.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -106,12 +104,12 @@ class NoiseLevel(TensorFields):
     hydrogen: Tensor  # of the hydrogen offsets [B, N]
 
     @classmethod
-    def uniform(cls, t: Tensor, node_mask: Tensor) -> NoiseLevel:
+    def uniform(cls, t: Tensor, node_mask: Tensor) -> Self:
         """The same level t [B] for every field and atom."""
         nodes = t[:, None].expand(node_mask.shape)
         return cls(nodes, nodes, t[:, None, None].expand(*node_mask.shape, node_mask.shape[1]), nodes)
 
-    def at_most(self, level: float) -> NoiseLevel:
+    def at_most(self, level: float) -> Self:
         """The levels, but none above `level`; hydrogens keep theirs."""
         return replace(self, **{name: getattr(self, name).clamp(max=level) for name in ("pos", "atom", "bond")})
 
@@ -135,7 +133,7 @@ class Prediction(TensorFields):
     bond: Tensor  # symmetric logits [B, N, N, 4], 0e
 
     @classmethod
-    def zeros(cls, noisy: MolBatch, num_atom_classes: int) -> Prediction:
+    def zeros(cls, noisy: MolBatch, num_atom_classes: int) -> Self:
         """What stands for "no estimate yet": all coordinates at the origin, all classes equally likely."""
         shape = noisy.atom_type.shape
         return cls(

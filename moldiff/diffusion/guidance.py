@@ -1,7 +1,5 @@
 """Guidance: to property values by the network's condition and how classes are drawn, to handedness by gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -136,7 +134,7 @@ class StereoTargets(TensorFields):
     same_side: Tensor  # [B, S] whether the ends of a chain are to lie on the same side of the bond
 
     @classmethod
-    def stack(cls, each: Sequence[StereoTargets | None]) -> StereoTargets | None:
+    def stack(cls, each: Sequence[Self | None]) -> Self | None:
         """Those of several molecules as one; None = of a molecule without any, or of all."""
         if all(one is None for one in each):
             return None

@@ -1,11 +1,9 @@
 """Sampling loops over a model, a grid of levels and a source of random numbers; how sure the network is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -52,7 +50,7 @@ class PartialState(TensorFields):
     pocket: PocketTarget | None = None  # where the molecules are to fit; None = anywhere
 
     @classmethod
-    def unknown(cls, node_mask: Tensor) -> PartialState:
+    def unknown(cls, node_mask: Tensor) -> Self:
         """Nothing is known but the number of atoms (`node_mask` [B, N])."""
         batch, size = node_mask.shape
         pos = torch.zeros(batch, size, 3, device=node_mask.device)
@@ -66,7 +64,7 @@ class PartialState(TensorFields):
         """Atoms of known position [B, N]."""
         return (self.level.pos == 0) & self.clean.node_mask
 
-    def restarted(self, estimate: Prediction) -> PartialState:
+    def restarted(self, estimate: Prediction) -> Self:
         """From `BROKEN_LEVEL` of an estimate (Å), for a molecule that came out in pieces; what is known stays."""
         clean = most_probable_state(self.clean, estimate, self.level)
         pocket = self.pocket
@@ -87,7 +85,7 @@ class Sampler(Protocol):
     def num_steps(self) -> int:
         """Network calls a molecule."""
 
-    def of_restart(self) -> Sampler:
+    def of_restart(self) -> Self:
         """How a molecule in pieces is drawn on, see `PartialState.restarted`."""
 
     def __call__(
@@ -97,6 +95,27 @@ class Sampler(Protocol):
 
         Each state that it yields is one network call, the last one's prediction is the sample.
         """
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One way down."""
+
+    grid: Tensor  # level of each network call [n], times that of each field to begin with
+    hydrogen: Tensor  # that of the hydrogens [n], unless they have the level of the coordinates
+    graph_known: bool = False  # whether classes and bonds are taken as known
+
+    def levels(self, first: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
+        """The levels of every call, from `first` on; what is known (0) stays known.
+
+        Classes and bonds have the level to the power `class_lead`, hydrogens of `joint` molecules [B] as it is.
+        """
+        found = []
+        for factor, own in zip(self.grid.to(first.pos), self.hydrogen.to(first.pos), strict=True):
+            ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
+            hydrogen = first.hydrogen * torch.where(joint, factor, own)[:, None]
+            found.append(NoiseLevel(first.pos * factor, first.atom * ahead, first.bond * ahead, hydrogen))
+        return found
 
 
 @dataclass(frozen=True)
@@ -173,7 +192,7 @@ class PowerSampler:
         changes = {"pos": vectors, "hydrogen": vectors, "atom_type": classes, "bond": classes}
         return replace(process, **{name: replace(getattr(process, name), **new) for name, new in changes.items()})
 
-    def of_restart(self) -> PowerSampler:
+    def of_restart(self) -> Self:
         return replace(self, num_steps=max(1, round(_BROKEN_SHARE * self.num_steps)))
 
     def stages(self) -> list[Stage]:
@@ -186,27 +205,6 @@ class PowerSampler:
             return [first]
         down = power_grid(calls, self.grid_power, start=self.settle_level)
         return [first, Stage(down, power_grid(calls, self.grid_power), graph_known=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One way down."""
-
-    grid: Tensor  # level of each network call [n], times that of each field to begin with
-    hydrogen: Tensor  # that of the hydrogens [n], unless they have the level of the coordinates
-    graph_known: bool = False  # whether classes and bonds are taken as known
-
-    def levels(self, first: NoiseLevel, joint: Tensor, class_lead: float) -> list[NoiseLevel]:
-        """The levels of every call, from `first` on; what is known (0) stays known.
-
-        Classes and bonds have the level to the power `class_lead`, hydrogens of `joint` molecules [B] as it is.
-        """
-        found = []
-        for factor, own in zip(self.grid.to(first.pos), self.hydrogen.to(first.pos), strict=True):
-            ahead = torch.zeros_like(factor) if self.graph_known else factor**class_lead
-            hydrogen = first.hydrogen * torch.where(joint, factor, own)[:, None]
-            found.append(NoiseLevel(first.pos * factor, first.atom * ahead, first.bond * ahead, hydrogen))
-        return found
 
 
 def extrapolate(

@@ -1,7 +1,5 @@
 """What a molecule is, and how it ends: its chemical values, or why it is none."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +42,7 @@ class InvalidMolecule:
         """One atom is at fault."""
         return cls(status, f"atom {atom} ({symbol}): {reason}", atom)
 
-    def renumbered(self, order: Sequence[int] | np.ndarray) -> InvalidMolecule:
+    def renumbered(self, order: Sequence[int] | np.ndarray) -> Self:
         """The same with the number that each atom has elsewhere, such as in its file, in the reason too."""
         if self.atom is None or self.atom >= len(order):
             return self

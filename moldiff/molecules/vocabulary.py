@@ -1,11 +1,9 @@
 """Elements, their symbols, valences and sizes; classes of atoms and bonds, their indices and their valences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -153,7 +151,7 @@ class Vocabulary:
         return {"atom_classes": [list(c) for c in self.atom_classes], "extra_valences": extra}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Vocabulary:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote. Raises MoldiffError when a key is missing or an entry is malformed."""
         expected = "[element, charge, hydrogens]"
         try:

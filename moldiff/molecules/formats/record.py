@@ -1,7 +1,5 @@
 """One record of a file of molecules: parsed on its own, with a reason where that fails."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import re
@@ -112,7 +110,7 @@ class Record:
         """The molecule if it has 3D coordinates and passes protocol P2 (`validity.check`), else why not."""
         return guarded(_checked, self.mol) if self.problem is None else self.problem
 
-    def completed(self) -> Record:
+    def completed(self) -> Self:
         """With the hydrogens that it lacks and a remark on them; itself if it lacks none or has a problem."""
         mol = self.mol if self.problem else guarded(with_missing_hydrogens, self.mol)
         if isinstance(mol, InvalidMolecule) or mol is self.mol:
