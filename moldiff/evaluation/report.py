@@ -4,8 +4,6 @@ Results are grouped by protocol, the part of their name before the first undersc
 the line) are shown in per cent.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

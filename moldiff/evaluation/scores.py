@@ -1,7 +1,5 @@
 """All P1, P2, uniqueness and novelty numbers of a list of molecules in one pass, with one row per molecule."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which metrics there are beyond P1, P2, uniqueness and novelty, and running a choice of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

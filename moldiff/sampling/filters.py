@@ -1,7 +1,5 @@
 """Filters of medicinal chemists, each by one word: structural alerts, rules of thumb, and bounds such as `sa<4.5`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Protocol P2 looks at the graph alone. The usual length of a bond is as in `moldi
 covalent radii of its order; of elements that have none there, of any order, and the limit is another.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How alike molecules are: to one another, to known ones, and in shape to one that is laid over them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What medicinal chemists look at: descriptors and structural alerts, and whether a molecule is for sale or a drug."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

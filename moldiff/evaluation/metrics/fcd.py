@@ -4,8 +4,6 @@ It falls with the number of molecules, so that two values compare only at equal 
 says little about molecules as small as QM9's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata

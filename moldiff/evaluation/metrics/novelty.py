@@ -4,8 +4,6 @@ By parent, a molecule is novel that is more than another charge state, salt or t
 what ChEMBL and RDKit's MolStandardize call so: the largest fragment, uncharged, as the canonical tautomer.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable

@@ -4,8 +4,6 @@ What it finds depends on the version of RDKit and on its options, so both are pa
 on ordinary molecules (many nitroarenes) and does not return on others (several sulfates).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial

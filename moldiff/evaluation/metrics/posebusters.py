@@ -4,8 +4,6 @@ The ratio of the energy to that of generated conformers takes nearly all of the 
 are sought long and often in vain. It is apart from the other checks, so that its time-out leaves them as they are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache

@@ -4,8 +4,6 @@ With GFN2-xTB, in the gas phase and the closed-shell state of the total charge, 
 Halgren 1999 (doi:10.1002/jcc.15), the quantities are those of Nikitin et al. 2025 (arXiv:2505.00169).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

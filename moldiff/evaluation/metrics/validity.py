@@ -15,8 +15,6 @@ valid when its coordinates are finite, every atom is stable, RDKit sanitises the
 hydrogens, no atom keeps an unpaired electron, and everything hangs together in **one** fragment.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
