@@ -168,8 +168,9 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(MoldiffError, match="no such file"):
         evaluate(tmp_path / "absent.sdf")
     (tmp_path / "water.sdf").write_text(record("water", WATER, WATER_BONDS))
-    with pytest.raises(MoldiffError, match="novelty reference"):
-        evaluate(tmp_path / "water.sdf", reference=tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MoldiffError, match="no file of molecules in this folder"):
+        evaluate(tmp_path / "water.sdf", reference=tmp_path / "empty")
     with pytest.raises(MoldiffError, match="no such file"):
         evaluate(tmp_path / "water.sdf", reference=tmp_path / "absent.smi")
 
