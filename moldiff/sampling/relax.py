@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from moldiff.diffusion.sampler import PartialState
 from moldiff.errors import first_line
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.relaxation import Relaxed, input_of, relax, relax_by_force_field
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.identity import strict_key
@@ -43,7 +46,8 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
         found = _minimum(molecule, method, kept)
     except (RuntimeError, ValueError) as error:
         return molecule, {"relaxed": first_line(error)}
-    pos, hydrogens = np.split(found.pos, [molecule.num_heavy_atoms])
+    placed = found.pos if len(kept) else _laid_on(found.pos, all_atoms(molecule)[1])
+    pos, hydrogens = np.split(placed, [molecule.num_heavy_atoms])
     offset = molecule.hydrogen_offset.copy()
     offset[molecule.hydrogen_mask] = hydrogens - np.repeat(pos, molecule.num_hydrogens, axis=0)
     after = replace(molecule, pos=pos, hydrogen_offset=offset)
@@ -57,6 +61,13 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
         "strain": round(found.energy_drop / len(pos), 4),
         "relax_rmsd": round(found.rmsd, 4),
     }
+
+
+def _laid_on(pos: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """A geometry [a, 3] where it lies best on another one: a minimiser drifts, and rounding decides how far."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # atoms in a line may turn about it
+        turn, _ = Rotation.align_vectors(before - before.mean(axis=0), pos - pos.mean(axis=0))
+    return np.asarray(turn.apply(pos - pos.mean(axis=0)) + before.mean(axis=0))
 
 
 def _minimum(molecule: Molecule, method: str, kept: np.ndarray) -> Relaxed:

@@ -55,6 +55,8 @@ def test_molecules_lie_at_a_minimum_and_say_what_they_lost(tmp_path: Path) -> No
         assert lost == pytest.approx(high - low, abs=0.2)
         assert float(relaxed.GetProp("strain")) == pytest.approx(lost / int(relaxed.GetProp("size")), abs=1e-3)
         assert Chem.MolToSmiles(relaxed) == Chem.MolToSmiles(drawn)
+        moved = np.square(relaxed.GetConformer().GetPositions() - drawn.GetConformer().GetPositions()).sum(axis=1)
+        assert np.sqrt(moved.mean()) == pytest.approx(float(relaxed.GetProp("relax_rmsd")), abs=1e-3)  # it stays there
 
 
 def test_the_same_molecules_are_drawn_as_without(tmp_path: Path) -> None:
