@@ -101,8 +101,8 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(name: str, tmp_path:
 
 
 def test_only_sdf_is_continued(tmp_path: Path) -> None:
-    with pytest.raises(MoldiffError, match=r"a\.csv: only \.sdf and \.sdf\.gz can be continued"):
-        finished_records(tmp_path / "a.csv")
+    with pytest.raises(MoldiffError, match=r"a\.xyz: only \.sdf, \.sdf\.gz, \.csv, \.parquet and \.xlsx can be continued"):
+        finished_records(tmp_path / "a.xyz")
 
 
 def test_a_full_disk_leaves_whole_records(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def finished_records(path: str | Path) -> FinishedRecords:
     """
     path = Path(path)
     if file_suffix(path, _TYPES) != ".sdf":
-        raise MoldiffError(f"{path}: only .sdf, .csv, .parquet and .xlsx can be continued")
+        raise MoldiffError(f"{path}: only .sdf, .sdf.gz, .csv, .parquet and .xlsx can be continued")
     found, packed = FinishedRecords(), path.suffix.lower() == ".gz"
     if not path.exists():
         return found
