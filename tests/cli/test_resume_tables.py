@@ -112,7 +112,7 @@ def test_nothing_of_others_is_lost(
     assert Path("a.1.csv").read_text() == "smiles\nCCO\n"
     assert sorted(os.listdir()) == ["a.1.csv", "a.csv"]
     assert run("out=a.xyz", "resume=true") == 2
-    assert "a.xyz: only .sdf, .csv, .parquet and .xlsx can be continued" in capsys.readouterr().err
+    assert "a.xyz: only .sdf, .sdf.gz, .csv, .parquet and .xlsx can be continued" in capsys.readouterr().err
 
 
 def test_a_run_that_refuses_some_goes_on_to_the_same_bytes(folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_file_cut_anywhere_is_continued_to_the_same_bytes(name: str, tmp_path:
 
 
 def test_only_sdf_is_continued(tmp_path: Path) -> None:
-    with pytest.raises(MoldiffError, match=r"a\.xyz: only \.sdf, \.sdf\.gz, \.csv, \.parquet and \.xlsx can be continued"):
+    with pytest.raises(MoldiffError, match=r"a\.xyz: only \.sdf, \.sdf\.gz, \.csv, .* can be continued"):
         finished_records(tmp_path / "a.xyz")
 
 
