@@ -56,7 +56,7 @@ _PACKAGE_PREFIX = "pkg://"
 PATHS = (
     *("out", "input", "reference", "model", "init", "predictor", "data.folder", "data.path", "data.source.path"),
     *("task.core", "task.input", "task.of", "task.receptor", "task.ligand", "like.reference", "exclude", "lead"),
-    *("summary", "log"),
+    *("summary", "log", "receptor"),
 )
 """Options that name files and folders, some of them also models or molecules."""
 

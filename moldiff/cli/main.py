@@ -292,7 +292,7 @@ def _view(options: Mapping[str, Any]) -> int:
     from moldiff.view import view
 
     with _judged(options) as shared:
-        page = view(options["input"], options["out"], lead=options["lead"], **shared)
+        page = view(options["input"], options["out"], lead=options["lead"], receptor=options["receptor"], **shared)
     print(f"page in {page}; it opens in any browser")
     return EXIT_OK
 

@@ -142,6 +142,9 @@ class ViewOptions:
         None,
         "a file or a SMILES: the molecule that all others are laid out after; null = what each was made from",
     )
+    receptor: str | None = option(
+        None, "PDB or mmCIF: the protein to show around molecules; null = the one that each was drawn into"
+    )
     metrics: Mapping[str, Any] = option(
         {}, "numbers to show, as in `moldiff evaluate`: fast, full ...", typed="metrics=fast", group=True
     )

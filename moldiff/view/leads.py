@@ -1,4 +1,4 @@
-"""What molecules were made from: the lead of each record, and the atoms that it has in common with it."""
+"""What molecules were made from: the lead of each record, the atoms it has in common with it, and its pocket."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdFMCS
 from rdkit.Geometry import Point2D
 
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.molecule_set import is_placed
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
+from moldiff.molecules.receptor import read_receptor
 from moldiff.sampling.notebook import flat
 from moldiff.tasks.inputs import Source, given_records
 from moldiff.tasks.task import file_digest
@@ -28,6 +31,7 @@ _MIN_COMMON = 5  # atoms that are worth a colour where nothing was kept
 _GIVEN = ("core", "of", "smiles", "input", "reference")  # options of tasks, and of `like`, that say what was given
 _LONGEST = 1000  # letters of a SMILES that a record says it was made from
 _MOST_COMMON = 80  # heavy atoms of molecules whose common part is looked for
+_AROUND = 5.0  # Å from a molecule to the residues that are shown around it
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +142,8 @@ class Leads:
             params: Any = Chem.SmilesParserParams()
             params.removeHs = False
             return [Chem.MolFromSmiles(text, params)]
-        paths = (path for path in (Path(text), self.folder / Path(text).name) if file_digest(path) == digest)
-        return next(([record.mol for record in records(path)] for path in paths), [])
+        path = _same_file(text, digest, self.folder)
+        return [] if path is None else [record.mol for record in records(path)]
 
     def _common(self, lead: Chem.Mol, mol: Chem.Mol) -> Sequence[tuple[int, int]]:
         """Pairs of atoms of the largest connected part that both have, whole rings only."""
@@ -162,6 +166,67 @@ class Leads:
         """Those that were given, each once, by their `text`."""
         leads = [self.chosen] if self.chosen else self.found.values()
         return {lead.text: lead for lead in leads if lead.known}
+
+
+@dataclass(frozen=True)
+class Pocket:
+    """Residues of a protein around molecules, as a page holds them."""
+
+    xyz: str  # their heavy atoms, of metals too, as an XYZ file
+    residues: list[tuple[str, float, float, float]]  # chain and number, such as A:85, and the middle (Å)
+
+
+def pockets_of(folder: Path, given: Sequence[Record], receptor: str | Path | None) -> list[Pocket | None]:
+    """What is around the records of a file: of `receptor`, or without one of the protein that each was drawn into.
+
+    Raises:
+        MoldiffError: when `receptor` cannot be read, or is far from all of them.
+    """
+    rows: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for row, record in enumerate(given):
+        if record.mol is not None and is_placed(record.mol):
+            protein = _receptor_of(record.mol, folder) if receptor is None else (str(receptor), ())
+            rows.setdefault(protein, []).append(row)
+    found: list[Pocket | None] = [None] * len(given)
+    for (path, also), several in rows.items():
+        if path:
+            pocket = _around(path, also, [given[row].mol for row in several], known=receptor is None)
+            for row in several:
+                found[row] = pocket
+    return found
+
+
+def _receptor_of(mol: Chem.Mol, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The file of the protein that a molecule was drawn into, and what stayed in it; "" if it is gone or another."""
+    with suppress(ValueError, OSError, AttributeError, KeyError, TypeError):
+        task = json.loads(_text(mol, "task"))
+        if path := _same_file(task["receptor"], task["receptor_sha256"], folder):
+            return str(path), tuple(task.get("also") or ())
+    return "", ()
+
+
+def _around(path: str, also: Sequence[str], mols: Sequence[Any], *, known: bool) -> Pocket | None:
+    """What of a protein is around molecules; None where it is `known` from their records and is not there after all."""
+    try:
+        protein = read_receptor(path, also=also)
+        near = protein.within(np.concatenate([mol.GetConformer().GetPositions() for mol in mols]), _AROUND)
+        if not len(near):
+            raise MoldiffError(f"receptor: nothing of {protein.name} within {_AROUND:g} Å of the molecules")
+    except MoldiffError:
+        if known:
+            return None
+        raise
+    protein = protein.rows(np.isin(protein.residue, protein.residue[near]))
+    atoms = [
+        f"{element} {x:.2f} {y:.2f} {z:.2f}" for element, (x, y, z) in zip(protein.element, protein.pos, strict=True)
+    ]
+    middles = {name: protein.pos[protein.residue == name].mean(0).round(2).tolist() for name in protein.residue}
+    return Pocket("\n".join([str(len(atoms)), "", *atoms]), [(str(name), *middle) for name, middle in middles.items()])
+
+
+def _same_file(text: str, digest: str | None, folder: Path) -> Path | None:
+    """A file that a record names, there or beside the record's own, if it is still the one that was given."""
+    return next((path for path in (Path(text), folder / Path(text).name) if file_digest(path) == digest), None)
 
 
 def _lead(mol: Chem.Mol, name: str, kept: Mapping[int, int] | None = None) -> Lead:

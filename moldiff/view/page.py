@@ -32,7 +32,7 @@ from moldiff.sampling.sample import beside, trajectory_path, write_trajectories
 from moldiff.tasks.inputs import Source
 from moldiff.view.depict import draw, facing, films, molblock, render
 from moldiff.view.histograms import Distributions, plots, reference_distributions
-from moldiff.view.leads import Lead, Leads
+from moldiff.view.leads import Lead, Leads, Pocket, pockets_of
 from moldiff.view.table import Cell, Column, columns_of, data_fields, facts
 
 _TILES = {
@@ -71,6 +71,7 @@ class _File:
     found: ReadResult
     report: Report
     leads: Leads
+    pockets: Sequence[Pocket | None]  # of each record
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def view(
     *,
     reference: str | Path | None = None,
     lead: Source | None = None,
+    receptor: str | Path | None = None,
     metrics: Choice = "fast",
     hydrogens: str = "keep",
     on_progress: OnMetric | None = None,
@@ -106,13 +108,15 @@ def view(
             folder, or a model's folder.
         lead: a file or a SMILES of the molecule that all others are laid out after and that is shown beside them;
             None = what each record says that it was made from.
+        receptor: a PDB or mmCIF file of the protein to show around the molecules; None = the one that each record says
+            it was drawn into.
         metrics: what else is measured; this, `hydrogens` and `on_progress` as of `moldiff.evaluate`. QED, synthetic
             accessibility and logP are shown unless all molecules are as small as those of QM9.
         hydrogens: "add" or "keep".
         on_progress: called with the name of a metric and how many of its steps are finished.
 
     Raises:
-        MoldiffError: when `source`, `reference` or `lead` cannot be read, or the page cannot be written there.
+        MoldiffError: when `source`, `reference`, `lead` or `receptor` cannot be read, or the page cannot be written.
     """
     with TemporaryDirectory() as folder:
         files = _given(source)
@@ -131,8 +135,10 @@ def view(
         lookup = all(map(_as_in_qm9, sets))
         shared: Any = {"reference": reference, "metrics": metrics, "hydrogens": hydrogens, "on_progress": on_progress}
         leads = [Leads.of(one.path.parent, lead) for one in sets]  # before what takes long
+        pockets = [pockets_of(one.path.parent, one.records, receptor) for one in sets]
         reports = [evaluate(one, **shared) for one in sets]
-        page = _page([_File(*parts) for parts in zip(names, sets, reports, leads, strict=True)], reference, lookup)
+        parts = zip(names, sets, reports, leads, pockets, strict=True)
+        page = _page([_File(*one) for one in parts], reference, lookup)
     if target is None:
         return Page(page)
     write_atomically(target, page.encode("utf-8", "replace"))
@@ -222,7 +228,9 @@ def _page(files: Sequence[_File], reference: str | Path | None, lookup: bool) ->
 def _data(
     files: Sequence[_File], entries: Sequence[_Entry], columns: Sequence[Column], cells: Sequence[Sequence[Cell]]
 ) -> dict[str, Any]:
-    """The table behind the page for its scripts, and for each record its file, core and best side."""
+    """The table behind the page for its scripts, and for each record its file, core, pocket and best side."""
+    pockets = [pocket for file in files for pocket in file.pockets]
+    distinct = list({id(pocket): pocket for pocket in pockets if pocket}.values())
     return {
         "name": files[0].name if len(files) == 1 else "molecules",
         "columns": [{key: value for key, value in vars(column).items() if key != "on_card"} for column in columns],
@@ -231,6 +239,8 @@ def _data(
         "files": [file.name for file in files],
         "file": [entry.file for entry in entries],
         "cores": [sorted(entry.core) for entry in entries],
+        "pockets": [vars(pocket) for pocket in distinct],
+        "pocket": [distinct.index(pocket) if pocket else None for pocket in pockets],
     }
 
 

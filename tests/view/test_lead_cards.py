@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from models import needs_weights
 from rdkit import Chem
 from rdkit.Chem.rdDistGeom import EmbedMolecule
+from scipy.spatial import cKDTree
 from test_view import Page
 
 from moldiff.cli.main import main
@@ -54,6 +56,40 @@ def test_it_is_what_the_task_was_given(options: list[str], leads: list[str], sho
     assert [Chem.CanonSmiles(text or "") for text in pinned] == [Chem.CanonSmiles(text) for text in leads]
     if "conformers" in options[0]:
         assert [len(core) for core in page.data["cores"]] == [Chem.MolFromSmiles(leads[k]).GetNumAtoms() for k in shown]
+
+
+PROTEIN = Path(str(files("moldiff.example_data") / "receptors" / "1s3v.pdb"))
+
+
+def test_the_pocket_is_around_what_was_drawn_into_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gemmi")
+    copy = folder / "protein.pdb"
+    copy.write_bytes(PROTEIN.read_bytes())
+    command = "sample n=2 steps=10 workers=0 quiet=true out=a.sdf keep=[] task=pocket receptor=protein.pdb"
+    assert main([*command.split(), "residues=[A:7,A:30,A:34,A:115]"]) == 0
+    assert main(["view", "input=a.sdf"]) == 0
+    data = Page(Path("a.html")).data
+    assert len(data["pockets"]) == 1
+    assert set(data["pocket"]) == {0}
+    protein = Chem.MolFromPDBFile(str(copy), sanitize=False)
+    places = {atom.GetIdx(): atom.GetPDBResidueInfo() for atom in protein.GetAtoms()}
+    amino = [
+        k for k, info in places.items() if not info.GetIsHeteroAtom() and protein.GetAtomWithIdx(k).GetAtomicNum() > 1
+    ]
+    drawn = [mol.GetConformer().GetPositions() for mol in Chem.SDMolSupplier("a.sdf", sanitize=False, removeHs=False)]
+    near = cKDTree(np.concatenate(drawn)).query(protein.GetConformer().GetPositions()[amino])[0] <= 5.0
+    wanted = {f"A:{places[k].GetResidueNumber()}" for k in np.array(amino)[near]}
+    assert {name for name, *_ in data["pockets"][0]["residues"]} == wanted
+
+    assert main(["view", "input=ring.sdf"]) == 0  # of another source
+    assert Page(Path("ring.html")).data["pocket"] == [None]
+    assert main(["view", "input=ring.sdf", "receptor=protein.pdb"]) == 2
+    assert "receptor: nothing of protein.pdb within 5 Å of the molecules" in capsys.readouterr().err
+    copy.write_text(copy.read_text() + "\n")  # another file now
+    assert main(["view", "input=a.sdf"]) == 0
+    assert Page(Path("a.html")).data["pocket"] == [None, None]
+    assert main(["view", "input=a.sdf", "receptor=protein.pdb"]) == 0
+    assert Page(Path("a.html")).data["pocket"] == [0, 0]
 
 
 def test_a_file_that_has_changed_is_not_shown(folder: Path) -> None:

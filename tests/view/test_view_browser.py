@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lead_files import GROWN, OTHERS, grown_file
@@ -254,6 +255,33 @@ def test_3d_turns_and_the_film_plays(opened: Any) -> None:
     # The browser first gives the focus back to where it was, the page then takes it to the molecule shown last.
     wait(opened, "document.activeElement.closest('.card') && document.activeElement.closest('.card').id === 'm2'")
     assert not opened.execute_script("return document.getElementById('detail').open")
+
+
+def test_the_pocket_is_around_the_molecule(browser: Any, folder: Path) -> None:
+    pytest.importorskip("gemmi")
+    file = grown_file(folder / "docked.sdf", {"ether": GROWN["ether"]}, core=None)
+    mol = Chem.MolFromMolFile(str(file), removeHs=False)
+    mol.GetConformer().SetPositions(mol.GetConformer().GetPositions() + np.array([-2.7, 27.8, 3.4]))
+    Chem.MolToMolFile(mol, str(file))
+    page = view(file, receptor=resources.files("moldiff.example_data") / "receptors" / "1s3v.pdb")
+    watched = _watched(browser, page)
+    next(watched)
+    click(browser, "#m0 .open")
+    wait(browser, "document.querySelector('#stage canvas') && !document.querySelector('#stage').hidden")
+    count = "return gallery.detail.stage.viewer.selectedAtoms({}).length"
+    residues = browser.execute_script("return gallery.data.pockets[0].residues.map((one) => one[0])")
+    assert browser.execute_script(count) > mol.GetNumAtoms() + 4 * len(residues)
+    assert "A:34" in residues
+    pictures = []
+    for value in ("surface", "sticks", "none"):
+        script = (
+            "const s = document.getElementById('pocket'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+        )
+        browser.execute_script(script, value)
+        pictures.append(picture(browser))
+    assert len(set(pictures)) == 3
+    with pytest.raises(StopIteration):
+        next(watched)
 
 
 def test_export_is_what_was_selected(opened: Any, folder: Path, page: Path) -> None:

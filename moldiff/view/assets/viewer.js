@@ -13,6 +13,9 @@ class Stage {
   constructor(element) {
     this.element = element;
     this.viewer = null;
+    this.model = null; // the molecule
+    this.pocket = null; // what is known of the protein around it
+    this.protein = null; // and its model
     this.core = []; // atoms that the molecule has in common with its lead
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.dark.addEventListener("change", () => this.viewer && this.viewer.setBackgroundColor(this.background()));
@@ -32,6 +35,7 @@ class Stage {
       if (this.viewer) return true;
       if (!document.createElement("canvas").getContext("webgl2") && !document.createElement("canvas").getContext("webgl")) return false;
       this.viewer = $3Dmol.createViewer(this.element, { backgroundColor: this.background(), antialias: true });
+      $3Dmol.setSyncSurface(true); // the page's policy allows no workers
     } catch {
       this.viewer = null;
     }
@@ -40,29 +44,49 @@ class Stage {
 
   // content: the text of a MOL block, or a frame of a film.
   show(content) {
-    this.viewer.removeAllModels();
-    this.viewer.removeAllLabels();
-    if (typeof content === "string") this.viewer.addModel(hasBonds(content) ? content : toXyz(content), hasBonds(content) ? "sdf" : "xyz");
-    else this.viewer.addModel().addAtoms(atomsOf(content));
+    if (this.model) this.viewer.removeModel(this.model);
+    if (typeof content === "string") this.model = this.viewer.addModel(hasBonds(content) ? content : toXyz(content), hasBonds(content) ? "sdf" : "xyz");
+    else (this.model = this.viewer.addModel()).addAtoms(atomsOf(content));
+    this.restyle();
+  }
+
+  // The protein around the molecule, or none (undefined).
+  surround(pocket) {
+    if (pocket === this.pocket) return;
+    if (this.protein) this.viewer.removeModel(this.protein);
+    this.pocket = pocket;
+    this.protein = pocket ? this.viewer.addModel(pocket.xyz, "xyz") : null;
+    this.restylePocket();
+  }
+
+  restylePocket() {
+    this.viewer.removeAllSurfaces();
+    if (!this.protein) return;
+    const shown = byId("pocket").value;
+    this.viewer.setStyle({ model: this.protein }, shown === "none" ? {} : { stick: { radius: 0.07, colorscheme: "whiteCarbon" } });
+    if (shown === "surface") this.viewer.addSurface($3Dmol.SurfaceType.VDW, { opacity: 0.55, color: "white" }, { model: this.protein });
     this.restyle();
   }
 
   // All in view; quaternion: the rotation that turns the molecule's broadest side to the viewer.
   face(quaternion) {
-    this.viewer.zoomTo();
-    this.viewer.zoom(Math.min(1, this.element.clientWidth / this.element.clientHeight)); // it fits the height alone
+    this.viewer.zoomTo({ model: this.model });
+    this.viewer.zoom(Math.min(1, this.element.clientWidth / this.element.clientHeight) * (this.protein ? 0.8 : 1)); // it fits the height alone
     if (quaternion) this.viewer.setView([...this.viewer.getView().slice(0, 4), ...quaternion]);
     this.viewer.render();
   }
 
   restyle() {
-    this.viewer.setStyle({}, STYLES[byId("style").value]);
+    if (!this.model) return;
+    this.viewer.setStyle({ model: this.model }, STYLES[byId("style").value]);
     const tone = getComputedStyle(document.documentElement).getPropertyValue("--core-3d").trim();
-    if (this.core.length) this.viewer.setStyle({ index: this.core, elem: "C" }, colored(STYLES[byId("style").value], tone));
+    if (this.core.length) this.viewer.setStyle({ model: this.model, index: this.core, elem: "C" }, colored(STYLES[byId("style").value], tone));
     this.viewer.removeAllLabels();
     if (byId("labels").checked) {
       const look = { fontSize: 12, backgroundOpacity: 0.55, backgroundColor: "black", fontColor: "white", inFront: true, alignment: "center" };
-      for (const atom of this.viewer.selectedAtoms({})) this.viewer.addLabel(`${atom.elem}${atom.index + 1}`, { ...look, position: atom });
+      for (const atom of this.viewer.selectedAtoms({ model: this.model })) this.viewer.addLabel(`${atom.elem}${atom.index + 1}`, { ...look, position: atom });
+      const residues = this.pocket && byId("pocket").value !== "none" ? this.pocket.residues : [];
+      for (const [name, x, y, z] of residues) this.viewer.addLabel(name, { ...look, backgroundOpacity: 0, fontColor: "gray", position: { x, y, z } });
     }
     this.viewer.render();
   }
@@ -126,6 +150,7 @@ class Detail {
     byId("previous").addEventListener("click", () => this.move(-1));
     byId("next").addEventListener("click", () => this.move(1));
     byId("style").addEventListener("change", () => this.stage.viewer && this.stage.restyle());
+    byId("pocket").addEventListener("change", () => this.stage.viewer && this.stage.restylePocket());
     byId("labels").addEventListener("change", () => this.stage.viewer && this.stage.restyle());
     byId("spin").addEventListener("change", () => this.stage.viewer && this.stage.viewer.spin(byId("spin").checked ? "y" : false));
     byId("reset").addEventListener("click", () => this.stage.viewer && this.stage.face(this.data.views[this.index]));
@@ -211,10 +236,12 @@ class Detail {
     byId("no-stage").hidden = works;
     byId("no-stage").textContent = !solid ? "No 3D coordinates in this record." : "This browser shows no 3D (WebGL is switched off or missing).";
     byId("film").hidden = !works || !film;
+    byId("pocket-label").hidden = this.data.pocket[index] === null;
     if (!works) return;
     byId("stage").setAttribute("aria-label", `3D model of ${byId("detail-name").textContent}: drag or arrow keys turn it, wheel or plus and minus zoom`);
     this.stage.viewer.resize();
     this.stage.core = this.data.cores[index];
+    this.stage.surround(this.data.pockets[this.data.pocket[index]]);
     this.stage.show(film ? film[0] : block);
     this.stage.face(this.data.views[this.index]);
     if (film) {
