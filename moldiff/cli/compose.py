@@ -7,7 +7,7 @@ argument is checked here first: that it can be parsed, that the option exists, a
 import difflib
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
@@ -118,7 +118,8 @@ def compose_options(command: str, arguments: Sequence[str], config_dirs: Sequenc
             if override.key_or_group not in groups:
                 _check_value(override, defaults, groups, kinds)
         options = _composed(command, search, overrides)
-    return _with_paths(options)
+    change_paths(options, PATHS, _expanded)
+    return options
 
 
 @contextmanager
@@ -326,19 +327,22 @@ def _closest(key: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"expected one of: {names}"
 
 
-def _with_paths(options: dict[str, Any]) -> dict[str, Any]:
-    """Expand `~` and `pkg://` in paths; relative ones stay relative to the folder the command was started in."""
-    for key in PATHS:
-        place, name = entry(options, key)
+def change_paths(options: dict[str, Any], keys: Sequence[str], change: Callable[[str, Any], Any]) -> None:
+    """Change the values of options that name files, each of a list, in place."""
+    for key in keys:
+        *groups, name = key.split(".")
+        place = options
+        for group in groups:
+            place = place.get(group) or {}
         value = place.get(name)
         if isinstance(value, list):
-            place[name] = [_expanded(key, one) for one in value]
+            place[name] = [change(key, one) for one in value]
         elif value is not None:
-            place[name] = _expanded(key, value)
-    return options
+            place[name] = change(key, value)
 
 
 def _expanded(key: str, path: Any) -> Any:
+    """A path without `~` and `pkg://`; a relative one stays relative to the folder the command was started in."""
     if path == "":
         raise MoldiffError(f"{key}: got nothing, expected a name or path")
     if not isinstance(path, str):
@@ -347,11 +351,3 @@ def _expanded(key: str, path: Any) -> Any:
         package, _, inner = path.removeprefix(_PACKAGE_PREFIX).partition("/")
         return str(resources.files(package).joinpath(inner))
     return os.path.expanduser(path)  # unlike pathlib's, it leaves an unknown ~name alone
-
-
-def entry(options: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The innermost group of an option, empty where there is none, and the option's name in it."""
-    *groups, name = key.split(".")
-    for group in groups:
-        options = options.get(group) or {}
-    return options, name

@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from moldiff.cli.compose import PATHS, argument, entry, hydra_over, quoted
-from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
+from moldiff.cli.compose import PATHS, argument, change_paths, hydra_over, quoted
+from moldiff.cli.options import EXIT_INTERRUPTED, EXIT_OK
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.storage import is_standard, write_atomically
 from moldiff.processes import rank
@@ -67,13 +68,7 @@ def work_in_run_folder(command: str, options: Mapping[str, Any]) -> Iterator[dic
     Gives the options with all paths as they are from there. What had to be made and stays empty is taken away.
     """
     start, absolute = os.getcwd(), copy.deepcopy(dict(options))
-    for key in (*PATHS, "data.source.parts"):
-        place, name = entry(absolute, key)
-        value = place.get(name)
-        if isinstance(value, list):
-            place[name] = [_from(start, key, one) for one in value]
-        elif value is not None:
-            place[name] = _from(start, key, value)
+    change_paths(absolute, (*PATHS, "data.source.parts"), partial(_from, start))
     out = Path(absolute["out"] or start)
     folder = out if command == "train" or absolute["out"] is None else out.parent
     missing = [place for place in (folder, *folder.parents) if not place.exists()]

@@ -20,8 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moldiff import __version__
-from moldiff.cli.help import CHOICE, COMMANDS, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_WRONG_INPUT, GENERAL, TASKS
-from moldiff.cli.options import check_limits
+from moldiff.cli.options import (
+    CHOICE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_WRONG_INPUT,
+    GENERAL,
+    SCREENS,
+    TASKS,
+    check_limits,
+)
 from moldiff.cli.sample import bars, check_sample, log_level, sample, say
 from moldiff.cli.terminal import spoken
 from moldiff.errors import MoldiffError, check_at_least
@@ -98,7 +107,7 @@ def _dispatch(arguments: list[str]) -> int:
     if wants_help:
         print(_help(command, arguments), end="")
         return EXIT_OK
-    if command in COMMANDS:
+    if command in SCREENS:
         return _run(command, arguments[1:])
     if command == "models":
         if arguments[1:]:
@@ -110,7 +119,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not command:
         print(GENERAL, end="", file=sys.stderr)
         return EXIT_WRONG_INPUT
-    known = [*COMMANDS, "models"]
+    known = [*SCREENS, "models"]
     close = get_close_matches(command, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(known)}"
     raise MoldiffError(f"unknown command {command!r}; {hint}")
@@ -122,7 +131,7 @@ def _help(command: str, arguments: Sequence[str]) -> str:
         return TASKS
     if command == "sample" and any(text.startswith(("filters=", "columns=", "like")) for text in arguments):
         return CHOICE
-    return COMMANDS.get(command, GENERAL)
+    return SCREENS.get(command, GENERAL)
 
 
 def _run(command: str, arguments: Sequence[str]) -> int:

@@ -1,12 +1,14 @@
 """Options of the commands, each defined once, as a field of a dataclass with its type, default and one line of help.
 
-The configs of Hydra, the checks of what is typed, the help and (by a test) docs/sampling.md are made of them.
+The configs of Hydra, the checks of what is typed, the help (by the screens in `screens/`) and (by a test)
+docs/sampling.md are made of them. Also what the exit codes are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -375,3 +377,25 @@ def help_lines(options: Iterable[Option], column: int = 22) -> str:
             entries.append((one.typed, said))
     layout: dict[str, Any] = {"width": 80, "subsequent_indent": " " * column, "break_on_hyphens": False}
     return "".join(fill(said, initial_indent=f"  {typed:<{column - 4}}  ", **layout) + "\n" for typed, said in entries)
+
+
+EXIT_OK, EXIT_FAILED, EXIT_WRONG_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_COMMON = """\
+  --cfg              print all options with their values and stop
+  --config-dir DIR   look in DIR for own configs, too
+  -m                 a job for each combination of KEY=A,B or KEY=range(1,4)"""
+
+
+def _screen(name: str, shown: Iterable[Option] = (), column: int = 22) -> str:
+    """A text with these options, and what every command has, where it says `{options}` and `{common}`."""
+    text = Path(__file__).with_name("screens").joinpath(f"{name}.txt").read_text(encoding="utf-8")
+    return text.replace("{options}", help_lines(shown, column).rstrip()).replace("{common}", _COMMON)
+
+
+GENERAL, TASKS = _screen("general"), _screen("tasks")
+CHOICE = _screen("choice", options_in(Likeness, "like."), 27)
+SCREENS = {
+    name: _screen(name, (one for one in options_of(name).values() if not one.name.startswith("like.")))
+    for name in COMMANDS
+}

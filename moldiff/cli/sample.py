@@ -11,8 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moldiff.cli.help import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from moldiff.cli.options import options_in
+from moldiff.cli.options import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, options_in
 from moldiff.cli.terminal import apart_from_output, for_bars
 from moldiff.errors import MoldiffError, as_range
 from moldiff.molecules.formats.storage import is_standard
@@ -254,11 +253,6 @@ _ORDERS: Mapping[str, Callable[[Sample], float]] = {
 """What molecules are written in the order of."""
 
 
-def _named(out: str) -> str:
-    """The name of a target, in sentences."""
-    return "standard output" if is_standard(out) else out
-
-
 def _can_go_on(options: Mapping[str, Any]) -> bool:
     grows = Path(options["out"]).name.lower().endswith((".sdf", ".sdf.gz"))
     return (grows or _at_end(options)) and not (
@@ -309,7 +303,7 @@ def _conclude(run: SamplingRun, options: Mapping[str, Any], unwritten: Sequence[
 
     from moldiff.evaluation.report import summary_table
 
-    out = _named(options["out"])
+    out = "standard output" if is_standard(options["out"]) else options["out"]
     _save_summary(run, options, options["out"], len(unwritten))
     for note in run.notes():
         say(note)

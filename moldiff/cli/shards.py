@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from moldiff.cli.compose import argument
-from moldiff.cli.help import EXIT_INTERRUPTED, EXIT_OK
+from moldiff.cli.options import EXIT_INTERRUPTED, EXIT_OK
 from moldiff.cli.sample import is_ranked, run_of, say
 from moldiff.errors import MoldiffError, as_range
 from moldiff.molecules.formats.storage import write_atomically

@@ -13,9 +13,17 @@ from typing import Any
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.validity import MARGINS_PM, ValidityReport
-from moldiff.evaluation.molecule_set import Entry, MoleculeSet, Reference, ReferenceSet, is_placed, known_item
+from moldiff.evaluation.molecule_set import (
+    Entry,
+    MoleculeRow,
+    MoleculeSet,
+    Reference,
+    ReferenceSet,
+    is_placed,
+    known_item,
+    score,
+)
 from moldiff.evaluation.report import Comparison, Report
-from moldiff.evaluation.scores import MoleculeRow, score
 from moldiff.evaluation.suite import Choice, OnMetric, choose, run_metrics
 from moldiff.molecules.convert import atom_order, lacks_hydrogens
 from moldiff.molecules.formats.reader import ReadResult, is_one_file, read_set, records

@@ -7,10 +7,9 @@ from typing import Any
 from moldiff.errors import MoldiffError, require
 from moldiff.evaluation.metric import Metric, MetricOutput
 from moldiff.evaluation.metrics.contacts import Contacts
-from moldiff.evaluation.metrics.distributions import Distribution
+from moldiff.evaluation.metrics.distributions import Distribution, FrechetDistance
 from moldiff.evaluation.metrics.diversity import Diversity, NearestNeighbours
 from moldiff.evaluation.metrics.druglike import DrugLikeness
-from moldiff.evaluation.metrics.fcd import FrechetDistance
 from moldiff.evaluation.metrics.perception import Perception
 from moldiff.evaluation.metrics.posebusters import PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import ForceFieldRelaxation, Relaxation

@@ -44,8 +44,7 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.processes import Failure, available_cpus, stream_limited
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import AnyFilter, apply_filters
-from moldiff.sampling.protonate import protonated
-from moldiff.sampling.relax import kept_atoms, relaxed
+from moldiff.sampling.postprocess import kept_atoms, protonated, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.sampling.score import Score
 from moldiff.tasks.analogues import similarity
@@ -134,7 +133,7 @@ class MoleculeSampler:
     excluded: frozenset[str] = frozenset()  # canonical keys of what is not delivered, and LEAD
     similarity: tuple[float, float] | None = None  # the least and the largest to what a task was given
     ph: float | None = None  # of water, whose charges molecules get; None = they keep those that were drawn
-    relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.relax`; "none" = they are not
+    relax: str = "none"  # how molecules are relaxed, see `moldiff.sampling.postprocess`; "none" = they are not
     arithmetic: Precision = FLOAT32
     num_candidates: int = 1  # drawn for each molecule
     choice: Choice | None = None  # which of several candidates is the molecule; None = the surest

@@ -21,6 +21,7 @@ from moldiff.diffusion.sampler import PowerSampler
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.docking import FUNCTIONS
 from moldiff.evaluation.metrics.relaxation import superposed_rmsd
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.formats.reader import file_of, records
 from moldiff.molecules.formats.record import Record
@@ -29,7 +30,6 @@ from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.sampling.config import SamplingConfig
 from moldiff.sampling.generator import Generator, load
 from moldiff.sampling.sample import Sample
-from moldiff.tasks.conformers import positions
 from moldiff.tasks.inputs import mol_of
 from moldiff.tasks.task import description
 
@@ -100,8 +100,6 @@ def verify(
             names = (*_SETTINGS, "size", "task", "precision", "ph", "relax")
             waiting[tuple((name, claim.fields[name]) for name in names if name in claim.fields)].append(claim)
     total = len(found) + sum(map(len, waiting.values()))
-    if not total:
-        raise MoldiffError(f"{path}: no record found, expected at least one molecule")
     generators = cache(lambda name: load(name, device=device))
     for settings, claims in waiting.items():
         for start in range(0, len(claims), _BLOCK):
@@ -212,7 +210,7 @@ def _compared(claim: _Claim, drawn: Sample) -> Verification:
         same = _skeleton(claim.molecule) == _skeleton(drawn.molecule)
         what = "other hydrogens, charges or orders of bonds; " if same else ""
         return changed(f"{what}these settings draw {drawn.smiles or 'another molecule'}")
-    first, second = positions(claim.molecule), positions(drawn.molecule)
+    first, second = (all_atoms(one)[1] for one in (claim.molecule, drawn.molecule))
     shift = float(np.linalg.norm(first - second, axis=1).max())
     if shift > TOLERANCE:
         inner = float(np.abs(pdist(first) - pdist(second)).max(initial=0.0))

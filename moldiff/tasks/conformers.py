@@ -14,6 +14,7 @@ from moldiff.diffusion.guidance import StereoTargets
 from moldiff.diffusion.sampler import PartialState
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
+from moldiff.evaluation.metrics.validity import all_atoms
 from moldiff.molecules.conformers import Marks, Match, at_positions, compare, heavy_sides, marks, turns
 from moldiff.molecules.molecule import Molecule
 from moldiff.molecules.vocabulary import Vocabulary
@@ -107,7 +108,7 @@ class ConformerTask(TaskOfInputs[_Target]):
     def finish(self, index: int, start: PartialState, molecule: Molecule) -> TaskOutcome:
         """The conformer, mirrored if it is the mirror image; a problem if its handedness is another."""
         target = self.of(index)
-        match = compare(target.marks, target.mol, positions(molecule))
+        match = compare(target.marks, target.mol, all_atoms(molecule)[1])
         problem, mirrored = "stereo" if match is Match.WRONG else None, match is Match.MIRRORED
         outcome = TaskOutcome(molecule, self.fields(index) | {"mirrored": mirrored}, problem, mirrored=mirrored)
         return replace(outcome, molecule=outcome.in_its_frame(molecule))
@@ -126,7 +127,7 @@ class RMSDFilter(Admission):
 
     def admit(self, index: int, molecule: Molecule) -> str | None:
         number = index % len(self._placed)
-        bare = Chem.RemoveHs(at_positions(self._targets[number].mol, positions(molecule)), sanitize=False)
+        bare = Chem.RemoveHs(at_positions(self._targets[number].mol, all_atoms(molecule)[1]), sanitize=False)
         for other in self._placed[number]:
             if rdMolAlign.GetBestRMS(Chem.Mol(bare), Chem.Mol(other), maxMatches=_MAX_MATCHES) < self._rmsd:
                 return "near another"
@@ -134,9 +135,3 @@ class RMSDFilter(Admission):
         if refused is None:
             self._placed[number].append(bare)
         return refused
-
-
-def positions(molecule: Molecule) -> np.ndarray:
-    """All atoms [a, 3] (Å): heavy atoms, then the hydrogens, those of atom 0 first."""
-    hydrogens = molecule.pos[:, None] + molecule.hydrogen_offset
-    return np.concatenate([molecule.pos, hydrogens[molecule.hydrogen_mask]])

@@ -16,8 +16,8 @@ from moldiff.diffusion.shipped import advice, of_atoms
 from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import MAX_HYDROGENS, SYMBOLS, Vocabulary
-from moldiff.tasks.task import NUMBERS, Task, TaskOutcome
+from moldiff.molecules.vocabulary import MAX_HYDROGENS, NUMBERS, SYMBOLS, Vocabulary
+from moldiff.tasks.task import Task, TaskOutcome
 
 _FORMULA = re.compile(r"((?:[A-Z][a-z]?\d*)+)(?:([+-])(\d*))?")
 _MAX_OPPOSITE = 3

@@ -19,7 +19,7 @@ from rdkit import Chem, rdBase
 from moldiff.diffusion.shipped import advice
 from moldiff.errors import MoldiffError
 from moldiff.molecules.conformers import embed_conformer
-from moldiff.molecules.convert import from_rdkit, to_rdkit
+from moldiff.molecules.convert import from_rdkit, set_positions, text_property, to_rdkit
 from moldiff.molecules.formats.reader import SUFFIXES, records
 from moldiff.molecules.formats.record import Record, finished, unexpected
 from moldiff.molecules.formats.smiles import smiles_record
@@ -102,7 +102,7 @@ def given_records(name: str, source: Any) -> Iterator[Record]:
     elif isinstance(source, Molecule):
         yield finished(1, source.name, to_rdkit(source))  # sanitised like a record of a file
     elif isinstance(source, Chem.Mol):
-        yield finished(1, source.GetProp("_Name") if source.HasProp("_Name") else "", Chem.Mol(source))
+        yield finished(1, text_property(source, "_Name"), Chem.Mol(source))
     elif isinstance(source, Iterable):
         for entry in source:
             yield from given_records(name, entry)
@@ -124,11 +124,8 @@ def _text_records(name: str, source: str | Path) -> Iterator[Record]:
         for number, words in enumerate(lines, start=1):
             yield smiles_record(number, words[0], words[1].strip() if len(words) > 1 else words[0], {})
     elif isinstance(source, Path) or names_file(text):
-        read = list(records(text))
-        if not read:
-            raise MoldiffError(f"{name}: {text}: no record found, expected at least one molecule")
         label = shown(Path(text).name)
-        yield from (replace(record, name=record.name or f"{label}:{record.number}") for record in read)
+        yield from (replace(record, name=record.name or f"{label}:{record.number}") for record in records(text))
     else:
         record = smiles_record(1, text, text, {})
         if record.mol is None:
@@ -213,11 +210,7 @@ def _complete(mol: Chem.Mol, coordinates: bool) -> tuple[Chem.Mol, bool]:
             return mol if drawn else Chem.AddHs(mol, addCoords=True), True
         if not coordinates:
             mol = Chem.AddHs(mol)
-            mol.RemoveAllConformers()
-            conformer = Chem.Conformer(mol.GetNumAtoms())  # of no meaning, for what wants to see coordinates
-            conformer.SetPositions(np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))
-            conformer.Set3D(True)
-            mol.AddConformer(conformer, assignId=True)
+            set_positions(mol, np.arange(3.0 * mol.GetNumAtoms()).reshape(-1, 3))  # without a meaning
             return mol, False
         if flat:
             raise MoldiffError("2D coordinates, expected 3D ones, or a SMILES (which gets a conformer)")

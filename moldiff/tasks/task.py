@@ -23,7 +23,7 @@ from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.molecule import Molecule
-from moldiff.molecules.vocabulary import SYMBOLS, Vocabulary
+from moldiff.molecules.vocabulary import NUMBERS, SYMBOLS, Vocabulary
 
 LIMITED_CLASS_LEAD = 6.0
 """How far classes and bonds run ahead of the coordinates (`PowerSampler.class_lead`) where elements are limited: of 60
@@ -31,9 +31,6 @@ molecules without oxygen, drawn in 30 steps, 57 had sound distances; with all at
 
 SIZE = "atoms"
 """The property that is counted and not predicted: the number of atoms, hydrogens included."""
-
-NUMBERS = {symbol: number for number, symbol in SYMBOLS.items()}
-"""Atomic numbers by symbol."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from moldiff.diffusion.model import MoleculeDiffusion
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import Sampler
 from moldiff.evaluation.metrics.relaxation import energy_drop
-from moldiff.evaluation.scores import quality
+from moldiff.evaluation.molecule_set import quality
 from moldiff.molecules import convert, validity
 from moldiff.molecules.molecule import Molecule
 from moldiff.sampling.generator import Generator

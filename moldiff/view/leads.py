@@ -18,6 +18,7 @@ from rdkit.Geometry import Point2D
 
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.molecule_set import is_placed
+from moldiff.molecules.convert import text_property
 from moldiff.molecules.formats.reader import records
 from moldiff.molecules.formats.record import Record
 from moldiff.molecules.receptor import read_receptor
@@ -86,7 +87,7 @@ class Leads:
         mol = record.mol
         if mol is None or record.problem is not None:
             return None, {}
-        pairs = zip(_text(mol, "kept").split(), _text(mol, "kept_from").split(), strict=False)
+        pairs = zip(text_property(mol, "kept").split(), text_property(mol, "kept_from").split(), strict=False)
         numbers = {int(atom): int(number) for atom, number in pairs if (atom + number).isdecimal()}
         kept = {atom: number for atom, number in numbers.items() if atom < mol.GetNumAtoms()}
         lead = self.chosen or self._given(mol, kept)
@@ -105,14 +106,14 @@ class Leads:
 
         Others are laid out after pieces as they lie in the first molecule that links them.
         """
-        key = (_text(mol, "task"), _text(mol, "input_record"), _text(mol, "kept_from"))
+        key = (text_property(mol, "task"), text_property(mol, "input_record"), text_property(mol, "kept_from"))
         if key in self.found or not any(key):
             return self.found.get(key)
         lead = None
         with suppress(MoldiffError, ValueError, OSError, AttributeError), rdBase.BlockLogs():
             name, given = self._asked(json.loads(key[0]), int(key[1] or 1))
             if given is not None and given.GetNumBonds():
-                lead = _lead(given, "core" if name == "core" else _text(mol, "input") or "lead")
+                lead = _lead(given, "core" if name == "core" else text_property(mol, "input") or "lead")
         if kept and (lead is None or len(Chem.GetMolFrags(lead.mol)) > 1):
             stand_in = _lead(mol, "", kept)
             lead = stand_in if lead is None else replace(stand_in, name=lead.name, known=True, given=lead.mol)
@@ -199,7 +200,7 @@ def pockets_of(folder: Path, given: Sequence[Record], receptor: str | Path | Non
 def _receptor_of(mol: Chem.Mol, folder: Path) -> tuple[str, tuple[str, ...]]:
     """The file of the protein that a molecule was drawn into, and what stayed in it; "" if it is gone or another."""
     with suppress(ValueError, OSError, AttributeError, KeyError, TypeError):
-        task = json.loads(_text(mol, "task"))
+        task = json.loads(text_property(mol, "task"))
         if path := _same_file(task["receptor"], task["receptor_sha256"], folder):
             return str(path), tuple(task.get("also") or ())
     return "", ()
@@ -238,10 +239,3 @@ def _lead(mol: Chem.Mol, name: str, kept: Mapping[int, int] | None = None) -> Le
     if kept is None:
         return Lead(drawn, {row: index for index, row in rows.items()}, name)
     return Lead(drawn, {rows[atom]: number for atom, number in kept.items() if atom in rows}, name, known=False)
-
-
-def _text(mol: Chem.Mol, key: str) -> str:
-    """A data field as text; "" where there is none, or it cannot be decoded."""
-    with suppress(UnicodeDecodeError, KeyError):
-        return str(mol.GetProp(key))
-    return ""

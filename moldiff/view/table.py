@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from moldiff.evaluation.scores import MoleculeRow
+from moldiff.evaluation.molecule_set import MoleculeRow
 from moldiff.molecules.formats.record import Record
 
 Cell = str | float | int | bool | None

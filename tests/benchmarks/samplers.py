@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.evaluate import evaluate
-from moldiff.evaluation.scores import quality
+from moldiff.evaluation.molecule_set import quality
 from moldiff.molecules.convert import off_their_bonds
 from moldiff.sampling.generator import load
 from moldiff.training.quality import geometry

@@ -16,8 +16,8 @@ from models import MODEL_CONFIG, small_model
 
 import moldiff
 from moldiff.cli.compose import compose_options
-from moldiff.cli.help import COMMANDS, GENERAL
 from moldiff.cli.main import main
+from moldiff.cli.options import GENERAL, SCREENS
 from moldiff.diffusion.pretrained import save_pretrained
 from moldiff.sampling import generator
 from moldiff.sampling.run import SamplingRun
@@ -298,7 +298,7 @@ def test_cfg_prints_and_stops(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+    for arguments in (["--help"], *([command, "--help"] for command in SCREENS)):
         assert main(arguments) == 0
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) <= 40
@@ -312,7 +312,7 @@ def test_help_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
 
 def examples() -> list[Sequence[str]]:
     """Every command in the help texts, as words."""
-    texts = [text.partition("examples:")[2] for text in (GENERAL, *COMMANDS.values())]
+    texts = [text.partition("examples:")[2] for text in (GENERAL, *SCREENS.values())]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     return [shlex.split(part) for line in lines for part in line.split("&&") if line]
 

@@ -14,7 +14,7 @@ from models import NUM_CLASSES, STATISTICS, small_denoiser
 from omegaconf import OmegaConf
 
 from moldiff.cli.compose import _flatten, as_yaml, compose_options
-from moldiff.cli.help import CHOICE, COMMANDS, TASKS
+from moldiff.cli.options import CHOICE, SCREENS, TASKS
 from moldiff.diffusion.batch import MolBatch
 from moldiff.diffusion.instantiate import instantiate
 from moldiff.errors import MoldiffError
@@ -68,7 +68,7 @@ def test_every_group_is_a_folder_of_the_package() -> None:
         "task",
     }
     assert not list(CONF.glob("*/*/*")), "groups are one folder deep"
-    assert {path.stem for path in CONF.glob("*.yaml")} == set(COMMANDS)
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(SCREENS)
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] not in GROUPS_APART])
@@ -207,10 +207,10 @@ def test_printed_options_are_yaml_again() -> None:
     assert OmegaConf.to_container(OmegaConf.create(as_yaml(options))) == options
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(SCREENS))
 def test_help_names_every_option(command: str) -> None:
     options = compose_options(command, [])
-    missing = [name for name in options if name not in COMMANDS[command]]
+    missing = [name for name in options if name not in SCREENS[command]]
     assert not missing
 
 
@@ -265,9 +265,9 @@ def as_shown(value: Any) -> str:
 
 
 HELPS = [
-    *((command, (), text) for command, text in COMMANDS.items() if command not in ("prepare", "merge")),
-    ("prepare", (), COMMANDS["prepare"].partition("\nwith data.path:")[0]),
-    ("prepare", ("data.path=x.smi",), COMMANDS["prepare"].partition("\nwith data.path:")[2]),
+    *((command, (), text) for command, text in SCREENS.items() if command not in ("prepare", "merge")),
+    ("prepare", (), SCREENS["prepare"].partition("\nwith data.path:")[0]),
+    ("prepare", ("data.path=x.smi",), SCREENS["prepare"].partition("\nwith data.path:")[2]),
     ("sample", (), CHOICE),
 ]
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from models import needs_weights
 from rdkit import Chem
 from test_train_command import TINY
 
-from moldiff.cli.compose import compose_options, entry
+from moldiff.cli.compose import compose_options
 from moldiff.cli.jobs import return_to_start, with_outputs, work_in_run_folder
 from moldiff.cli.main import main
 from moldiff.data.sources.files import find_files
@@ -55,8 +56,8 @@ def options(command: str, *typed: str) -> dict[str, Any]:
 )
 def test_paths_in_the_run_folder(command: str, typed: str, key: str, expected: str | None, folder: Path) -> None:
     with work_in_run_folder(command, options(command, *typed.split())) as found:
-        place, name = entry(found, key)
-    assert place[name] == (expected and expected.format(folder))
+        value = reduce(lambda place, name: place[name], key.split("."), found)
+    assert value == (expected and expected.format(folder))
 
 
 def test_a_pattern_finds_the_same_files(folder: Path) -> None:

@@ -14,10 +14,16 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolTransforms
 
 from moldiff.evaluation.evaluate import evaluate
 from moldiff.evaluation.metrics.contacts import Contacts
-from moldiff.evaluation.metrics.distributions import Distribution, features, jensen_shannon, wasserstein
+from moldiff.evaluation.metrics.distributions import (
+    Distribution,
+    FrechetDistance,
+    features,
+    frechet_distance,
+    jensen_shannon,
+    wasserstein,
+)
 from moldiff.evaluation.metrics.diversity import Diversity
 from moldiff.evaluation.metrics.druglike import DrugLikeness, describe
-from moldiff.evaluation.metrics.fcd import FrechetDistance, frechet_distance
 from moldiff.evaluation.metrics.posebusters import CHECKS, PoseBustersChecks
 from moldiff.evaluation.metrics.relaxation import (
     ForceFieldRelaxation,

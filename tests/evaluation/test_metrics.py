@@ -24,8 +24,8 @@ from moldiff.evaluation.metrics.validity import (
     bond_orders,
     look_up,
 )
+from moldiff.evaluation.molecule_set import NO_REFERENCE, NOTHING_COUNTED, quality, score
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.scores import NO_REFERENCE, NOTHING_COUNTED, quality, score
 from moldiff.molecules import convert
 from moldiff.molecules.molecule import Status
 from moldiff.molecules.vocabulary import AtomClass, Vocabulary

@@ -12,8 +12,8 @@ from by_hand import samples
 from rich.console import Console
 
 from moldiff.evaluation.metric import MetricResult
+from moldiff.evaluation.molecule_set import NO_REFERENCE, score
 from moldiff.evaluation.report import Report, format_value, markdown, summary_table
-from moldiff.evaluation.scores import NO_REFERENCE, score
 
 
 def report() -> Report:

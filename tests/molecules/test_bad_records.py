@@ -12,8 +12,7 @@ from test_io import WATER, WATER_BONDS, block, water
 
 from moldiff.cli.main import main
 from moldiff.data.sources.files import Files
-from moldiff.evaluation.molecule_set import MoleculeSet
-from moldiff.evaluation.scores import score
+from moldiff.evaluation.molecule_set import MoleculeSet, score
 from moldiff.molecules.formats.reader import read
 from moldiff.view.histograms import Distributions, plots
 from moldiff.view.page import view

@@ -15,7 +15,7 @@ import moldiff
 from moldiff.cli.main import main
 from moldiff.molecules.convert import from_rdkit
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.protonate import protonated
+from moldiff.sampling.postprocess import protonated
 from moldiff.sampling.verify import Finding
 
 pytest.importorskip("molscrub")

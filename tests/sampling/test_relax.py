@@ -17,7 +17,7 @@ from moldiff.cli.main import main
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.metrics import relaxation
 from moldiff.evaluation.metrics.relaxation import Relaxed
-from moldiff.sampling import relax as relax_module
+from moldiff.sampling import postprocess as relax_module
 from moldiff.tasks import Bonds
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), needs_weights]

@@ -148,8 +148,8 @@ def _results(found: Sequence[Relaxed | Failure], name: str, method: str) -> list
 def relax(
     task: RelaxationInput,
     *,
-    gradient_tolerance: float,
-    max_iterations: int,
+    gradient_tolerance: float = Relaxation.gradient_tolerance,
+    max_iterations: int = Relaxation.max_iterations,
     fixed: Sequence[int] | np.ndarray = (),
     limit: float = inf,
 ) -> Relaxed:
@@ -189,7 +189,11 @@ def relax(
 
 
 def relax_by_force_field(
-    mol: Chem.Mol, *, max_iterations: int, fixed: Sequence[int] | np.ndarray = (), limit: float = inf
+    mol: Chem.Mol,
+    *,
+    max_iterations: int = ForceFieldRelaxation.max_iterations,
+    fixed: Sequence[int] | np.ndarray = (),
+    limit: float = inf,
 ) -> Relaxed:
     """The same of one sanitised molecule with explicit hydrogens and one conformer, by BFGS with a force field.
 

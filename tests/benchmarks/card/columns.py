@@ -12,9 +12,8 @@ from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metric import MetricResult
 from moldiff.evaluation.metrics.diversity import NearestNeighbours
 from moldiff.evaluation.metrics.novelty import NoveltyIndex
-from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
+from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet, Scores, score
 from moldiff.evaluation.report import Report
-from moldiff.evaluation.scores import Scores, score
 from moldiff.evaluation.suite import choose, run_metrics
 from moldiff.molecules.molecule import Molecule
 

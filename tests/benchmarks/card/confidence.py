@@ -15,7 +15,7 @@ from moldiff.evaluation.report import markdown
 from moldiff.molecules import validity
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.relax import relaxed
+from moldiff.sampling.postprocess import relaxed
 from tests.benchmarks.card.drawn import Drawn
 
 _QUARTERS = ("surest quarter", "second", "third", "least sure quarter")

@@ -12,8 +12,8 @@ from typing import Any
 
 from moldiff.diffusion.pretrained import PretrainedModel
 from moldiff.diffusion.sampler import PowerSampler
+from moldiff.evaluation.molecule_set import score
 from moldiff.evaluation.report import versions
-from moldiff.evaluation.scores import score
 from moldiff.molecules.formats.storage import write_atomically
 from tests.benchmarks.card.drawn import SEED, draw, label
 

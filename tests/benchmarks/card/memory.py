@@ -10,7 +10,7 @@ import numpy as np
 
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.evaluation.metric import MetricResult
-from moldiff.evaluation.metrics.fcd import FrechetDistance
+from moldiff.evaluation.metrics.distributions import FrechetDistance
 from moldiff.evaluation.molecule_set import NO_COORDINATES, MoleculeSet
 from moldiff.evaluation.report import format_fraction, format_value, markdown
 

@@ -13,7 +13,7 @@ from moldiff.evaluation.metric import MetricResult, median
 from moldiff.evaluation.report import markdown
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import Molecule
-from moldiff.sampling.relax import relaxed
+from moldiff.sampling.postprocess import relaxed
 
 
 def of_relaxed(molecules: Sequence[Molecule], sampling: float) -> list[MetricResult]:

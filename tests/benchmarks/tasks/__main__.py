@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from moldiff.cli.help import EXIT_INTERRUPTED
+from moldiff.cli.options import EXIT_INTERRUPTED
 from moldiff.data.dataset import MoleculeDataset
 from moldiff.diffusion.guidance import FEEDBACK
 from moldiff.diffusion.pretrained import find_model
