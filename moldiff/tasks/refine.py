@@ -38,6 +38,7 @@ _INNER = 0.9  # of the sum of two radii below which atoms of the molecule itself
 _ANGLES = 24  # at which it is known
 _FINALISTS = 4  # poses that are relaxed, of which the best is taken
 _STRAIN = 0.02  # what counts of MMFF94s's energy in this choice
+_ROUNDED = 0.1  # Å to which coordinates are rounded before the search
 _LEASH, _RELAXATION = 0.25, 100  # Å that a heavy atom may move then, and steps
 _DISTINCT = 0.7  # Å (RMSD) between such poses at the least
 
@@ -70,7 +71,7 @@ class PocketGrid:
         """Free points and kinds of the receptor's atoms; of pairs of both the row there, and the kind and distance."""
         edge = (np.arange(self.size) - self.size // 2) * _SPACING
         points = np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), -1).reshape(-1, 3)
-        tree = cKDTree(self.energy.pos.numpy() @ self.site.axes)
+        tree = cKDTree((self.energy.pos.numpy() @ self.site.axes).round(4))
         free = np.flatnonzero(tree.query(points, distance_upper_bound=_BURIED)[0] == np.inf)
         kinds, kind = torch.unique(_rows(self.energy.kinds), dim=0, return_inverse=True)
         rows, places = [], []
@@ -326,12 +327,16 @@ def refined(
 
     `types` are those of `vina_types`; `rounds` are jumps of each walker.
     """
-    site, pos = grid.site, mol.GetConformer().GetPositions()
-    kinds, count = AtomKinds.of_flags(*types), mol.GetNumHeavyAtoms()
-    flexible = Flexible(mol, (pos - site.center) @ site.axes, kept[:count])
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+    site, properties = grid.site, rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+    drawn = mol.GetConformer().GetPositions()
     if properties is None:
-        return pos
+        return drawn
+    kinds, count = AtomKinds.of_flags(*types), mol.GetNumHeavyAtoms()
+    # What follows from a pose is chance; rounded ones are the same in any batch, and a force field mends them.
+    rounded = ((drawn - site.center) @ site.axes / _ROUNDED).round() * _ROUNDED
+    given = (drawn - site.center) @ site.axes
+    pos, _ = _relaxed(mol, properties, np.where(kept[:, None], given, rounded), kept)
+    flexible = Flexible(mol, pos, kept[:count])
     search = Search(flexible, grid.maps(kinds), types[0], flexible.profiles(properties))
     poses = search.run(rounds, seed)
     places, chosen = flexible.placed(poses), list[int]()
@@ -339,11 +344,10 @@ def refined(
         if all(np.square(place - places[other]).sum(1).mean() > _DISTINCT**2 for other in chosen):
             chosen.append(row)
     poses, _ = search.descended(poses[chosen[:_FINALISTS]], 0.1, 0.001, _LAST_STEPS)
-    pairs, best, lowest = grid.energy.pairs(kinds), pos, np.inf
+    pairs, best, lowest = grid.energy.pairs(kinds), drawn, np.inf
     for placed in flexible.placed(poses, hydrogens=True):
-        placed, strain = _relaxed(
-            mol, properties, np.where(kept[:, None], pos, placed @ site.axes.T + site.center), kept
-        )
+        relaxed, strain = _relaxed(mol, properties, np.where(kept[:, None], given, placed), kept)
+        placed = np.where(kept[:, None], drawn, relaxed @ site.axes.T + site.center)
         energy = float(pairs.energy(torch.from_numpy(placed[:count] - site.center)).sum()) + _STRAIN * strain
         if energy < lowest:
             best, lowest = placed, energy
