@@ -8,9 +8,10 @@ are not strained. Then bonds and angles relax by MMFF94s where the molecule lies
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,20 +107,23 @@ def _kinds(rows: torch.Tensor) -> AtomKinds:
     return AtomKinds(rows[:, 0], rows[:, 1], rows[:, 2:])
 
 
-class _Poses(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Poses:
     """K poses of a molecule: it is twisted by the angles, turned and then moved."""
 
     rotation: np.ndarray  # [K, 3, 3]
     shift: np.ndarray  # of its middle [K, 3] (Å)
     angles: np.ndarray  # of its bonds [K, T], 0 as drawn
 
-    def __getitem__(self, rows: Any) -> _Poses:  # type: ignore[override]
-        return _Poses(*(value[rows] for value in (self.rotation, self.shift, self.angles)))
+    def rows(self, chosen: np.ndarray) -> _Poses:
+        """The poses at `chosen`."""
+        return _Poses(self.rotation[chosen], self.shift[chosen], self.angles[chosen])
 
     def where(self, taken: np.ndarray, other: _Poses) -> _Poses:
         """These where `taken` [K], the others elsewhere."""
-        pairs = zip(self, other, strict=True)
-        return _Poses(*(np.where(taken.reshape(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs))
+        rotation = np.where(taken[:, None, None], self.rotation, other.rotation)
+        both = ((self.shift, other.shift), (self.angles, other.angles))
+        return _Poses(rotation, *(np.where(taken[:, None], one, two) for one, two in both))
 
 
 class Flexible:
@@ -159,7 +163,8 @@ class Flexible:
         for place, (_, end) in enumerate(self.ends):
             rows, origin = np.flatnonzero(self.side[place, : pos.shape[1]]), self.pos[end]
             pos[:, rows] = (pos[:, rows] - origin) @ turns[:, place].transpose(0, 2, 1) + origin
-        return pos @ poses.rotation.transpose(0, 2, 1) + (poses.shift + self.middle)[:, None]
+        placed: np.ndarray = pos @ poses.rotation.transpose(0, 2, 1) + (poses.shift + self.middle)[:, None]
+        return placed
 
     def profiles(self, properties: Any) -> np.ndarray:
         """Energy of each bond at `_ANGLES` angles from the drawn one, the rest as drawn [T, _ANGLES] (kcal/mol)."""
@@ -263,7 +268,8 @@ class Search:
         rates = np.repeat(_RATES, (3, 3, poses.angles.shape[1]))
         if not self._flexible.is_free:
             rates[:6] = 0
-        mean, square, best = 0.0, 0.0, (poses, np.full(len(poses.shift), np.inf))
+        mean, square = np.zeros((2, *poses.shift.shape[:1], len(rates)))
+        best = poses, np.full(len(poses.shift), np.inf)
         for step in range(steps + 1):
             energy, slope = self.energy(poses)
             better = energy < best[1]
@@ -278,7 +284,7 @@ class Search:
     def jumped(self, poses: _Poses, rng: np.random.Generator) -> _Poses:
         """Each pose with one bond at a random angle, or moved, or turned."""
         count, bonds = poses.angles.shape
-        kind = rng.random(count)[:, None] * (1 if self._flexible.is_free else 0)
+        kind: np.ndarray = rng.random(count)[:, None] * (1 if self._flexible.is_free else 0)
         turn, move = rng.normal(size=(count, 3)), rng.normal(size=(count, 3))
         angle, bond = rng.uniform(0, 2 * np.pi, count), rng.integers(0, max(1, bonds), count)
         share = bonds / (bonds + 2)
@@ -303,14 +309,14 @@ class Search:
         for number in range(rounds):
             if number == rounds // 2:  # from here on only the better half goes on, twice
                 order = np.tile(best[1].argsort()[: _WALKERS // 2], 2)
-                best = best[0][order], best[1][order]
+                best = best[0].rows(order), best[1][order]
                 poses, energy = best
             tried, found = self.descended(self.jumped(poses, rng))
             taken = rng.random(_WALKERS) < np.exp(np.minimum(0, (energy - found) / _TEMPERATURE))
             poses, energy = tried.where(taken, poses), np.where(taken, found, energy)
             better = energy < best[1]
             best = poses.where(better, best[0]), np.where(better, energy, best[1])
-        return best[0][best[1].argsort()]
+        return best[0].rows(best[1].argsort())
 
 
 def kept_atoms(start: PartialState, molecule: Molecule) -> np.ndarray:
@@ -343,7 +349,7 @@ def refined(
     for row, place in enumerate(places):
         if all(np.square(place - places[other]).sum(1).mean() > _DISTINCT**2 for other in chosen):
             chosen.append(row)
-    poses, _ = search.descended(poses[chosen[:_FINALISTS]], 0.1, 0.001, _LAST_STEPS)
+    poses, _ = search.descended(poses.rows(np.array(chosen[:_FINALISTS])), 0.1, 0.001, _LAST_STEPS)
     pairs, best, lowest = grid.energy.pairs(kinds), drawn, np.inf
     for placed in flexible.placed(poses, hydrogens=True):
         relaxed, strain = _relaxed(mol, properties, np.where(kept[:, None], given, placed), kept)
@@ -362,10 +368,10 @@ def _relaxed(mol: Chem.Mol, properties: Any, pos: np.ndarray, kept: np.ndarray) 
     field.Initialize()
     for atom in range(mol.GetNumHeavyAtoms()):
         field.MMFFAddPositionConstraint(atom, _LEASH, 50.0)
-    for atom in np.flatnonzero(kept):
-        field.AddFixedPoint(int(atom))
-    field.Minimize(maxIts=_RELAXATION)
-    found = np.reshape(field.Positions(), (-1, 3))[: mol.GetNumAtoms()]
-    return found, float(
-        rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties).CalcEnergy(found.ravel().tolist())
-    )
+    for atom in np.flatnonzero(kept).tolist():
+        field.AddFixedPoint(atom)
+    with suppress(RuntimeError):  # no way down
+        field.Minimize(maxIts=_RELAXATION)
+    found: np.ndarray = np.reshape(field.Positions(), (-1, 3))[: mol.GetNumAtoms()]
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+    return found, float(field.CalcEnergy(found.ravel().tolist()))
