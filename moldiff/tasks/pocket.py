@@ -32,7 +32,7 @@ CLASH = 0.75
 CONTACT = 4.0
 """Distance (Å) between heavy atoms up to which a residue counts as a contact."""
 
-_STRENGTH, _SEARCH = 1.5, 10
+_STRENGTH, _SEARCH = 0.5, 10
 _AROUND_LIGAND, _AROUND_RESIDUES = 4.0, 6.0  # Å to which the free space of a pocket is followed from their atoms
 _SHARES = 0.8, 1.1  # of the atoms that the pocket holds, the fewest and most that are drawn
 
@@ -49,7 +49,7 @@ class Place:
         ligand: one or more molecules in the receptor's frame, such as the ligand that was in it.
         center: x, y, z (Å).
         residues: chain and number of residues around the pocket, such as A:85.
-        strength: how strongly the energy bends molecules; 0 = it only places them, None = 1.5.
+        strength: how strongly the energy bends molecules; 0 = it only places them, None = 0.5.
         search: rounds of the search for a better pose of what was drawn; 0 = it stays as drawn, None = 10.
     """
 

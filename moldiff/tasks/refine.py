@@ -108,22 +108,22 @@ def _kinds(rows: torch.Tensor) -> AtomKinds:
 
 
 @dataclass(frozen=True, eq=False)
-class _Poses:
+class Poses:
     """K poses of a molecule: it is twisted by the angles, turned and then moved."""
 
     rotation: np.ndarray  # [K, 3, 3]
     shift: np.ndarray  # of its middle [K, 3] (Å)
     angles: np.ndarray  # of its bonds [K, T], 0 as drawn
 
-    def rows(self, chosen: np.ndarray) -> _Poses:
+    def rows(self, chosen: np.ndarray) -> Poses:
         """The poses at `chosen`."""
-        return _Poses(self.rotation[chosen], self.shift[chosen], self.angles[chosen])
+        return Poses(self.rotation[chosen], self.shift[chosen], self.angles[chosen])
 
-    def where(self, taken: np.ndarray, other: _Poses) -> _Poses:
+    def where(self, taken: np.ndarray, other: Poses) -> Poses:
         """These where `taken` [K], the others elsewhere."""
         rotation = np.where(taken[:, None, None], self.rotation, other.rotation)
         both = ((self.shift, other.shift), (self.angles, other.angles))
-        return _Poses(rotation, *(np.where(taken[:, None], one, two) for one, two in both))
+        return Poses(rotation, *(np.where(taken[:, None], one, two) for one, two in both))
 
 
 class Flexible:
@@ -156,7 +156,7 @@ class Flexible:
         heavy = self.side[:, : self.num_heavy]
         self.inner = separated & (heavy[:, :, None] ^ heavy[:, None]).any(0)
 
-    def placed(self, poses: _Poses, *, hydrogens: bool = False) -> np.ndarray:
+    def placed(self, poses: Poses, *, hydrogens: bool = False) -> np.ndarray:
         """Coordinates [K, n or a, 3] (Å)."""
         pos = np.repeat((self.pos if hydrogens else self.pos[: self.num_heavy])[None], len(poses.shift), 0)
         turns = _rotations(self.axes * poses.angles[..., None])
@@ -175,7 +175,7 @@ class Flexible:
         for place in range(count):
             angles[place, :, place] = np.arange(_ANGLES) * 2 * np.pi / _ANGLES
             eye = np.repeat(np.eye(3)[None], _ANGLES, 0)
-            for row, pos in enumerate(self.placed(_Poses(eye, np.zeros((_ANGLES, 3)), angles[place]), hydrogens=True)):
+            for row, pos in enumerate(self.placed(Poses(eye, np.zeros((_ANGLES, 3)), angles[place]), hydrogens=True)):
                 found[place, row] = field.CalcEnergy(pos.ravel().tolist())
         properties.SetMMFFEleTerm(True)
         return np.minimum(found - found.min(1, keepdims=True), _STEEPEST_TWIST) if count else found
@@ -212,7 +212,7 @@ class Search:
         self._profiles = _TWIST * profiles
         self._side = flexible.side[:, : flexible.num_heavy].astype(float)
 
-    def energy(self, poses: _Poses) -> tuple[np.ndarray, np.ndarray]:
+    def energy(self, poses: Poses) -> tuple[np.ndarray, np.ndarray]:
         """Energies [K] (kcal/mol), and their slopes [K, 6 + T] by shifts (Å), turns and angles (radians)."""
         pos = self._flexible.placed(poses)
         energy, slope = self._from_maps(pos)
@@ -262,8 +262,8 @@ class Search:
         return energy.sum(1), (second - first) * _ANGLES / (2 * np.pi)
 
     def descended(
-        self, poses: _Poses, first: float = 1.0, last: float = 0.1, steps: int = _STEPS
-    ) -> tuple[_Poses, np.ndarray]:
+        self, poses: Poses, first: float = 1.0, last: float = 0.1, steps: int = _STEPS
+    ) -> tuple[Poses, np.ndarray]:
         """Poses some of Adam's steps down, from a `first` to a `last` share of `_RATES`, and their energies."""
         rates = np.repeat(_RATES, (3, 3, poses.angles.shape[1]))
         if not self._flexible.is_free:
@@ -278,15 +278,15 @@ class Search:
             size = mean / (1 - 0.7 ** (step + 1)) / np.sqrt(square / (1 - 0.9 ** (step + 1)) + 1e-4)
             move = -rates * first * (last / first) ** (step / steps) * np.clip(size, -2, 2)
             rotation = _rotations(move[:, 3:6]) @ poses.rotation
-            poses = _Poses(rotation, poses.shift + move[:, :3], poses.angles + move[:, 6:])
+            poses = Poses(rotation, poses.shift + move[:, :3], poses.angles + move[:, 6:])
         return best
 
-    def jumped(self, poses: _Poses, rng: np.random.Generator) -> _Poses:
+    def jumped(self, poses: Poses, rng: np.random.Generator) -> Poses:
         """Each pose with one bond at a random angle, or moved, or turned."""
         count, bonds = poses.angles.shape
-        kind: np.ndarray = rng.random(count)[:, None] * (1 if self._flexible.is_free else 0)
+        kind = np.asarray(rng.random((count, 1))) * self._flexible.is_free
         turn, move = rng.normal(size=(count, 3)), rng.normal(size=(count, 3))
-        angle, bond = rng.uniform(0, 2 * np.pi, count), rng.integers(0, max(1, bonds), count)
+        angle, bond = rng.uniform(0, 2 * np.pi, (count,)), rng.integers(0, max(1, bonds), count)
         share = bonds / (bonds + 2)
         angles = poses.angles.copy()
         if bonds:
@@ -295,13 +295,13 @@ class Search:
         far = _JUMPS[1] * (1 + 4 * (rng.random((count, 1)) < 0.25))
         rotation = _rotations(turn * far * (kind > (1 + share) / 2)) @ poses.rotation
         shift = poses.shift + move * _JUMPS[0] * ((kind > share) & (kind <= (1 + share) / 2))
-        return _Poses(rotation, shift, angles)
+        return Poses(rotation, shift, angles)
 
-    def run(self, rounds: int, seed: int) -> _Poses:
+    def run(self, rounds: int, seed: int) -> Poses:
         """The walkers' best poses, the lowest first; the first of them began as drawn."""
         rng, bonds = np.random.default_rng(seed), len(self._flexible.ends)
         eye = np.repeat(np.eye(3)[None], _WALKERS, 0)
-        poses = _Poses(eye, np.zeros((_WALKERS, 3)), np.zeros((_WALKERS, bonds)))
+        poses = Poses(eye, np.zeros((_WALKERS, 3)), np.zeros((_WALKERS, bonds)))
         if self._flexible.is_free:
             poses.rotation[_WALKERS // 2 :] = Rotation.random(_WALKERS - _WALKERS // 2, rng=rng).as_matrix()
         poses, energy = self.descended(poses.where(np.arange(_WALKERS) < 1, self.jumped(poses, rng)))
@@ -334,7 +334,7 @@ def refined(
     `types` are those of `vina_types`; `rounds` are jumps of each walker.
     """
     site, properties = grid.site, rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
-    drawn = mol.GetConformer().GetPositions()
+    drawn: np.ndarray = mol.GetConformer().GetPositions()
     if properties is None:
         return drawn
     kinds, count = AtomKinds.of_flags(*types), mol.GetNumHeavyAtoms()
