@@ -20,6 +20,7 @@ from moldiff.evaluation.docking import Vina, vina_types
 from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.formats.record import Value
+from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.receptor import REACH, Receptor, Site, find_site, read_receptor
 from moldiff.tasks.inputs import Source, given, names_file
@@ -185,7 +186,7 @@ class PocketTask(WrappedTask):
         return replace(outcome, fields={**outcome.fields, **fields}, problem=problem)
 
     def _refined(self, index: int, start: PartialState, molecule: Molecule) -> Molecule:
-        """The molecule (Å) in its best pose; what is no molecule stays as it is."""
+        """The molecule (Å) in its best pose; what is no molecule, or gets another stereo, stays as it is."""
         mol, size = sanitized_copy(to_rdkit(molecule, stereo=False)), molecule.num_heavy_atoms
         if isinstance(mol, InvalidMolecule) or molecule.pieces()[0] > 1:
             return molecule
@@ -193,7 +194,8 @@ class PocketTask(WrappedTask):
         pos = refined(mol, self._grid, vina_types(mol), kept, self.search, index)
         offset = molecule.hydrogen_offset.copy()
         offset[molecule.hydrogen_mask] = pos[size:] - np.repeat(pos[:size], molecule.num_hydrogens, axis=0)
-        return replace(molecule, pos=pos[:size], hydrogen_offset=offset)
+        found = replace(molecule, pos=pos[:size], hydrogen_offset=offset)
+        return found if strict_key(found) == strict_key(molecule) else molecule  # a force field may invert a centre
 
     def fit(self, molecule: Molecule) -> dict[str, Value | None]:
         """How a molecule (Å) lies in the pocket: energies (kcal/mol), atoms that clash, residues that it touches."""
