@@ -44,10 +44,11 @@ from moldiff.molecules.molecule import Molecule
 from moldiff.processes import Failure, available_cpus, stream_limited
 from moldiff.sampling.batch import DenoisedBatch, SampleSpec, denoise_batch, in_batches
 from moldiff.sampling.filters import AnyFilter, apply_filters
-from moldiff.sampling.postprocess import kept_atoms, protonated, relaxed
+from moldiff.sampling.postprocess import protonated, relaxed
 from moldiff.sampling.sample import DecodedMolecule, Sample
 from moldiff.sampling.score import Score
 from moldiff.tasks.analogues import similarity
+from moldiff.tasks.refine import kept_atoms
 from moldiff.tasks.task import Task, TaskOutcome, predicted
 
 _CONTACTS = Contacts()

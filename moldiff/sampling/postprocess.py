@@ -15,7 +15,6 @@ import numpy as np
 from rdkit import Chem, rdBase
 from scipy.spatial.transform import Rotation
 
-from moldiff.diffusion.sampler import PartialState
 from moldiff.errors import MoldiffError, first_line
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.relaxation import Relaxed, input_of, relax, relax_by_force_field
@@ -31,13 +30,6 @@ LIMIT = 60.0
 """Seconds of processor time after which a molecule stays as it was drawn."""
 
 _CONTACTS = Contacts()
-
-
-def kept_atoms(start: PartialState, molecule: Molecule) -> np.ndarray:
-    """Indices of the atoms, hydrogens behind the heavy ones, whose coordinates its task gave: they stay."""
-    size = molecule.num_heavy_atoms
-    heavy, with_hydrogens = (level[0, :size].numpy() == 0 for level in (start.level.pos, start.level.hydrogen))
-    return np.flatnonzero(np.concatenate([heavy, np.repeat(heavy & with_hydrogens, molecule.num_hydrogens)]))
 
 
 def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule, dict[str, Value | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from moldiff.evaluation.docking import Vina, vina_types
 from moldiff.evaluation.metrics.relaxation import energy_drop
 from moldiff.molecules.convert import sanitized_copy, to_rdkit
 from moldiff.molecules.formats.record import Value
+from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
 from moldiff.molecules.receptor import REACH, Receptor, Site, find_site, read_receptor
 from moldiff.tasks.inputs import Source, given, names_file
+from moldiff.tasks.refine import PocketGrid, kept_atoms, refined
 from moldiff.tasks.task import Task, TaskOutcome, WrappedTask
 
 CLASH = 0.75
@@ -30,7 +33,7 @@ CLASH = 0.75
 CONTACT = 4.0
 """Distance (Å) between heavy atoms up to which a residue counts as a contact."""
 
-_STRENGTH = 1.5
+_STRENGTH, _SEARCH = 0.5, 10
 _AROUND_LIGAND, _AROUND_RESIDUES = 4.0, 6.0  # Å to which the free space of a pocket is followed from their atoms
 _SHARES = 0.8, 1.1  # of the atoms that the pocket holds, the fewest and most that are drawn
 
@@ -47,7 +50,8 @@ class Place:
         ligand: one or more molecules in the receptor's frame, such as the ligand that was in it.
         center: x, y, z (Å).
         residues: chain and number of residues around the pocket, such as A:85.
-        strength: how strongly the energy bends molecules; 0 = it only places them, None = 1.5.
+        strength: how strongly the energy bends molecules; 0 = it only places them, None = 0.5.
+        search: rounds of the search for a better pose of what was drawn; 0 = it stays as drawn, None = 10.
     """
 
     receptor: str | Path | None = None
@@ -56,6 +60,7 @@ class Place:
     center: Sequence[float] | None = None
     residues: Sequence[str] | None = None
     strength: float | None = None
+    search: int | None = None
 
     def site(self, kept: np.ndarray | None = None) -> Site | None:
         """The pocket; None = there is no receptor. `kept` are places [P, 3] (Å) of atoms that stay."""
@@ -68,6 +73,8 @@ class Place:
             return None
         if self.strength is not None and not 0 <= self.strength <= 100:
             raise MoldiffError(f"strength: got {self.strength}, expected a number from 0 to 100")
+        if self.search is not None and not (isinstance(self.search, int) and 0 <= self.search <= 10_000):
+            raise MoldiffError(f"search: got {self.search}, expected a whole number from 0 to 10000")
         receptor = read_receptor(self.receptor, also=self.also or ())
         if len(named) != 1 and (named or kept is None):
             got = " and ".join(named) or "none"
@@ -95,6 +102,7 @@ class Place:
             _STRENGTH if self.strength is None else float(self.strength),
             None if kept is None else kept.mean(0),
             Vina.if_installed(site),
+            _SEARCH if self.search is None else self.search,
         )
 
     def _residue_atoms(self, receptor: Receptor) -> np.ndarray:
@@ -134,6 +142,7 @@ class PocketTask(WrappedTask):
     strength: float
     origin: np.ndarray | None = None  # middle of what is kept [3] (Å), from which the task counts; None = nothing is
     vina: Vina | None = None  # scores what was drawn; None = it is not installed
+    search: int = 0  # rounds of the search for a better pose
 
     def notes(self) -> Sequence[str]:
         site, (low, high) = self.site, self.task.sizes()
@@ -153,7 +162,11 @@ class PocketTask(WrappedTask):
         pose = (torch.from_numpy(value.astype(np.float32))[None] for value in (rotation, shift))
         return replace(start, pocket=PocketTarget(self._energy, self.strength, *pose))
 
-    @property
+    @cached_property
+    def _grid(self) -> PocketGrid:
+        return PocketGrid(self.site, self._energy)
+
+    @cached_property
     def _energy(self) -> PocketEnergy:
         receptor = self.site.receptor
         kinds = AtomKinds.of_flags(receptor.radius, receptor.hydrophobic, receptor.donor, receptor.acceptor)
@@ -166,9 +179,23 @@ class PocketTask(WrappedTask):
         if self.origin is None:
             moved = replace(molecule, pos=molecule.pos + self.site.center)
             outcome = replace(outcome, molecule=moved, offset=self.site.center, mirrored=False)
+        if self.search and not problem:
+            outcome = replace(outcome, molecule=self._refined(index, start, outcome.molecule))
         fields = self.fit(outcome.molecule)
         problem = problem or ("clash" if fields.get("clashes") else None)
         return replace(outcome, fields={**outcome.fields, **fields}, problem=problem)
+
+    def _refined(self, index: int, start: PartialState, molecule: Molecule) -> Molecule:
+        """The molecule (Å) in its best pose; what is no molecule, or gets another stereo, stays as it is."""
+        mol, size = sanitized_copy(to_rdkit(molecule, stereo=False)), molecule.num_heavy_atoms
+        if isinstance(mol, InvalidMolecule) or molecule.pieces()[0] > 1:
+            return molecule
+        kept = np.isin(np.arange(molecule.num_atoms), kept_atoms(start, molecule))
+        pos = refined(mol, self._grid, vina_types(mol), kept, self.search, index)
+        offset = molecule.hydrogen_offset.copy()
+        offset[molecule.hydrogen_mask] = pos[size:] - np.repeat(pos[:size], molecule.num_hydrogens, axis=0)
+        found = replace(molecule, pos=pos[:size], hydrogen_offset=offset)
+        return found if strict_key(found) == strict_key(molecule) else molecule  # a force field may invert a centre
 
     def fit(self, molecule: Molecule) -> dict[str, Value | None]:
         """How a molecule (Å) lies in the pocket: energies (kcal/mol), atoms that clash, residues that it touches."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
-from rdkit.Chem import AllChem
+from rdkit.Chem import AllChem, rdForceFieldHelpers
 from scipy.spatial.transform import Rotation
 
 from moldiff.diffusion.pocket import AtomKinds, PocketEnergy, class_kinds
@@ -21,6 +21,7 @@ from moldiff.molecules.receptor import Receptor, Site, find_site, read_receptor
 from moldiff.sampling.generator import load
 from moldiff.tasks.grow import Pocket
 from moldiff.tasks.pocket import PocketTask
+from moldiff.tasks.refine import Flexible, PocketGrid, Poses, Search
 
 pytest.importorskip("gemmi")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,6 +84,38 @@ def test_the_gradient_is_that_of_finite_differences(site: Site, monkeypatch: pyt
     assert float(every.near(pos, kinds).energy(pos).sum()) == pytest.approx(float(every.pairs(kinds).energy(pos).sum()))
 
 
+def test_slopes_of_the_search_are_those_of_its_energy_which_is_near_that_of_the_package(site: Site) -> None:
+    mol = placed("CC(=O)NCc1ccc(OC)cc1", site.center, 0)
+    types, properties = vina_types(mol), rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+    grid, count = PocketGrid(site, energy_of(around(site))), mol.GetNumHeavyAtoms()
+    pos = (mol.GetConformer().GetPositions() - site.center) @ site.axes
+    flexible = Flexible(mol, pos, np.zeros(count, dtype=bool))
+    maps = grid.maps(AtomKinds.of_flags(*types))
+    search = Search(flexible, maps, types[0], flexible.profiles(properties))
+    best = search.run(2, seed=0).rows(np.arange(1))
+    exact = grid.energy.pairs(AtomKinds.of_flags(*types)).energy(torch.from_numpy(flexible.placed(best) @ site.axes.T))
+    assert float(exact.sum()) < -5
+    assert abs(float(search._from_maps(flexible.placed(best))[0][0]) - float(exact.sum())) < 1
+    _, slope = search.energy(best)
+    for place in range(slope.shape[1]):
+        step = 1e-6 * np.eye(slope.shape[1])[place]
+        ends = [
+            Poses(
+                Rotation.from_rotvec(sign * step[3:6]).as_matrix() @ best.rotation,
+                best.shift + sign * step[:3],
+                best.angles + sign * step[6:],
+            )
+            for sign in (1, -1)
+        ]
+        (up, _), (down, _) = (search.energy(one) for one in ends)
+        assert float(up[0] - down[0]) / 2e-6 == pytest.approx(float(slope[0, place]), abs=0.02)
+
+
+def around(site: Site) -> Receptor:
+    """The protein around the pocket's middle."""
+    return Receptor(**{**vars(site.receptor), "pos": site.receptor.pos - site.center})
+
+
 def test_what_is_expected_of_classes_that_are_certain_is_what_they_are() -> None:
     vocabulary = load("qm9").checkpoint.model.vocabulary
     kinds, rows = class_kinds(vocabulary), {str(one): row for row, one in enumerate(vocabulary.atom_classes)}
@@ -96,7 +129,7 @@ def test_what_is_expected_of_classes_that_are_certain_is_what_they_are() -> None
 def test_molecules_turn_with_the_protein(site: Site) -> None:
     turn, shift = Rotation.random(random_state=5).as_matrix(), np.array([10.0, -4.0, 7.0])
     moved = Receptor(**{**vars(site.receptor), "pos": site.receptor.pos @ turn.T + shift})
-    task = Pocket(receptor=DHFR, center=CENTER.tolist())
+    task = Pocket(receptor=DHFR, center=CENTER.tolist(), search=0)  # which enlarges rounding
     here = load("qm9").stream(3, task=task, seed=3, steps=10, keep=(), workers=0).molecules
     assert isinstance(here.task, PocketTask)
     there = find_site(moved, "center", (turn @ site.center + shift)[None])

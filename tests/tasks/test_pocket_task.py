@@ -137,6 +137,21 @@ def test_the_deepest_of_several_candidates_is_taken(tmp_path: Path) -> None:
     assert sum(best.values()) < sum(one.values())
 
 
+def test_the_search_finds_deeper_poses_of_the_same_molecules_without_strain(tmp_path: Path) -> None:
+    place = f"n=4 center=[-2.7,27.8,3.4] new_atoms=9 {PLACE}"
+    found = {}
+    for rounds in (0, 10):
+        assert command(f"{place} search={rounds} keep=[] overwrite=true", tmp_path) == 0
+        found[rounds] = molecules(tmp_path)
+    values = {
+        rounds: [np.median([float(mol.GetProp(name)) for mol in mols]) for name in ("pocket_energy", "strain_mmff94s")]
+        for rounds, mols in found.items()
+    }
+    assert [Chem.MolToSmiles(mol) for mol in found[0]] == [Chem.MolToSmiles(mol) for mol in found[10]]
+    assert values[10][0] < values[0][0]
+    assert values[10][1] < values[0][1]
+
+
 def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path: Path) -> None:
     place = f"residues=[A:7,A:30,A:34,A:115] new_atoms=6..8 {PLACE}"
     assert command(f"n=4 {place}", tmp_path) == 0
@@ -162,6 +177,7 @@ def test_an_interrupted_run_goes_on_to_the_same_file(tmp_path: Path) -> None:
         (f"receptor={RECEPTOR} residues=[B:7]", "residues: 1s3v.pdb has no 'B:7', expected such as A:5 to A:182"),
         (f"receptor={RECEPTOR} ligand=CCO", "ligand: got 'CCO', expected a file of molecules in 3D"),
         (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] strength=-1", "strength: got -1, expected a number from 0"),
+        (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] search=-1", "search: got -1, expected a whole number from 0"),
         ("task=grow core=CCO center=[1,2,3]", "center: got one without a receptor, expected a PDB or mmCIF file"),
         (f"task=grow core=CCO receptor={RECEPTOR}", "core: got 'CCO', expected a file of molecules in 3D"),
         (f"receptor={RECEPTOR} center=[-2.7,27.8,3.4] relax=mmff94s", "relax: got 'mmff94s' with a pocket"),
