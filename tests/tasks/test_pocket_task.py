@@ -65,8 +65,30 @@ def test_molecules_lie_in_the_pocket_without_clashes(tmp_path: Path, capsys: pyt
         residues = mol.GetProp("contacts").split()
         assert residues
         assert all(one.startswith("A:") for one in residues)
-    assert main(["verify", f"input={tmp_path / 'out.sdf'}"]) == 0
-    assert "reproduced" in capsys.readouterr().out
+
+
+def test_another_pose_is_not_called_changed_but_a_moved_atom_is(tmp_path: Path) -> None:
+    """The search enlarges the rounding of other batches, so that nobody can tell who turned a molecule as a whole."""
+
+    def findings(search: int) -> dict[str, int]:
+        (tmp_path / "out.sdf").unlink(missing_ok=True)
+        assert command(f"n=2 center=[-2.7,27.8,3.4] search={search} {PLACE}", tmp_path) == 0
+        turned, nudged = molecules(tmp_path)
+        turned.GetConformer().SetPositions(turned.GetConformer().GetPositions() + 1.0)
+        nudged.GetConformer().SetPositions(
+            nudged.GetConformer().GetPositions() + 0.05 * np.eye(nudged.GetNumAtoms(), 3)
+        )
+        with Chem.SDWriter(str(tmp_path / "edited.sdf")) as writer:
+            for mol in (turned, nudged):
+                writer.write(mol)
+        assert main(["verify", f"input={tmp_path / 'edited.sdf'}", f"out={tmp_path / 'v.json'}", "quiet=true"]) == 1
+        return dict(json.loads((tmp_path / "v.json").read_text())["counts"])
+
+    assert findings(0) == {"reproduced": 0, "changed": 2, "foreign": 0, "unknown": 0}
+    assert findings(1) == {"reproduced": 0, "changed": 1, "foreign": 0, "unknown": 1}
+    (tmp_path / "out.sdf").unlink()
+    assert command(f"n=2 center=[-2.7,27.8,3.4] search=0 {PLACE}", tmp_path) == 0
+    assert main(["verify", f"input={tmp_path / 'out.sdf'}", "quiet=true"]) == 0
 
 
 def in_pocket(smiles: str, path: Path, shift: np.ndarray | None = None) -> Chem.Mol:
