@@ -303,7 +303,7 @@ class Search:
         eye = np.repeat(np.eye(3)[None], _WALKERS, 0)
         poses = Poses(eye, np.zeros((_WALKERS, 3)), np.zeros((_WALKERS, bonds)))
         if self._flexible.is_free:
-            poses.rotation[_WALKERS // 2 :] = Rotation.random(_WALKERS - _WALKERS // 2, rng=rng).as_matrix()
+            poses.rotation[_WALKERS // 2 :] = Rotation.random(_WALKERS - _WALKERS // 2, rng).as_matrix()
         poses, energy = self.descended(poses.where(np.arange(_WALKERS) < 1, self.jumped(poses, rng)))
         best = poses, energy
         for number in range(rounds):
