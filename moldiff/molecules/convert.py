@@ -337,6 +337,14 @@ def off_their_bonds(molecule: Molecule) -> np.ndarray:
     return np.asarray((molecule.hydrogen_mask & ((length < low * expected) | (length > high * expected))).any(1))
 
 
+def with_positions(molecule: Molecule, pos: np.ndarray) -> Molecule:
+    """The same molecule with its atoms at pos [a, 3] (Å): heavy atoms first, then the hydrogens in their order."""
+    heavy, hydrogens = np.split(pos, [molecule.num_heavy_atoms])
+    offset = molecule.hydrogen_offset.copy()
+    offset[molecule.hydrogen_mask] = hydrogens - np.repeat(heavy, molecule.num_hydrogens, axis=0)
+    return replace(molecule, pos=heavy, hydrogen_offset=offset)
+
+
 def with_ideal_hydrogens(molecule: Molecule, chosen: np.ndarray | None = None) -> Molecule:
     """The same molecule with its hydrogens where RDKit puts them: ideal lengths and angles, given the heavy atoms.
 

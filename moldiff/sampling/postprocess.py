@@ -19,7 +19,7 @@ from moldiff.errors import MoldiffError, first_line
 from moldiff.evaluation.metrics.contacts import Contacts
 from moldiff.evaluation.metrics.relaxation import Relaxed, input_of, relax, relax_by_force_field
 from moldiff.evaluation.metrics.validity import all_atoms
-from moldiff.molecules.convert import BOND_ORDERS, sanitized_copy, to_rdkit, with_ideal_hydrogens
+from moldiff.molecules.convert import BOND_ORDERS, sanitized_copy, to_rdkit, with_ideal_hydrogens, with_positions
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
@@ -44,10 +44,7 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
     except (RuntimeError, ValueError) as error:
         return molecule, {"relaxed": first_line(error)}
     placed = found.pos if len(kept) else _laid_on(found.pos, all_atoms(molecule)[1])
-    pos, hydrogens = np.split(placed, [molecule.num_heavy_atoms])
-    offset = molecule.hydrogen_offset.copy()
-    offset[molecule.hydrogen_mask] = hydrogens - np.repeat(pos, molecule.num_hydrogens, axis=0)
-    after = replace(molecule, pos=pos, hydrogen_offset=offset)
+    after = with_positions(molecule, placed)
     if strict_key(after) != strict_key(molecule):
         return molecule, {"relaxed": "the minimum has another stereo"}
     if problem := _CONTACTS.check(after):
@@ -55,7 +52,7 @@ def relaxed(molecule: Molecule, method: str, kept: np.ndarray) -> tuple[Molecule
     return after, {
         "relaxed": "ok",
         "energy_lost": round(found.energy_drop, 3),
-        "strain": round(found.energy_drop / len(pos), 4),
+        "strain": round(found.energy_drop / molecule.num_heavy_atoms, 4),
         "relax_rmsd": round(found.rmsd, 4),
     }
 

@@ -18,7 +18,7 @@ from moldiff.diffusion.statistics import Statistics
 from moldiff.errors import MoldiffError
 from moldiff.evaluation.docking import Vina, vina_types
 from moldiff.evaluation.metrics.relaxation import energy_drop
-from moldiff.molecules.convert import sanitized_copy, to_rdkit
+from moldiff.molecules.convert import sanitized_copy, to_rdkit, with_positions
 from moldiff.molecules.formats.record import Value
 from moldiff.molecules.identity import strict_key
 from moldiff.molecules.molecule import InvalidMolecule, Molecule
@@ -187,14 +187,11 @@ class PocketTask(WrappedTask):
 
     def _refined(self, index: int, start: PartialState, molecule: Molecule) -> Molecule:
         """The molecule (Å) in its best pose; what is no molecule, or gets another stereo, stays as it is."""
-        mol, size = sanitized_copy(to_rdkit(molecule, stereo=False)), molecule.num_heavy_atoms
+        mol = sanitized_copy(to_rdkit(molecule, stereo=False))
         if isinstance(mol, InvalidMolecule) or molecule.pieces()[0] > 1:
             return molecule
         kept = np.isin(np.arange(molecule.num_atoms), kept_atoms(start, molecule))
-        pos = refined(mol, self._grid, vina_types(mol), kept, self.search, index)
-        offset = molecule.hydrogen_offset.copy()
-        offset[molecule.hydrogen_mask] = pos[size:] - np.repeat(pos[:size], molecule.num_hydrogens, axis=0)
-        found = replace(molecule, pos=pos[:size], hydrogen_offset=offset)
+        found = with_positions(molecule, refined(mol, self._grid, vina_types(mol), kept, self.search, index))
         return found if strict_key(found) == strict_key(molecule) else molecule  # a force field may invert a centre
 
     def fit(self, molecule: Molecule) -> dict[str, Value | None]:

@@ -339,8 +339,8 @@ def refined(
         return drawn
     kinds, count = AtomKinds.of_flags(*types), mol.GetNumHeavyAtoms()
     # What follows from a pose is chance; rounded ones are the same in any batch, and a force field mends them.
-    rounded = ((drawn - site.center) @ site.axes / _ROUNDED).round() * _ROUNDED
     given = (drawn - site.center) @ site.axes
+    rounded = (given / _ROUNDED).round() * _ROUNDED
     pos, _ = _relaxed(mol, properties, np.where(kept[:, None], given, rounded), kept)
     flexible = Flexible(mol, pos, kept[:count])
     search = Search(flexible, grid.maps(kinds), types[0], flexible.profiles(properties))
